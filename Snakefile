@@ -1,0 +1,34 @@
+# histoloom's front door: where things are, what is included in flow order, and what `all` means.
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+sys.path.insert(0, workflow.current_basedir.join("workflow/src").get_path_or_uri(secret_free=True))
+
+
+# The demo is the default. A config of its own replaces it whole instead of being merged into it.
+if "experiments" not in config:
+
+    configfile: workflow.current_basedir.join("config/config.yaml").get_path_or_uri(secret_free=True)
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/sources.smk"
+include: "workflow/rules/samples.smk"
+include: "workflow/rules/tiles.smk"
+include: "workflow/rules/embeddings.smk"
+include: "workflow/rules/labels.smk"
+include: "workflow/rules/folds.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/metrics.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        get_all_targets(),

@@ -1,0 +1,24 @@
+"""Adapter of rule build_reference: a filtered single-cell reference and its signatures."""
+
+import json
+
+from histoloom.jobs import job, paths_by_role
+
+
+def main(snakemake):
+    spec = json.loads(snakemake.params.spec)
+    seed = spec.get("seed", 0)
+    with job(snakemake.log[0], snakemake.output.items(), seed=seed, threads=spec.get("fit_threads", 1)) as out:
+        from histoloom.references import build_reference
+
+        build_reference(
+            spec=spec,
+            files=paths_by_role(snakemake.input.items()),
+            out=out["reference"],
+            seed=seed,
+            threads=spec.get("fit_threads", 1),
+        )
+
+
+if "snakemake" in globals():
+    main(snakemake)

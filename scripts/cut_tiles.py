@@ -1,0 +1,23 @@
+"""Adapter of rule cut_tiles: the tiles of one section."""
+
+import json
+from pathlib import Path
+
+from histoloom.jobs import job
+
+
+def main(snakemake):
+    with job(snakemake.log[0], snakemake.output.items()) as out:
+        from histoloom.tiles import cut_tiles
+
+        cut_tiles(
+            sample=Path(snakemake.input.sample),
+            slide=Path(snakemake.input.slide),
+            spec=json.loads(snakemake.params.spec),
+            out=out["tiles"],
+            picture=out["picture"],
+        )
+
+
+if "snakemake" in globals():
+    main(snakemake)

@@ -1,0 +1,22 @@
+"""Adapter of rule score_labels: labels against truth, other labels or a pathologist's regions."""
+
+import json
+
+from histoloom.jobs import job, paths_by_role
+
+
+def main(snakemake):
+    files = paths_by_role(snakemake.input.items())
+    with job(snakemake.log[0], snakemake.output.items()) as out:
+        from histoloom.metrics.judges import score_labels
+
+        score_labels(
+            spec=json.loads(snakemake.params.spec),
+            labels=files["labels"],
+            against=files["against"],
+            out=out["metrics"],
+        )
+
+
+if "snakemake" in globals():
+    main(snakemake)

@@ -1,0 +1,26 @@
+"""Adapter of rule score_model: a model's predictions on held-out observations."""
+
+import json
+from pathlib import Path
+
+from histoloom.jobs import job
+
+
+def main(snakemake):
+    wildcards, inputs = snakemake.wildcards, snakemake.input
+    with job(snakemake.log[0], snakemake.output.items()) as out:
+        from histoloom.metrics import score_predictions
+
+        score_predictions(
+            spec=json.loads(snakemake.params.spec),
+            experiment=wildcards.experiment,
+            model=wildcards.model,
+            predictions=Path(inputs.predictions),
+            target=Path(inputs.target),
+            folds=Path(inputs.folds),
+            out=out["metrics"],
+        )
+
+
+if "snakemake" in globals():
+    main(snakemake)

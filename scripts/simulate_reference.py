@@ -1,0 +1,16 @@
+"""Adapter of rule simulate_reference: the single-cell reference of a simulated cohort."""
+
+import json
+
+from histoloom.jobs import job
+
+
+def main(snakemake):
+    with job(snakemake.log[0], snakemake.output.items()) as out:
+        from histoloom.simulate import write_reference
+
+        write_reference(spec=json.loads(snakemake.params.spec), out=out["h5ad"])
+
+
+if "snakemake" in globals():
+    main(snakemake)

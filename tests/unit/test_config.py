@@ -1,0 +1,160 @@
+"""The config: closed, named, with defaults, and errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from histoloom.config import load_config
+from histoloom.errors import InputError
+from histoloom.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "config" / "config.yaml"
+
+
+def demo() -> dict[str, Any]:
+    return yaml.safe_load(DEMO.read_text())
+
+
+def load(raw: dict[str, Any], *files: Path) -> Plan:
+    return Plan(load_config(raw, files or (DEMO,)))
+
+
+def write_sheet(path: Path, rows: list[dict[str, str]]) -> Path:
+    columns = list(rows[0])
+    path.write_text("\n".join("\t".join(r) for r in [columns, *[[row[c] for c in columns] for row in rows]]) + "\n")
+    return path
+
+
+def row(sample: str, patient: str = "P1", **more: str) -> dict[str, str]:
+    base = {"sample": sample, "patient": patient, "mpp": "0.5", "pitch_um": "100", "spot_diameter_um": "55"}
+    files = {"counts": "c.tsv", "positions": "p.tsv", "image": "i.png"}
+    return {**base, "exclude": "", "badge": "", **files, **more}
+
+
+def own(tmp_path: Path, rows: list[dict[str, str]], **cohort: Any) -> Plan:
+    write_sheet(tmp_path / "mine.tsv", rows)
+    raw = {"cohorts": {"mine": {"source": "files", "sheet": "mine.tsv", **cohort}}, "experiments": {}}
+    return load(raw, tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("name", [p.name for p in sorted((ROOT / "config").glob("*.yaml"))])
+def test_shipped_configs_are_valid(name: str) -> None:
+    path = ROOT / "config" / name
+    plan = load(yaml.safe_load(path.read_text()), path)
+    assert plan.targets()
+
+
+def test_defaults_are_filled_in_and_do_not_leak_between_entries() -> None:
+    plan = load(demo())
+    first = plan.config.get("experiments", "demo")
+    assert first["standardise"] == "train"
+    assert first["on_overlap"] == "fail"
+    first["moran"]["length_scale_um"] = -1
+    assert load(demo()).config.get("experiments", "demo")["moran"]["length_scale_um"] == 240
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("experiments", "demo", "splitt"), "x", ["experiments.demo", "'splitt'", "Did you mean 'split'"]),
+        (("tiles", "um112", "sizepx"), 3, ["tiles.um112", "Did you mean 'size_px'"]),
+        (("cohortss",), {}, ["'cohortss'", "Did you mean 'cohorts'"]),
+        (("experiments", "demo", "split"), "leave_one_out", ["experiments.demo.split", "leave_one_patient_out"]),
+        (("experiments", "demo", "cohorts"), ["dem"], ["experiments.demo.cohorts", "Did you mean 'demo'"]),
+        (("experiments", "demo", "models"), ["mpl"], ["experiments.demo.models", "Did you mean 'mlp'"]),
+        (("models", "mlp", "kind"), "mpl", ["models.mlp.kind", "Did you mean 'mlp'"]),
+        (("labels", "c2l", "reference"), "simm", ["labels.c2l.reference", "Did you mean 'sim'"]),
+        (("cohorts", "demo", "source"), "visiumm", ["cohorts.demo.source", "known:"]),
+        (("cohorts", "demo", "samples"), ["W9"], ["cohorts.demo.samples", "'W9' is not in the sheet"]),
+        (("cohorts", "demo", "sheet"), "no.tsv", ["no.tsv", "does not exist"]),
+        (("encoders", "texture", "card"), "unni", ["encoders.texture.card", "stain_texture"]),
+        (("tiles",), {"um112": 3}, ["tiles.um112", "expected a mapping"]),
+        (("experiments", "a b"), {}, ["a b"]),
+    ],
+)
+def test_a_wrong_key_or_name_is_named_with_its_remedy(path: tuple[str, ...], value: Any, says: list[str]) -> None:
+    raw = demo()
+    place = raw
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(InputError) as caught:
+        plan = load(raw)
+        plan.targets()
+        plan.encoder_spec("texture")
+    for text in [*says, "Remedy:"]:
+        assert text in str(caught.value)
+
+
+def test_encoder_on_other_tiles_than_the_experiment_is_an_error() -> None:
+    raw = demo()
+    raw["tiles"]["native"] = {"size_px": 224, "um_per_px": "native"}
+    raw["encoders"]["texture"]["tiles"] = "native"
+    with pytest.raises(InputError, match="takes encoder 'texture' on tiles 'native'"):
+        load(raw)
+
+
+def test_duplicate_sample_and_empty_patient_name_the_row(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"row 3 \(sample 'S1'\): the sample is already in row 2"):
+        own(tmp_path, [row("S1"), row("S1")])
+    with pytest.raises(InputError, match=r"row 3 \(sample 'S2'\): the patient is empty"):
+        own(tmp_path, [row("S1"), row("S2", patient=" ")])
+
+
+def test_unknown_column_is_an_error_but_own_columns_are_not(tmp_path: Path) -> None:
+    assert own(tmp_path, [row("S1", x_note="hello")]).samples("mine") == ["S1"]
+    with pytest.raises(InputError, match=r"unknown key 'pitch'.*Did you mean 'pitch_um'"):
+        own(tmp_path, [row("S1", pitch="100")])
+
+
+def test_excluded_sections_take_no_part_and_are_listed(tmp_path: Path) -> None:
+    plan = own(tmp_path, [row("S1"), row("S2", exclude="torn")])
+    assert plan.samples("mine") == ["S1"]
+    assert plan.excluded() == [{"cohort": "mine", "sample": "S2", "patient": "P1", "reason": "torn"}]
+    with pytest.raises(InputError, match="no section takes part"):
+        own(tmp_path, [row("S1", exclude="torn")]).samples("mine")
+
+
+def test_sheet_paths_are_relative_to_the_sheet_or_to_root(tmp_path: Path) -> None:
+    assert own(tmp_path, [row("S1")]).slide("mine", "S1") == str(tmp_path / "i.png")
+    assert own(tmp_path, [row("S1")], root="/data").slide("mine", "S1") == "/data/i.png"
+
+
+def test_mirror_in_root_needs_a_mirror(tmp_path: Path) -> None:
+    write_sheet(tmp_path / "mine.tsv", [row("S1")])
+    raw: dict[str, Any] = {
+        "cohorts": {"mine": {"source": "files", "sheet": "mine.tsv", "root": "{mirror_dir}/x"}},
+        "experiments": {},
+    }
+    with pytest.raises(InputError, match="needs mirror_dir"):
+        load(raw, tmp_path / "c.yaml")
+    assert load({**raw, "mirror_dir": "/m"}, tmp_path / "c.yaml").slide("mine", "S1") == "/m/x/i.png"
+
+
+def test_batches_are_shared_between_a_subset_and_the_full_run() -> None:
+    raw = demo()
+    raw["encoders"]["texture"]["sections_per_batch"] = 2
+    full = load(raw).batches("texture", "demo")
+    raw["cohorts"]["demo"]["samples"] = full[list(full)[1]]
+    assert load(raw).batches("texture", "demo").items() <= full.items()
+    assert sorted(s for members in full.values() for s in members) == sorted(load(demo()).samples("demo"))
+
+
+def test_what_does_not_change_a_section_is_not_in_its_spec() -> None:
+    raw = demo()
+    before = load(raw).cohort_spec("demo")
+    raw["cohorts"]["demo"]["samples"] = ["W1"]
+    assert load(raw).cohort_spec("demo") == before
+
+
+def test_title_and_models_do_not_change_what_training_depends_on() -> None:
+    raw = demo()
+    parts = ("target", "folds", "training", "scoring")
+    before = [load(raw).experiment_spec("demo", part) for part in parts]
+    raw["experiments"]["demo"].update(title="other", models=["ridge", "mlp"])
+    assert [load(raw).experiment_spec("demo", part) for part in parts] == before

@@ -1,0 +1,157 @@
+"""The rules of the house, read off the files themselves."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "workflow" / "src" / "histoloom"
+# Left to right: a stage imports only from its left. Modules of the first row serve all.
+BASE = ["errors", "identity", "artefacts", "jobs", "versions", "registry", "torch_compat", "slides"]
+FLOW = [
+    "simulate", "sources", "samples", "tiles", "embeddings", "references", "labels", "targets", "folds", "models", "metrics", "report",
+]  # fmt: skip
+# They read the config and know every stage by name; no stage may import them.
+ABOVE = ["config", "plan"]
+
+
+def modules() -> list[tuple[str, Path]]:
+    return [(p.relative_to(PACKAGE).parts[0].removesuffix(".py"), p) for p in sorted(PACKAGE.rglob("*.py"))]
+
+
+def imported_stages(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names if node.module == "histoloom"]
+        found |= {name.split(".")[1] for name in names if name.startswith("histoloom.")}
+    return found
+
+
+@pytest.mark.parametrize(("stage", "path"), modules(), ids=lambda value: str(value)[-40:])
+def test_library_imports_only_from_its_left(stage: str, path: Path) -> None:
+    if stage in {"__init__", *ABOVE}:
+        return
+    order = {name: 0 for name in BASE} | {name: i + 1 for i, name in enumerate(FLOW)}
+    assert stage in order, f"{stage} has no place in the flow: add it to BASE or FLOW"
+    for other in imported_stages(path) - {stage}:
+        assert order.get(other, 99) < order[stage] or (stage in BASE and other in BASE), f"{path} imports {other}"
+
+
+def test_library_never_mentions_snakemake() -> None:
+    guilty = [
+        str(path) for _, path in modules() if re.search(r"\bimport snakemake\b|\bsnakemake\.\w", path.read_text())
+    ]
+    assert not guilty
+
+
+def test_registries_name_things_that_exist() -> None:
+    code = (
+        "from histoloom import registry as r\n"
+        "for n in ('SOURCES','REFERENCES','LABELS','ENCODERS','MODELS','SPLITS'):\n"
+        "    for k in getattr(r, n): r.load(getattr(r, n), k)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(PACKAGE.parent), "PATH": "/usr/bin:/bin"})
+
+
+def test_what_the_snakefile_imports_is_light() -> None:
+    code = (
+        "import sys; import histoloom.plan, histoloom.samples.her2st, histoloom.samples.files, histoloom.samples.slides\n"
+        "print([m for m in ('torch','anndata','scanpy','scipy','skimage','openslide','matplotlib','h5py') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True,
+        env={"PYTHONPATH": str(PACKAGE.parent), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert out.stdout.strip() == "[]"
+
+
+RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", re.M | re.S)
+
+
+def rules() -> list[tuple[str, str, Path]]:
+    found = []
+    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
+        found += [(name, body, path) for name, body in RULE.findall(path.read_text())]
+    return found
+
+
+@pytest.mark.parametrize(("name", "body", "path"), rules(), ids=lambda value: str(value)[:30])
+def test_every_rule_carries_what_a_rule_must(name: str, body: str, path: Path) -> None:
+    for word in ("output:", "log:", "benchmark:", "conda:", "threads:", "resources:", "script:", "mem_mb=", "runtime="):
+        assert word in body, f"{path.name}: rule {name} lacks {word}"
+    script = ROOT / "scripts" / f"{name}.py"
+    assert f"../../scripts/{name}.py" in body
+    assert script.is_file(), f"{script} is missing"
+    assert len(script.read_text().splitlines()) <= 50
+    assert "def main(snakemake)" in script.read_text()
+
+
+def test_rule_files_open_with_reads_and_writes_and_hold_no_functions() -> None:
+    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
+        text = path.read_text()
+        if path.name == "common.smk":
+            assert len(text.splitlines()) <= 150
+            continue
+        assert text.startswith("# READS"), path
+        assert "# WRITES" in text, path
+        assert not re.search(r"^\s*def |lambda", text, re.M), path
+
+
+def test_the_front_door_is_short() -> None:
+    assert len((ROOT / "Snakefile").read_text().splitlines()) <= 80
+
+
+def test_no_file_is_a_god_file() -> None:
+    long = [str(p) for _, p in modules() if len(p.read_text().splitlines()) > 400]
+    assert not long
+
+
+def pins(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^\s*(?:- )?([A-Za-z0-9_.-]+)==(\S+)", text, re.M))
+
+
+def test_conda_files_repeat_the_pins_of_the_one_environment() -> None:
+    wanted = pins((ROOT / "envs" / "requirements.txt").read_text())
+    used = set(re.findall(r"envs/(\w+)\.yaml", "".join(body for _, body, _ in rules())))
+    for path in sorted((ROOT / "envs").glob("*.yaml")):
+        env = yaml.safe_load(path.read_text())
+        assert "nodefaults" in env["channels"]
+        (block,) = [d["pip"] for d in env["dependencies"] if isinstance(d, dict)]
+        for line in block:
+            name, _, version = line.partition("==")
+            assert wanted.get(name) == version, f"{path.name}: {line}"
+        assert path.stem in used, f"{path.name} is used by no rule"
+    for name, version in wanted.items():
+        assert f"{name}=={version}".lower() in (ROOT / "envs" / "constraints.txt").read_text().lower(), name
+
+
+def test_config_reference_is_up_to_date() -> None:
+    script = ROOT / "scripts" / "tools" / "write_config_reference.py"
+    result = subprocess.run([sys.executable, str(script), "--check"], check=False)
+    assert result.returncode == 0, "run `make docs`"
+
+
+def test_every_schema_is_closed_and_explains_its_keys() -> None:
+    def walk(schema: dict, where: str) -> None:
+        if "properties" in schema:
+            assert schema.get("additionalProperties") is False, where
+            for key, sub in schema["properties"].items():
+                assert sub.get("description"), f"{where}.{key} has no description"
+                assert key in schema.get("required", []) or "default" in sub, f"{where}.{key}: neither required nor default"
+                walk(sub, f"{where}.{key}")
+
+    for path in sorted((ROOT / "workflow" / "schemas").glob("*.schema.yaml")):
+        if path.name.startswith(("sheet.", "config.")):
+            continue
+        walk(yaml.safe_load(path.read_text()), path.name)

@@ -1,0 +1,68 @@
+# READS   nothing but the outside world (or mirror_dir), and the config
+# WRITES  {raw_dir}/{source}/...  the publisher's own layout;  {raw_dir}/simulated/{cohort}/...
+
+
+rule fetch_file:
+    output:
+        file=f"{RAW}/{{source}}/{{file}}",
+    log:
+        "logs/sources/fetch_file/{source}/{file}.log",
+    benchmark:
+        "benchmarks/sources/fetch_file/{source}/{file}.tsv"
+    wildcard_constraints:
+        file=".+",
+    params:
+        mirror=get_mirror,
+    threads: 1
+    resources:
+        mem_mb=800,
+        runtime=240,
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../../scripts/fetch_file.py"
+
+
+rule simulate_section:
+    output:
+        counts=f"{RAW}/simulated/{{cohort}}/data/ST-cnts/{{sample}}.tsv.gz",
+        spots=f"{RAW}/simulated/{{cohort}}/data/ST-spotfiles/{{sample}}_selection.tsv",
+        image=f"{RAW}/simulated/{{cohort}}/data/ST-imgs/{{sample}}/{{sample}}_HE.jpg",
+        regions=f"{RAW}/simulated/{{cohort}}/data/ST-pat/lbl/{{sample}}_labeled_coordinates.tsv",
+        truth=f"{RAW}/simulated/{{cohort}}/truth/{{sample}}_abundance.tsv",
+    log:
+        "logs/sources/simulate_section/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/sources/simulate_section/{cohort}/{sample}.tsv"
+    params:
+        spec=get_simulation_spec,
+        row=get_row,
+        code=PLAN.code.get("simulate"),
+    threads: 1
+    resources:
+        mem_mb=2500,
+        runtime=20,
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../../scripts/simulate_section.py"
+
+
+rule simulate_reference:
+    output:
+        h5ad=f"{RAW}/simulated/{{cohort}}/reference.h5ad",
+    log:
+        "logs/sources/simulate_reference/{cohort}.log",
+    benchmark:
+        "benchmarks/sources/simulate_reference/{cohort}.tsv"
+    params:
+        spec=get_simulation_spec,
+        code=PLAN.code.get("simulate"),
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../../scripts/simulate_reference.py"

@@ -1,0 +1,345 @@
+"""Read the config and the cohort sheets: closed schemas, defaults filled in, errors that name key and remedy.
+
+Imports nothing heavy: the Snakefile calls it at every start.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pandas as pd
+import yaml
+
+from histoloom import registry
+from histoloom.errors import InputError
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
+RESOURCES = Path(__file__).resolve().parents[3] / "resources"
+
+# Section of the config -> (schema prefix, key that chooses the schema). None: one schema for all entries.
+KINDS: Mapping[str, tuple[str, str | None]] = {
+    "cohorts": ("cohort", "source"),
+    "tiles": ("tiles", None),
+    "references": ("reference", "source"),
+    "labels": ("labels", "method"),
+    "encoders": ("encoder", None),
+    "models": ("model", "kind"),
+    "experiments": ("experiment", "task"),
+    "judges": ("judge", "kind"),
+}
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A validated config.
+
+    Attributes
+    ----------
+    entries
+        By section and name, defaults filled in.
+    sheets
+        All rows of each cohort's sheet, in its order, as text.
+    mirror_dir, raw_dir
+        Folder of local copies, or None; folder of raw files.
+    only
+        Experiments and judges to run, or None for all.
+    origin
+        The config files, for messages.
+    """
+
+    entries: Mapping[str, Mapping[str, Entry]]
+    sheets: Mapping[str, list[dict[str, str]]]
+    mirror_dir: str | None
+    raw_dir: str
+    only: tuple[str, ...] | None = None
+    origin: str = "config"
+    sheet_paths: Mapping[str, Path] = field(default_factory=dict)
+
+    def get(self, section: str, name: str) -> Entry:
+        """Return an entry; a missing name is an `InputError` that lists those that exist."""
+        known = self.entries[section]
+        if name not in known:
+            raise InputError(
+                f"{self.origin}: {section}.{name}",
+                f"no entry of that name; {section} has: {', '.join(known) or 'none'}.{_nearest(name, known)}",
+                f"use one of these or add '{name}' under {section}.",
+            )
+        return known[name]
+
+
+def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+@cache
+def load_schema(name: str) -> dict[str, Any]:
+    """Return ``workflow/schemas/<name>.schema.yaml``."""
+    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+
+
+def _kind_values(prefix: str) -> list[str]:
+    return sorted(p.name.split(".")[1] for p in SCHEMAS.glob(f"{prefix}.*.schema.yaml"))
+
+
+def _fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
+    """Put a schema's defaults into a value, in depth; explicit values stay."""
+    if not isinstance(value, dict):
+        return
+    for key, sub in schema.get("properties", {}).items():
+        if key not in value and "default" in sub:
+            value[key] = copy.deepcopy(sub["default"])
+        if key in value:
+            _fill_defaults(value[key], sub)
+            if isinstance(value[key], list) and isinstance(sub.get("items"), dict):
+                for item in value[key]:
+                    _fill_defaults(item, sub["items"])
+
+
+def _explain(error: jsonschema.ValidationError) -> tuple[str, str]:
+    """Turn a validator's error into (problem, remedy)."""
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        unknown = [k for k in error.instance if k not in known]
+        close = "".join(_nearest(k, known) for k in unknown)
+        return f"unknown key {', '.join(map(repr, unknown))}.{close}", f"allowed keys: {', '.join(known)}."
+    if error.validator == "required":
+        missing = [k for k in error.validator_value if k not in error.instance]
+        about = "; ".join(f"{k}: {error.schema['properties'].get(k, {}).get('description', '')}" for k in missing)
+        return f"key {', '.join(map(repr, missing))} is missing.", f"add it ({about})."
+    about = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
+    return f"{error.message}.", f"{about or 'see config/README.md'}"
+
+
+def check(value: Any, schema: Mapping[str, Any], where: str) -> None:
+    """Validate a value and fill in the schema's defaults.
+
+    Raises
+    ------
+    InputError
+        With file and key of the first error in document order.
+    """
+    validator = jsonschema.Draft202012Validator(schema)
+    errors = sorted(validator.iter_errors(value), key=lambda e: ([str(p) for p in e.absolute_path], e.message))
+    if errors:
+        key = ".".join(str(p) for p in errors[0].absolute_path)
+        problem, remedy = _explain(errors[0])
+        raise InputError(f"{where}.{key}" if key else where, problem, remedy)
+    _fill_defaults(value, schema)
+
+
+def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
+    prefix, chooser = KINDS[section]
+    where = f"{origin}: {section}.{name}"
+    if not isinstance(entry, dict):
+        raise InputError(where, f"expected a mapping, found {entry!r}.", "see config/README.md.")
+    schema = prefix
+    if chooser is not None:
+        kinds = _kind_values(prefix)
+        kind = entry.get(chooser)
+        if kind not in kinds:
+            raise InputError(
+                f"{where}.{chooser}",
+                f"{'is missing' if kind is None else f'{kind!r} is unknown'}; known: {', '.join(kinds)}."
+                + _nearest(str(kind), kinds),
+                "use one of these.",
+            )
+        schema = f"{prefix}.{kind}"
+    entry = copy.deepcopy(entry)
+    check(entry, load_schema(schema), where)
+    return entry
+
+
+def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
+    """Read a cohort sheet: one row per section, every cell as text.
+
+    Parameters
+    ----------
+    path
+        Tab-separated file.
+    source
+        The cohort's source; chooses ``sheet.<source>.schema.yaml``.
+
+    Raises
+    ------
+    InputError
+        Missing file, unknown column, duplicate sample, empty patient, ill-formed cell.
+    """
+    if not path.is_file():
+        raise InputError(path, "the cohort sheet does not exist.", "mend `sheet:`; it is relative to the config file.")
+    try:
+        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment="#")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(
+            path, f"cannot be read as a tab-separated table ({error}).", "save it as UTF-8 tsv."
+        ) from error
+    rows: list[dict[str, str]] = frame.to_dict("records")  # type: ignore[assignment]
+    schema = load_schema(f"sheet.{source}")
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}: row {number} (sample {row.get('sample', '?')!r})"
+        if not row.get("patient", "").strip():
+            raise InputError(where, "the patient is empty.", "give every section its patient's id; folds depend on it.")
+        check(row, schema, where)
+        if row["sample"] in seen:
+            raise InputError(
+                where, f"the sample is already in row {seen[row['sample']]}.", "give each section one row."
+            )
+        seen[row["sample"]] = number
+    if not rows:
+        raise InputError(path, "the sheet has no rows.", "add one row per section.")
+    return rows
+
+
+def _find_sheet(sheet: str, folders: Sequence[Path]) -> Path:
+    candidates = [Path(sheet)] if Path(sheet).is_absolute() else [folder / sheet for folder in folders]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
+    """Validate a merged config and read its sheets.
+
+    Parameters
+    ----------
+    raw
+        The config as Snakemake merged it.
+    files
+        The config files, first to last; sheets are looked up beside the last first.
+
+    Raises
+    ------
+    InputError
+        With file, key, nearest match and remedy.
+    """
+    origin = " + ".join(str(f) for f in files) or "config"
+    top = copy.deepcopy(dict(raw))
+    check(top, load_schema("config"), origin)
+    entries = {
+        section: {name: _check_entry(section, name, entry, origin) for name, entry in (top.get(section) or {}).items()}
+        for section in KINDS
+    }
+    mirror = str(top["mirror_dir"]) if top.get("mirror_dir") else None
+    folders = [Path(f).resolve().parent for f in reversed(list(files))] or [Path("config").resolve()]
+    sheets, paths = {}, {}
+    for name, cohort in entries["cohorts"].items():
+        path = _find_sheet(cohort["sheet"], folders)
+        sheets[name] = read_sheet(path, cohort["source"])
+        paths[name] = path
+        _check_subset(name, cohort, sheets[name], origin)
+        if cohort.get("root") and "{mirror_dir}" in cohort["root"]:
+            if mirror is None:
+                raise InputError(
+                    f"{origin}: cohorts.{name}.root",
+                    "needs mirror_dir, which is not set.",
+                    "add `--config mirror_dir=DIR`.",
+                )
+            cohort["root"] = cohort["root"].replace("{mirror_dir}", mirror)
+    only = None if top["only"] is None else tuple(top["only"])
+    config = Config(entries, sheets, mirror, str(top["raw_dir"]), only, origin, paths)
+    check_names(config)
+    return config
+
+
+def _check_subset(name: str, cohort: Entry, rows: list[dict[str, str]], origin: str) -> None:
+    known = [row["sample"] for row in rows]
+    for sample in cohort.get("samples") or []:
+        if sample not in known:
+            raise InputError(
+                f"{origin}: cohorts.{name}.samples",
+                f"'{sample}' is not in the sheet.{_nearest(sample, known)}",
+                f"use samples of the sheet: {', '.join(known[:40])}.",
+            )
+
+
+def _references(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Yield (who names it, section, name) for every name that refers to another entry."""
+    for name, entry in config.entries["references"].items():
+        if "cohort" in entry:
+            yield f"references.{name}.cohort", "cohorts", entry["cohort"]
+    for name, entry in config.entries["labels"].items():
+        if entry.get("reference"):
+            yield f"labels.{name}.reference", "references", entry["reference"]
+    for name, entry in config.entries["encoders"].items():
+        yield f"encoders.{name}.tiles", "tiles", entry["tiles"]
+    for name, entry in config.entries["models"].items():
+        for encoder in entry.get("inputs") or []:
+            yield f"models.{name}.inputs", "encoders", encoder
+    for name, entry in config.entries["experiments"].items():
+        where = f"experiments.{name}"
+        for key, section in (
+            ("cohorts", "cohorts"),
+            ("train_cohorts", "cohorts"),
+            ("test_cohorts", "cohorts"),
+            ("models", "models"),
+        ):
+            for item in entry.get(key) or []:
+                yield f"{where}.{key}", section, item
+        for key, section in (
+            ("tiles", "tiles"),
+            ("labels", "labels"),
+            ("truth", "labels"),
+            ("from", "experiments"),
+        ):
+            if entry.get(key):
+                yield f"{where}.{key}", section, entry[key]
+    for name, entry in config.entries["judges"].items():
+        yield f"judges.{name}.labels", "labels", entry["labels"]
+        if entry.get("against"):
+            yield f"judges.{name}.against", "labels", entry["against"]
+        for item in entry["cohorts"]:
+            yield f"judges.{name}.cohorts", "cohorts", item
+
+
+def check_names(config: Config) -> None:
+    """Check that every name refers to an entry that exists, and that what meets fits together.
+
+    Raises
+    ------
+    InputError
+        With the key that names it and the names that exist.
+    """
+    for where, section, name in _references(config):
+        known = config.entries[section]
+        if name not in known:
+            raise InputError(
+                f"{config.origin}: {where}",
+                f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{_nearest(name, known)}",
+                f"use one of these or add '{name}' under {section}.",
+            )
+    known = [*config.entries["experiments"], *config.entries["judges"]]
+    for name in config.only or ():
+        if name not in known:
+            raise InputError(
+                f"{config.origin}: only",
+                f"'{name}' is neither an experiment nor a judge.{_nearest(name, known)}",
+                f"use some of: {', '.join(known)}.",
+            )
+    for name, entry in config.entries["experiments"].items():
+        for model in entry.get("models") or []:
+            for encoder in config.entries["models"][model].get("inputs") or []:
+                tiles = config.entries["encoders"][encoder]["tiles"]
+                if "tiles" in entry and tiles != entry["tiles"]:
+                    raise InputError(
+                        f"{config.origin}: experiments.{name}.tiles",
+                        f"is '{entry['tiles']}', but model '{model}' takes encoder '{encoder}' on tiles '{tiles}'.",
+                        "give both the same tiles.",
+                    )
+        if entry.get("from"):
+            missing = set(entry["models"]) - set(config.entries["experiments"][entry["from"]]["models"])
+            if missing:
+                raise InputError(
+                    f"{config.origin}: experiments.{name}.models",
+                    f"{', '.join(sorted(missing))} is not trained by experiment '{entry['from']}'.",
+                    f"use: {', '.join(config.entries['experiments'][entry['from']]['models'])}.",
+                )
+    for name, entry in config.entries["labels"].items():
+        if entry["method"] not in registry.LABELS:
+            raise InputError(f"{config.origin}: labels.{name}", "no code for this method.", "see histoloom.registry.")

@@ -1,0 +1,63 @@
+"""What an artefact was made from, as a hash that says nothing of time or machine.
+
+An identity is the sha256 of stage, stage version, parameters, seed and the identities of the inputs. Raw files are
+identified by their bytes. The record travels inside the artefact (see `histoloom.artefacts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_text(text: str) -> str:
+    """Return the hex sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def make_identity(
+    stage: str, version: int, params: Mapping[str, Any], inputs: Mapping[str, str], seed: int | None = None
+) -> dict[str, Any]:
+    """Build the record that an artefact carries.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage, e.g. ``"tiles"``.
+    version
+        The stage's version; raised when its results change.
+    params
+        What was chosen; must be JSON.
+    inputs
+        Identity (hex sha256) of each input by role; see `histoloom.artefacts.identity_of`.
+    seed
+        The seed, where the stage draws random numbers.
+
+    Returns
+    -------
+    dict
+        The record, with its own hash under ``"sha256"``.
+    """
+    record: dict[str, Any] = {
+        "stage": stage,
+        "version": version,
+        "params": dict(params),
+        "inputs": dict(sorted(inputs.items())),
+        "seed": seed,
+    }
+    record["sha256"] = sha256_text(canonical_json(record))
+    return record

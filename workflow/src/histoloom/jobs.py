@@ -1,0 +1,169 @@
+"""What every job does around its work: a log, a seed, threads, temporary names, and an error a person can read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import shutil
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from histoloom.errors import InputError
+
+logger = logging.getLogger("histoloom")
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Outputs:
+    """Temporary names for a job's outputs, renamed to the final ones only when the job has succeeded.
+
+    Parameters
+    ----------
+    final
+        Final path by role.
+    """
+
+    def __init__(self, final: Mapping[str, str | Path]) -> None:
+        self.final = {role: Path(path) for role, path in final.items()}
+        token = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        # The suffix stays last, for writers that choose the format by it.
+        self._temporary = {
+            role: path.with_name(f".{path.stem}.{token}.part{path.suffix}") for role, path in self.final.items()
+        }
+        for path in self.final.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __getitem__(self, role: str) -> Path:
+        """Return the temporary path to write for a role."""
+        return self._temporary[role]
+
+    def commit(self) -> None:
+        """Rename every output, and the ``.json`` beside it where there is one, to its final name.
+
+        Raises
+        ------
+        FileNotFoundError
+            If an output was not written.
+        """
+        for role, temporary in self._temporary.items():
+            if not temporary.exists():
+                raise FileNotFoundError(f"output '{role}' ({self.final[role]}) was not written")
+        for role, temporary in self._temporary.items():
+            side, final = temporary.with_name(temporary.name + ".json"), self.final[role]
+            if side.exists():
+                os.replace(side, final.with_name(final.name + ".json"))
+            if final.is_dir() and not final.is_symlink():
+                shutil.rmtree(final)
+            os.replace(temporary, final)
+
+    def discard(self) -> None:
+        """Remove what was written under temporary names."""
+        for temporary in self._temporary.values():
+            for path in (temporary, temporary.with_name(temporary.name + ".json")):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def paths_by_role(items: Iterable[tuple[str, str | Iterable[str]]], prefix: str = "") -> dict[str, list[Path]]:
+    """Return lists of paths by role, of the roles that start with a prefix, which is cut off."""
+    return {
+        role.removeprefix(prefix): [Path(p) for p in ([paths] if isinstance(paths, str) else paths)]
+        for role, paths in items
+        if role.startswith(prefix)
+    }
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and, where it is loaded already, torch. The one place seeds are set."""
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries that draw from the global generator
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def set_threads(threads: int) -> None:
+    """Bound the threads of BLAS, OpenMP, numba and, where it is loaded, torch."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def job(
+    log: str | Path,
+    outputs: Mapping[str, str | Path] | Iterable[tuple[str, str | Path]],
+    *,
+    seed: int | None = None,
+    threads: int = 1,
+) -> Iterator[Outputs]:
+    """Surround a job's work.
+
+    Parameters
+    ----------
+    log
+        Log file; a failing job's message and traceback land there too.
+    outputs
+        Final path by role. The work writes to the temporary names that the yielded object gives.
+    seed
+        Seed for Python, NumPy and torch.
+    threads
+        Threads granted to the job.
+
+    Yields
+    ------
+    Outputs
+        Temporary paths by role; renamed on success, removed on failure.
+
+    Raises
+    ------
+    SystemExit
+        With status 1 after an `InputError`, whose message goes to the log and to stderr without a traceback.
+    """
+    log = Path(log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = [logging.FileHandler(log, mode="w"), logging.StreamHandler(sys.stderr)]
+    handlers[1].setLevel(logging.WARNING)
+    root = logging.getLogger()
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(_FORMAT))
+        root.addHandler(handler)
+    level, root_level = root.level, logging.INFO
+    root.setLevel(root_level)
+    logging.captureWarnings(True)
+    set_threads(threads)
+    if seed is not None:
+        seed_everything(seed)
+    out = Outputs(dict(outputs))
+    try:
+        yield out
+        out.commit()
+    except InputError as error:
+        logger.error("%s", error)
+        logger.info("where it was raised", exc_info=True)
+        raise SystemExit(1) from None
+    except Exception:
+        logger.exception("the job failed")
+        raise
+    finally:
+        out.discard()
+        logging.captureWarnings(False)
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,212 @@
+"""Which files, batches, groups and targets a config asks for: a pure function of config and sheets.
+
+No job is needed to know the whole graph, so a dry run shows everything and touches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from histoloom.config import load_config
+from histoloom.identity import sha256_text
+from histoloom.plan.sections import SectionPlan
+
+# Keys of an experiment by what depends on them; None means all.
+_EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
+    "target": ("task", "cohorts", "train_cohorts", "test_cohorts", "tiles", "labels", "truth", "target"),
+    "folds": (
+        "split",
+        "train_cohorts",
+        "test_cohorts",
+        "n_folds",
+        "block_um",
+        "buffer_um",
+        "on_overlap",
+        "selection",
+        "seed",
+    ),
+    "training": (
+        "task",
+        "tiles",
+        "labels",
+        "target",
+        "split",
+        "on_overlap",
+        "train_seeds",
+        "standardise",
+        "selection",
+        "shuffle_labels",
+        "seed",
+    ),
+    "all": None,
+}
+_PRESENTATION = frozenset({"title", "paper", "models", "name"})
+
+
+class Plan(SectionPlan):
+    """The plan of a run."""
+
+    @classmethod
+    def from_raw(cls, raw: Mapping[str, Any], files: Iterable[str | Path]) -> Plan:
+        """Validate a config as Snakemake merged it and plan it."""
+        return cls(load_config(raw, list(files)))
+
+    # experiments ---------------------------------------------------------------------------------------------
+
+    def experiments(self, task: str) -> list[str]:
+        """Return the names of the experiments of a task that are to run."""
+        entries = self.config.entries["experiments"]
+        return [name for name in entries if entries[name]["task"] == task and self._wanted(name)]
+
+    def judges(self) -> list[str]:
+        """Return the names of the judges that are to run."""
+        return [name for name in self.config.entries["judges"] if self._wanted(name)]
+
+    def _wanted(self, name: str) -> bool:
+        return self.config.only is None or name in self.config.only
+
+    def experiment_cohorts(self, experiment: str) -> list[str]:
+        """Return the cohorts of an experiment, training ones first."""
+        entry = self.config.get("experiments", experiment)
+        named = [
+            *(entry.get("cohorts") or []),
+            *(entry.get("train_cohorts") or []),
+            *(entry.get("test_cohorts") or []),
+        ]
+        return list(dict.fromkeys(named))
+
+    def experiment_samples(self, experiment: str) -> list[tuple[str, str]]:
+        """Return (cohort, sample) of all sections of an experiment."""
+        return [(c, s) for c in self.experiment_cohorts(experiment) for s in self.samples(c)]
+
+    def papers(self) -> dict[str, list[str]]:
+        """Return the experiments of each paper."""
+        found: dict[str, list[str]] = {}
+        for name in self.experiments("abundance"):
+            paper = self.config.get("experiments", name).get("paper")
+            if paper:
+                found.setdefault(paper, []).append(name)
+        return found
+
+    def target_files(self, experiment: str) -> dict[str, list[str]]:
+        """Return what a target is built from, by role; one entry per section or per cohort, in the same order."""
+        entry = self.config.get("experiments", experiment)
+        sections, cohorts = self.experiment_samples(experiment), self.experiment_cohorts(experiment)
+        truth = entry.get("truth")
+        return {
+            "samples": [f"results/samples/{c}/{s}.h5ad" for c, s in sections],
+            "tiles": [f"results/tiles/{entry['tiles']}/{c}/{s}.parquet" for c, s in sections],
+            "labels": [f"results/labels/{entry['labels']}/{c}.h5ad" for c in cohorts],
+            "truth": [f"results/labels/{truth}/{c}.h5ad" for c in cohorts] if truth else [],
+        }
+
+    def experiment_spec(self, experiment: str, part: str) -> dict[str, Any]:
+        """Return the keys of an experiment that a part of the workflow depends on.
+
+        A change of title or of the list of models must not rebuild targets or retrain other models.
+        """
+        entry = {**self.config.get("experiments", experiment), "name": experiment}
+        if part == "scoring":
+            return {key: value for key, value in entry.items() if key not in _PRESENTATION}
+        keys = _EXPERIMENT_PARTS[part]
+        return entry if keys is None else {key: entry[key] for key in keys if key in entry}
+
+    def model_embeddings(self, experiment: str, model: str) -> dict[str, list[str]]:
+        """Return a model's embedding files, by encoder in the order of its inputs."""
+        cohorts = self.experiment_cohorts(experiment)
+        return {f"embeddings_{e}": self.embeddings(e, cohorts) for e in self.model_encoders(model)}
+
+    def apply_files(self, experiment: str, model: str) -> dict[str, list[str]]:
+        """Return what applying a trained model to slides reads, by role."""
+        entry = self.config.get("experiments", experiment)
+        sections = self.experiment_samples(experiment)
+        return {
+            "model": [f"results/models/{entry['from']}/{model}.pt"],
+            "samples": [f"results/samples/{c}/{s}.h5ad" for c, s in sections],
+            **self.model_embeddings(experiment, model),
+        }
+
+    def judge_files(self, judge: str) -> dict[str, list[str]]:
+        """Return what a judge of labels reads, by role."""
+        entry = self.config.get("judges", judge)
+        cohorts = entry["cohorts"]
+        against = entry.get("against")
+        return {
+            "labels": [f"results/labels/{entry['labels']}/{c}.h5ad" for c in cohorts],
+            "against": [f"results/labels/{against}/{c}.h5ad" for c in cohorts]
+            if against
+            else [f"results/samples/{c}/{s}.h5ad" for c in cohorts for s in self.samples(c)],
+        }
+
+    def experiment_results(self, experiment: str) -> dict[str, list[str]]:
+        """Return the metrics and efficiency records of an experiment's models."""
+        models = self.config.get("experiments", experiment)["models"]
+        return {
+            "metrics": [f"results/metrics/{experiment}/{m}.parquet" for m in models],
+            "efficiency": [f"results/efficiency/models/{experiment}/{m}.json" for m in models],
+        }
+
+    def paper_results(self, paper: str) -> dict[str, list[str]]:
+        """Return the metrics and efficiency records of all experiments of a paper."""
+        results = [self.experiment_results(e) for e in self.papers()[paper]]
+        return {role: [f for r in results for f in r[role]] for role in ("metrics", "efficiency")}
+
+    def paper_spec(self, paper: str) -> dict[str, Any]:
+        """Return the paper's experiments with what decides whether a number may stand beside a published one."""
+        return {
+            "paper": paper,
+            "experiments": {
+                name: {
+                    **self.config.get("experiments", name),
+                    "sources": {c: self.config.get("cohorts", c)["source"] for c in self.experiment_cohorts(name)},
+                    "label_spec": self.config.get("labels", self.config.get("experiments", name)["labels"]),
+                }
+                for name in self.papers()[paper]
+            },
+        }
+
+    def targets(self) -> list[str]:
+        """Return every file that `all` asks for."""
+        wanted: list[str] = []
+        for name in self.experiments("abundance"):
+            wanted += [f"results/tables/{name}/summary.{e}" for e in ("csv", "md", "html")]
+            wanted += [f"results/figures/{name}/{f}.png" for f in ("bars", "ladder")]
+            models = [m for m in self.config.get("experiments", name)["models"] if self.draws_maps(m)]
+            wanted += [
+                f"results/figures/{name}/{m}/{f}.png" for m in models for f in ("maps", "colocalization", "ranks")
+            ]
+            wanted += [
+                f"results/figures/{kind}.png"
+                for c, s in self.experiment_samples(name)
+                for kind in (f"samples/{c}/{s}",)
+            ]
+        for name in self.experiments("apply"):
+            for model in self.config.get("experiments", name)["models"]:
+                for cohort, sample in self.experiment_samples(name):
+                    stem = f"{name}/{model}/{cohort}/{sample}"
+                    wanted += [f"results/slides/{stem}.{e}" for e in ("tsv", "geojson")]
+                    wanted += [f"results/figures/{stem}.png"]
+        for name in self.judges():
+            wanted += [f"results/metrics/judges/{name}.parquet", f"results/figures/judges/{name}.png"]
+        for paper in self.papers():
+            wanted += [f"results/tables/{paper}/table{i}.{e}" for i in (1, 2, 3) for e in ("csv", "md", "html")]
+        wanted += ["results/tables/exclusions.csv"]
+        return list(dict.fromkeys(wanted))
+
+    def draws_maps(self, model: str) -> bool:
+        """Whether a model predicts from pixels, so that its maps are worth a look."""
+        return bool(self.model_encoders(model))
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """Hash of each stage's source, for the params of cheap rules: their jobs rerun when the library changes."""
+        package = Path(__file__).resolve().parents[1]
+        found = {}
+        for entry in sorted(package.iterdir()):
+            files = sorted(entry.rglob("*.py")) if entry.is_dir() else [entry] if entry.suffix == ".py" else []
+            if files:
+                found[entry.stem] = sha256_text("".join(f.read_text() for f in files))[:16]
+        return found

@@ -1,0 +1,265 @@
+"""Sections, raw files, batches of embeddings, and groups of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from histoloom import registry
+from histoloom.config import RESOURCES, Config, check, load_schema
+from histoloom.errors import InputError
+from histoloom.identity import canonical_json, sha256_text
+
+Row = dict[str, str]
+# Keys of a cohort that choose sections or find files; they do not change what is read from one.
+_NOT_SCIENCE = frozenset({"sheet", "samples", "root"})
+# Labels that need no fit come for a whole cohort in one job.
+_TABLE_METHODS = frozenset({"published", "truth"})
+_WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
+# Where a file lies is tracked as an input, by its content; a moved mirror must not refit a reference.
+_PATHS = frozenset({"path", "folder", "annotation"})
+
+
+class SectionPlan:
+    """The part of a plan that ends at labels.
+
+    Parameters
+    ----------
+    config
+        A validated config.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    # sections ------------------------------------------------------------------------------------------------
+
+    def row(self, cohort: str, sample: str) -> Row:
+        """Return the sheet row of a section."""
+        for row in self.config.sheets[cohort]:
+            if row["sample"] == sample:
+                return row
+        raise InputError(str(self.config.sheet_paths.get(cohort, cohort)), f"no sample '{sample}'.", "mend the name.")
+
+    def rows(self, cohort: str) -> list[Row]:
+        """Return the rows that take part: in the subset, if one is named, and not excluded."""
+        wanted = self.config.get("cohorts", cohort).get("samples")
+        rows = [r for r in self.config.sheets[cohort] if not r.get("exclude")]
+        rows = rows if wanted is None else [r for r in rows if r["sample"] in set(wanted)]
+        if not rows:
+            raise InputError(
+                f"{self.config.origin}: cohorts.{cohort}",
+                "no section takes part: all are excluded in the sheet or left out by `samples`.",
+                "name at least one section that is not excluded.",
+            )
+        return rows
+
+    def samples(self, cohort: str) -> list[str]:
+        """Return the names of the sections that take part."""
+        return [row["sample"] for row in self.rows(cohort)]
+
+    def excluded(self) -> list[dict[str, str]]:
+        """Return excluded sections with their reasons, for the report."""
+        return [
+            {"cohort": cohort, "sample": row["sample"], "patient": row["patient"], "reason": row["exclude"]}
+            for cohort, sheet in self.config.sheets.items()
+            for row in sheet
+            if row.get("exclude")
+        ]
+
+    # raw files -----------------------------------------------------------------------------------------------
+
+    def reader(self, cohort: str) -> Any:
+        """Return the reader class of a cohort's source."""
+        return registry.load(registry.SOURCES, self.config.get("cohorts", cohort)["source"])
+
+    def root(self, cohort: str) -> str:
+        """Return the folder that a cohort's raw files lie in."""
+        entry = self.config.get("cohorts", cohort)
+        if entry["source"] == "simulated":
+            return f"{self.config.raw_dir}/simulated/{cohort}"
+        if entry["source"] in self.downloaded_sources:
+            return f"{self.config.raw_dir}/{entry['source']}"
+        return entry.get("root") or str(self.config.sheet_paths[cohort].parent)
+
+    @cached_property
+    def downloaded_sources(self) -> list[str]:
+        """Sources whose files are declared in ``resources/files/``."""
+        return sorted(path.stem for path in (RESOURCES / "files").glob("*.tsv"))
+
+    def sample_files(self, cohort: str, sample: str) -> dict[str, str]:
+        """Return a section's raw files by role; ``image`` is the slide."""
+        files = self.reader(cohort).files(
+            self.row(cohort, sample), self.config.get("cohorts", cohort), self.root(cohort)
+        )
+        return {role: path for role, path in files.items() if role != "truth"}
+
+    def slide(self, cohort: str, sample: str) -> str:
+        """Return the path of a section's slide."""
+        return self.sample_files(cohort, sample)["image"]
+
+    def cohort_spec(self, cohort: str) -> dict[str, Any]:
+        """Return what of a cohort's entry decides the content of its sections."""
+        entry = self.config.get("cohorts", cohort)
+        return {key: value for key, value in entry.items() if key not in _NOT_SCIENCE}
+
+    def simulation_spec(self, cohort: str) -> dict[str, Any]:
+        """Return the generator's whole input: the cohort's entry and all rows of its sheet."""
+        return {**self.cohort_spec(cohort), "cohort": cohort, "sheet_rows": self.config.sheets[cohort]}
+
+    # embeddings ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def cards(self) -> dict[str, Any]:
+        """Encoder cards by name, defaults filled in."""
+        path = RESOURCES / "encoders.yaml"
+        cards = yaml.safe_load(path.read_text())
+        for name, card in cards.items():
+            check(card, load_schema("encoder_card"), f"{path}: {name}")
+        return cards
+
+    def encoder_spec(self, encoder: str) -> dict[str, Any]:
+        """Return an encoder's entry with its card and tile spec resolved."""
+        entry = self.config.get("encoders", encoder)
+        if entry["card"] not in self.cards:
+            raise InputError(
+                f"{self.config.origin}: encoders.{encoder}.card",
+                f"'{entry['card']}' is not a card of resources/encoders.yaml.",
+                f"use one of: {', '.join(self.cards)}.",
+            )
+        card = {"name": entry["card"], **self.cards[entry["card"]]}
+        return {
+            **entry,
+            "name": encoder,
+            "card": card,
+            "tiles_spec": self.config.get("tiles", entry["tiles"]),
+        }
+
+    def batches(self, encoder: str, cohort: str) -> dict[str, list[str]]:
+        """Cut a cohort into batches of sections, in the order of its full sheet.
+
+        A batch's name is its number and a hash of its members, so that a run over a subset shares with the full run
+        every batch whose members all take part.
+        """
+        size = self.config.get("encoders", encoder)["sections_per_batch"]
+        order = [row["sample"] for row in self.config.sheets[cohort]]
+        chosen = set(self.samples(cohort))
+        batches = {}
+        for index in range(0, len(order), size):
+            members = [s for s in order[index : index + size] if s in chosen]
+            if members:
+                batches[f"b{index // size}-{sha256_text(canonical_json(members))[:8]}"] = members
+        return batches
+
+    def embeddings(self, encoder: str, cohorts: Iterable[str]) -> list[str]:
+        """Return the embedding files of cohorts, in order."""
+        tiles = self.config.get("encoders", encoder)["tiles"]
+        return [
+            f"results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5"
+            for cohort in cohorts
+            for batch in self.batches(encoder, cohort)
+        ]
+
+    def model_encoders(self, model: str) -> list[str]:
+        """Return the encoders that a model concatenates."""
+        return list(self.config.get("models", model).get("inputs") or [])
+
+    # labels --------------------------------------------------------------------------------------------------
+
+    def label_groups(self, labels: str, cohort: str) -> dict[str, list[str]]:
+        """Return sections by deconvolution group; the group's name is a patient, a section or ``all``."""
+        entry = self.config.get("labels", labels)
+        group_by = "cohort" if entry["method"] in _TABLE_METHODS else entry["group_by"]
+        groups: dict[str, list[str]] = {}
+        for row in self.rows(cohort):
+            name = {"patient": row["patient"], "section": row["sample"], "cohort": "all"}[group_by]
+            groups.setdefault(name, []).append(row["sample"])
+        return groups
+
+    def label_seeds(self, labels: str) -> list[int]:
+        """Return the optimiser seeds of a label method."""
+        return list(self.config.get("labels", labels).get("seeds") or [0])
+
+    def label_files(self, labels: str, cohort: str) -> list[str]:
+        """Return the files of all groups and seeds."""
+        return [
+            f"results/labels/{labels}/{cohort}/{group}.{seed}.h5ad"
+            for group in self.label_groups(labels, cohort)
+            for seed in self.label_seeds(labels)
+        ]
+
+    def label_tables(self, labels: str, cohort: str, group: str) -> list[str]:
+        """Return the published or planted tables that a label job reads."""
+        entry = self.config.get("labels", labels)
+        cohort_entry, reader, root = (
+            self.config.get("cohorts", cohort),
+            self.reader(cohort),
+            self.root(cohort),
+        )
+        if entry["method"] == "published":
+            tables = reader.tables(cohort_entry, root)
+            if entry["table"] not in tables:
+                raise InputError(
+                    f"{self.config.origin}: labels.{labels}.table",
+                    f"source '{cohort_entry['source']}' of cohort '{cohort}' publishes no table '{entry['table']}'.",
+                    f"tables: {', '.join(tables) or 'none'}.",
+                )
+            return [tables[entry["table"]]]
+        if entry["method"] != "truth":
+            return []
+        found = []
+        for sample in self.label_groups(labels, cohort)[group]:
+            files = reader.files(self.row(cohort, sample), cohort_entry, root)
+            if "truth" not in files:
+                raise InputError(
+                    f"{self.config.origin}: labels.{labels}",
+                    f"source '{cohort_entry['source']}' of cohort '{cohort}' has no planted truth.",
+                    "use `truth` labels with simulated cohorts only.",
+                )
+            found.append(files["truth"])
+        return found
+
+    def reference_files(self, reference: str) -> dict[str, list[str]]:
+        """Return a reference's raw files by role."""
+        entry = self.config.get("references", reference)
+        if entry["source"] == "simulated":
+            return {"h5ad": [f"{self.config.raw_dir}/simulated/{entry['cohort']}/reference.h5ad"]}
+        folder = self.config.mirror_dir or "."
+        if entry["source"] == "h5ad":
+            return {"h5ad": [entry["path"].replace("{mirror_dir}", folder)]}
+        parts = entry["samples"]
+        return {
+            "folders": [part["folder"].replace("{mirror_dir}", folder) for part in parts],
+            "annotations": [part["annotation"].replace("{mirror_dir}", folder) for part in parts],
+        }
+
+    def batch_files(self, encoder: str, cohort: str, batch: str) -> dict[str, list[str]]:
+        """Return what an embedding job reads, by role."""
+        members = self.batches(encoder, cohort)[batch]
+        entry = self.config.get("encoders", encoder)
+        weights = entry["weights"]
+        return {
+            "samples": [f"results/samples/{cohort}/{s}.h5ad" for s in members],
+            "tiles": [f"results/tiles/{entry['tiles']}/{cohort}/{s}.parquet" for s in members],
+            "slides": [self.slide(cohort, s) for s in members],
+            "weights": [] if weights in _WEIGHTS_WITHOUT_FILE else [weights],
+        }
+
+    def label_inputs(self, labels: str, cohort: str, group: str) -> dict[str, list[str]]:
+        """Return what a label job reads, by role."""
+        reference = self.config.get("labels", labels).get("reference")
+        return {
+            "samples": [f"results/samples/{cohort}/{s}.h5ad" for s in self.label_groups(labels, cohort)[group]],
+            "reference": [f"results/references/{reference}.h5ad"] if reference else [],
+            "tables": self.label_tables(labels, cohort, group),
+        }
+
+    def reference_spec(self, reference: str) -> dict[str, Any]:
+        """Return a reference's entry without the paths of its files."""
+        entry = dict(self.config.get("references", reference))
+        if "samples" in entry:
+            entry["samples"] = [{k: v for k, v in s.items() if k not in _PATHS} for s in entry["samples"]]
+        return {key: value for key, value in entry.items() if key not in _PATHS}

@@ -1,0 +1,300 @@
+"""One reader for every slide image: OpenSlide for whole slides, one decode in memory for plain pictures.
+
+A base module and not a stage: `histoloom.samples` wants a slide's size and thumbnail, `histoloom.tiles` its
+pixels. The frame is always the stored one: x = column, y = row, origin at the top left of level 0; an EXIF
+rotation is not applied, since published spot coordinates refer to the pixels as stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+UInt8 = npt.NDArray[np.uint8]
+
+PLAUSIBLE_MPP = (0.02, 20.0)
+"""um/px that a slide may have. The 72 or 300 dpi that editors write (353, 85 um/px) lie outside."""
+
+_CM_IN_UM, _INCH_IN_UM = 1e4, 25400.0
+_MAX_PIXELS = 2**32
+_BAND = 512
+_EXIF_ORIENTATION = 0x0112
+_REMEDY = "put the whole file there again, or give the section a reason in the sheet's 'exclude' column."
+
+
+class Slide(ABC):
+    """An open slide.
+
+    Attributes
+    ----------
+    path
+        The file.
+    width, height
+        Size of level 0, px.
+    mpp
+        um/px of level 0 as the file states it, None where it states none that a microscope could have.
+    """
+
+    path: Path
+    width: int
+    height: int
+    mpp: float | None
+
+    @abstractmethod
+    def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        """Return the pixels of a rectangle that lies inside."""
+
+    @abstractmethod
+    def thumbnail(self, max_px: int) -> UInt8:
+        """Return the whole slide, reduced so that its longer side has at most `max_px` px; never enlarged.
+
+        Returns
+        -------
+        ndarray
+            uint8, (h, w, 3), RGB; transparent parts are white.
+        """
+
+    def read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        """Return a rectangle of level 0.
+
+        Parameters
+        ----------
+        x, y
+            Top left corner, level-0 px.
+        w, h
+            Size, px.
+
+        Returns
+        -------
+        ndarray
+            uint8, (h, w, 3), RGB. May be a view of memory that the slide owns: do not write into it.
+
+        Raises
+        ------
+        ValueError
+            If the rectangle is empty or leaves the slide: padding would be tissue that was never there.
+        InputError
+            If the file's pixels cannot be decoded.
+        """
+        x, y, w, h = int(x), int(y), int(w), int(h)
+        if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > self.width or y + h > self.height:
+            raise ValueError(
+                f"{self.path}: the rectangle x={x}, y={y}, {w} x {h} px is not inside the slide of "
+                f"{self.width} x {self.height} px"
+            )
+        return self._read(x, y, w, h)
+
+    def close(self) -> None:  # noqa: B027 - nothing to free is a fair answer
+        """Free what the slide holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PlainSlide(Slide):
+    """A JPEG, PNG or plain TIFF: opened for its header, decoded once at the first `read`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pixels: UInt8 | None = None
+        with _picture(path) as image:
+            self.width, self.height = image.size
+            self.mpp = _picture_mpp(image)
+            if image.mode.startswith("I") or image.mode == "F":
+                raise InputError(path, f"pixels of mode '{image.mode}' are no 8-bit colours.", "save it as 8-bit RGB.")
+            if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+                logger.warning("%s: the EXIF orientation is not applied, pixels are used as stored", path)
+
+    def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        if self._pixels is None:
+            self._pixels = self._decode()
+        return self._pixels[y : y + h, x : x + w]
+
+    def _decode(self) -> UInt8:
+        pixels = np.empty((self.height, self.width, 3), np.uint8)
+        with _picture(self.path) as image:
+            image.load()
+            # In bands: a conversion of the whole would hold the picture three times.
+            for top in range(0, self.height, _BAND):
+                bottom = min(top + _BAND, self.height)
+                pixels[top:bottom] = _rgb(image.crop((0, top, self.width, bottom)))
+        return pixels
+
+    def thumbnail(self, max_px: int) -> UInt8:
+        """Return the reduced slide, (h, w, 3); JPEG is decoded at the reduced size."""
+        with _picture(self.path) as image:
+            # JPEG can be decoded at 1/2, 1/4, 1/8 of its size; other formats ignore this.
+            image.draft("RGB", (max_px, max_px))
+            image.load()
+            return _shrunk(image, (self.width, self.height), max_px)
+
+    def close(self) -> None:
+        """Forget the decoded pixels."""
+        self._pixels = None
+
+
+class WholeSlide(Slide):
+    """Any format that OpenSlide reads: svs, ndpi, mrxs, scn, bif, dicom, tiled tiff."""
+
+    def __init__(self, path: Path) -> None:
+        import openslide
+
+        self.path = path
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as error:
+            raise InputError(path, f"OpenSlide cannot open it ({error}).", _REMEDY) from error
+        self.width, self.height = self._slide.dimensions
+        self.mpp = _openslide_mpp(self._slide.properties)
+
+    def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        import openslide
+
+        try:
+            return _rgb(self._slide.read_region((x, y), 0, (w, h)))
+        except openslide.OpenSlideError as error:
+            raise InputError(self.path, f"its pixels cannot be read ({error}).", _REMEDY) from error
+
+    def thumbnail(self, max_px: int) -> UInt8:
+        """Return the reduced slide, (h, w, 3), from the level that suits best."""
+        import openslide
+        from PIL import Image
+
+        factor = max(1.0, max(self.width, self.height) / max_px)
+        level = self._slide.get_best_level_for_downsample(factor)
+        width, height = self._slide.level_dimensions[level]
+        # In bands: a slide without a pyramid has only its full level, which may not fit in memory.
+        scale = self._slide.level_downsamples[level]
+        reduce = max(1, int(factor / scale))
+        step = reduce * max(1, _BAND // reduce)
+        bands = []
+        for top in range(0, height, step):
+            origin, size = (0, round(top * scale)), (width, min(step, height - top))
+            try:
+                band = self._slide.read_region(origin, level, size)
+            except openslide.OpenSlideError as error:
+                raise InputError(self.path, f"its pixels cannot be read ({error}).", _REMEDY) from error
+            bands.append(np.asarray(Image.fromarray(_rgb(band)).reduce(reduce)))
+        return _shrunk(Image.fromarray(np.concatenate(bands)), (self.width, self.height), max_px)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._slide.close()
+
+
+def open_slide(path: str | Path) -> Slide:
+    """Open a slide; use it as a context manager.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, or no image that OpenSlide or Pillow can open.
+    """
+    import openslide
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            path,
+            "the slide image is missing.",
+            "put it there, or give the section a reason in the sheet's 'exclude' column.",
+        )
+    if path.stat().st_size == 0:
+        raise InputError(path, "the slide image has zero bytes.", _REMEDY)
+    return WholeSlide(path) if openslide.OpenSlide.detect_format(path) else PlainSlide(path)
+
+
+@contextmanager
+def _picture(path: Path) -> Iterator[Any]:
+    """Open a picture with Pillow; what is unreadable, truncated or too large becomes an `InputError`."""
+    from PIL import Image, UnidentifiedImageError
+
+    # Pillow suspects an attack in anything above 90 Mpx and refuses above 180 Mpx; scanned sections have
+    # 90 and more. The files are the user's own, so only what could not fit in memory is refused.
+    Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
+    with warnings.catch_warnings():
+        # Truncated EXIF and the like: not about pixels.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            with Image.open(path) as image:
+                yield image
+        except UnidentifiedImageError as error:
+            raise InputError(path, "neither OpenSlide nor Pillow knows this image format.", _REMEDY) from error
+        except Image.DecompressionBombError as error:
+            raise InputError(
+                path, f"too many pixels to decode at once ({error}).", "save it as a tiled TIFF."
+            ) from error
+        except (OSError, SyntaxError, EOFError) as error:
+            raise InputError(path, f"the image is damaged or cut short ({error}).", _REMEDY) from error
+
+
+def _rgb(image: Any) -> UInt8:
+    """Return a Pillow image as RGB on white, (h, w, 3)."""
+    if image.mode == "P" or image.mode == "LA" or (image.mode in {"RGB", "L"} and "transparency" in image.info):
+        image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    pixels = np.asarray(image)
+    alpha = pixels[..., 3:]
+    if alpha.min() == 255:
+        return np.ascontiguousarray(pixels[..., :3])
+    blended = (pixels[..., :3].astype(np.uint16) * alpha + 255 * (255 - alpha.astype(np.uint16)) + 127) // 255
+    return blended.astype(np.uint8)
+
+
+def _shrunk(image: Any, size: tuple[int, int], max_px: int) -> UInt8:
+    """Reduce a Pillow image of the whole slide so that the slide of `size` (width, height) fits `max_px`."""
+    from PIL import Image
+
+    factor = min(1.0, max_px / max(size))
+    target = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
+    rgb = Image.fromarray(_rgb(image))
+    return np.asarray(rgb if rgb.size == target else rgb.resize(target, Image.Resampling.BOX))
+
+
+def _plausible(values: list[float]) -> float | None:
+    """Return the mean of the um/px of both axes when a microscope could have them."""
+    mean = float(np.mean(values)) if values else float("nan")
+    return mean if PLAUSIBLE_MPP[0] <= mean <= PLAUSIBLE_MPP[1] else None
+
+
+def _openslide_mpp(properties: Any) -> float | None:
+    """Read um/px from OpenSlide's own properties, else from the TIFF resolution tags."""
+    values = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+    if any(values):
+        return _plausible([value for value in values if value])
+    unit = {"centimeter": _CM_IN_UM, "inch": _INCH_IN_UM}.get(str(properties.get("tiff.ResolutionUnit")), 0.0)
+    resolutions = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
+    return _plausible([unit / value for value in resolutions if value]) if unit else None
+
+
+def _picture_mpp(image: Any) -> float | None:
+    """Read um/px from Pillow's dots per inch."""
+    dpi = image.info.get("dpi") or ()
+    return _plausible([_INCH_IN_UM / float(value) for value in dpi if float(value) > 0])
+
+
+def _number(text: Any) -> float:
+    """Return a property as a number, 0 when it is absent or none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return 0.0
