@@ -4,7 +4,9 @@ import sys
 from snakemake.utils import min_version
 
 min_version("9.0")
-sys.path.insert(0, workflow.current_basedir.join("workflow/src").get_path_or_uri(secret_free=True))
+sys.path.insert(
+    0, workflow.current_basedir.join("workflow/src").get_path_or_uri(secret_free=True)
+)
 
 
 # The demo is the default. A config of its own replaces it whole instead of being merged into it.

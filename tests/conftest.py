@@ -21,5 +21,7 @@ def real_data() -> Path:
     """The folder of real sections (her2st/...); the test is skipped where there is none."""
     folder = Path(os.environ.get("HISTOLOOM_REAL_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "her2st").is_dir():
-        pytest.skip(f"no real data at {folder}: set HISTOLOOM_REAL_DATA to a folder that holds her2st/ in its original layout")
+        pytest.skip(
+            f"no real data at {folder}: set HISTOLOOM_REAL_DATA to a folder that holds her2st/ in its original layout"
+        )
     return folder

@@ -1,6 +1,6 @@
 """After a crash: end what a killed run left behind in this folder, so that a new run is the only writer.
 
-A run that is still alive is left alone and reported. Its orphaned workers (a job outlives a `kill -9` of its parent) are
+A run that is still alive is left alone and reported. Orphaned workers (a job outlives a `kill -9` of its parent) are
 ended; what they wrote under temporary names is removed. `make resume` calls this before it unlocks.
 """
 

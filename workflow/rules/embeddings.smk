@@ -4,7 +4,7 @@
 
 rule embed_batch:
     input:
-        unpack(get_batch_files),
+        unpack(get("batch_files", "encoder", "cohort", "batch")),
     output:
         embeddings="results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5",
         efficiency="results/efficiency/embeddings/{tiles}/{encoder}/{cohort}/{batch}.json",
@@ -12,15 +12,15 @@ rule embed_batch:
         "logs/embeddings/embed_batch/{tiles}/{encoder}/{cohort}/{batch}.log",
     benchmark:
         "benchmarks/embeddings/embed_batch/{tiles}/{encoder}/{cohort}/{batch}.tsv"
-    params:
-        spec=get_encoder_spec,
-        version=STAGE_VERSIONS["embeddings"],
+    conda:
+        "../../envs/embed.yaml"
     threads: 2
     resources:
         mem_mb=6000,
         runtime=240,
-        gpu=get_encoder_gpu,
-    conda:
-        "../../envs/embed.yaml"
+        gpu=get("encoder_gpu", "encoder"),
+    params:
+        spec=get_spec("encoder_spec", "encoder"),
+        version=STAGE_VERSIONS["embeddings"],
     script:
         "../../scripts/embed_batch.py"

@@ -5,22 +5,22 @@
 
 rule build_target:
     input:
-        unpack(get_target_files),
+        unpack(get("target_files", "experiment")),
     output:
         target="results/targets/{experiment}/target.h5ad",
     log:
         "logs/folds/build_target/{experiment}.log",
     benchmark:
         "benchmarks/folds/build_target/{experiment}.tsv"
-    params:
-        spec=get_experiment_spec("target"),
-        code=PLAN.code.get("targets"),
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="target"),
+        code=PLAN.code.get("targets"),
     script:
         "../../scripts/build_target.py"
 
@@ -34,14 +34,14 @@ rule make_folds:
         "logs/folds/make_folds/{experiment}.log",
     benchmark:
         "benchmarks/folds/make_folds/{experiment}.tsv"
-    params:
-        spec=get_experiment_spec("folds"),
-        code=PLAN.code.get("folds"),
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=20,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="folds"),
+        code=PLAN.code.get("folds"),
     script:
         "../../scripts/make_folds.py"

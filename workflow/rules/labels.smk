@@ -4,29 +4,29 @@
 
 rule build_reference:
     input:
-        unpack(get_reference_files),
+        unpack(get("reference_files", "reference")),
     output:
         reference="results/references/{reference}.h5ad",
     log:
         "logs/labels/build_reference/{reference}.log",
     benchmark:
         "benchmarks/labels/build_reference/{reference}.tsv"
-    params:
-        spec=get_reference_spec,
-        version=STAGE_VERSIONS["references"],
+    conda:
+        "../../envs/labels.yaml"
     threads: 1
     resources:
         mem_mb=8000,
         runtime=240,
-    conda:
-        "../../envs/labels.yaml"
+    params:
+        spec=get_spec("reference_spec", "reference"),
+        version=STAGE_VERSIONS["references"],
     script:
         "../../scripts/build_reference.py"
 
 
 rule label_group:
     input:
-        unpack(get_label_files),
+        unpack(get("label_inputs", "labels", "cohort", "group")),
     output:
         labels="results/labels/{labels}/{cohort}/{group}.{seed}.h5ad",
         efficiency="results/efficiency/labels/{labels}/{cohort}/{group}.{seed}.json",
@@ -34,37 +34,37 @@ rule label_group:
         "logs/labels/label_group/{labels}/{cohort}/{group}.{seed}.log",
     benchmark:
         "benchmarks/labels/label_group/{labels}/{cohort}/{group}.{seed}.tsv"
-    params:
-        spec=get_label_spec,
-        version=STAGE_VERSIONS["labels"],
-    threads: get_fit_threads
+    conda:
+        "../../envs/labels.yaml"
+    threads: get("fit_threads", "labels")
     resources:
         mem_mb=8000,
         runtime=480,
-        gpu=get_label_gpu,
-    conda:
-        "../../envs/labels.yaml"
+        gpu=get("label_gpu", "labels"),
+    params:
+        spec=get_spec("label_spec", "labels"),
+        version=STAGE_VERSIONS["labels"],
     script:
         "../../scripts/label_group.py"
 
 
 rule gather_labels:
     input:
-        groups=get_label_groups,
+        groups=get("label_files", "labels", "cohort"),
     output:
         labels="results/labels/{labels}/{cohort}.h5ad",
     log:
         "logs/labels/gather_labels/{labels}/{cohort}.log",
     benchmark:
         "benchmarks/labels/gather_labels/{labels}/{cohort}.tsv"
-    params:
-        spec=get_label_spec,
-        version=STAGE_VERSIONS["labels"],
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        spec=get_spec("entry", "labels", section="labels"),
+        version=STAGE_VERSIONS["labels"],
     script:
         "../../scripts/gather_labels.py"

@@ -13,38 +13,38 @@ rule score_model:
         "logs/metrics/score_model/{experiment}/{model}.log",
     benchmark:
         "benchmarks/metrics/score_model/{experiment}/{model}.tsv"
-    params:
-        spec=get_experiment_spec("scoring"),
-        code=PLAN.code.get("metrics"),
     wildcard_constraints:
         experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
     threads: 1
     resources:
         mem_mb=3000,
         runtime=60,
-    conda:
-        "../../envs/report.yaml"
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="scoring"),
+        code=PLAN.code.get("metrics"),
     script:
         "../../scripts/score_model.py"
 
 
 rule score_labels:
     input:
-        unpack(get_judge_files),
+        unpack(get("judge_files", "judge")),
     output:
         metrics="results/metrics/judges/{judge}.parquet",
     log:
         "logs/metrics/score_labels/{judge}.log",
     benchmark:
         "benchmarks/metrics/score_labels/{judge}.tsv"
-    params:
-        spec=get_judge_spec,
-        code=PLAN.code.get("metrics"),
+    conda:
+        "../../envs/report.yaml"
     threads: 1
     resources:
         mem_mb=3000,
         runtime=60,
-    conda:
-        "../../envs/report.yaml"
+    params:
+        spec=get_spec("named_entry", "judge", section="judges"),
+        code=PLAN.code.get("metrics"),
     script:
         "../../scripts/score_labels.py"

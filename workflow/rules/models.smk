@@ -5,7 +5,7 @@
 
 rule train_model:
     input:
-        unpack(get_model_embeddings),
+        unpack(get("model_embeddings", "experiment", "model")),
         target="results/targets/{experiment}/target.h5ad",
         folds="results/folds/{experiment}.parquet",
     output:
@@ -15,24 +15,24 @@ rule train_model:
         "logs/models/train_model/{experiment}/{model}.log",
     benchmark:
         "benchmarks/models/train_model/{experiment}/{model}.tsv"
-    params:
-        spec=get_model_spec,
-        experiment=get_experiment_spec("training"),
-        version=STAGE_VERSIONS["models"],
+    conda:
+        "../../envs/models.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=240,
-        gpu=get_model_gpu,
-    conda:
-        "../../envs/models.yaml"
+        gpu=get("model_gpu", "model"),
+    params:
+        spec=get_spec("named_entry", "model", section="models"),
+        experiment=get_spec("experiment_spec", "experiment", part="training"),
+        version=STAGE_VERSIONS["models"],
     script:
         "../../scripts/train_model.py"
 
 
 rule predict_model:
     input:
-        unpack(get_model_embeddings),
+        unpack(get("model_embeddings", "experiment", "model")),
         model="results/models/{experiment}/{model}.pt",
         target="results/targets/{experiment}/target.h5ad",
         folds="results/folds/{experiment}.parquet",
@@ -42,42 +42,42 @@ rule predict_model:
         "logs/models/predict_model/{experiment}/{model}/{variant}.log",
     benchmark:
         "benchmarks/models/predict_model/{experiment}/{model}/{variant}.tsv"
-    params:
-        spec=get_model_spec,
-        experiment=get_experiment_spec("training"),
-        version=STAGE_VERSIONS["models"],
     wildcard_constraints:
         experiment=EXPERIMENTS,
+    conda:
+        "../../envs/models.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        "../../envs/models.yaml"
+    params:
+        spec=get_spec("named_entry", "model", section="models"),
+        experiment=get_spec("experiment_spec", "experiment", part="training"),
+        version=STAGE_VERSIONS["models"],
     script:
         "../../scripts/predict_model.py"
 
 
 rule apply_model:
     input:
-        unpack(get_apply_files),
+        unpack(get("apply_files", "experiment", "model")),
     output:
         predictions="results/predictions/{experiment}/{model}/slides.h5ad",
     log:
         "logs/models/apply_model/{experiment}/{model}.log",
     benchmark:
         "benchmarks/models/apply_model/{experiment}/{model}.tsv"
-    params:
-        spec=get_model_spec,
-        experiment=get_experiment_spec("all"),
-        version=STAGE_VERSIONS["models"],
     wildcard_constraints:
         experiment=APPLICATIONS,
+    conda:
+        "../../envs/models.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        "../../envs/models.yaml"
+    params:
+        spec=get_spec("named_entry", "model", section="models"),
+        experiment=get_spec("experiment_spec", "experiment", part="all"),
+        version=STAGE_VERSIONS["models"],
     script:
         "../../scripts/apply_model.py"

@@ -1,2 +1,233 @@
-# READS   results/metrics/, results/predictions/, results/efficiency/, resources/published/
+# READS   results/metrics/, results/predictions/, results/samples/, results/efficiency/, resources/published/
 # WRITES  results/tables/..., results/figures/..., results/slides/...
+
+
+rule write_tables:
+    input:
+        unpack(get("experiment_results", "experiment")),
+    output:
+        summary_csv="results/tables/{experiment}/summary.csv",
+        summary_md="results/tables/{experiment}/summary.md",
+        summary_html=report(
+            "results/tables/{experiment}/summary.html",
+            caption="../report/summary.rst",
+            category="1. Results",
+            labels={"experiment": "{experiment}", "what": "summary table"},
+        ),
+    log:
+        "logs/report/write_tables/{experiment}.log",
+    benchmark:
+        "benchmarks/report/write_tables/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="all"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/write_tables.py"
+
+
+rule draw_experiment:
+    input:
+        unpack(get("experiment_results", "experiment")),
+    output:
+        ladder=report(
+            "results/figures/{experiment}/ladder.png",
+            caption="../report/ladder.rst",
+            category="1. Results",
+            labels={"experiment": "{experiment}", "what": "ladder of models"},
+        ),
+        bars=report(
+            "results/figures/{experiment}/bars.png",
+            caption="../report/bars.rst",
+            category="1. Results",
+            labels={"experiment": "{experiment}", "what": "by patient"},
+        ),
+    log:
+        "logs/report/draw_experiment/{experiment}.log",
+    benchmark:
+        "benchmarks/report/draw_experiment/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="all"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/draw_experiment.py"
+
+
+rule draw_model:
+    input:
+        unpack(get("target_files", "experiment")),
+        metrics="results/metrics/{experiment}/{model}.parquet",
+        predictions="results/predictions/{experiment}/{model}/default.h5ad",
+        target="results/targets/{experiment}/target.h5ad",
+        folds="results/folds/{experiment}.parquet",
+    output:
+        maps=report(
+            "results/figures/{experiment}/{model}/maps.png",
+            caption="../report/maps.rst",
+            category="2. Maps",
+            labels={"experiment": "{experiment}", "model": "{model}", "what": "maps"},
+        ),
+        ranks=report(
+            "results/figures/{experiment}/{model}/ranks.png",
+            caption="../report/ranks.rst",
+            category="2. Maps",
+            labels={
+                "experiment": "{experiment}",
+                "model": "{model}",
+                "what": "ranks of types",
+            },
+        ),
+        colocalization=report(
+            "results/figures/{experiment}/{model}/colocalization.png",
+            caption="../report/colocalization.rst",
+            category="2. Maps",
+            labels={
+                "experiment": "{experiment}",
+                "model": "{model}",
+                "what": "colocalization",
+            },
+        ),
+    log:
+        "logs/report/draw_model/{experiment}/{model}.log",
+    benchmark:
+        "benchmarks/report/draw_model/{experiment}/{model}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/draw_model.py"
+
+
+rule draw_judge:
+    input:
+        metrics="results/metrics/judges/{judge}.parquet",
+    output:
+        figure=report(
+            "results/figures/judges/{judge}.png",
+            caption="../report/judge.rst",
+            category="3. Labels",
+            labels={"judge": "{judge}", "what": "check of labels"},
+        ),
+    log:
+        "logs/report/draw_judge/{judge}.log",
+    benchmark:
+        "benchmarks/report/draw_judge/{judge}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        spec=get_spec("named_entry", "judge", section="judges"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/draw_judge.py"
+
+
+rule show_slide:
+    input:
+        predictions="results/predictions/{experiment}/{model}/slides.h5ad",
+        sample="results/samples/{cohort}/{sample}.h5ad",
+    output:
+        table="results/slides/{experiment}/{model}/{cohort}/{sample}.tsv",
+        geojson="results/slides/{experiment}/{model}/{cohort}/{sample}.geojson",
+        figure=report(
+            "results/figures/{experiment}/{model}/{cohort}/{sample}.png",
+            caption="../report/slide.rst",
+            category="4. New slides",
+            labels={"slide": "{sample}", "model": "{model}"},
+        ),
+    log:
+        "logs/report/show_slide/{experiment}/{model}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/report/show_slide/{experiment}/{model}/{cohort}/{sample}.tsv"
+    wildcard_constraints:
+        experiment=APPLICATIONS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/show_slide.py"
+
+
+rule write_paper_table:
+    input:
+        unpack(get("paper_results", "paper")),
+        published=get("published_table", "paper", "number"),
+    output:
+        csv="results/tables/{paper}/table{number}.csv",
+        md="results/tables/{paper}/table{number}.md",
+        html=report(
+            "results/tables/{paper}/table{number}.html",
+            caption="../report/paper_table.rst",
+            category="5. Beside the paper",
+            labels={"paper": "{paper}", "what": "table {number}"},
+        ),
+    log:
+        "logs/report/write_paper_table/{paper}.table{number}.log",
+    benchmark:
+        "benchmarks/report/write_paper_table/{paper}.table{number}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        spec=get_spec("paper_spec", "paper"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/write_paper_table.py"
+
+
+rule list_exclusions:
+    output:
+        csv=report(
+            "results/tables/exclusions.csv",
+            caption="../report/exclusions.rst",
+            category="6. Left out",
+            labels={"what": "excluded sections"},
+        ),
+    log:
+        "logs/report/list_exclusions/list_exclusions.log",
+    benchmark:
+        "benchmarks/report/list_exclusions/list_exclusions.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        rows=get_exclusions(),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/list_exclusions.py"

@@ -4,7 +4,7 @@
 
 rule read_section:
     input:
-        unpack(get_sample_files),
+        unpack(get("sample_files", "cohort", "sample")),
     output:
         sample="results/samples/{cohort}/{sample}.h5ad",
         picture=report(
@@ -17,15 +17,15 @@ rule read_section:
         "logs/samples/read_section/{cohort}/{sample}.log",
     benchmark:
         "benchmarks/samples/read_section/{cohort}/{sample}.tsv"
-    params:
-        spec=get_cohort_spec,
-        row=get_row,
-        code=PLAN.code.get("samples"),
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2500,
         runtime=30,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        spec=get_spec("cohort_spec", "cohort"),
+        row=get_spec("row", "cohort", "sample"),
+        code=PLAN.code.get("samples"),
     script:
         "../../scripts/read_section.py"

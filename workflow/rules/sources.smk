@@ -11,14 +11,14 @@ rule fetch_file:
         "benchmarks/sources/fetch_file/{source}/{file}.tsv"
     wildcard_constraints:
         file=".+",
-    params:
-        mirror=get_mirror,
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=800,
         runtime=240,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        mirror=get_mirror,
     script:
         "../../scripts/fetch_file.py"
 
@@ -34,16 +34,16 @@ rule simulate_section:
         "logs/sources/simulate_section/{cohort}/{sample}.log",
     benchmark:
         "benchmarks/sources/simulate_section/{cohort}/{sample}.tsv"
-    params:
-        spec=get_simulation_spec,
-        row=get_row,
-        code=PLAN.code.get("simulate"),
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2500,
         runtime=20,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        spec=get_spec("simulation_spec", "cohort"),
+        row=get_spec("row", "cohort", "sample"),
+        code=PLAN.code.get("simulate"),
     script:
         "../../scripts/simulate_section.py"
 
@@ -55,14 +55,14 @@ rule simulate_reference:
         "logs/sources/simulate_reference/{cohort}.log",
     benchmark:
         "benchmarks/sources/simulate_reference/{cohort}.tsv"
-    params:
-        spec=get_simulation_spec,
-        code=PLAN.code.get("simulate"),
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=20,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        spec=get_spec("simulation_spec", "cohort"),
+        code=PLAN.code.get("simulate"),
     script:
         "../../scripts/simulate_reference.py"

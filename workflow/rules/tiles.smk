@@ -5,7 +5,7 @@
 rule cut_tiles:
     input:
         sample="results/samples/{cohort}/{sample}.h5ad",
-        slide=get_slide,
+        slide=get("slide", "cohort", "sample"),
     output:
         tiles="results/tiles/{tiles}/{cohort}/{sample}.parquet",
         picture="results/figures/tiles/{tiles}/{cohort}/{sample}.png",
@@ -13,14 +13,14 @@ rule cut_tiles:
         "logs/tiles/cut_tiles/{tiles}/{cohort}/{sample}.log",
     benchmark:
         "benchmarks/tiles/cut_tiles/{tiles}/{cohort}/{sample}.tsv"
-    params:
-        spec=get_tiles_spec,
-        code=PLAN.code.get("tiles"),
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2500,
         runtime=30,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        spec=get_spec("entry", "tiles", section="tiles"),
+        code=PLAN.code.get("tiles"),
     script:
         "../../scripts/cut_tiles.py"

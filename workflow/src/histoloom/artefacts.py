@@ -1,8 +1,8 @@
 """Reading and writing the metadata that every artefact carries, whatever its format.
 
 The metadata is one JSON object: the stage's own facts (units, spec, counts of what was dropped) and, under
-``identity``, the record of `histoloom.identity`. It lies in ``uns["histoloom"]`` of an h5ad, in the root attribute ``histoloom`` of
-an h5, in the schema metadata of a parquet, and in ``<file>.json`` beside a csv, tsv or picture.
+``identity``, the record of `histoloom.identity`. It lies in ``uns["histoloom"]`` of an h5ad, in the root attribute
+``histoloom`` of an h5, in the schema metadata of a parquet, and in ``<file>.json`` beside a csv, tsv or picture.
 """
 
 from __future__ import annotations

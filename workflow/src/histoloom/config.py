@@ -90,7 +90,7 @@ def _kind_values(prefix: str) -> list[str]:
     return sorted(p.name.split(".")[1] for p in SCHEMAS.glob(f"{prefix}.*.schema.yaml"))
 
 
-def _fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
+def fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
     """Put a schema's defaults into a value, in depth; explicit values stay."""
     if not isinstance(value, dict):
         return
@@ -98,10 +98,10 @@ def _fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
         if key not in value and "default" in sub:
             value[key] = copy.deepcopy(sub["default"])
         if key in value:
-            _fill_defaults(value[key], sub)
+            fill_defaults(value[key], sub)
             if isinstance(value[key], list) and isinstance(sub.get("items"), dict):
                 for item in value[key]:
-                    _fill_defaults(item, sub["items"])
+                    fill_defaults(item, sub["items"])
 
 
 def _explain(error: jsonschema.ValidationError) -> tuple[str, str]:
@@ -133,7 +133,7 @@ def check(value: Any, schema: Mapping[str, Any], where: str) -> None:
         key = ".".join(str(p) for p in errors[0].absolute_path)
         problem, remedy = _explain(errors[0])
         raise InputError(f"{where}.{key}" if key else where, problem, remedy)
-    _fill_defaults(value, schema)
+    fill_defaults(value, schema)
 
 
 def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:

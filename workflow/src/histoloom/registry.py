@@ -1,7 +1,7 @@
 """Which class serves which `source`, `method`, `kind` or `split` of the config.
 
-Entries are strings, so that reading a config never imports torch. To add one: write the module, add its line here, add its
-schema under ``workflow/schemas/`` and its tests.
+Entries are strings, so that reading a config never imports torch. To add one: write the module, add its line here, add
+its schema under ``workflow/schemas/`` and its tests.
 """
 
 from __future__ import annotations

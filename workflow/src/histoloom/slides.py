@@ -163,13 +163,19 @@ class WholeSlide(Slide):
         except openslide.OpenSlideError as error:
             raise InputError(path, f"OpenSlide cannot open it ({error}).", _REMEDY) from error
         self.width, self.height = self._slide.dimensions
+        self.level_downsamples, self.level_dimensions = self._slide.level_downsamples, self._slide.level_dimensions
         self.mpp = _openslide_mpp(self._slide.properties)
 
     def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        return self.read_level(0, x, y, w, h)
+
+    def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
+        """Return a rectangle of a coarser level, (h, w, 3); all numbers in that level's px."""
         import openslide
 
+        scale = self.level_downsamples[level]
         try:
-            return _rgb(self._slide.read_region((x, y), 0, (w, h)))
+            return _rgb(self._slide.read_region((round(x * scale), round(y * scale)), level, (w, h)))
         except openslide.OpenSlideError as error:
             raise InputError(self.path, f"its pixels cannot be read ({error}).", _REMEDY) from error
 
@@ -198,6 +204,27 @@ class WholeSlide(Slide):
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
+
+
+class BlankSlide(Slide):
+    """The glass under sections that are read without their slide."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.path, self.width, self.height, self.mpp = Path("no slide"), width, height, None
+
+    @classmethod
+    def around(cls, places: np.ndarray) -> BlankSlide:
+        """Return glass that holds all places ((n, 2), level-0 px) with a margin as wide as above and left of them."""
+        width, height = np.ceil(np.max(places, axis=0) + np.maximum(np.min(places, axis=0), 1))
+        return cls(int(width), int(height))
+
+    def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        return np.full((h, w, 3), 255, np.uint8)
+
+    def thumbnail(self, max_px: int) -> UInt8:
+        """Return white glass of the slide's shape."""
+        share = min(1.0, max_px / max(self.width, self.height))
+        return np.full((max(1, round(self.height * share)), max(1, round(self.width * share)), 3), 255, np.uint8)
 
 
 def open_slide(path: str | Path) -> Slide:

@@ -1,6 +1,6 @@
 """Make `import torchvision` work beside a torch that lacks its compiled operators.
 
-Import this before timm, scvi or cell2location, in every process. A CPU build of torch beside the registry's CUDA build of
+Import this before timm, scvi or cell2location, in every process. A CPU build of torch beside a CUDA build of
 torchvision fails with ``operator torchvision::nms does not exist``; declaring the two schemas is enough for everything
 histoloom uses. Beside a matching torchvision nothing is changed.
 """

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from histoloom.config import load_config
+from histoloom.config import RESOURCES, load_config
 from histoloom.identity import sha256_text
 from histoloom.plan.sections import SectionPlan
 
@@ -19,6 +19,7 @@ _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
     "target": ("task", "cohorts", "train_cohorts", "test_cohorts", "tiles", "labels", "truth", "target"),
     "folds": (
         "split",
+        "cohorts",
         "train_cohorts",
         "test_cohorts",
         "n_folds",
@@ -43,7 +44,7 @@ _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
     ),
     "all": None,
 }
-_PRESENTATION = frozenset({"title", "paper", "models", "name"})
+_PRESENTATION = frozenset({"title", "paper", "models"})
 
 
 class Plan(SectionPlan):
@@ -112,12 +113,16 @@ class Plan(SectionPlan):
         if part == "scoring":
             return {key: value for key, value in entry.items() if key not in _PRESENTATION}
         keys = _EXPERIMENT_PARTS[part]
-        return entry if keys is None else {key: entry[key] for key in keys if key in entry}
+        return entry if keys is None else {key: entry[key] for key in ("name", *keys) if key in entry}
 
     def model_embeddings(self, experiment: str, model: str) -> dict[str, list[str]]:
         """Return a model's embedding files, by encoder in the order of its inputs."""
         cohorts = self.experiment_cohorts(experiment)
         return {f"embeddings_{e}": self.embeddings(e, cohorts) for e in self.model_encoders(model)}
+
+    def model_gpu(self, model: str) -> int:
+        """Return how many GPUs a training job can use."""
+        return int(self.config.get("models", model)["kind"] == "mlp")
 
     def apply_files(self, experiment: str, model: str) -> dict[str, list[str]]:
         """Return what applying a trained model to slides reads, by role."""
@@ -154,6 +159,10 @@ class Plan(SectionPlan):
         results = [self.experiment_results(e) for e in self.papers()[paper]]
         return {role: [f for r in results for f in r[role]] for role in ("metrics", "efficiency")}
 
+    def published_table(self, paper: str, number: str) -> str:
+        """Return the file with the values that a paper published in a table."""
+        return str(RESOURCES / "published" / f"{paper}_table{number}.yaml")
+
     def paper_spec(self, paper: str) -> dict[str, Any]:
         """Return the paper's experiments with what decides whether a number may stand beside a published one."""
         return {
@@ -178,11 +187,7 @@ class Plan(SectionPlan):
             wanted += [
                 f"results/figures/{name}/{m}/{f}.png" for m in models for f in ("maps", "colocalization", "ranks")
             ]
-            wanted += [
-                f"results/figures/{kind}.png"
-                for c, s in self.experiment_samples(name)
-                for kind in (f"samples/{c}/{s}",)
-            ]
+            wanted += [f"results/figures/samples/{c}/{s}.png" for c, s in self.experiment_samples(name)]
         for name in self.experiments("apply"):
             for model in self.config.get("experiments", name)["models"]:
                 for cohort, sample in self.experiment_samples(name):
@@ -192,7 +197,9 @@ class Plan(SectionPlan):
         for name in self.judges():
             wanted += [f"results/metrics/judges/{name}.parquet", f"results/figures/judges/{name}.png"]
         for paper in self.papers():
-            wanted += [f"results/tables/{paper}/table{i}.{e}" for i in (1, 2, 3) for e in ("csv", "md", "html")]
+            tables = sorted((RESOURCES / "published").glob(f"{paper}_table*.yaml"))
+            numbers = [path.stem.rpartition("_table")[2] for path in tables]
+            wanted += [f"results/tables/{paper}/table{n}.{e}" for n in numbers for e in ("csv", "md", "html")]
         wanted += ["results/tables/exclusions.csv"]
         return list(dict.fromkeys(wanted))
 

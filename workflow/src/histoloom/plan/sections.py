@@ -35,6 +35,14 @@ class SectionPlan:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def entry(self, name: str, section: str) -> dict[str, Any]:
+        """Return an entry of the config."""
+        return self.config.get(section, name)
+
+    def named_entry(self, name: str, section: str) -> dict[str, Any]:
+        """Return an entry of the config with its name."""
+        return {**self.config.get(section, name), "name": name}
+
     # sections ------------------------------------------------------------------------------------------------
 
     def row(self, cohort: str, sample: str) -> Row:
@@ -99,7 +107,14 @@ class SectionPlan:
 
     def slide(self, cohort: str, sample: str) -> str:
         """Return the path of a section's slide."""
-        return self.sample_files(cohort, sample)["image"]
+        files = self.sample_files(cohort, sample)
+        if "image" not in files:
+            raise InputError(
+                f"{self.config.origin}: cohorts.{cohort}",
+                "is read without slides (`images: false`), but tiles are asked of it.",
+                "set `images: true`, or use the cohort in judges only.",
+            )
+        return files["image"]
 
     def cohort_spec(self, cohort: str) -> dict[str, Any]:
         """Return what of a cohort's entry decides the content of its sections."""
@@ -247,6 +262,22 @@ class SectionPlan:
             "slides": [self.slide(cohort, s) for s in members],
             "weights": [] if weights in _WEIGHTS_WITHOUT_FILE else [weights],
         }
+
+    def encoder_gpu(self, encoder: str) -> int:
+        """Return how many GPUs an embedding job can use."""
+        return int(self.encoder_spec(encoder)["card"]["kind"] != "stain_texture")
+
+    def label_gpu(self, labels: str) -> int:
+        """Return how many GPUs a label job can use."""
+        return int(self.config.get("labels", labels)["method"] == "cell2location")
+
+    def fit_threads(self, labels: str) -> int:
+        """Return the threads of a label job: they change floats, so the config decides, not the machine."""
+        return int(self.config.get("labels", labels).get("fit_threads", 1))
+
+    def label_spec(self, labels: str) -> dict[str, Any]:
+        """Return a label method's entry without its seeds: one more seed must not refit the others."""
+        return {key: value for key, value in self.config.get("labels", labels).items() if key != "seeds"}
 
     def label_inputs(self, labels: str, cohort: str, group: str) -> dict[str, list[str]]:
         """Return what a label job reads, by role."""

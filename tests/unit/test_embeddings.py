@@ -1,0 +1,418 @@
+"""The embedding stage: what stops it, what survives a kill, and that nothing but content decides the features."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from PIL import Image
+
+from histoloom.artefacts import read_metadata
+from histoloom.config import check, load_schema
+from histoloom.embeddings import embed_batch, engine, read_embeddings
+from histoloom.embeddings.artefact import write_embeddings
+from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load_cards
+from histoloom.embeddings.sections import load_part, open_sections
+from histoloom.errors import InputError
+from histoloom.identity import make_identity
+from histoloom.registry import ENCODERS
+from histoloom.slides import open_slide
+from histoloom.tiles import TileSpec, cut_tiles, read_tiles
+
+TILES = {"size_px": 32, "um_per_px": "native", "background": {"method": "none"}}
+STAIN = load_cards()["stain_texture"]
+
+
+class Toy:
+    """A cohort of small slides with tissue-like noise."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...] = ("S1", "S2", "S3"), n: int = 14) -> None:
+        self.folder, self.names = folder, names
+        rng = np.random.default_rng(5)
+        for i, name in enumerate(names):
+            pixels = rng.integers(60, 250, (160, 200, 3)).astype(np.uint8)
+            pixels = np.asarray(Image.fromarray(pixels).resize((200, 160), box=(0, 0, 50, 40)))
+            Image.fromarray(pixels).save(folder / f"{name}.png")
+            self.write_sample(name, rng.uniform(20, 140, (n + i, 2)))
+            self.cut(name)
+
+    def write_sample(self, name: str, centres: np.ndarray, mpp: float = 0.5) -> None:
+        obs = pd.DataFrame(index=[f"{i}x{7 * i % 5}" for i in range(len(centres))])
+        data = ad.AnnData(sp.csr_matrix((len(centres), 0), dtype=np.int32), obs=obs)
+        data.obsm["spatial"] = centres
+        facts: dict[str, Any] = {"cohort": "toy", "sample": name, "patient": "P", "mpp": mpp}
+        facts["identity"] = make_identity("samples", 1, {"name": name, "c": centres.tolist()}, {})
+        data.uns["histoloom"] = json.dumps(facts)
+        data.write_h5ad(self.folder / f"{name}.h5ad")
+
+    def cut(self, name: str, spec: dict[str, Any] = TILES) -> None:
+        f = self.folder
+        cut_tiles(
+            sample=f / f"{name}.h5ad",
+            slide=f / f"{name}.png",
+            spec=spec,
+            out=f / f"{name}.parquet",
+            picture=f / "p.png",
+        )
+
+    def paths(self, end: str, names: tuple[str, ...] | None = None) -> list[Path]:
+        return [self.folder / f"{name}.{end}" for name in names or self.names]
+
+    def embed(self, out: str = "e.h5", names: tuple[str, ...] | None = None, **changes: Any) -> Path:
+        spec = {"card": STAIN, "tiles_spec": TILES, "name": "st"} | changes.pop("spec", {})
+        arguments: dict[str, Any] = {
+            "cohort": "toy",
+            "batch": "b0",
+            "samples": self.paths("h5ad", names),
+            "slides": self.paths("png", names),
+            "tiles": self.paths("parquet", names),
+            "spec": spec,
+            "out": self.folder / out,
+            "efficiency": self.folder / f"{out}.eff.json",
+            "scratch": self.folder / "scratch",
+            "threads": 1,
+            "device": "cpu",
+        }
+        embed_batch(**(arguments | changes))
+        return self.folder / out
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy(tmp_path)
+
+
+def test_artefact_has_the_right_rows_in_the_right_order(toy: Toy) -> None:
+    path = toy.embed()
+    found = read_embeddings([path], tiles_spec=TILES, card=full_card(STAIN))
+    frames = [pd.read_parquet(p) for p in toy.paths("parquet")]
+    kept = pd.concat([f[f["kept"]].assign(sample=n) for f, n in zip(frames, toy.names, strict=True)])
+    assert found.obs_id.tolist() == kept["obs_id"].tolist()
+    assert found.sample.tolist() == kept["sample"].tolist()
+    assert set(found.cohort) == {"toy"}
+    np.testing.assert_array_equal(found.coords, kept[["x", "y"]].to_numpy())
+    # Each row is what the encoder gives for that tile alone.
+    encoder = build_encoder(full_spec({"card": STAIN, "tiles_spec": TILES, "name": "st"}), threads=1)
+    with open_slide(toy.folder / "S2.png") as slide:
+        row = int(np.flatnonzero(found.sample == "S2")[3])
+        (tile,) = read_tiles(slide, found.coords[[row]], 32, 32)
+    np.testing.assert_array_equal(found.features[row], encoder.encode(tile[None], 0.5)[0])
+    facts = read_metadata(path)
+    assert facts["dim"] == found.features.shape[1] == len(facts["feature_names"])
+    assert facts["tiles_spec"] == TileSpec.from_dict(TILES).as_dict()
+    assert facts["card"]["name"] == "stain_texture"
+    assert not (toy.folder / "scratch").exists()
+
+
+def test_same_inputs_same_bytes_whatever_the_threads_and_batch(toy: Toy) -> None:
+    one = toy.embed("one.h5").read_bytes()
+    assert toy.embed("two.h5").read_bytes() == one
+    assert toy.embed("three.h5", threads=3).read_bytes() == one
+    assert toy.embed("four.h5", spec={"batch_size": 3}).read_bytes() == one
+
+
+def test_efficiency_record(toy: Toy) -> None:
+    path = toy.embed()
+    record = json.loads(path.with_name("e.h5.eff.json").read_text())
+    wanted = {"stage", "seconds", "peak_rss_mb", "peak_gpu_mb", "items", "items_per_s", "device", "hardware"}
+    assert wanted <= set(record)
+    assert record["items"] == 14 + 15 + 16
+    assert record["peak_gpu_mb"] is None
+    assert record["peak_rss_mb"] > 10
+
+
+def test_resume_after_a_kill_takes_finished_sections_and_gives_the_same_bytes(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = toy.embed("whole.h5").read_bytes()
+    encode, seen = engine.encode_section, []
+
+    def dies_at_the_third(section: Any, *rest: Any) -> Any:
+        seen.append(section.sample)
+        if section.sample == "S3":
+            raise KeyboardInterrupt
+        return encode(section, *rest)
+
+    monkeypatch.setattr(engine, "encode_section", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        toy.embed("broken.h5")
+    assert not (toy.folder / "broken.h5").exists()
+    monkeypatch.setattr(
+        engine, "encode_section", lambda s, *rest: (seen.append(f"again {s.sample}"), encode(s, *rest))[1]
+    )
+    assert toy.embed("broken.h5").read_bytes() == whole
+    assert seen == ["S1", "S2", "S3", "again S3"]
+    assert json.loads((toy.folder / "broken.h5.eff.json").read_text())["items_resumed"] == 29
+
+
+def test_parts_of_something_else_are_not_reused(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, seen = engine.encode_section, []
+    monkeypatch.setattr(engine, "encode_section", lambda s, *rest: (seen.append(s.sample), encode(s, *rest))[1])
+    monkeypatch.setattr(engine.shutil, "rmtree", lambda *a, **k: None)
+    toy.embed()
+    toy.embed()
+    assert seen == ["S1", "S2", "S3"]
+    # Another card, other centres, a damaged part: each is computed anew.
+    toy.embed(spec={"card": {**STAIN, "args": {"disc_um": 60.0}}})
+    assert seen[3:] == ["S1", "S2", "S3"]
+    toy.write_sample("S2", np.random.default_rng(9).uniform(20, 140, (15, 2)))
+    toy.cut("S2")
+    (toy.folder / "scratch" / "S3.npz").write_bytes(b"PK\x03\x04 cut short")
+    del seen[:]
+    toy.embed(spec={"card": {**STAIN, "args": {"disc_um": 60.0}}})
+    assert seen == ["S2", "S3"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="worker processes are forked on Linux only")
+def test_kill_9_leaves_no_worker_and_resumes(tmp_path: Path, repo: Path) -> None:
+    toy = Toy(tmp_path, n=40)
+    whole = toy.embed("whole.h5").read_bytes()
+    script = tmp_path / "job.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys, time
+            sys.path[:0] = [{str(repo / "workflow/src")!r}, {str(repo / "tests/unit")!r}]
+            from pathlib import Path
+            import test_embeddings as t
+            from histoloom.embeddings import engine
+            encode = engine.encode_section
+            def slow(section, *rest):
+                if section.sample == "S2":
+                    print("second", flush=True)
+                    time.sleep(60)
+                return encode(section, *rest)
+            engine.encode_section = slow
+            toy = t.Toy.__new__(t.Toy)
+            toy.folder, toy.names = Path({str(tmp_path)!r}), ("S1", "S2", "S3")
+            toy.embed("broken.h5", threads=2)
+            """
+        )
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "second\n"
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert len(children) == 2
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(_alive(int(pid)) for pid in children):
+        time.sleep(0.2)
+    assert not any(_alive(int(pid)) for pid in children)
+    assert [p.name for p in (tmp_path / "scratch").iterdir()] == ["S1.npz"]
+    assert toy.embed("broken.h5").read_bytes() == whole
+    assert json.loads((tmp_path / "broken.h5.eff.json").read_text())["items_resumed"] == 40
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_tiles_of_another_spec_stop(toy: Toy) -> None:
+    with pytest.raises(InputError, match=r"S1\.parquet: was cut by another tile spec.*cut the tiles again"):
+        toy.embed(spec={"tiles_spec": {**TILES, "um_per_px": 0.5}})
+    assert not (toy.folder / "e.h5").exists()
+
+
+def test_stale_swapped_foreign_and_doubled_sections_stop(toy: Toy) -> None:
+    with pytest.raises(InputError, match="belongs to toy/S2"):
+        toy.embed(tiles=toy.paths("parquet", ("S2", "S1", "S3")))
+    with pytest.raises(InputError, match="not to cohort 'other'"):
+        toy.embed(cohort="other")
+    with pytest.raises(InputError, match="given twice: S1"):
+        toy.embed(names=("S1", "S1"))
+    toy.write_sample("S1", np.full((14, 2), 80.0))
+    with pytest.raises(InputError, match="another version"):
+        toy.embed()
+
+
+def test_slide_that_vanishes_stops(toy: Toy) -> None:
+    (toy.folder / "S2.png").unlink()
+    with pytest.raises(InputError, match=r"S2\.png.*missing"):
+        toy.embed()
+    assert (toy.folder / "scratch" / "S1.npz").exists()
+
+
+def test_damaged_slide_stops(toy: Toy) -> None:
+    whole = (toy.folder / "S1.png").read_bytes()
+    (toy.folder / "S1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"S1\.png"):
+        toy.embed()
+
+
+class NanAtTheFifth:
+    """An encoder that fails on one tile."""
+
+    weights_sha256 = revision = feature_names = None
+    device, precision, chunk, dim = "cpu", "float32", 4, 2
+
+    @classmethod
+    def from_spec(cls, spec: Any, *, threads: int, device: str) -> NanAtTheFifth:
+        return cls()
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def encode(self, tiles: np.ndarray, um_per_px: float) -> np.ndarray:
+        found = np.ones((len(tiles), 2), np.float32)
+        if self.seen == 4:
+            found[1, 0] = np.nan
+        self.seen += len(tiles)
+        return found
+
+    def close(self) -> None:
+        pass
+
+
+def test_nan_feature_names_the_tile(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENCODERS, "nan", f"{__name__}:NanAtTheFifth")  # type: ignore[arg-type]
+    sys.modules.setdefault(__name__, sys.modules[NanAtTheFifth.__module__])
+    with pytest.raises(InputError, match=r"tile S1/5x0.*NaN"):
+        toy.embed(spec={"card": {**STAIN, "kind": "nan", "dim": 2}})
+
+
+def test_progress_tells_rate_and_time_left(
+    toy: Toy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(engine, "_EVERY_S", 0.0)
+    toy.embed()
+    told = [r.getMessage() for r in caplog.records if "tiles/s" in r.getMessage()]
+    assert told[-1].startswith("toy/b0: 45 of 45 tiles")
+    assert "0 s left" in told[-1]
+
+
+def test_identity_follows_content_only(toy: Toy) -> None:
+    first = read_metadata(toy.embed())["identity"]["sha256"]
+    renamed = read_metadata(toy.embed("r.h5", batch="b9", spec={"name": "other", "batch_size": 5}))
+    assert renamed["identity"]["sha256"] == first
+    changed = read_metadata(toy.embed("c.h5", spec={"card": {**STAIN, "args": {"disc_um": 60.0}}}))
+    assert changed["identity"]["sha256"] != first
+    assert read_metadata(toy.embed("f.h5", names=("S1", "S2")))["identity"]["sha256"] != first
+
+
+# Reading and aligning -------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, keys: list[tuple[str, str]], cohort: str = "toy", **changes: Any) -> Path:
+    n = len(keys)
+    facts: dict[str, Any] = {"cohort": cohort, "card": {"name": "c"}, "weights_sha256": "w", "dim": 2}
+    facts |= {"tiles_spec": TILES, "feature_names": None, "identity": {}} | changes
+    features = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
+    write_embeddings(
+        path,
+        features=changes.pop("features", features),
+        coords=np.zeros((n, 2)),
+        sample=[k[0] for k in keys],
+        obs_id=[k[1] for k in keys],
+        metadata={k: v for k, v in facts.items() if k != "features"},
+    )
+    return path
+
+
+def test_align_finds_every_key_in_any_order(tmp_path: Path) -> None:
+    one = write(tmp_path / "1.h5", [("A", "1x1"), ("A", "1x2"), ("B", "1x1")])
+    two = write(tmp_path / "2.h5", [("C", "9x9")])
+    found = read_embeddings([one, two])
+    assert found.align(["C", "A", "B", "A"], ["9x9", "1x2", "1x1", "1x1"]).tolist() == [3, 1, 2, 0]
+    with pytest.raises(InputError, match=r"2 of 3 observations have no embedding: A/5x5, Z/1x1"):
+        found.align(["A", "A", "Z"], ["1x1", "5x5", "1x1"])
+
+
+def test_the_same_sample_name_in_two_cohorts_needs_the_cohort(tmp_path: Path) -> None:
+    one = write(tmp_path / "1.h5", [("A", "1x1")])
+    two = write(tmp_path / "2.h5", [("A", "1x1")], cohort="other")
+    found = read_embeddings([one, two])
+    assert found.align(["A", "A"], ["1x1", "1x1"], ["other", "toy"]).tolist() == [1, 0]
+    with pytest.raises(InputError, match=r"appear twice: A/1x1.*give the cohorts"):
+        found.align(["A"], ["1x1"])
+
+
+def test_reading_stops_at_what_does_not_belong(tmp_path: Path) -> None:
+    one = write(tmp_path / "1.h5", [("A", "1x1")])
+    with pytest.raises(InputError, match="appear twice: toy/A/1x1"):
+        read_embeddings([one, one])
+    with pytest.raises(InputError, match=r"1\.h5: was made from other tiles than asked for.*size_px 32 instead of 48"):
+        read_embeddings([one], tiles_spec={**TILES, "size_px": 48})
+    other = write(tmp_path / "o.h5", [("B", "1x1")], tiles_spec={**TILES, "um_per_px": 0.5})
+    with pytest.raises(InputError, match=r"o\.h5: was made from other tiles"):
+        read_embeddings([one, other])
+    weights = write(tmp_path / "w.h5", [("B", "1x1")], weights_sha256="v")
+    with pytest.raises(InputError, match=r"w\.h5: differs in weights_sha256"):
+        read_embeddings([one, weights])
+    with pytest.raises(InputError, match="another card: name 'c' instead of 'd'"):
+        read_embeddings([one], card={"name": "d"})
+    nan = write(tmp_path / "n.h5", [("A", "1x1"), ("A", "2x1")], features=np.array([[1, 2], [np.nan, 0]], np.float32))
+    with pytest.raises(InputError, match=r"1 tiles have NaN, the first is A/2x1"):
+        read_embeddings([nan])
+    with pytest.raises(InputError, match="missing"):
+        read_embeddings([tmp_path / "none.h5"])
+    with pytest.raises(InputError, match="no file was given"):
+        read_embeddings([])
+    (tmp_path / "bad.h5").write_bytes(b"not hdf5")
+    with pytest.raises(InputError, match="no embedding"):
+        read_embeddings([tmp_path / "bad.h5"])
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    with pytest.raises(InputError, match="no embedding"):
+        read_embeddings([tmp_path / "empty.h5"])
+
+
+def test_a_table_without_a_kept_tile_or_without_a_spec_stops(toy: Toy) -> None:
+    frame = pd.read_parquet(toy.folder / "S1.parquet")
+    frame.to_parquet(toy.folder / "S1.parquet")
+    with pytest.raises(InputError, match="no tile spec"):
+        open_sections("toy", toy.paths("h5ad"), toy.paths("png"), toy.paths("parquet"), TILES)
+
+
+def test_a_part_of_another_length_is_not_taken(toy: Toy, tmp_path: Path) -> None:
+    (section,) = open_sections("toy", *(toy.paths(e, ("S1",)) for e in ("h5ad", "png", "parquet")), TILES)
+    engine.save_part(tmp_path, section, "id", np.zeros((14, 3), np.float32))
+    assert load_part(tmp_path, section, "id", 3) is not None
+    assert load_part(tmp_path, section, "id", 4) is None
+    assert load_part(tmp_path, section, "other", 3) is None
+
+
+# Cards ----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_card_is_valid_and_its_kind_exists() -> None:
+    cards = load_cards()
+    assert {"stain_texture", "random_vit_tiny", "uni", "uni2_h", "resnet50", "densenet121"} <= set(cards)
+    for card in cards.values():
+        assert card["kind"] in ENCODERS
+        assert card["proven"] or card["unsure"], f"{card['name']}: an unproven card says what is unsure"
+        assert card["default_weights"] != "hub" or (card["hub_id"] and card["revision"] and card["checkpoint"]["file"])
+
+
+def test_defaults_of_an_encoder_and_bad_cards() -> None:
+    spec = full_spec({"card": load_cards()["random_vit_tiny"], "tiles_spec": {}, "name": "r"})
+    assert (spec["weights"], spec["batch_size"], spec["seed"]) == ("random", 64, 0)
+    entry = {"card": "uni", "tiles": "t"}
+    check(entry, load_schema("encoder"), "here")
+    assert full_spec({**entry, "card": load_cards()["uni"], "tiles_spec": {}})["weights"] == "hub"
+    with pytest.raises(InputError, match="no weights on the hub"):
+        full_spec({"card": load_cards()["random_vit_tiny"], "tiles_spec": {}, "name": "r", "weights": "hub"})
+    with pytest.raises(InputError, match="unknown key 'arhc'"):
+        full_card({**STAIN, "arhc": 1})
+    # A card without weights ignores what the entry says.
+    assert full_spec({"card": STAIN, "tiles_spec": {}, "name": "s", "weights": "hub"})["weights"] == "none"

@@ -1,0 +1,171 @@
+"""Figures and GeoJSON: drawn without warnings, same bytes twice, degenerate inputs too."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from metrics_inputs import SPEC, TYPES, make_obs, make_values, write_inputs, write_labels, write_section
+
+from histoloom.errors import InputError
+from histoloom.metrics import score_predictions
+from histoloom.metrics.judges import score_labels
+from histoloom.metrics.score import read_predictions
+from histoloom.report import figures
+from histoloom.report.coloc import cluster_order
+from histoloom.report.geojson import write_geojson
+from histoloom.report.maps import choose_types, median_section
+from histoloom.report.slides import write_slide_table
+
+SPEC_DRAWN = {**SPEC, "models": ["flat", "ridge"]}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Two models, one of them undefined everywhere, a badged patient, and the sections' pictures."""
+    folder = tmp_path_factory.mktemp("figures")
+    sections = {("A", "A1"): 30, ("A", "A2"): 20, ("B", "B1"): 36, ("C", "C1"): 25}
+    obs = make_obs(sections, badges={"C1": "low resolution"})
+    values = make_values(obs)
+    values[(obs["sample"] == "B1").to_numpy(), 3] = 0.0
+    predictions = {"ridge": values + np.random.default_rng(0).normal(size=values.shape), "flat": np.ones_like(values)}
+    files = {}
+    for model, prediction in predictions.items():
+        files[model] = write_inputs(folder / model, obs, values, prediction)
+        score_predictions(spec=SPEC, experiment="loo", model=model, out=folder / f"{model}.parquet", **files[model])
+    samples = [write_section(folder / f"{s}.h5ad", "demo", s, part) for s, part in obs.groupby("sample")]
+    return folder, obs, values, files, samples
+
+
+def draw_all(folder, files, samples, out, models=("ridge", "flat")):
+    out.mkdir(exist_ok=True)
+    metrics = [folder / "flat.parquet", folder / "ridge.parquet"]
+    figures.draw_bars(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=out / "bars.png")
+    figures.draw_ladder(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=out / "ladder.png")
+    for model in models:
+        names, paths = {"experiment": "loo", "model": model}, files[model]
+        figures.draw_maps(**names, predictions=paths["predictions"], samples=samples, out=out / f"maps-{model}.png")
+        figures.draw_ranks(**names, **paths, out=out / f"ranks-{model}.png")
+        figures.draw_coloc(**names, metrics=folder / f"{model}.parquet", out=out / f"coloc-{model}.png")
+    figures.draw_apply(
+        predictions=files["ridge"]["predictions"],
+        cohort="demo",
+        sample="B1",
+        section=folder / "B1.h5ad",
+        out=out / "apply.png",
+    )
+    return sorted(path.name for path in out.iterdir())
+
+
+def test_every_figure_is_drawn_without_warnings_and_twice_the_same(drawn, tmp_path):
+    folder, _, _, files, samples = drawn
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        names = draw_all(folder, files, samples, tmp_path / "a")
+    again = draw_all(folder, files, samples, tmp_path / "b", models=("ridge",))
+    assert (len(names), len(again)) == (9, 6)
+    for name in again:
+        picture = (tmp_path / "a" / name).read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert picture == (tmp_path / "b" / name).read_bytes(), name
+        assert b"Matplotlib" not in picture
+
+
+def test_judges_are_drawn(drawn, tmp_path):
+    _, obs, values, _, _ = drawn
+    obs = obs.assign(region=np.where(values[:, 4] > np.median(values[:, 4]), "immune infiltrate", "fat"))
+    samples = [write_section(tmp_path / f"{s}.h5ad", "demo", s, part) for s, part in obs.groupby("sample")]
+    labels = write_labels(tmp_path / "l.h5ad", obs, values, TYPES)
+    base = {"name": "j", "title": "", "labels": "c2l", "cohorts": ["demo"]}
+    cases = {
+        "truth": ({"against": "t"}, [labels]),
+        "labels": ({"against": "t", "map": {"T": ["T", "B"]}}, [labels]),
+        "regions": ({"pairs": [{"type": "T", "region": "immune infiltrate"}], "ignore": []}, samples),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind, (more, against) in cases.items():
+            spec = {"kind": kind, **base, **more}
+            score_labels(spec=spec, labels=[labels], against=against, out=tmp_path / f"{kind}.parquet")
+            figures.draw_judge(spec=spec, metrics=tmp_path / f"{kind}.parquet", out=tmp_path / f"{kind}.png")
+            assert (tmp_path / f"{kind}.png").stat().st_size > 5000
+
+
+def test_the_section_drawn_is_the_median_one_without_a_badge(drawn):
+    _, _, _, files, _ = drawn
+    scored = read_predictions(files["ridge"]["predictions"])
+    _, _, sample, index = median_section(scored)
+    from histoloom.report.maps import section_scores
+
+    scores = section_scores(scored).query("badge == ''").set_index("sample")["value"]
+    assert scores[sample] == scores.median()
+    assert set(scored.obs.iloc[index]["sample"]) == {sample}
+
+
+def test_types_drawn_span_best_to_worst_and_skip_undefined():
+    r = np.array([0.1, np.nan, 0.9, 0.5, -0.3, 0.7])
+    assert choose_types(list("abcdef"), r, most=3) == [2, 3, 4]
+    assert choose_types(list("abcdef"), r, most=4)[0] == 2
+    assert choose_types(["a"], np.array([np.nan])) == [0]
+
+
+def test_clusters_are_put_together():
+    r = np.kron(np.eye(2), np.ones((3, 3))) - 0.5
+    shuffle = np.array([0, 3, 1, 4, 2, 5])
+    order = shuffle[cluster_order(r[np.ix_(shuffle, shuffle)])] // 3
+    assert np.abs(np.diff(order)).sum() == 1
+
+
+def test_an_unknown_section_or_type_is_named(drawn, tmp_path):
+    _, _, _, files, samples = drawn
+    more = {"experiment": "loo", "model": "ridge", "predictions": files["ridge"]["predictions"], "samples": samples}
+    with pytest.raises(InputError, match="no type 'NK'"):
+        figures.draw_maps(**more, types=["NK"], out=tmp_path / "x.png")
+    with pytest.raises(InputError, match="demo/Z9"):
+        figures.draw_maps(**more, section=("demo", "Z9"), out=tmp_path / "x.png")
+    with pytest.raises(InputError, match="it has: demo/A1"):
+        write_geojson(predictions=files["ridge"]["predictions"], cohort="demo", sample="Z9", out=tmp_path / "x.geojson")
+
+
+def test_geojson_is_closed_squares_around_the_centres_with_their_values(drawn, tmp_path):
+    _, obs, _, files, _ = drawn
+    out = tmp_path / "B1.geojson"
+    path = files["ridge"]["predictions"]
+    write_geojson(predictions=path, cohort="demo", sample="B1", out=out, side_px=200.0)
+    content = json.loads(out.read_text())
+    assert content["type"] == "FeatureCollection"
+    part = obs[obs["sample"] == "B1"].set_index("obs_id")
+    assert [f["properties"]["name"] for f in content["features"]] == part.index.tolist()
+    scored = read_predictions(path)
+    values = pd.DataFrame(scored.prediction, columns=scored.types)[(scored.obs["sample"] == "B1").to_numpy()].to_numpy()
+    for feature, row in zip(content["features"], values, strict=True):
+        assert feature["type"] == "Feature"
+        assert feature["geometry"]["type"] == "Polygon"
+        (ring,) = feature["geometry"]["coordinates"]
+        assert ring[0] == ring[-1]
+        assert len(ring) == 5
+        x, y = np.asarray(ring[:-1]).T
+        area = (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2
+        assert area == pytest.approx(200.0**2)  # positive: counterclockwise, as RFC 7946 has it
+        centre = part.loc[feature["properties"]["name"], ["x", "y"]]
+        assert np.asarray(ring[:-1]).mean(axis=0) == pytest.approx(centre.to_numpy(float))
+        assert feature["properties"]["objectType"] == "tile"
+        assert list(feature["properties"]["measurements"]) == TYPES
+        assert list(feature["properties"]["measurements"].values()) == pytest.approx(row, rel=1e-5)
+
+
+def test_geojson_needs_a_side(drawn, tmp_path):
+    _, _, _, files, _ = drawn
+    with pytest.raises(InputError, match="side"):
+        write_geojson(predictions=files["ridge"]["predictions"], cohort="demo", sample="B1", out=tmp_path / "x.geojson")
+
+
+def test_the_slide_table_has_places_and_types(drawn, tmp_path):
+    _, obs, _, files, _ = drawn
+    write_slide_table(predictions=files["ridge"]["predictions"], cohort="demo", sample="A2", out=tmp_path / "A2.tsv")
+    table = pd.read_csv(tmp_path / "A2.tsv", sep="\t")
+    assert table.columns.tolist() == ["obs_id", "x", "y", *TYPES]
+    assert table[["x", "y"]].to_numpy() == pytest.approx(obs.loc[obs["sample"] == "A2", ["x", "y"]].to_numpy())

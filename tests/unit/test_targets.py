@@ -1,0 +1,168 @@
+"""Targets: the join and its counts, the recipe, alignment of the truth, bad input."""
+
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from modelworld import World, experiment
+
+from histoloom.artefacts import read_metadata
+from histoloom.errors import InputError
+from histoloom.targets import build_target, read_target
+from histoloom.targets.build import apply_recipe
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path, patients={"A": ["A1"], "B": ["B1"], "D": ["D1"]})
+
+
+def build(world, out, labels=None, planted=(), **spec):
+    build_target(
+        spec=experiment(**spec),
+        samples=world.samples,
+        tiles=world.tiles,
+        labels=[labels or world.write_labels()],
+        truth=list(planted),
+        out=out,
+    )
+    return read_target(out)
+
+
+def test_join_counts_and_values(world, tmp_path):
+    target = build(world, tmp_path / "target.h5ad")
+    # 64 spots; number 0 is off tissue, number 1 on a dropped tile, number 2 without label.
+    for step in target.metadata["steps"]:
+        assert (step["observations"], step["in_tissue"], step["kept"], step["labelled"], step["joined"]) == (
+            64,
+            63,
+            62,
+            61,
+            61,
+        )
+    assert list(target.obs.columns) == [
+        "cohort", "sample", "patient", "obs_id", "array_row", "array_col", "region",
+        "x", "y", "pitch_um", "badge", "low_umi",
+    ]  # fmt: skip
+    ids = world.ids()
+    for key, row in target.obs.iterrows():
+        number = ids.index(row["obs_id"])
+        assert key == f"demo/{row['sample']}/{row['obs_id']}"
+        assert (row["array_row"], row["array_col"]) == divmod(number, 8)
+        assert (row["x"], row["y"]) == (row["array_col"] * 400 + 100, row["array_row"] * 400 + 100)
+        np.testing.assert_array_equal(target.values[target.obs.index.get_loc(key)], world.labels[row["sample"]][number])
+    assert target.obs["low_umi"].sum() == 3
+    assert set(target.obs.loc[target.obs["patient"] == "D", "badge"]) == {"low resolution"}
+    assert set(target.obs.loc[target.obs["patient"] == "A", "badge"]) == {""}
+    np.testing.assert_array_equal(target.spatial, target.obs[["x", "y"]])
+
+
+def test_same_bytes_twice(world, tmp_path):
+    labels = world.write_labels()
+    build(world, tmp_path / "a.h5ad", labels)
+    build(world, tmp_path / "b.h5ad", labels)
+    assert (tmp_path / "a.h5ad").read_bytes() == (tmp_path / "b.h5ad").read_bytes()
+
+
+def test_identity_follows_recipe_and_labels_but_not_models(world, tmp_path):
+    def identity(**spec):
+        build(world, tmp_path / "t.h5ad", **spec)
+        return read_metadata(tmp_path / "t.h5ad")["identity"]["sha256"]
+
+    assert identity() == identity(models=["x", "y"], train_seeds=[4])
+    assert identity() != identity(target={"transform": "log1p"})
+
+
+def test_q05_and_transforms(world, tmp_path):
+    mean = build(world, tmp_path / "m.h5ad").values
+    np.testing.assert_allclose(build(world, tmp_path / "q.h5ad", target={"statistic": "q05"}).values, mean * 0.5)
+    np.testing.assert_allclose(build(world, tmp_path / "l.h5ad", target={"transform": "log1p"}).values, np.log1p(mean))
+    share = build(world, tmp_path / "p.h5ad", target={"transform": "proportion"})
+    np.testing.assert_allclose(share.values.sum(axis=1), 1)
+    np.testing.assert_allclose(share.values, mean / mean.sum(axis=1, keepdims=True))
+    assert share.metadata["units"] == "proportion"
+
+
+def test_recipe_of_odd_rows():
+    values = np.array([[0.0, 0.0], [1.0, np.nan]])
+    np.testing.assert_array_equal(apply_recipe(values, "proportion", "f"), [[np.nan, np.nan], [1, np.nan]])
+    with pytest.raises(InputError, match="negative"):
+        apply_recipe(np.array([[-1.0]]), "log1p", "f")
+
+
+def test_truth_is_aligned_by_name(world, tmp_path):
+    labels = world.write_labels()
+    planted = World(tmp_path / "planted", patients=world.patients, seed=5)
+    types, values = planted.types, planted.labels
+    planted.types = ["stroma", "unknown", "T", "B"]  # another order, one type of its own, "epithelial" missing
+    path = planted.write_labels("truth", missing=7)
+    target = build(world, tmp_path / "t.h5ad", labels, [path], truth="truth")
+    assert target.types == types
+    at = {name: i for i, name in enumerate(planted.types)}
+    row = target.obs.index.get_loc("demo/B1/3x4")
+    expected = values["B1"][28]
+    np.testing.assert_array_equal(
+        target.truth[row], [expected[at["B"]], expected[at["T"]], np.nan, expected[at["stroma"]]]
+    )
+    assert np.isnan(target.truth[target.obs.index.get_loc("demo/B1/0x7")]).all()
+    assert np.isfinite(target.values).all()
+
+
+def test_nan_labels_and_empty_rows_are_counted(world, tmp_path):
+    world.labels["A1"][10, 1] = np.nan
+    target = build(world, tmp_path / "t.h5ad")
+    assert target.metadata["steps"][0]["label_nan"] == 1
+    assert "demo/A1/1x2" not in target.obs.index
+    world.labels["A1"][10] = 0.0
+    assert "demo/A1/1x2" in build(world, tmp_path / "z.h5ad").obs.index
+    assert "demo/A1/1x2" not in build(world, tmp_path / "p.h5ad", target={"transform": "proportion"}).obs.index
+
+
+def test_a_constant_column_is_listed_and_all_constant_stops(world, tmp_path):
+    for label in world.labels.values():
+        label[:, 2] = 3.0
+    assert build(world, tmp_path / "t.h5ad").metadata["constant_types"] == ["epithelial"]
+    for label in world.labels.values():
+        label[:] = 3.0
+    with pytest.raises(InputError, match="every label column is constant"):
+        build(world, tmp_path / "u.h5ad")
+
+
+def test_section_without_kept_tile_stops_with_its_name(world, tmp_path):
+    tiles = pd.read_parquet(world.tiles[1])
+    tiles["kept"] = False
+    from histoloom.artefacts import write_parquet
+
+    write_parquet(tiles, world.tiles[1], read_metadata(world.tiles[1]))
+    with pytest.raises(InputError, match=r"demo/B1.*exclude"):
+        build(world, tmp_path / "t.h5ad")
+
+
+def test_missing_statistic(world, tmp_path):
+    with pytest.raises(InputError, match=r"no statistic 'q05'.*demo.h5ad|demo.h5ad.*no statistic 'q05'"):
+        build(world, tmp_path / "t.h5ad", world.write_labels(layers=False), target={"statistic": "q05"})
+
+
+def test_samples_and_tiles_out_of_step(world, tmp_path):
+    world.tiles.reverse()
+    with pytest.raises(InputError, match="another section"):
+        build(world, tmp_path / "t.h5ad")
+
+
+def test_cohorts_with_different_types_share_what_they_have(tmp_path):
+    one = World(tmp_path / "a", patients={"A": ["A1"]})
+    two = World(tmp_path / "b", patients={"Z": ["Z1"]}, cohort="other", types=["stroma", "T", "mast"])
+    out = tmp_path / "t.h5ad"
+    args = {"samples": one.samples + two.samples, "tiles": one.tiles + two.tiles, "truth": [], "out": out}
+    build_target(spec=experiment(cohorts=["demo", "other"]), labels=[one.write_labels(), two.write_labels()], **args)
+    target = read_target(out)
+    assert target.types == ["T", "stroma"]
+    assert target.metadata["types_dropped"] == {"demo": ["B", "epithelial"], "other": ["mast"]}
+    assert anndata.read_h5ad(out).obs["cohort"].nunique() == 2
+    two.types = ["x", "y", "z"]
+    with pytest.raises(InputError, match="share no cell type"):
+        build_target(
+            spec=experiment(cohorts=["demo", "other"]), labels=[one.write_labels(), two.write_labels()], **args
+        )

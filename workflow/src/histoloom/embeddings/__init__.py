@@ -1,0 +1,9 @@
+"""Embeddings: frozen encoders over tiles. What is fitted to data (scaler, PCA) belongs to a model, never here.
+
+An encoder is a class with `encode`, a line in `histoloom.registry.ENCODERS` and a card in ``resources/encoders.yaml``.
+"""
+
+from histoloom.embeddings.artefact import Embeddings, read_embeddings
+from histoloom.embeddings.engine import embed_batch
+
+__all__ = ["Embeddings", "embed_batch", "read_embeddings"]

@@ -1,0 +1,112 @@
+"""Encoder cards: a card with every default filled in, and the encoder that an entry of the config asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.config import RESOURCES, check, load_schema
+from histoloom.errors import InputError
+from histoloom.registry import ENCODERS, load
+
+
+class Encoder(Protocol):
+    """What the engine asks of an encoder; a new one is a class, a line in the registry and a card.
+
+    ``chunk`` is the number of tiles it likes to get at once; ``weights_sha256`` and ``feature_names`` are None where
+    there are none; ``precision`` is the arithmetic on this ``device``.
+    """
+
+    weights_sha256: str | None
+    revision: str | None
+    feature_names: list[str] | None
+    device: str
+    precision: str
+    chunk: int
+
+    @property
+    def dim(self) -> int:
+        """Length of the embedding."""
+        ...
+
+    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float) -> npt.NDArray[np.float32]:
+        """Return float32 (n, dim) for uint8 (n, size, size, 3) tiles of `um_per_px` um per px."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+def full_card(card: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Validate a card and fill in the schema's defaults.
+
+    Parameters
+    ----------
+    card
+        The card, with or without its ``name``.
+    name
+        For messages, and kept as ``name``.
+
+    Raises
+    ------
+    InputError
+        If a key is unknown, missing or ill-formed.
+    """
+    name = str(card.get("name", name))
+    filled = {key: value for key, value in card.items() if key != "name"}
+    check(filled, load_schema("encoder_card"), f"encoders.yaml: {name}")
+    return {"name": name, **filled}
+
+
+def load_cards(path: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return all cards by name, checked and with defaults; `path` is ``resources/encoders.yaml`` unless given."""
+    import yaml
+
+    path = path or RESOURCES / "encoders.yaml"
+    cards = yaml.safe_load(path.read_text())
+    return {name: full_card(card, name) for name, card in cards.items()}
+
+
+def full_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an encoder entry (with ``card``, ``tiles_spec``, ``name``) with every default filled in.
+
+    ``weights`` is resolved: ``"card"`` becomes what the card says.
+
+    Raises
+    ------
+    InputError
+        If an entry or its card is ill-formed, or the card has no weights of the kind asked for.
+    """
+    own = {key: value for key, value in spec.items() if key not in {"card", "tiles_spec", "name"}}
+    name = str(spec.get("name", spec["card"].get("name", "")))
+    entry = {"card": name, "tiles": "", **own}
+    check(entry, load_schema("encoder"), f"encoders.{name}")
+    card = full_card(spec["card"])
+    if entry["weights"] == "card" or card["default_weights"] == "none":
+        entry["weights"] = card["default_weights"]
+    if entry["weights"] == "hub" and not card["hub_id"]:
+        raise InputError(
+            f"encoders.{name}.weights", f"card '{card['name']}' has no weights on the hub.", "use random or a path."
+        )
+    return {**entry, "name": name, "card": card, "tiles_spec": dict(spec["tiles_spec"])}
+
+
+def build_encoder(spec: Mapping[str, Any], *, threads: int, device: str = "auto") -> Encoder:
+    """Return the encoder of a full entry, with its weights loaded.
+
+    Parameters
+    ----------
+    spec
+        From `full_spec`.
+    threads
+        Threads it may use.
+    device
+        ``"auto"`` (cuda where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    """
+    encoder: Encoder = load(ENCODERS, spec["card"]["kind"]).from_spec(spec, threads=threads, device=device)
+    return encoder

@@ -1,0 +1,153 @@
+"""The sections of an embedding job: what is checked before a pixel is read, and the parts that survive a kill."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.artefacts import identity_of, read_metadata
+from histoloom.errors import InputError
+from histoloom.tiles.spec import TileSpec, same_spec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section to embed.
+
+    Attributes
+    ----------
+    sample
+        Its name.
+    slide
+        The slide image.
+    facts
+        Metadata of its table of tiles.
+    obs_id
+        str, (n,), kept tiles only.
+    centres
+        float64, (n, 2), level-0 px.
+    identity
+        Identity of its table of tiles, which covers section and slide.
+    """
+
+    sample: str
+    slide: Path
+    facts: Mapping[str, Any]
+    obs_id: npt.NDArray[np.object_]
+    centres: npt.NDArray[np.float64]
+    identity: str
+
+    def __len__(self) -> int:
+        return len(self.obs_id)
+
+
+def open_sections(
+    cohort: str, samples: Sequence[Path], slides: Sequence[Path], tiles: Sequence[Path], tiles_spec: Mapping[str, Any]
+) -> list[Section]:
+    """Read the tables of tiles and check that everything belongs together.
+
+    Raises
+    ------
+    InputError
+        If tiles were cut by another spec, from another section or cohort, a sample comes twice, or none is kept.
+    ValueError
+        If the lists differ in length.
+    """
+    found = [_open(cohort, *paths, tiles_spec=tiles_spec) for paths in zip(samples, slides, tiles, strict=True)]
+    names = [section.sample for section in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"cohort {cohort}", f"samples given twice: {', '.join(twice)}.", "name each sample once.")
+    return found
+
+
+def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Mapping[str, Any]) -> Section:
+    facts, of_sample = read_metadata(tiles), read_metadata(sample)
+    again = "cut the tiles again."
+    if "spec" not in facts:
+        raise InputError(tiles, "carries no tile spec: it is no table of tiles.", again)
+    if not same_spec(facts["spec"], tiles_spec):
+        raise InputError(
+            tiles,
+            f"was cut by another tile spec than asked for ({facts['spec']} instead of "
+            f"{TileSpec.from_dict(tiles_spec).as_dict()}).",
+            again,
+        )
+    key = (facts["cohort"], facts["sample"])
+    if key != (of_sample.get("cohort"), of_sample.get("sample")) or facts["cohort"] != cohort:
+        raise InputError(
+            tiles,
+            f"belongs to {key[0]}/{key[1]}, not to cohort '{cohort}' and section {sample}.",
+            "give samples, slides and tiles in the same order.",
+        )
+    if facts["identity"]["inputs"].get("sample") != identity_of(sample):
+        raise InputError(tiles, f"was cut from another version of {sample}.", again)
+    frame = pd.read_parquet(tiles)
+    frame = frame[frame["kept"]]
+    if frame.empty:
+        raise InputError(tiles, "keeps no tile.", "exclude the section in the sheet, or change the tile spec.")
+    if frame["obs_id"].duplicated().any():
+        raise InputError(
+            tiles, f"obs_id '{frame['obs_id'][frame['obs_id'].duplicated()].iloc[0]}' appears twice.", again
+        )
+    return Section(
+        sample=facts["sample"],
+        slide=Path(slide),
+        facts=facts,
+        obs_id=frame["obs_id"].to_numpy(dtype=object),
+        centres=frame[["x", "y"]].to_numpy(dtype=np.float64),
+        identity=identity_of(tiles),
+    )
+
+
+def load_part(scratch: Path, section: Section, identity: str, dim: int) -> npt.NDArray[np.float32] | None:
+    """Return a section's features from an earlier, interrupted run, None where there are none that fit.
+
+    Parameters
+    ----------
+    scratch
+        Folder of the parts.
+    section
+        The section.
+    identity
+        What the part must have been made from.
+    dim
+        Length of the embedding.
+    """
+    path = _part(scratch, section)
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as part:
+            features, made_from = part["features"], str(part["identity"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        logger.warning("%s is damaged; the section is embedded again", path)
+        return None
+    if made_from != identity or features.shape != (len(section), dim):
+        logger.info("%s was made from something else; the section is embedded again", path)
+        return None
+    return np.asarray(features, np.float32)
+
+
+def save_part(scratch: Path, section: Section, identity: str, features: npt.NDArray[np.float32]) -> None:
+    """Keep a finished section for a run that is killed later; whole or not at all."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    path = _part(scratch, section)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.npz")
+    np.savez(temporary, features=features, identity=np.array(identity))
+    os.replace(temporary, path)
+
+
+def _part(scratch: Path, section: Section) -> Path:
+    return scratch / f"{section.sample}.npz"

@@ -1,0 +1,263 @@
+"""The encoder that needs no weights: stains, texture at scales in um, counted nuclei.
+
+Features are functions of one tile alone; nothing is fitted to data. Lengths are in um, so that a nucleus measures the
+same at 0.27 and 0.92 um/px, as far as the pixels resolve it.
+
+Colour deconvolution: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23 (2001) 291, with scikit-image's HED matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.embeddings.blocks import block_mean, power_of_two
+from histoloom.embeddings.nuclei import nuclear_features
+from histoloom.embeddings.workers import worker_pool
+
+Image = npt.NDArray[np.float32]
+Features = dict[str, float]
+
+STAIN_SCALE = 4.0
+"""Stain concentrations are multiplied by this for features of order 1; skimage's are of order 0.1."""
+
+STAIN_TOP = 2.5
+"""Largest stain concentration told apart."""
+
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+_BINS = 1024
+_PARTS, _TILES_PER_PART = 2, 8
+_GLASS_OD, _GLASS_SIGMA_UM = 0.06, 2.0
+_EPSILON = 1e-6
+_PYRAMID_SIGMA_PX = 2.0
+_LEAST_PX = 8
+
+
+@cache
+def _log_table() -> Image:
+    """Return log(max(v / 255, 1e-6)) / log(1e-6) for every uint8 v, as skimage's `separate_stains` has it."""
+    values = np.maximum(np.arange(256) / 255.0, _EPSILON)
+    return (np.log(values) / np.log(_EPSILON)).astype(np.float32)
+
+
+def deconvolve(tile: npt.NDArray[np.uint8]) -> tuple[Image, Image, Image]:
+    """Return haematoxylin, eosin and residual (DAB), each float32 (h, w): `skimage.color.rgb2hed` x 4, cut at 2.5.
+
+    Cut, because a black px (ink, dust) has an optical density that would rule every moment of the tile. Written out per
+    channel with a table of 256 logarithms, which is ten times as fast; a matrix product would make the last digits
+    depend on BLAS.
+    """
+    from skimage.color import hed_from_rgb
+
+    density = [_log_table()[tile[..., c]] for c in range(3)]
+    matrix = (hed_from_rgb * STAIN_SCALE).astype(np.float32)
+    h, e, d = (
+        np.clip(density[0] * matrix[0, s] + density[1] * matrix[1, s] + density[2] * matrix[2, s], 0, STAIN_TOP)
+        for s in range(3)
+    )
+    return h, e, d
+
+
+def quantiles(values: Image, top: float, points: tuple[int, ...] = PERCENTILES) -> list[float]:
+    """Return percentiles of values in [0, top] from a histogram of 1024 bins, exact to top / 1024."""
+    counts = np.bincount(
+        np.minimum(values.ravel() * np.float32(_BINS / top), _BINS - 1).astype(np.int32), minlength=_BINS
+    )
+    below = np.cumsum(counts)
+    ranks = np.array(points) / 100 * below[-1]
+    return [float((np.searchsorted(below, rank) + 0.5) * top / _BINS) for rank in ranks]
+
+
+def smooth(image: Image, sigma_px: float) -> tuple[Image, int]:
+    """Return a Gaussian blur and the factor it was reduced by.
+
+    A wide kernel is applied to block means: the cost stays flat and the result differs by less than 1 %.
+    """
+    from scipy import ndimage
+
+    # Powers of two: common tile sizes lose no px at their far edges. A small tile is not reduced below 8 px.
+    factor = power_of_two(min(sigma_px / _PYRAMID_SIGMA_PX, min(image.shape) / _LEAST_PX))
+    small = block_mean(image, factor)
+    # A block mean has the variance (factor^2 - 1) / 12 already.
+    left = np.sqrt(max(sigma_px**2 - (factor**2 - 1) / 12, 0.0)) / factor
+    return ndimage.gaussian_filter(small, left, mode="reflect", truncate=3.0), factor
+
+
+class StainTexture:
+    """Hand-made features of a tile.
+
+    Parameters
+    ----------
+    card
+        The encoder's card; ``args``: ``scales_um`` (Gaussian sigmas), ``disc_um`` (diameter of the central disc).
+    threads
+        Worker processes that share a call's tiles; the features do not depend on it.
+    """
+
+    weights_sha256: str | None = None
+    revision: str | None = None
+    device = "cpu"
+    precision = "float32"
+
+    def __init__(self, card: Mapping[str, Any], *, threads: int = 1) -> None:
+        args = {"scales_um": [1.0, 2.0, 4.0, 8.0, 16.0], "disc_um": 100.0, **(card.get("args") or {})}
+        self.scales_um = tuple(float(s) for s in args["scales_um"])
+        self.disc_um = float(args["disc_um"])
+        self.threads = max(1, threads)
+        self.chunk = _TILES_PER_PART * _PARTS * self.threads
+        self._pool = worker_pool(self.threads)
+        self.feature_names: list[str] | None = list(self.tile_features(np.full((64, 64, 3), 240, np.uint8), 1.0))
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> StainTexture:
+        """Build from an encoder entry; `device` is taken and not used, it computes on the CPU."""
+        return cls(spec["card"], threads=threads)
+
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        return len(self.feature_names or ())
+
+    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float) -> Image:
+        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles of `um_per_px` um per px."""
+        if len(tiles) == 0:
+            return np.zeros((0, self.dim), np.float32)
+        if self._pool is None or len(tiles) < 2:
+            return np.stack([self._row(tile, um_per_px) for tile in tiles])
+        parts = np.array_split(tiles, min(self.threads * _PARTS, len(tiles)))
+        return np.concatenate(list(self._pool.map(self._rows, parts, [um_per_px] * len(parts))))
+
+    def close(self) -> None:
+        """Stop the worker processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def _row(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Image:
+        return np.fromiter(self.tile_features(tile, um_per_px).values(), np.float32)
+
+    def _rows(self, tiles: npt.NDArray[np.uint8], um_per_px: float) -> Image:
+        return np.stack([self._row(tile, um_per_px) for tile in tiles])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
+    def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
+        """Return the features of one tile by name.
+
+        Parameters
+        ----------
+        tile
+            uint8, (h, w, 3).
+        um_per_px
+            um per px of the tile.
+        """
+        h, e, d = deconvolve(tile)
+        found: Features = {}
+        found.update(_colour(tile))
+        for name, stain in (("h", h), ("e", e), ("d", d)):
+            found.update(_moments(name, stain))
+            found.update(zip((f"{name}_p{p:02d}" for p in PERCENTILES), quantiles(stain, STAIN_TOP), strict=True))
+        found["h_share"] = found["h_mean"] / (found["h_mean"] + found["e_mean"] + 1e-3)
+        found["he_corr"] = _correlation(h, e)
+        found.update(self._texture("h", h, um_per_px))
+        # Green is absorbed by both stains and never cut to zero, as eosin is on a blue slide.
+        found.update(self._texture("green", _log_table()[tile[..., 1]] * np.float32(STAIN_SCALE), um_per_px))
+        found.update(_glass(tile, um_per_px))
+        found.update(nuclear_features(h, e, um_per_px, self.disc_um))
+        return found
+
+    def _texture(self, name: str, image: Image, um_per_px: float) -> Features:
+        """Return band energies, gradients and orientation of one stain at each scale."""
+        found: Features = {}
+        base, done = image, 1
+        previous, sigma_before = image, 0.0
+        for scale in self.scales_um:
+            sigma = scale / um_per_px / done
+            # Blurs add in variance: start from the last level, already blurred and reduced.
+            step = np.sqrt(max(sigma**2 - (sigma_before / done) ** 2, 0.0))
+            level, factor = smooth(base, step)
+            band = block_mean(previous, factor) - level
+            key = f"{name}_{scale:g}um"
+            found[f"{key}_band_sd"], found[f"{key}_band_skew"] = _sd_and_skew(band, float(band.mean()))
+            found.update(_gradients(key, level, sigma / factor))
+            base, previous, done, sigma_before = level, level, done * factor, scale / um_per_px
+        return found
+
+
+def _colour(tile: npt.NDArray[np.uint8]) -> Features:
+    """Return mean and standard deviation of R, G, B and of the spread max - min, 0-1."""
+    found: Features = {}
+    for c, name in enumerate("rgb"):
+        counts = np.bincount(tile[..., c].ravel(), minlength=256)
+        found.update(_of_histogram(name, counts))
+    spread = np.maximum(np.maximum(tile[..., 0], tile[..., 1]), tile[..., 2]) - np.minimum(
+        np.minimum(tile[..., 0], tile[..., 1]), tile[..., 2]
+    )
+    found.update(_of_histogram("spread", np.bincount(spread.ravel(), minlength=256)))
+    return found
+
+
+def _of_histogram(name: str, counts: npt.NDArray[np.int64]) -> Features:
+    values, total = np.arange(256) / 255, counts.sum()
+    mean = float((counts * values).sum() / total)
+    return {f"{name}_mean": mean, f"{name}_sd": float(np.sqrt((counts * (values - mean) ** 2).sum() / total))}
+
+
+def _moments(name: str, image: Image) -> Features:
+    mean = float(image.mean())
+    sd, skew = _sd_and_skew(image, mean)
+    return {f"{name}_mean": mean, f"{name}_sd": sd, f"{name}_skew": skew}
+
+
+def _sd_and_skew(image: Image, mean: float) -> tuple[float, float]:
+    """Return standard deviation and skewness; the latter is 0 for an image without contrast."""
+    centred = image - np.float32(mean)
+    square = centred * centred
+    variance = float(square.mean())
+    square *= centred
+    return float(np.sqrt(variance)), float(square.mean()) / variance**1.5 if variance > 1e-8 else 0.0
+
+
+def _correlation(one: Image, other: Image) -> float:
+    a, b = one - one.mean(), other - other.mean()
+    norm = float(np.sqrt((a * a).mean() * (b * b).mean()))
+    return float((a * b).mean()) / norm if norm > 1e-8 else 0.0
+
+
+def _gradients(key: str, level: Image, sigma_px: float) -> Features:
+    """Return mean gradient (per sigma) and coherence of its orientation: 1 for parallel fibres, 0 for none."""
+    dx = (level[1:-1, 2:] - level[1:-1, :-2]) * np.float32(sigma_px / 2)
+    dy = (level[2:, 1:-1] - level[:-2, 1:-1]) * np.float32(sigma_px / 2)
+    xx, yy, xy = float((dx * dx).mean()), float((dy * dy).mean()), float((dx * dy).mean())
+    energy = xx + yy
+    coherence = float(np.hypot(xx - yy, 2 * xy)) / energy if energy > 1e-10 else 0.0
+    return {f"{key}_gradient": float(np.sqrt(energy)), f"{key}_coherence": coherence}
+
+
+def _glass(tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
+    """Return the share of unstained area, in how large pieces it comes (fat, lumen, cracks)."""
+    from scipy import ndimage
+
+    # The green channel is the one that both stains absorb. 10^-0.06 = 0.87.
+    factor = max(1, round(_GLASS_SIGMA_UM / um_per_px))
+    green = block_mean(tile[..., 1].astype(np.float32), factor)
+    empty = green > 255 * 10**-_GLASS_OD
+    labels, n = ndimage.label(empty)
+    share = float(empty.mean())
+    if n == 0:
+        return {"glass": share, "glass_largest": 0.0, "glass_pieces_per_mm2": 0.0, "glass_effective_um": 0.0}
+    area = np.bincount(labels.ravel())[1:] * (factor * um_per_px) ** 2
+    field = empty.size * (factor * um_per_px) ** 2
+    large = area > 50.0
+    return {
+        "glass": share,
+        "glass_largest": float(area.max() / field),
+        "glass_pieces_per_mm2": float(large.sum() / field * 1e6),
+        # Diameter of the piece that a random unstained point lies in.
+        "glass_effective_um": float(2 * np.sqrt((area * area).sum() / area.sum() / np.pi)),
+    }

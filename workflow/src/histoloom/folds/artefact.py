@@ -1,0 +1,150 @@
+"""The fold artefact: written once, read by training and prediction, which never make a split of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.artefacts import identity_of, read_metadata, write_parquet
+from histoloom.errors import InputError
+from histoloom.folds.guard import check_sides, choose_validation, guard_overlap
+from histoloom.folds.splits import COLUMNS, Split, fold_all
+from histoloom.identity import make_identity
+from histoloom.registry import SPLITS, load
+
+STAGE_VERSION = 1
+_SPEC_KEYS = (
+    "split", "on_overlap", "selection", "n_folds", "block_um", "buffer_um",
+    "cohorts", "train_cohorts", "test_cohorts",
+)  # fmt: skip
+# Splits that cut through sections, and so share every patient between training and test.
+_OBSERVATION_SPLITS = frozenset({"random", "spatial_block"})
+
+
+def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the fold table of an experiment and its facts.
+
+    Parameters
+    ----------
+    spec
+        The experiment's entry.
+    obs
+        Observations with cohort, sample, patient, obs_id, array_row, array_col, pitch_um.
+    seed
+        Seed of random splits and of the validation patient.
+
+    Raises
+    ------
+    InputError
+        Shared patients under ``on_overlap: fail``; a fold without training or test patient.
+    """
+    if not len(obs):
+        raise InputError("folds", "the target has no observation.", "see the counts in the target's log.")
+    split: Split = load(SPLITS, spec["split"])
+    table, overlap = guard_overlap(split.assign(spec, obs, seed), spec["on_overlap"])
+    table = pd.concat([table, fold_all(obs)], ignore_index=True)
+    check_sides(table, spec["on_overlap"])
+    table, validation = choose_validation(table, spec["selection"], seed)
+    facts = {
+        "split": spec["split"],
+        "on_overlap": spec["on_overlap"],
+        "level": "observation" if spec["split"] in _OBSERVATION_SPLITS else "sample",
+        "selection": spec["selection"],
+        "overlap": overlap,
+        "overlap_patients": sorted({item["patient"] for item in overlap}),
+        "validation": validation,
+        "n_patients": {
+            str(fold): {role: int(part["patient"].nunique()) for role, part in rows.groupby("role")}
+            for fold, rows in table.groupby("fold", sort=False)
+        },
+    }
+    return table[COLUMNS], facts
+
+
+def make_folds(*, spec: Mapping[str, Any], target: Path, seed: int, out: Path) -> None:
+    """Write ``folds/{experiment}.parquet``.
+
+    Parameters
+    ----------
+    spec
+        The experiment's entry.
+    target
+        Its target artefact.
+    seed
+        Seed of random splits and of the validation patient.
+    out
+        File to write; columns fold, cohort, sample, patient, obs_id (null: the whole sample), block,
+        role (train, val, test,
+        dropped).
+
+    Raises
+    ------
+    InputError
+        See `build_folds`.
+    """
+    import h5py
+    from anndata.io import read_elem
+
+    with h5py.File(target, "r") as handle:
+        obs = read_elem(handle["obs"])
+    for column in ("cohort", "sample", "patient", "obs_id"):
+        obs[column] = obs[column].astype(str)
+    table, facts = build_folds(spec, obs, seed)
+    params = {key: spec[key] for key in _SPEC_KEYS}
+    facts["identity"] = make_identity("folds", STAGE_VERSION, params, {"target": identity_of(target)}, seed)
+    for column in COLUMNS:
+        table[column] = table[column].astype("string")
+    write_parquet(table, out, facts)
+
+
+def read_folds(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the fold table (obs_id and block None where null) and its metadata."""
+    table = pd.read_parquet(path).astype(object)
+    return table.where(table.notna(), None), read_metadata(path)
+
+
+def roles_of(table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Expand a fold table to observations.
+
+    Parameters
+    ----------
+    table
+        From `read_folds`.
+    obs
+        Observations with cohort, sample, obs_id.
+
+    Returns
+    -------
+    dict
+        By fold, in order: array of roles, one per observation; "" where the fold does not use it.
+
+    Raises
+    ------
+    InputError
+        If the table gives one observation two roles in a fold, or names one that is not there.
+    """
+    sample_key = pd.Index(obs["cohort"].astype(str) + "/" + obs["sample"].astype(str))
+    key = pd.Index(sample_key + "/" + obs["obs_id"].astype(str))
+    found: dict[str, np.ndarray] = {}
+    for fold, rows in table.groupby("fold", sort=False):
+        roles = np.full(len(obs), "", dtype=object)
+        names = rows["cohort"] + "/" + rows["sample"]
+        whole = rows["obs_id"].isna().to_numpy(bool)
+        label = pd.Index(names.where(whole, names + "/" + rows["obs_id"].fillna("")))
+        for part, against in ((whole, sample_key), (~whole, key)):
+            role = pd.Series(rows["role"].to_numpy(object)[part], index=label[part])
+            if role.index.duplicated().any() or not role.index.isin(against).all():
+                raise InputError(
+                    f"fold '{fold}'",
+                    "does not fit the target's observations.",
+                    "remove the folds and run again.",
+                )
+            mapped = role.reindex(against).to_numpy(object)
+            hit = ~pd.isna(mapped)
+            roles[hit] = mapped[hit]
+        found[str(fold)] = roles
+    return found

@@ -1,0 +1,228 @@
+"""Splits: which observations train and which test, fold by fold. Pure and light: no file is read.
+
+A split is an object with ``ids`` (fold names from the sheet alone, for planning) and ``assign`` (the table).
+To add one: write
+it here or in a module of its own, and name it in `histoloom.registry.SPLITS` and in the experiments' schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.folds.seeds import rng_for
+from histoloom.registry import SPLITS, load
+
+ALL = "all"  # the fold in which everyone trains: the model for new slides
+COLUMNS = ["fold", "cohort", "sample", "patient", "obs_id", "block", "role"]
+Spec = Mapping[str, Any]
+Rows = Sequence[Mapping[str, str]]
+
+
+class Split(Protocol):
+    """What a split offers."""
+
+    def ids(self, spec: Spec, rows: Rows) -> list[str]:
+        """Return the fold names, in order, without ``all``."""
+        ...
+
+    def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
+        """Return the table (`COLUMNS`) of all folds but ``all``, with roles train, test and dropped."""
+        ...
+
+
+def fold_ids(spec: Spec, rows: Rows) -> list[str]:
+    """Return the fold names of an experiment, ``all`` last, as its fold file will hold them.
+
+    Parameters
+    ----------
+    spec
+        The experiment's entry.
+    rows
+        Its sections, in order, with at least cohort, sample and patient.
+    """
+    split: Split = load(SPLITS, spec["split"])
+    return [*split.ids(spec, rows), ALL]
+
+
+def sections_of(obs: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the sections of a table of observations, in order of appearance."""
+    return obs[["cohort", "sample", "patient"]].drop_duplicates().to_dict("records")  # type: ignore[return-value]
+
+
+def whole_samples(fold: str, roles: Iterable[tuple[Mapping[str, str], str]]) -> pd.DataFrame:
+    """Return the rows of one fold that takes sections whole: (section, role) pairs."""
+    records = [
+        {
+            "fold": fold,
+            **{key: row[key] for key in ("cohort", "sample", "patient")},
+            "obs_id": None,
+            "block": None,
+            "role": role,
+        }
+        for row, role in roles
+    ]
+    return pd.DataFrame(records, columns=COLUMNS)
+
+
+def fold_all(obs: pd.DataFrame) -> pd.DataFrame:
+    """Return the fold in which everyone trains."""
+    return whole_samples(ALL, ((row, "train") for row in sections_of(obs)))
+
+
+def _no_cohort_sides(spec: Spec) -> None:
+    for key in ("train_cohorts", "test_cohorts"):
+        if spec[key]:
+            raise InputError(
+                f"{key} of the experiment", f"is for split transfer, not {spec['split']}.", "use `cohorts`."
+            )
+
+
+class _LeaveOneOut:
+    """Test one unit (a patient or a section) per fold, train on all others."""
+
+    def __init__(self, columns: tuple[str, ...], prefix: str) -> None:
+        self._columns, self._prefix = columns, prefix
+
+    def _name(self, row: Mapping[str, str]) -> str:
+        return "-".join([self._prefix, *(row[column] for column in self._columns)])
+
+    def ids(self, spec: Spec, rows: Rows) -> list[str]:
+        _no_cohort_sides(spec)
+        return list(dict.fromkeys(self._name(row) for row in rows))
+
+    def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
+        del seed  # nothing is drawn
+        rows = sections_of(obs)
+        return pd.concat(
+            [
+                whole_samples(fold, ((row, "test" if self._name(row) == fold else "train") for row in rows))
+                for fold in self.ids(spec, rows)
+            ],
+            ignore_index=True,
+        )
+
+
+class _Transfer:
+    """Train on some cohorts, test on others."""
+
+    def ids(self, spec: Spec, rows: Rows) -> list[str]:
+        del spec, rows
+        return ["transfer"]
+
+    def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
+        del seed
+        train, test = set(spec["train_cohorts"]), set(spec["test_cohorts"])
+        if train & test:
+            raise InputError(
+                "train_cohorts and test_cohorts of the experiment",
+                f"{', '.join(sorted(train & test))} is on both sides.",
+                "give each cohort one side; use leave_one_patient_out within a cohort.",
+            )
+        roles = [
+            (row, "test" if row["cohort"] in test else "train")
+            for row in sections_of(obs)
+            if row["cohort"] in train | test
+        ]
+        return whole_samples("transfer", roles)
+
+
+class _Observations:
+    """Folds that cut through sections: every section has observations on both sides."""
+
+    prefix = ""
+
+    def ids(self, spec: Spec, rows: Rows) -> list[str]:
+        del rows
+        _no_cohort_sides(spec)
+        return [f"{self.prefix}-{i}" for i in range(spec["n_folds"])]
+
+    def _parts(
+        self, spec: Spec, section: pd.DataFrame, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[str | None]]:
+        """Return, per observation of a section, the number of the fold that tests it, and its block."""
+        raise NotImplementedError
+
+    def _too_near(self, spec: Spec, section: pd.DataFrame, tested: np.ndarray) -> np.ndarray:
+        """Return which observations are left out of training for being near tested ones."""
+        del spec, section
+        return np.zeros(len(tested), dtype=bool)
+
+    def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
+        frames = []
+        for (cohort, sample), section in obs.groupby(["cohort", "sample"], sort=False):
+            # A stream per section: the folds of one section do not depend on which others are there.
+            part, block = self._parts(spec, section, rng_for(seed, spec["split"], str(cohort), str(sample)))
+            for number, fold in enumerate(self.ids(spec, [])):
+                tested = part == number
+                role = np.where(tested, "test", "train").astype(object)
+                role[~tested & self._too_near(spec, section, tested)] = "dropped"
+                frames.append(
+                    section[["cohort", "sample", "patient", "obs_id"]].assign(
+                        fold=fold, block=np.array(block, dtype=object), role=role
+                    )
+                )
+        table = pd.concat(frames, ignore_index=True)[COLUMNS]
+        order = {fold: i for i, fold in enumerate(self.ids(spec, []))}
+        return table.sort_values("fold", key=lambda f: f.map(order), kind="stable", ignore_index=True)
+
+
+class _Random(_Observations):
+    prefix = "random"
+
+    def _parts(
+        self, spec: Spec, section: pd.DataFrame, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[str | None]]:
+        return rng.permutation(np.arange(len(section)) % spec["n_folds"]), [None] * len(section)
+
+
+class _SpatialBlock(_Observations):
+    """Square blocks on the array, dealt to the folds in random order within each section."""
+
+    prefix = "block"
+
+    def _parts(
+        self, spec: Spec, section: pd.DataFrame, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[str | None]]:
+        cell = np.floor(self._um(section) / spec["block_um"]).astype(int)
+        names, code = np.unique(cell, axis=0, return_inverse=True)
+        if len(names) < spec["n_folds"]:
+            raise InputError(
+                f"{section['cohort'].iloc[0]}/{section['sample'].iloc[0]}",
+                f"has {len(names)} blocks of {spec['block_um']} um for {spec['n_folds']} folds.",
+                "lower `block_um` or `n_folds`.",
+            )
+        fold_of = rng.permutation(np.arange(len(names)) % spec["n_folds"])
+        code = code.reshape(-1)
+        return fold_of[code], [f"{names[c][0]}_{names[c][1]}" for c in code]
+
+    def _too_near(self, spec: Spec, section: pd.DataFrame, tested: np.ndarray) -> np.ndarray:
+        if not spec["buffer_um"] or not tested.any():
+            return np.zeros(len(tested), dtype=bool)
+        from scipy.spatial import cKDTree
+
+        position = self._um(section)
+        distance, _ = cKDTree(position[tested]).query(position)
+        return np.asarray(distance < spec["buffer_um"])
+
+    @staticmethod
+    def _um(section: pd.DataFrame) -> np.ndarray:
+        """Return (n, 2) array positions in um."""
+        if section["pitch_um"].isna().any():
+            raise InputError(
+                f"{section['cohort'].iloc[0]}/{section['sample'].iloc[0]}",
+                "has no pitch, so blocks in um cannot be laid.",
+                "give `pitch_um` in the cohort's sheet.",
+            )
+        return section[["array_row", "array_col"]].to_numpy(float) * section[["pitch_um"]].to_numpy(float)
+
+
+leave_one_patient_out: Split = _LeaveOneOut(("patient",), "patient")
+leave_one_sample_out: Split = _LeaveOneOut(("cohort", "sample"), "sample")
+transfer: Split = _Transfer()
+random_observations: Split = _Random()
+spatial_block: Split = _SpatialBlock()

@@ -1,0 +1,172 @@
+"""From gene names of any vintage to Ensembl ids, through a table in the layout of HGNC's complete set.
+
+A name is looked up as an Ensembl id, then as an approved symbol, then as a previous symbol, then as an alias. An
+approved symbol always wins: a name that is one gene's symbol and another's alias means the former. What several genes
+claim at the same rank is ambiguous and dropped; what nobody claims is missing. Whatever is dropped is counted by reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from histoloom.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("hgnc_id", "symbol", "ensembl_gene_id", "prev_symbol", "alias_symbol")
+_ENSEMBL = re.compile(r"(ENS[A-Z]{0,6}G[0-9]{11})(\.[0-9]+)?(_PAR_Y)?")
+_FOUND = ("by_id", "by_symbol", "by_previous", "by_alias")
+_LOST = ("ambiguous", "collided", "without_id", "missing")
+
+
+@dataclass(frozen=True)
+class GeneTable:
+    """Names and the genes that claim them.
+
+    Attributes
+    ----------
+    symbols
+        Approved symbol -> Ensembl id, "" where the table states none.
+    previous, aliases
+        Name -> Ensembl ids (or "") of all genes that bear it, by rank.
+    """
+
+    symbols: Mapping[str, str]
+    previous: Mapping[str, frozenset[str]]
+    aliases: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True)
+class GeneMapping:
+    """What became of a list of names.
+
+    Attributes
+    ----------
+    ids
+        Ensembl id for each name, in order; None where there is none. No id occurs twice.
+    reasons
+        How each name was found or why it was lost: by_id, by_symbol, by_previous, by_alias; ambiguous, collided
+        (another name of the list has a better claim to the same gene, or an equal one), without_id (the table knows the
+        gene but no Ensembl id of it), missing.
+    counts
+        Names by reason, and ``mapped``, their sum over the first four.
+    """
+
+    ids: list[str | None]
+    reasons: list[str]
+    counts: dict[str, int]
+
+    def kept(self) -> list[int]:
+        """Return the positions of the names that have an id."""
+        return [position for position, gene in enumerate(self.ids) if gene is not None]
+
+
+def load_gene_table(path: str | Path) -> GeneTable:
+    """Read a gene table.
+
+    Parameters
+    ----------
+    path
+        Tab-separated text with columns hgnc_id, symbol, ensembl_gene_id, prev_symbol and alias_symbol; several names in
+        a cell are separated by ``|``. Further columns are ignored. HGNC's ``hgnc_complete_set.txt`` as published.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no such table, empty, or lists a symbol twice. (Two symbols may share an Ensembl id, as
+        a few do in HGNC's.)
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "the gene table is missing.", "put HGNC's complete set there, or mend 'gene_table'.")
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, usecols=lambda c: c in COLUMNS)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(path, f"not a tab-separated table ({error}).", "fetch HGNC's complete set again.") from error
+    lacking = [column for column in COLUMNS if column not in table]
+    if lacking or table.empty:
+        raise InputError(
+            path,
+            f"no column {', '.join(lacking)}." if lacking else "the table has no rows.",
+            f"give a tab-separated table with columns {', '.join(COLUMNS)}, as HGNC publishes it.",
+        )
+    if table["symbol"].duplicated().any():
+        twice = table["symbol"][table["symbol"].duplicated()].iloc[0]
+        raise InputError(path, f"symbol '{twice}' is there twice.", "use one release of the table, unchanged.")
+    return GeneTable(
+        symbols=dict(zip(table["symbol"], table["ensembl_gene_id"], strict=True)),
+        previous=_claims(table["prev_symbol"], table["ensembl_gene_id"]),
+        aliases=_claims(table["alias_symbol"], table["ensembl_gene_id"]),
+    )
+
+
+def _claims(cells: Iterable[str], ids: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return the genes that claim each name of ``|``-separated cells."""
+    found: dict[str, set[str]] = {}
+    for cell, gene in zip(cells, ids, strict=True):
+        for name in filter(None, (part.strip() for part in cell.strip('"').split("|"))):
+            found.setdefault(name, set()).add(gene)
+    return {name: frozenset(genes) for name, genes in found.items()}
+
+
+def _look_up(name: str, table: GeneTable) -> tuple[str | None, str]:
+    """Return a name's id and the reason."""
+    match = _ENSEMBL.fullmatch(name)
+    if match and match[3] is None:
+        return match[1], "by_id"
+    if name in table.symbols:
+        gene = table.symbols[name]
+        return (gene, "by_symbol") if gene else (None, "without_id")
+    for claims, reason in ((table.previous, "by_previous"), (table.aliases, "by_alias")):
+        if name in claims:
+            genes = claims[name]
+            if len(genes) > 1:
+                return None, "ambiguous"
+            (gene,) = genes
+            return (gene, reason) if gene else (None, "without_id")
+    return None, "missing"
+
+
+def to_ensembl(names: Sequence[str], table: GeneTable) -> GeneMapping:
+    """Map names to Ensembl ids.
+
+    Parameters
+    ----------
+    names
+        Symbols or Ensembl ids (a version such as ``.5`` is cut off), in any mixture.
+    table
+        See `load_gene_table`.
+
+    Returns
+    -------
+    GeneMapping
+        Where several names mean one gene, the best claim keeps it (id, then symbol, previous symbol, alias); equal
+        claims lose it all, since nothing says which of them counted that gene.
+    """
+    looked = [_look_up(str(name).strip(), table) for name in names]
+    rank = {reason: number for number, reason in enumerate(_FOUND)}
+    best: dict[str, list[int]] = {}
+    for position, (gene, reason) in enumerate(looked):
+        if gene is None:
+            continue
+        held = best.get(gene)
+        if held is None or rank[reason] < rank[looked[held[0]][1]]:
+            best[gene] = [position]
+        elif rank[reason] == rank[looked[held[0]][1]]:
+            held.append(position)
+    winners = {positions[0] for positions in best.values() if len(positions) == 1}
+    ids: list[str | None] = []
+    reasons: list[str] = []
+    for position, (gene, reason) in enumerate(looked):
+        wins = gene is None or position in winners
+        ids.append(gene if wins else None)
+        reasons.append(reason if wins else "collided")
+    counts = {reason: reasons.count(reason) for reason in (*_FOUND, *_LOST)}
+    counts = {"mapped": sum(counts[reason] for reason in _FOUND), **counts}
+    return GeneMapping(ids, reasons, counts)

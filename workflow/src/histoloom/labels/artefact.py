@@ -1,0 +1,161 @@
+"""What label methods take and give, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.artefacts import KEY
+from histoloom.identity import canonical_json
+
+STAGE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """What a label method is asked to do.
+
+    Attributes
+    ----------
+    spec
+        The method's entry, defaults filled in.
+    cohort, group, seed
+        What is labelled, and the optimiser seed.
+    samples
+        h5ad of each section of the group.
+    reference
+        The reference's h5ad, where the method takes one.
+    tables
+        Published or planted tables, where the method reads them.
+    scratch
+        Folder for temporary files.
+    threads
+        Threads of the fit.
+    """
+
+    spec: Mapping[str, Any]
+    cohort: str
+    group: str
+    seed: int
+    samples: list[Path]
+    reference: Path | None
+    tables: list[Path]
+    scratch: Path
+    threads: int
+
+    @property
+    def where(self) -> str:
+        """Name the job in messages."""
+        return f"labels of cohort '{self.cohort}', group '{self.group}' ({self.spec['method']})"
+
+
+@dataclass(frozen=True)
+class GroupLabels:
+    """What a label method gives.
+
+    Attributes
+    ----------
+    obs
+        One row per labelled observation: sample, obs_id, patient, flag_low_umi.
+    mean
+        Abundance, shape (n, T), float.
+    types
+        Names of the T types.
+    units
+        ``"cells"`` (per spot) or ``"proportion"``.
+    layers
+        Further statistics of the method (q05, std), shapes (n, T).
+    dropped
+        Observations without a label, by sample and reason.
+    qc
+        Facts about the fit, JSON.
+    device
+        ``"cpu"`` or ``"cuda"``.
+    """
+
+    obs: pd.DataFrame
+    mean: np.ndarray
+    types: list[str]
+    units: str
+    layers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    qc: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+
+def write_labels(
+    obs: pd.DataFrame,
+    types: list[str],
+    mean: np.ndarray,
+    layers: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+    out: Path,
+) -> None:
+    """Write labels as h5ad: index ``sample/obs_id``, types in alphabetical order, X = mean, metadata in uns."""
+    import anndata as ad
+
+    order = np.argsort(np.array(types, dtype=object))
+    obs = obs.assign(
+        sample=obs["sample"].astype(str),
+        obs_id=obs["obs_id"].astype(str),
+        patient=obs["patient"].astype(str),
+        flag_low_umi=obs["flag_low_umi"].astype(bool),
+    )[["sample", "obs_id", "patient", "flag_low_umi"]]
+    labels = ad.AnnData(
+        np.asarray(mean, dtype=np.float64)[:, order],
+        obs=obs.set_axis(pd.Index(obs["sample"] + "/" + obs["obs_id"]), axis=0),
+        var=pd.DataFrame(index=pd.Index([types[i] for i in order], dtype=object)),
+        layers={name: np.asarray(value, dtype=np.float64)[:, order] for name, value in layers.items()},
+    )
+    labels.uns[KEY] = canonical_json(metadata)
+    labels.write_h5ad(out)
+
+
+def write_efficiency(path: Path, *, stage: str, seconds: float, items: int, device: str) -> None:
+    """Write what the work cost. The numbers belong to one machine and enter no identity.
+
+    Parameters
+    ----------
+    path
+        The json to write.
+    stage
+        Name of the stage.
+    seconds
+        Wall time of the work itself.
+    items
+        What was worked on (observations).
+    device
+        ``"cpu"`` or ``"cuda"``.
+    """
+    import json
+    import platform
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gpu, hardware = None, platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        hardware = models[0].partition(":")[2].strip() if models else hardware
+    if device == "cuda":
+        import torch
+
+        gpu = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        hardware = torch.cuda.get_device_name()
+    record = {
+        "stage": stage,
+        "seconds": round(seconds, 3),
+        # Linux counts in KiB, macOS in bytes.
+        "peak_rss_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1),
+        "peak_gpu_mb": gpu,
+        "items": items,
+        "items_per_s": round(items / seconds, 3) if seconds > 0 else None,
+        "device": device,
+        "hardware": hardware,
+    }
+    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,126 @@
+"""Deconvolution by cell2location, through its public API."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from histoloom.errors import InputError
+from histoloom.labels.artefact import GroupLabels, LabelTask
+from histoloom.labels.prepare import Prepared, prepare, reconstruction
+from histoloom.references.fitting import fit_settings, history_summary, import_cell2location
+
+logger = logging.getLogger(__name__)
+# Names in the exported posterior: our layer -> (theirs, prefix of their columns).
+_STATISTICS = {
+    "mean": ("means", "meanscell_abundance_w_sf_"),
+    "q05": ("q05", "q05cell_abundance_w_sf_"),
+    "std": ("stds", "stdscell_abundance_w_sf_"),
+}
+
+
+def label_cell2location(task: LabelTask) -> GroupLabels:
+    """Fit cell2location to a group of sections and give its posterior abundance.
+
+    Sections are batches of one fit. The prior mean of cells per spot is ``n_cells_per_location``; abundance is linear
+    in it. Source: Kleshchevnikov et al. 2022, doi 10.1038/s41587-021-01139-4.
+
+    Parameters
+    ----------
+    task
+        The group.
+
+    Returns
+    -------
+    GroupLabels
+        Units ``cells``: posterior mean, with layers q05 (5 % quantile) and std.
+
+    Raises
+    ------
+    InputError
+        If the data do not fit together, or the fit gives no finite loss.
+    """
+    data, spec = prepare(task), task.spec
+    model, visium, device = fit(data, task)
+    loss = model.history["elbo_train"].to_numpy(float).ravel()
+    if not np.isfinite(loss).all():
+        raise InputError(
+            task.where, f"the loss is not finite after epoch {int(np.argmin(np.isfinite(loss)))}.", "lower `lr`."
+        )
+    types = list(data.signatures.columns)
+    statistics = {ours: _statistic(visium, theirs, prefix, types) for ours, (theirs, prefix) in _STATISTICS.items()}
+    posterior = model.samples["post_sample_means"]
+
+    def expected(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(model.module.model.compute_expected(posterior, model.adata_manager, ind_x=rows)["mu"])
+
+    elbo = history_summary(loss, float(spec["elbo_tolerance"]))
+    qc: dict[str, Any] = {
+        "genes": data.genes,
+        "elbo": elbo,
+        "passed": elbo["converged"],
+        "demo_fit": int(spec["max_epochs"]) < int(spec["demo_below_epochs"]),
+        "reconstruction_r": reconstruction(data.counts, expected, data.obs["sample"]),
+        "mean_total_abundance": round(float(statistics["mean"].sum(axis=1).mean()), 6),
+        "n_cells_per_location": float(spec["n_cells_per_location"]),
+    }
+    if not elbo["converged"]:
+        logger.warning(
+            "%s: the ELBO still falls by %s over the last tenth of %d epochs (limit %s): raise max_epochs",
+            task.where, elbo["fall_last_tenth"], len(loss), spec["elbo_tolerance"],
+        )  # fmt: skip
+    mean = statistics.pop("mean")
+    return GroupLabels(data.obs, mean, types, "cells", statistics, data.dropped, qc, device)
+
+
+def fit(data: Prepared, task: LabelTask) -> tuple[Any, Any, str]:
+    """Train the model.
+
+    Returns
+    -------
+    tuple
+        The trained model, its AnnData with the posterior, and the device ("cpu" or "cuda").
+    """
+    import anndata as ad
+
+    spec: Mapping[str, Any] = task.spec
+    model_class = import_cell2location().Cell2location
+    obs = data.obs.set_axis(data.obs["sample"] + "/" + data.obs["obs_id"], axis=0)[["sample"]].astype("category")
+    visium = ad.AnnData(data.counts.astype(np.float32), obs=obs, var=data.signatures[[]].copy())
+    with fit_settings(
+        seed=task.seed, threads=task.threads, epochs=int(spec["max_epochs"]), folder=task.scratch, what=task.group
+    ) as train_options:
+        model_class.setup_anndata(adata=visium, batch_key="sample")
+        model = model_class(
+            visium,
+            cell_state_df=data.signatures,
+            N_cells_per_location=float(spec["n_cells_per_location"]),
+            detection_alpha=float(spec["detection_alpha"]),
+        )
+        try:
+            model.train(
+                max_epochs=int(spec["max_epochs"]),
+                batch_size=spec["batch_size"],
+                train_size=1,
+                lr=float(spec["lr"]),
+                **train_options,
+            )
+        except ValueError as error:
+            # How pyro reports parameters that have left the numbers.
+            if "to satisfy the constraint" not in str(error):
+                raise
+            raise InputError(task.where, "the fit diverged: its parameters are not finite.", "lower `lr`.") from error
+        visium = model.export_posterior(
+            visium,
+            sample_kwargs={"num_samples": int(spec["posterior_samples"]), "batch_size": visium.n_obs},
+        )
+    return model, visium, "cuda" if train_options["accelerator"] == "gpu" else "cpu"
+
+
+def _statistic(visium: Any, name: str, prefix: str, types: list[str]) -> np.ndarray:
+    """Return a posterior statistic in the order of the types; its columns carry their names behind a prefix."""
+    frame = visium.obsm[f"{name}_cell_abundance_w_sf"]
+    return np.asarray(frame[[prefix + t for t in types]].to_numpy(), dtype=float)

@@ -1,0 +1,188 @@
+"""Join the groups and seeds of a cohort's labels, and say how far the seeds agree."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.artefacts import identities_of, read_metadata
+from histoloom.errors import InputError
+from histoloom.identity import make_identity
+from histoloom.labels.artefact import STAGE_VERSION, write_labels
+from histoloom.labels.settings import label_settings
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+
+def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], out: Path) -> None:
+    """Concatenate groups and average seeds.
+
+    X and the layers q05 and std are means over seeds (std is the mean posterior sd, not the spread between seeds). With
+    several seeds each is kept as layer ``seed_<s>``, and agreement is the Pearson correlation between seeds per
+    section and type, averaged over pairs of seeds: it tells how far the optimiser repeats itself, not how right the
+    labels are.
+
+    Parameters
+    ----------
+    spec
+        The labels' entry.
+    cohort
+        Its name.
+    groups
+        Files of `label_group`, every group with every seed.
+    out
+        The h5ad to write.
+
+    Raises
+    ------
+    InputError
+        Groups that differ in types or units, a group that lacks a seed, an observation in two groups.
+    """
+    spec = label_settings(spec)
+    where = f"labels of cohort '{cohort}'"
+    if not groups:
+        raise InputError(where, "there are no groups.", "name at least one section.")
+    table: dict[int, dict[str, Path]] = {}
+    facts: list[dict[str, Any]] = []
+    for path in groups:
+        metadata = read_metadata(path)
+        if "group" not in metadata or "seed" not in metadata:
+            raise InputError(path, "is no label artefact.", "let the workflow make it again.")
+        table.setdefault(int(metadata["seed"]), {})[str(metadata["group"])] = Path(path)
+        facts.append(metadata)
+    _check_complete(table, spec, cohort)
+    units = sorted({m["units"] for m in facts})
+    if len(units) > 1:
+        raise InputError(where, f"groups differ in units: {', '.join(units)}.", "label them alike.")
+    seeds = sorted(table)
+    joined = {seed: _concatenate(list(table[seed].values())) for seed in seeds}
+    first = joined[seeds[0]]
+    for seed in seeds[1:]:
+        if not joined[seed].obs_names.equals(first.obs_names):
+            raise InputError(
+                where,
+                f"seeds {seeds[0]} and {seed} hold different observations.",
+                "remove the label files and run again.",
+            )
+    values = {seed: np.asarray(joined[seed].X) for seed in seeds}
+    mean = np.mean([values[s] for s in seeds], axis=0)
+    layers = {name: np.mean([joined[s].layers[name] for s in seeds], axis=0) for name in first.layers}
+    if len(seeds) > 1:
+        layers.update({f"seed_{s}": values[s] for s in seeds})
+    types, sample = list(first.var_names), first.obs["sample"].astype(str).to_numpy()
+    constant = {str(s): _constant(mean[sample == s], types) for s in dict.fromkeys(sample)}
+    metadata = {
+        "method": spec["method"],
+        "spec": dict(spec),
+        "cohort": cohort,
+        "types": types,
+        "units": units[0],
+        "seeds": seeds,
+        "agreement": seed_agreement(values, sample, types),
+        "constant_types": _constant(mean, types),
+        "constant_by_sample": {s: names for s, names in constant.items() if names},
+        "demo_fit": any(m["qc"].get("demo_fit", False) for m in facts),
+        "qc_failed": [f"{m['group']}.{m['seed']}" for m in facts if m["qc"].get("passed") is False],
+        "qc": [{"group": m["group"], "seed": m["seed"], "dropped": m["dropped"], **m["qc"]} for m in facts],
+        "identity": make_identity(
+            "labels.gather", STAGE_VERSION, {"spec": dict(spec), "cohort": cohort}, identities_of({"groups": groups})
+        ),
+    }
+    if metadata["constant_types"]:
+        logger.warning("cohort %s: constant label columns: %s", cohort, ", ".join(metadata["constant_types"]))
+    write_labels(first.obs, types, mean, layers, metadata, out)
+
+
+def _check_complete(table: Mapping[int, Mapping[str, Path]], spec: Mapping[str, Any], cohort: str) -> None:
+    where = f"labels of cohort '{cohort}'"
+    wanted = sorted(spec["seeds"])
+    if sorted(table) != wanted:
+        raise InputError(where, f"seeds {sorted(table)} were given, the config has {wanted}.", "label every seed.")
+    names = {name for groups in table.values() for name in groups}
+    for seed, groups in sorted(table.items()):
+        missing = sorted(names - set(groups))
+        if missing:
+            raise InputError(
+                where, f"seed {seed} lacks group {', '.join(missing)}.", "label every group with every seed."
+            )
+
+
+def _concatenate(paths: list[Path]) -> AnnData:
+    """Join the groups of one seed.
+
+    Raises
+    ------
+    InputError
+        If types differ or an observation occurs twice.
+    """
+    import anndata as ad
+
+    parts = [ad.read_h5ad(path) for path in paths]
+    types = parts[0].var_names
+    for path, part in zip(paths, parts, strict=True):
+        if not part.var_names.equals(types):
+            difference = sorted(set(part.var_names) ^ set(types))
+            raise InputError(
+                path,
+                f"its types differ from those of {paths[0]}: {', '.join(difference)}.",
+                "label all groups with one reference.",
+            )
+        if set(part.layers) != set(parts[0].layers):
+            raise InputError(path, f"its layers differ from those of {paths[0]}.", "label all groups with one method.")
+    obs = pd.concat([part.obs.astype({"sample": str, "obs_id": str, "patient": str}) for part in parts])
+    if obs.index.has_duplicates:
+        raise InputError(
+            paths[0],
+            f"observation '{obs.index[obs.index.duplicated()][0]}' is in two groups.",
+            "put each section in one group.",
+        )
+    layers = {name: np.concatenate([np.asarray(p.layers[name]) for p in parts]) for name in parts[0].layers}
+    return ad.AnnData(
+        np.concatenate([np.asarray(p.X) for p in parts]), obs=obs, var=pd.DataFrame(index=types), layers=layers
+    )
+
+
+def _constant(values: np.ndarray, types: list[str]) -> list[str]:
+    """Return the types whose column holds one value only."""
+    return [name for name, spread in zip(types, np.ptp(values, axis=0), strict=True) if spread == 0]
+
+
+def seed_agreement(values: Mapping[int, np.ndarray], sample: np.ndarray, types: list[str]) -> list[dict[str, Any]]:
+    """Return the mean Pearson correlation between seeds, by section and type.
+
+    Parameters
+    ----------
+    values
+        Labels (n, T) by seed.
+    sample
+        Section of each observation, shape (n,).
+    types
+        The T types.
+
+    Returns
+    -------
+    list of dict
+        sample, type, r (None where a column is constant), pairs. Empty with one seed.
+    """
+    found = []
+    for name in dict.fromkeys(sample):
+        rows = sample == name
+        for column, kind in enumerate(types):
+            pairs = []
+            for a, b in combinations(sorted(values), 2):
+                x, y = values[a][rows, column], values[b][rows, column]
+                if len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0:
+                    pairs.append(float(np.corrcoef(x, y)[0, 1]))
+            if len(values) > 1:
+                r = round(float(np.mean(pairs)), 6) if pairs else None
+                found.append({"sample": str(name), "type": kind, "r": r, "pairs": len(pairs)})
+    return found

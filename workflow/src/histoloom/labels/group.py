@@ -1,0 +1,112 @@
+"""Label one group of sections by the method that its entry names."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoloom import registry
+from histoloom.artefacts import identities_of
+from histoloom.errors import InputError
+from histoloom.identity import make_identity
+from histoloom.labels.artefact import STAGE_VERSION, GroupLabels, LabelTask, write_efficiency, write_labels
+from histoloom.labels.settings import label_settings
+
+logger = logging.getLogger(__name__)
+
+
+def label_group(
+    *,
+    spec: Mapping[str, Any],
+    cohort: str,
+    group: str,
+    seed: int,
+    samples: list[Path],
+    reference: Path | None,
+    tables: list[Path],
+    out: Path,
+    efficiency: Path,
+    scratch: Path,
+    threads: int,
+) -> None:
+    """Write the labels of one group of sections for one seed.
+
+    Parameters
+    ----------
+    spec
+        The labels' entry (``labels.<method>.schema.yaml``).
+    cohort, group, seed
+        What is labelled, and the optimiser seed; methods without a fit ignore the seed.
+    samples
+        h5ad of each section of the group.
+    reference
+        The reference's h5ad; None for methods that take none.
+    tables
+        Published table of the cohort, or planted truth of each section.
+    out
+        The h5ad to write.
+    efficiency
+        The json of wall time and memory to write.
+    scratch
+        Folder for temporary files.
+    threads
+        Threads of the fit; part of the identity, since they can change floats.
+
+    Raises
+    ------
+    InputError
+        Input that the method cannot use, or labels that are not finite or negative.
+    """
+    spec = label_settings(spec)
+    method = registry.load(registry.LABELS, spec["method"])
+    task = LabelTask(spec, cohort, group, seed, list(samples), reference, list(tables), Path(scratch), threads)
+    if not samples:
+        raise InputError(task.where, "has no sections.", "name at least one section that is not excluded.")
+    start = time.perf_counter()
+    result: GroupLabels = method(task)
+    seconds = time.perf_counter() - start
+    _check(result, task)
+    inputs: dict[str, Any] = {"samples": task.samples, "tables": task.tables}
+    if reference is not None:
+        inputs["reference"] = reference
+    # One more seed in the config leaves the labels of the others what they were.
+    science = {key: value for key, value in spec.items() if key != "seeds"}
+    params: dict[str, Any] = {"spec": science, "cohort": cohort, "group": group}
+    if spec["method"] == "cell2location":
+        params["threads"] = threads
+    metadata = {
+        "method": spec["method"],
+        "spec": science,
+        "cohort": cohort,
+        "group": group,
+        "seed": seed,
+        "units": result.units,
+        "dropped": {sample: dict(reasons) for sample, reasons in result.dropped.items()},
+        "qc": dict(result.qc),
+        "identity": make_identity("labels", STAGE_VERSION, params, identities_of(inputs), seed),
+    }
+    write_labels(result.obs, result.types, result.mean, result.layers, metadata, out)
+    write_efficiency(efficiency, stage="labels", seconds=seconds, items=len(result.obs), device=result.device)
+    logger.info("%s: %d observations, %d types, %.1f s", task.where, len(result.obs), len(result.types), seconds)
+
+
+def _check(result: GroupLabels, task: LabelTask) -> None:
+    """Refuse labels that no later step could use."""
+    if not len(result.obs):
+        raise InputError(
+            task.where, "no observation got a label.", "look at the sections' QC, or exclude them in the sheet."
+        )
+    for name, values in {"mean": result.mean, **result.layers}.items():
+        if not np.isfinite(values).all():
+            raise InputError(
+                task.where,
+                f"{int((~np.isfinite(values)).sum())} values of '{name}' are not finite; the fit diverged.",
+                "lower `lr`, or look for sections with very few counts.",
+            )
+        if (values < 0).any():
+            raise InputError(task.where, f"'{name}' holds negative abundances.", "check the table that they come from.")

@@ -1,0 +1,253 @@
+"""What deconvolution methods share: spots with counts, genes shared with the reference, signatures in their order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.artefacts import read_metadata
+from histoloom.errors import InputError
+from histoloom.labels.artefact import LabelTask
+from histoloom.references.genes import id_kind, is_mitochondrial
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+logger = logging.getLogger(__name__)
+_LOST_MARKERS = 25
+
+
+@dataclass(frozen=True)
+class Section:
+    """Spots of one section that can be labelled.
+
+    Attributes
+    ----------
+    sample
+        Its name.
+    obs
+        sample, obs_id, patient, flag_low_umi.
+    counts
+        Raw counts CSR (n, G).
+    genes
+        Gene names, length G.
+    dropped
+        Spots left out, by reason.
+    """
+
+    sample: str
+    obs: pd.DataFrame
+    counts: csr_matrix
+    genes: pd.Index
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A group of sections ready for deconvolution.
+
+    Attributes
+    ----------
+    obs
+        sample, obs_id, patient, flag_low_umi of all spots of the group.
+    counts
+        Raw counts CSR (n, G), genes as in signatures.
+    signatures
+        Mean counts per cell, DataFrame (G genes x T types).
+    dropped
+        Spots left out, by sample and reason.
+    genes
+        Report about genes, JSON.
+    """
+
+    obs: pd.DataFrame
+    counts: csr_matrix
+    signatures: pd.DataFrame
+    dropped: dict[str, dict[str, int]]
+    genes: dict[str, Any]
+
+
+def read_section(path: Path, low_umi: int) -> Section:
+    """Read a section's spots: in tissue, with counts.
+
+    Parameters
+    ----------
+    path
+        The section's h5ad.
+    low_umi
+        Spots with fewer counts are flagged, not dropped.
+    """
+    import anndata as ad
+    from scipy.sparse import csr_matrix
+
+    data: AnnData = ad.read_h5ad(path)
+    metadata = read_metadata(path)
+    sample = str(metadata.get("sample") or path.stem)
+    counts = csr_matrix(data.X)
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    inside = data.obs["in_tissue"].to_numpy(bool) if "in_tissue" in data.obs else np.ones(data.n_obs, dtype=bool)
+    keep = inside & (total > 0)
+    obs = pd.DataFrame(
+        {
+            "sample": sample,
+            "obs_id": data.obs_names.astype(str),
+            "patient": str(metadata.get("patient", "")),
+            "flag_low_umi": total < low_umi,
+        }
+    )
+    dropped = {"outside tissue": int((~inside).sum()), "no counts": int((inside & (total == 0)).sum())}
+    logger.info("%s: %d spots, left out: %s", sample, int(keep.sum()), dropped)
+    return Section(sample, obs[keep].reset_index(drop=True), counts[keep], data.var_names.astype(str), dropped)
+
+
+def read_signatures(path: Path) -> pd.DataFrame:
+    """Return a reference's signatures, genes x types.
+
+    Raises
+    ------
+    InputError
+        If the file is no reference artefact.
+    """
+    import anndata as ad
+
+    reference = ad.read_h5ad(path)
+    if "signatures" not in reference.varm:
+        raise InputError(path, "holds no signatures.", "let the workflow build the reference.")
+    return pd.DataFrame(reference.varm["signatures"]).set_axis(reference.var_names.astype(str), axis=0)
+
+
+def check_shared(section: Section, reference: pd.Index, path: Path, spec: Mapping[str, Any]) -> int:
+    """Return how many genes a section shares with the reference.
+
+    Raises
+    ------
+    InputError
+        If they share too few; the message shows both kinds of names.
+    """
+    shared = int(section.genes.isin(reference).sum())
+    share = shared / max(len(reference), 1)
+    if shared >= spec["min_shared_genes"] and share >= spec["min_shared_share"]:
+        return shared
+    kinds = id_kind(section.genes), id_kind(reference)
+    examples = ", ".join(map(str, section.genes[:3])), ", ".join(map(str, reference[:3]))
+    remedy = (
+        "give the reference's other name column in `gene_key` (h5ad) or `gene_column` (mtx), or convert the names."
+        if kinds[0] != kinds[1]
+        else "use a reference of the same species and naming, or lower min_shared_genes and min_shared_share."
+    )
+    raise InputError(
+        f"section '{section.sample}' and reference {path}",
+        f"share {shared} of the reference's {len(reference)} genes ({share:.1%}); needed are "
+        f"{spec['min_shared_genes']} and {spec['min_shared_share']:.0%}. The section has "
+        f"{kinds[0]} ({examples[0]}), the reference {kinds[1]} ({examples[1]}).",
+        remedy,
+    )
+
+
+def specificity(signatures: pd.DataFrame) -> pd.Series:
+    """Return how much a gene differs between types: variance over types of log1p of the signature per 10,000 counts."""
+    scaled = signatures / np.maximum(signatures.sum(axis=0), 1e-12) * 1e4
+    return np.log1p(scaled).var(axis=1, ddof=0)
+
+
+def prepare(task: LabelTask) -> Prepared:
+    """Read a group's sections and the reference, and bring them to the same genes.
+
+    Genes are those of all sections of the group and of the reference, without mitochondrial ones; of these at most
+    ``max_genes``, the ones that differ most between types (see `specificity`).
+
+    Raises
+    ------
+    InputError
+        No reference, no section with counts, or too few shared genes.
+    """
+    from scipy.sparse import vstack
+
+    spec = task.spec
+    if task.reference is None:
+        raise InputError(task.where, "has no reference.", "name one in `reference`.")
+    signatures = read_signatures(task.reference)
+    sections = [read_section(path, int(spec["low_umi"])) for path in task.samples]
+    shared = {s.sample: check_shared(s, signatures.index, task.reference, spec) for s in sections if len(s.obs)}
+    empty = [s.sample for s in sections if not len(s.obs)]
+    if empty:
+        raise InputError(
+            f"{task.where}: section {', '.join(empty)}",
+            "has no spot with counts inside the tissue.",
+            "exclude it in the cohort sheet (column `exclude`, with the reason).",
+        )
+    common = signatures.index[np.all([signatures.index.isin(s.genes) for s in sections], axis=0)]
+    if spec["drop_mitochondrial"]:
+        common = common[~is_mitochondrial(common)]
+    if len(common) < spec["min_shared_genes"]:
+        raise InputError(
+            f"{task.where} and reference {task.reference}",
+            f"only {len(common)} genes are in the reference and in every section (each alone: {shared}).",
+            "use `group_by: section`, or exclude the section that was measured with other genes.",
+        )
+    chosen = _most_specific(signatures.loc[common], spec["max_genes"])
+    counts = vstack([s.counts[:, s.genes.get_indexer(chosen)] for s in sections], format="csr")
+    obs = pd.concat([s.obs for s in sections], ignore_index=True)
+    # A spot can hold counts, yet none on the chosen genes; nothing can be said about it.
+    usable = np.asarray(counts.sum(axis=1)).ravel() > 0
+    dropped = {
+        s.sample: {**s.dropped, "no counts on shared genes": int((~usable & (obs["sample"] == s.sample)).sum())}
+        for s in sections
+    }
+    report = {
+        "shared": shared,
+        "in_every_section": len(common),
+        "used": len(chosen),
+        "max_genes": spec["max_genes"],
+        "chosen_by": "all" if len(chosen) == len(common) else "variance over types of log1p(signature per 10,000)",
+        "lost_markers": _lost_markers(signatures, common),
+    }
+    logger.info("%s: %d spots, %d of %d shared genes", task.where, int(usable.sum()), len(chosen), len(common))
+    return Prepared(obs[usable].reset_index(drop=True), counts[usable], signatures.loc[chosen], dropped, report)
+
+
+def _most_specific(signatures: pd.DataFrame, most: int | None) -> pd.Index:
+    """Return the genes to use, in the reference's order."""
+    if most is None or most >= len(signatures):
+        return signatures.index
+    rank = np.argsort(-specificity(signatures).to_numpy(), kind="stable")[:most]
+    return signatures.index[np.sort(rank)]
+
+
+def _lost_markers(signatures: pd.DataFrame, common: pd.Index) -> dict[str, list[str]]:
+    """Return, by type, which of its 25 most specific genes the sections lack."""
+    log = pd.DataFrame(np.log1p(signatures / np.maximum(signatures.sum(axis=0), 1e-12) * 1e4))
+    found = {}
+    for name in signatures.columns:
+        excess = log[name] - log.drop(columns=name).max(axis=1)
+        top = pd.Series(excess).sort_values(ascending=False, kind="stable").index[:_LOST_MARKERS]
+        found[str(name)] = [str(g) for g in top[~top.isin(common)]]
+    return found
+
+
+def reconstruction(counts: csr_matrix, expected: Any, samples: pd.Series) -> dict[str, float | None]:
+    """Return, by section, the Pearson correlation of log1p counts with log1p expected counts over all spots and genes.
+
+    Parameters
+    ----------
+    counts
+        Observed counts CSR (n, G).
+    expected
+        Function of row positions that returns expected counts (rows, G).
+    samples
+        Section of each spot, length n.
+    """
+    found: dict[str, float | None] = {}
+    for sample in dict.fromkeys(samples):
+        rows = np.flatnonzero((samples == sample).to_numpy())
+        seen, fitted = np.log1p(counts[rows].toarray()).ravel(), np.log1p(np.asarray(expected(rows))).ravel()
+        constant = seen.std() == 0 or fitted.std() == 0
+        found[str(sample)] = None if constant else round(float(np.corrcoef(seen, fitted)[0, 1]), 6)
+    return found

@@ -1,0 +1,147 @@
+"""Labels that are not fitted here: a publisher's table, or the planted truth of a simulated cohort."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.labels.artefact import GroupLabels, LabelTask
+from histoloom.labels.prepare import Section, read_section
+
+logger = logging.getLogger(__name__)
+# Columns of a truth table that name or count, and are no type.
+_NOT_TYPES = ("obs_id", "n_cells")
+
+
+def label_published(task: LabelTask) -> GroupLabels:
+    """Read a published table of abundances: a zip with one tab-separated file per section.
+
+    her2st's stereoscope proportions (Andersson et al. 2021, doi 10.1038/s41467-021-26271-2) come as
+    ``<level>/<section>-proportion.tsv``, spots x types, rows summing to 1. Blanks around type names are cut (one
+    minor type is published as ``"NK cells "``).
+
+    Raises
+    ------
+    InputError
+        A file that is no zip, a section that it lacks, or ids that the section does not have.
+    """
+    if len(task.tables) != 1:
+        raise InputError(
+            task.where, f"{len(task.tables)} tables were given, 1 is needed.", "name one table in `table`."
+        )
+    (path,) = task.tables
+    sections = [read_section(p, int(task.spec["low_umi"])) for p in task.samples]
+    if not path.is_file():
+        raise InputError(path, "the published table does not exist.", "download it, or mend mirror_dir.")
+    if not zipfile.is_zipfile(path):
+        raise InputError(path, "is not a zip file.", "download it again; it may be cut short.")
+    with zipfile.ZipFile(path) as archive:
+        by_name = {Path(name).name: name for name in archive.namelist() if not name.endswith("/")}
+        frames = []
+        for section in sections:
+            wanted = task.spec["member"].format(sample=section.sample)
+            if wanted not in by_name:
+                raise InputError(
+                    path,
+                    f"has no table '{wanted}' for section '{section.sample}'; it holds {len(by_name)} files, such as "
+                    f"{', '.join(sorted(by_name)[:3]) or 'none'}.",
+                    "exclude the section in the cohort sheet or set `member` to the name the files have.",
+                )
+            with archive.open(by_name[wanted]) as handle:
+                frames.append(_read_table(handle, f"{path}:{by_name[wanted]}"))
+    return _join(task, sections, frames, [f"{path}:{s.sample}" for s in sections])
+
+
+def label_truth(task: LabelTask) -> GroupLabels:
+    """Read the planted truth of simulated sections: ``<section>_abundance.tsv``, cells per spot and type.
+
+    Raises
+    ------
+    InputError
+        A section without a table.
+    """
+    sections = [read_section(p, int(task.spec["low_umi"])) for p in task.samples]
+    frames, places = [], []
+    for section in sections:
+        matches = [p for p in task.tables if p.name.partition(".")[0] == f"{section.sample}_abundance"]
+        if len(matches) != 1 or not matches[0].is_file():
+            raise InputError(
+                task.where,
+                f"section '{section.sample}' has no table '{section.sample}_abundance.tsv'; given: "
+                f"{', '.join(p.name for p in task.tables) or 'none'}.",
+                "use `truth` labels with simulated cohorts only.",
+            )
+        with matches[0].open("rb") as handle:
+            frames.append(_read_table(handle, str(matches[0])))
+        places.append(str(matches[0]))
+    return _join(task, sections, frames, places)
+
+
+def _read_table(handle: IO[bytes], where: str) -> pd.DataFrame:
+    """Read one section's table; index = obs_id, columns = types."""
+    frame = pd.read_csv(handle, sep="\t", index_col=0, float_precision="round_trip")
+    frame.index = frame.index.astype(str).str.strip()
+    frame = frame.drop(columns=[c for c in _NOT_TYPES if c in frame.columns])
+    frame.columns = pd.Index([str(c).strip() for c in frame.columns])
+    for kind, labels in (("observation", frame.index), ("type", frame.columns)):
+        if labels.has_duplicates:
+            raise InputError(where, f"{kind} '{labels[labels.duplicated()][0]}' occurs twice.", "keep one of them.")
+    numbers = frame.apply(pd.to_numeric, errors="coerce")
+    bad = numbers.isna().to_numpy()
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise InputError(
+            where,
+            f"row '{frame.index[row]}', column '{frame.columns[column]}' holds '{frame.iloc[row, column]}', no number.",
+            "mend the table.",
+        )
+    return numbers.astype(float)
+
+
+def _join(task: LabelTask, sections: list[Section], frames: list[pd.DataFrame], places: list[str]) -> GroupLabels:
+    """Join tables to the sections' spots by id."""
+    types = sorted(frames[0].columns)
+    obs, values, dropped, unmatched = [], [], {}, {}
+    for section, frame, where in zip(sections, frames, places, strict=True):
+        if sorted(frame.columns) != types:
+            difference = sorted(set(frame.columns) ^ set(types))
+            raise InputError(
+                where, f"its types differ from {places[0]}: {', '.join(difference)}.", "use tables of one fit."
+            )
+        found = section.obs["obs_id"].isin(frame.index).to_numpy()
+        if not found.any():
+            raise InputError(
+                where,
+                f"shares no observation with section '{section.sample}': ids such as {_some(frame.index)} against "
+                f"{_some(section.obs['obs_id'])}.",
+                "the table must use the section's own observation ids.",
+            )
+        kept = section.obs[found]
+        obs.append(kept)
+        values.append(frame.loc[kept["obs_id"], types].to_numpy())
+        dropped[section.sample] = {**section.dropped, "not in the table": int((~found).sum())}
+        unmatched[section.sample] = len(frame) - int(found.sum())
+    logger.info("%s: rows of the tables without a usable spot: %s", task.where, unmatched)
+    return GroupLabels(
+        pd.concat(obs, ignore_index=True),
+        np.concatenate(values),
+        types,
+        str(task.spec["units"]),
+        dropped=dropped,
+        qc={"table_rows_without_spot": unmatched},
+    )
+
+
+def _some(ids: pd.Index | pd.Series) -> str:
+    def quoted() -> Iterator[str]:
+        for value in list(ids)[:2]:
+            yield f"'{value}'"
+
+    return ", ".join(quoted()) or "none"

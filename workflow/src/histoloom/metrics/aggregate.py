@@ -1,0 +1,115 @@
+"""From sections to patients to the cohort: the patient is the unit, undefined values are counted, badges stay outside.
+
+A section's value is averaged over the folds that test it (only observation-level splits have several), a patient's
+over its sections, the cohort's over its patients, each step with equal weights. A patient whose sections are all badged
+keeps its own rows, with the badge, and enters no cohort mean; a patient with other sections is described by those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+KEYS = ["against", "metric", "gene_set", "k", "train_seed", "target", "target2"]
+"""What tells one quantity from another; the rest of a row says where it was measured."""
+
+
+def _complete(rows: pd.DataFrame) -> pd.DataFrame:
+    defaults: dict[str, Any] = {
+        "against": "",
+        "metric": "",
+        "gene_set": "",
+        "k": "",
+        "train_seed": -1,
+        "target": "",
+        "target2": "",
+    }
+    absent = {key: value for key, value in defaults.items() if key not in rows}
+    return rows.assign(**absent)
+
+
+def mean_by(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Average `value` by group; `n` counts what was averaged, `n_nan` what was undefined."""
+    grouped = rows.groupby(list(by), sort=True, observed=True)["value"]
+    # min_count: the mean of nothing is undefined, not zero.
+    table = pd.DataFrame({"value": grouped.mean(), "n": grouped.count(), "size": grouped.size()})
+    table["n_nan"] = table["size"] - table["n"]
+    return table.drop(columns="size").reset_index()
+
+
+def over_types(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average over types within the same place; the result has target ""."""
+    rows = _complete(rows)
+    place = [c for c in ("fold", "cohort", "patient", "sample", "badge", "aggregation") if c in rows]
+    quantity = [key for key in KEYS if key not in {"target", "target2"}]
+    return mean_by(rows, [*quantity, *place]).assign(target="", target2="")
+
+
+def to_patients(sections: pd.DataFrame) -> pd.DataFrame:
+    """Average a patient's sections.
+
+    Parameters
+    ----------
+    sections
+        Rows with fold, cohort, patient, sample, badge, value and any of `KEYS`.
+
+    Returns
+    -------
+    DataFrame
+        Rows with aggregation "patient"; `fold` is kept where a patient is tested in a single one.
+    """
+    sections = _complete(sections)
+    plain = sections["badge"] == ""
+    has_plain = plain.groupby([sections["cohort"], sections["patient"]]).transform("any")
+    used = sections[plain | ~has_plain]
+    folds = used.groupby(["cohort", "patient"])["fold"].agg(lambda f: f.iloc[0] if f.nunique() == 1 else "")
+    badges = used.groupby(["cohort", "patient"])["badge"].agg(lambda b: "; ".join(sorted(set(b) - {""})))
+    by_section = mean_by(used, [*KEYS, "cohort", "patient", "sample"])
+    patients = mean_by(by_section, [*KEYS, "cohort", "patient"])
+    index = pd.MultiIndex.from_frame(patients[["cohort", "patient"]])
+    return patients.assign(
+        fold=folds.reindex(index).to_numpy(), badge=badges.reindex(index).to_numpy(), aggregation="patient"
+    )
+
+
+def to_cohort(patients: pd.DataFrame) -> pd.DataFrame:
+    """Average the patients without a badge, each cohort by itself."""
+    return mean_by(_complete(patients[patients["badge"] == ""]), [*KEYS, "cohort"]).assign(aggregation="cohort")
+
+
+def roll_up(sections: pd.DataFrame, *, types: bool) -> pd.DataFrame:
+    """Return section, patient and cohort rows of per-section values.
+
+    Parameters
+    ----------
+    sections
+        One row per fold, section and quantity.
+    types
+        Whether to add rows with target "": at section and patient level the mean over types, at cohort level the mean
+        over patients of their means, so that the patient stays the unit.
+    """
+    sections = _complete(sections).assign(aggregation="section")
+    patients = to_patients(sections)
+    if types:
+        sections = pd.concat([sections, over_types(sections)], ignore_index=True)
+        patients = pd.concat([patients, over_types(patients)], ignore_index=True)
+    return pd.concat([sections, patients, to_cohort(patients)], ignore_index=True)
+
+
+def add_ratio(rows: pd.DataFrame, top: str, bottom: str, name: str) -> pd.DataFrame:
+    """Return rows of ``1 - top / bottom``, formed from the aggregated values of the same place and type.
+
+    A ratio of means is used, not a mean of ratios: a rare type's mean error can be next to nothing in one section.
+    """
+    place = [c for c in rows.columns if c not in {"metric", "value", "n", "n_nan"}]
+    upper = rows[rows["metric"] == top]
+    lower = rows[rows["metric"] == bottom][[*place, "value"]].rename(columns={"value": "_bottom"})
+    joined = upper.merge(lower, on=place, how="left", validate="one_to_one")
+    defined = joined["_bottom"].to_numpy() > 0
+    ratio = np.full(len(joined), np.nan)
+    np.divide(joined["value"].to_numpy(), joined["_bottom"].to_numpy(), out=ratio, where=defined)
+    joined = joined.assign(metric=name, value=1.0 - ratio)
+    return joined.drop(columns="_bottom")

@@ -1,0 +1,121 @@
+"""Rows of Moran's R and of map similarity, per section and over a cohort's sections side by side."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from histoloom.metrics.aggregate import roll_up
+from histoloom.metrics.correlation import Floats
+from histoloom.metrics.moran import map_similarity, morans_r, spatial_weights, upper_pairs
+
+if TYPE_CHECKING:
+    from histoloom.metrics.score import Scored
+
+logger = logging.getLogger(__name__)
+
+_PLACE = ["fold", "cohort", "patient", "sample", "badge"]
+_MIN_OBSERVATIONS = 3
+
+
+def _map_rows(metric: str, types: list[str], matrix: Floats, n: int, place: Mapping[str, Any]) -> pd.DataFrame:
+    first, second, index = upper_pairs(types)
+    value = matrix[index]
+    return pd.DataFrame(
+        {"metric": metric, "target": first, "target2": second, "value": value, "n": n,
+         "n_nan": np.isnan(value).astype(int), **place}
+    )  # fmt: skip
+
+
+def _similarity_rows(first: Floats, second: Floats, place: Mapping[str, Any]) -> pd.DataFrame:
+    similarity, n, n_nan = map_similarity(first, second)
+    return pd.DataFrame(
+        [
+            {"metric": metric, "gene_set": form, "value": value, "n": n, "n_nan": n_nan, **place}
+            for (metric, form), value in similarity.items()
+        ]
+    )
+
+
+def _weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> Any:
+    return spatial_weights(
+        obs[["array_row", "array_col"]].to_numpy(dtype=np.float64),
+        obs["pitch_um"].to_numpy(dtype=np.float64),
+        (obs["cohort"] + "/" + obs["sample"]).to_numpy(),
+        **{key: moran[key] for key in ("length_scale_um", "cutoff", "include_self") if key in moran},
+    )
+
+
+def _placed(obs: pd.DataFrame) -> np.ndarray:
+    """Say which observations lie on a known array."""
+    columns = ["array_row", "array_col", "pitch_um"]
+    if any(column not in obs for column in columns):
+        return np.zeros(len(obs), dtype=bool)
+    return np.isfinite(obs[columns].to_numpy(dtype=np.float64)).all(axis=1)
+
+
+def _compare(
+    types: list[str], prediction: Floats, reference: Floats, weights: Any, place: Mapping[str, Any], *, own: bool
+) -> tuple[list[pd.DataFrame], pd.DataFrame]:
+    """Return the rows of the maps and of their similarity."""
+    n = len(prediction)
+    known = np.isfinite(reference).all(axis=0)
+    mine, theirs = morans_r(prediction, weights), np.full((len(types), len(types)), np.nan)
+    theirs[np.ix_(known, known)] = morans_r(reference[:, known], weights)
+    maps = [_map_rows("morans_r_reference", types, theirs, n, place)]
+    if own:
+        maps.append(_map_rows("morans_r", types, mine, n, place))
+    return maps, _similarity_rows(mine, theirs, place)
+
+
+def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.DataFrame]:
+    """Return rows of ``morans_r`` (prediction), ``morans_r_reference`` and the similarity of the two maps.
+
+    Parameters
+    ----------
+    scored
+        Predictions and references; observations without array coordinates are left out, with a warning.
+    moran
+        length_scale_um, cutoff, include_self.
+
+    Returns
+    -------
+    list of DataFrame
+        Section rows and pooled rows (all sections of a cohort without a badge, W block-diagonal, z-scores over all of
+        them) of both maps, pairs i <= j; similarity also per patient and cohort, with its form in ``gene_set``.
+    """
+    placed = _placed(scored.obs)
+    if not placed.all():
+        names = sorted(scored.obs.loc[~placed, "cohort"] + "/" + scored.obs.loc[~placed, "sample"])
+        logger.warning("no Moran's R without array coordinates and pitch: %s", ", ".join(dict.fromkeys(names)))
+    obs = scored.obs[placed]
+    parts: list[pd.DataFrame] = []
+    for against, reference in scored.reference.items():
+        maps: list[pd.DataFrame] = []
+        similar: list[pd.DataFrame] = []
+        for key, labels in sorted(obs.groupby(_PLACE, observed=True, sort=True).groups.items()):
+            if len(labels) < _MIN_OBSERVATIONS:
+                continue
+            index, place = labels.to_numpy(), dict(zip(_PLACE, cast("tuple[str, ...]", key), strict=True))
+            rows, similarity = _compare(
+                scored.types, scored.prediction[index], reference[index], _weights(obs.loc[labels], moran), place,
+                own=against == "labels",
+            )  # fmt: skip
+            maps += [part.assign(aggregation="section") for part in rows]
+            similar.append(similarity)
+        if similar:
+            parts.append(roll_up(pd.concat(similar, ignore_index=True), types=False).assign(against=against))
+        pooled = obs[obs["badge"] == ""].drop_duplicates(["cohort", "sample", "obs_id"])
+        for cohort, labels in sorted(pooled.groupby("cohort", observed=True, sort=True).groups.items()):
+            index = labels.to_numpy()
+            rows, similarity = _compare(
+                scored.types, scored.prediction[index], reference[index], _weights(obs.loc[labels], moran),
+                {"cohort": cohort}, own=against == "labels",
+            )  # fmt: skip
+            maps += [part.assign(aggregation="pooled") for part in (*rows, similarity)]
+        parts += [part.assign(against=against) for part in maps]
+    return parts

@@ -1,0 +1,82 @@
+"""The stamp: the choices a number was measured under, one mapping that a published row's stamp is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+UNSTATED = "unstated"
+HEADLINE = "section>patient>cohort"
+"""Per type over the observations of a section, mean over sections of a patient, mean over patients."""
+
+_FROM_SPEC = ("task", "split", "selection", "standardise", "on_overlap", "shuffle_labels")
+
+
+def stamp(
+    spec: Mapping[str, Any],
+    predictions: Mapping[str, Any],
+    target: Mapping[str, Any],
+    obs: pd.DataFrame,
+) -> dict[str, Any]:
+    """Return the protocol of an experiment's predictions.
+
+    Parameters
+    ----------
+    spec
+        The experiment's entry.
+    predictions, target
+        Metadata of the predictions and of the target; ``protocol`` of the predictions says what the model was (kind,
+        encoders, weights) and wins over what the entry says.
+    obs
+        Scored observations: fold, cohort, sample, patient, badge.
+
+    Returns
+    -------
+    dict
+        JSON values only; a choice nobody stated is ``"unstated"``.
+    """
+    tiles = target.get("tiles") or {}
+    plain = obs[obs["badge"] == ""]
+    counted = plain.drop_duplicates(["cohort", "sample"]).groupby("cohort", sort=True)
+    protocol: dict[str, Any] = {key: spec.get(key, UNSTATED) for key in _FROM_SPEC}
+    protocol.update(
+        {
+            "cohorts": sorted(obs["cohort"].unique().tolist()),
+            "train_cohorts": sorted(spec.get("train_cohorts") or spec.get("cohorts") or []),
+            "labels": spec.get("labels", UNSTATED),
+            "target": dict(spec.get("target") or {}),
+            "units": target.get("units", UNSTATED),
+            "tiles": spec.get("tiles", UNSTATED),
+            "tiles_spec": tiles.get("spec", UNSTATED) if isinstance(tiles, Mapping) else UNSTATED,
+            "train_seeds": list(spec.get("train_seeds") or []),
+            "aggregation": HEADLINE,
+            "moran": dict(spec.get("moran") or {}),
+            "n_patients": {str(c): int(part["patient"].nunique()) for c, part in counted},
+            "n_sections": {str(c): len(part) for c, part in counted},
+            "n_observations": {str(c): len(part) for c, part in plain.groupby("cohort", sort=True)},
+        }
+    )
+    protocol.update(predictions.get("protocol") or {})
+    return protocol
+
+
+def short(protocol: Mapping[str, Any]) -> str:
+    """Return the stamp as a few words for a table's cell."""
+    target = protocol.get("target") or {}
+    parts = [
+        str(protocol.get("split", UNSTATED)).replace("_", " "),
+        f"labels {protocol.get('labels', UNSTATED)}",
+        f"tiles {protocol.get('tiles', UNSTATED)}",
+        f"target {target.get('statistic', UNSTATED)}/{target.get('transform', UNSTATED)}",
+        f"selection {protocol.get('selection', UNSTATED)}",
+        f"standardise {protocol.get('standardise', UNSTATED)}",
+    ]
+    if protocol.get("standardise") in {"per_cohort", "per_section"}:
+        parts.append("transductive")
+    if protocol.get("on_overlap") == "allow":
+        parts.append("patients may be on both sides")
+    if protocol.get("shuffle_labels") not in {None, "none", UNSTATED}:
+        parts.append("LABELS SHUFFLED")
+    return "; ".join(parts)

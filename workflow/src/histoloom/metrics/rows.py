@@ -1,0 +1,138 @@
+"""The long table of metrics: its columns, how it is written and read.
+
+What `n` and `n_nan` count depends on the row and is the same everywhere:
+
+=================  ==========  ==========================================  =================================
+aggregation        target      n                                           n_nan
+=================  ==========  ==========================================  =================================
+section            a type      observations compared                       1 when the value is undefined
+pooled_patient,    a type      observations compared                       1 when the value is undefined
+pooled
+section, pooled_*  "" (all)    types averaged                              types undefined
+patient            a type      sections averaged                           sections undefined
+patient            "" (all)    types averaged                              types undefined
+cohort             any         patients averaged                           patients undefined
+spot               "" (all)    spots (a section), patients (the cohort)    the same units, undefined
+=================  ==========  ==========================================  =================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histoloom.artefacts import read_metadata, write_parquet
+from histoloom.errors import InputError
+
+COLUMNS: Mapping[str, Any] = {
+    "experiment": "",
+    "model": "",
+    "variant": "",
+    "fold": "",
+    "cohort": "",
+    "sample": "",
+    "patient": "",
+    "against": "",
+    "target": "",
+    "target2": "",
+    "metric": "",
+    "gene_set": "",
+    "k": "",
+    "aggregation": "",
+    "n": 0,
+    "n_nan": 0,
+    "value": float("nan"),
+    "train_seed": -1,
+    "badge": "",
+    "protocol": "",
+}
+"""Columns of a metrics table in order, with the value that means "does not apply"."""
+
+_SORT = [
+    "against", "metric", "gene_set", "aggregation", "train_seed", "cohort", "patient", "sample", "fold",
+    "target", "target2",
+]  # fmt: skip
+_TYPES = {"n": "int64", "n_nan": "int64", "train_seed": "int64", "value": "float64"}
+
+
+def assemble(parts: Sequence[pd.DataFrame], **constants: Any) -> pd.DataFrame:
+    """Join rows into a metrics table: every column present, in order, sorted.
+
+    Parameters
+    ----------
+    parts
+        Tables with a subset of `COLUMNS`.
+    constants
+        Columns with one value for all rows.
+
+    Returns
+    -------
+    DataFrame
+        With exactly `COLUMNS`.
+
+    Raises
+    ------
+    ValueError
+        If a part has a column that a metrics table does not have.
+    """
+    parts = [part for part in parts if len(part)]
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+    unknown = set(frame.columns) - set(COLUMNS)
+    if unknown:
+        raise ValueError(f"not columns of a metrics table: {sorted(unknown)}")
+    for column, default in COLUMNS.items():
+        if column in constants:
+            frame[column] = constants[column]
+        elif column not in frame:
+            frame[column] = default
+        elif default == default:  # a NaN default means that NaN is an answer
+            frame[column] = frame[column].fillna(default)
+    frame = frame.astype(_TYPES).sort_values(_SORT, kind="stable", ignore_index=True)
+    return frame[list(COLUMNS)]
+
+
+def write_metrics(frame: pd.DataFrame, out: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a metrics table as parquet with metadata."""
+    write_parquet(frame, out, metadata)
+
+
+def read_metrics(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Read metrics tables and stack them.
+
+    Parameters
+    ----------
+    paths
+        Parquet files as written by `write_metrics`.
+
+    Returns
+    -------
+    DataFrame
+        With exactly `COLUMNS`, in the order of the files.
+
+    Raises
+    ------
+    InputError
+        If a file is no metrics table.
+    """
+    frames = []
+    for path in paths:
+        frame = pd.read_parquet(path)
+        missing = [column for column in COLUMNS if column not in frame]
+        if missing:
+            raise InputError(
+                path, f"is no metrics table: it lacks {', '.join(missing)}.", "remove it, so that it is made anew."
+            )
+        frames.append(frame[list(COLUMNS)])
+    return pd.concat(frames, ignore_index=True) if frames else assemble([])
+
+
+def read_protocols(paths: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
+    """Return the metadata of metrics files by model name (for judges: by judge name)."""
+    found = {}
+    for path in paths:
+        metadata = read_metadata(path)
+        found[str(metadata.get("model") or Path(path).stem)] = metadata
+    return found

@@ -1,0 +1,219 @@
+"""Score a model's predictions on held-out observations: one table of metrics per model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.artefacts import identities_of, read_metadata
+from histoloom.errors import InputError
+from histoloom.identity import canonical_json, make_identity
+from histoloom.metrics.abundance import score_abundance
+from histoloom.metrics.colocalization import score_colocalization
+from histoloom.metrics.correlation import Floats
+from histoloom.metrics.protocol import stamp
+from histoloom.metrics.rows import assemble, write_metrics
+
+logger = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+_OBS = ["fold", "cohort", "sample", "patient", "obs_id", "badge"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of held-out observations beside what they are compared with.
+
+    Attributes
+    ----------
+    obs
+        fold, cohort, sample, patient, obs_id, badge and, where known, array_row, array_col, pitch_um; one row per
+        prediction.
+    types
+        Cell types, the columns of all matrices.
+    prediction
+        (n, types) mean over training seeds.
+    seeds
+        Prediction by training seed; empty where there is only one.
+    reference
+        (n, types) by what is compared with: "labels", and "truth" where there is planted truth.
+    metadata
+        Of the predictions.
+    """
+
+    obs: pd.DataFrame
+    types: list[str]
+    prediction: Floats
+    seeds: Mapping[int, Floats]
+    reference: Mapping[str, Floats]
+    metadata: Mapping[str, Any]
+
+
+def _dense(matrix: Any) -> Floats:
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
+
+
+def read_predictions(path: str | Path) -> Scored:
+    """Read a prediction artefact.
+
+    Parameters
+    ----------
+    path
+        h5ad with X = prediction and layer ``truth`` = the target; optional layers ``seed_<s>`` and ``planted``.
+
+    Raises
+    ------
+    InputError
+        If the file lacks a column or layer, or holds no observation.
+    """
+    import anndata
+
+    data = anndata.read_h5ad(path)
+    missing = [column for column in _OBS[:-1] if column not in data.obs] + (
+        ["layer truth"] if "truth" not in data.layers else []
+    )
+    if missing or not data.n_obs:
+        problem = f"lacks {', '.join(missing)}." if missing else "holds no held-out observation."
+        raise InputError(path, problem, "remove it, so that it is made anew; a fold must have a test patient.")
+    obs = data.obs.copy().reset_index(drop=True)
+    for column in obs.select_dtypes(["category", "string"]).columns:
+        obs[column] = obs[column].astype(object)
+    if "badge" not in obs:
+        obs["badge"] = ""
+    obs["badge"] = obs["badge"].fillna("").astype(str)
+    layers = {name: _dense(data.layers[name]) for name in data.layers}
+    seeds = {int(name[5:]): value for name, value in layers.items() if name.startswith("seed_")}
+    reference = {"labels": layers["truth"]}
+    if "planted" in layers and np.isfinite(layers["planted"]).any():
+        reference["truth"] = layers["planted"]
+    return Scored(
+        obs=obs,
+        types=[str(name) for name in data.var_names],
+        prediction=_dense(data.X),
+        seeds=seeds if len(seeds) > 1 else {},
+        reference=reference,
+        metadata=read_metadata(path),
+    )
+
+
+def train_means(target: Path, folds: Path) -> tuple[pd.DataFrame, Any]:
+    """Return each fold's mean target over its training observations.
+
+    Parameters
+    ----------
+    target, folds
+        The experiment's artefacts.
+
+    Returns
+    -------
+    means
+        (folds, types), index = fold.
+    obs
+        The target's observations, index ``cohort/sample/obs_id``.
+    """
+    import anndata
+
+    data = anndata.read_h5ad(target)
+    values, obs = _dense(data.X), data.obs
+    table = pd.read_parquet(folds)
+    train = table[table["role"] == "train"]
+    section = obs["cohort"].astype(str) + "/" + obs["sample"].astype(str)
+    key = section + "/" + obs["obs_id"].astype(str)
+    means = {}
+    for fold, part in train.groupby("fold", sort=True):
+        names = part["cohort"].astype(str) + "/" + part["sample"].astype(str)
+        whole = part["obs_id"].isna()
+        single = names[~whole] + "/" + part.loc[~whole, "obs_id"].astype(str)
+        chosen = (section.isin(set(names[whole])) | key.isin(set(single))).to_numpy()
+        if chosen.any():
+            means[str(fold)] = np.nanmean(values[chosen], axis=0)
+    frame = pd.DataFrame.from_dict(means, orient="index", columns=[str(name) for name in data.var_names])
+    return frame, obs.set_axis(key.to_numpy(), axis=0)
+
+
+def _with_positions(scored: Scored, target_obs: pd.DataFrame) -> pd.DataFrame:
+    """Add array coordinates, pitch and badge from the target where the predictions do not carry them."""
+    obs = scored.obs
+    key = (obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"]).to_numpy()
+    unknown = ~pd.Index(key).isin(target_obs.index)
+    if unknown.any():
+        raise InputError(
+            "predictions",
+            f"{int(unknown.sum())} predicted observations are not in the target, e.g. '{key[unknown][0]}'.",
+            "remove the experiment's models and predictions, so that they are made anew.",
+        )
+    found = target_obs.reindex(key)
+    for column in ("array_row", "array_col", "pitch_um", "badge"):
+        if column in found:
+            values = found[column]
+            obs[column] = values.fillna("").astype(str).to_numpy() if column == "badge" else values.to_numpy()
+    return obs
+
+
+def score_predictions(
+    *,
+    spec: Mapping[str, Any],
+    experiment: str,
+    model: str,
+    predictions: Path | Sequence[Path],
+    target: Path,
+    folds: Path,
+    out: Path,
+) -> None:
+    """Write ``metrics/{experiment}/{model}.parquet``.
+
+    Parameters
+    ----------
+    spec
+        The experiment's entry.
+    experiment, model
+        Names, for the rows.
+    predictions
+        The model's prediction artefact; a sequence has one per variant.
+    target, folds
+        The experiment's target and folds; the train-mean predictor is formed from them, fold by fold.
+    out
+        File to write; columns as in `histoloom.metrics.rows`.
+
+    Raises
+    ------
+    InputError
+        If the predictions do not fit the target or the folds.
+    """
+    paths = [Path(predictions)] if isinstance(predictions, (str, Path)) else [Path(p) for p in predictions]
+    means, target_obs = train_means(target, folds)
+    target_metadata = read_metadata(target)
+    parts = []
+    for path in paths:
+        scored = read_predictions(path)
+        obs = _with_positions(scored, target_obs)
+        absent = sorted(set(obs["fold"]) - set(means.index))
+        if absent or list(means.columns) != scored.types:
+            what = f"folds without training observations: {', '.join(absent)}." if absent else "other cell types."
+            raise InputError(path, f"does not fit {folds} and {target}: {what}", "remove it and run again.")
+        protocol = stamp(spec, scored.metadata, target_metadata, obs)
+        variant = str(scored.metadata.get("variant", path.stem))
+        scale_known = target_metadata.get("truth_units") in {None, target_metadata.get("units")}
+        rows = assemble(
+            [
+                *score_abundance(scored, means, truth_has_units=scale_known),
+                *score_colocalization(scored, spec.get("moran") or {}),
+            ]
+        )
+        parts.append(rows.assign(variant=variant, protocol=canonical_json(protocol)))
+    frame = assemble(parts, experiment=experiment, model=model)
+    undefined = int(frame.loc[frame["metric"].eq("cc") & frame["aggregation"].eq("section"), "value"].isna().sum())
+    logger.info("%s/%s: %d rows; %d undefined section correlations", experiment, model, len(frame), undefined)
+    identity = make_identity(
+        "metrics",
+        STAGE_VERSION,
+        {"spec": spec, "model": model},
+        identities_of({"predictions": paths, "target": target, "folds": folds}),
+    )
+    write_metrics(frame, out, {"experiment": experiment, "model": model, "identity": identity})

@@ -1,0 +1,277 @@
+"""The steps of a model's life in an experiment: train all folds, predict the test observations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.artefacts import KEY, identities_of, identity_of
+from histoloom.errors import InputError
+from histoloom.folds import ALL, read_folds
+from histoloom.identity import canonical_json, make_identity
+from histoloom.models.artefact import load_model, save_model
+from histoloom.models.base import Model, Rows
+from histoloom.models.data import build_training, load_features
+from histoloom.models.efficiency import Meter, pick_device
+from histoloom.registry import MODELS, load
+from histoloom.targets import Target, read_target
+from histoloom.versions import STAGE_VERSIONS
+
+logger = logging.getLogger(__name__)
+
+# Keys of an experiment that change what is trained; which other models it has does not.
+_EXPERIMENT_KEYS = ("train_seeds", "standardise", "selection", "shuffle_labels", "seed")
+TRANSDUCTIVE = frozenset({"per_cohort", "per_section"})
+Embeddings = Mapping[str, Sequence[Path]]
+
+
+def used_embeddings(spec: Mapping[str, Any], embeddings: Embeddings) -> dict[str, list[Path]]:
+    """Return the batches of the encoders a model takes, in its order."""
+    return {name: [Path(p) for p in embeddings.get(name, [])] for name in spec.get("inputs", [])}
+
+
+def _features(
+    model: Model, target: Target, embeddings: Embeddings
+) -> tuple[np.ndarray | None, dict[str, dict[str, Any]]]:
+    if "features" not in model.needs:
+        return None, {}
+    return load_features(target.obs, embeddings, model.spec["inputs"], target.metadata["tiles"])
+
+
+def train_model(
+    *,
+    spec: Mapping[str, Any],
+    experiment: Mapping[str, Any],
+    target: Path,
+    folds: Path,
+    embeddings: Embeddings,
+    out: Path,
+    efficiency: Path,
+    threads: int,
+    device: str = "auto",
+) -> None:
+    """Fit a model on every fold, ``all`` included, and every training seed.
+
+    Parameters
+    ----------
+    spec
+        The model's entry, with its ``name``.
+    experiment
+        The experiment's entry.
+    target, folds
+        Its target and folds.
+    embeddings
+        Batches by encoder.
+    out
+        ``.pt`` to write; a sidecar lies beside it.
+    efficiency
+        JSON with seconds and peak memory; feeds efficiency tables only.
+    threads
+        CPU threads; already set by the job, recorded here.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    InputError
+        If embeddings do not fit the target.
+    """
+    device = pick_device(device)
+    read = read_target(target)
+    table, fold_facts = read_folds(folds)
+    model: Model = load(MODELS, spec["kind"])(spec)
+    features, spaces = _features(model, read, embeddings)
+    data = build_training(read, table, features, experiment)
+    meter = Meter("models", device)
+    choices = model.fit(data, device)
+    meter.write(efficiency, len(data.folds) * (len(data.seeds) if model.stochastic else 1), threads)
+    for fold, choice in choices.items():
+        logger.info("%s: %s", fold, canonical_json(choice))
+    facts = {
+        "types": read.types,
+        "encoders": spaces,
+        "tiles": dict(read.metadata["tiles"]),
+        "train_seeds": list(data.seeds) if model.stochastic else [],
+        "choices": choices,
+        "units": read.metadata["units"],
+        **{key: experiment[key] for key in ("standardise", "selection", "shuffle_labels")},
+    }
+    identity = make_identity(
+        "models",
+        STAGE_VERSIONS["models"],
+        {"model": dict(spec), "experiment": {key: experiment[key] for key in _EXPERIMENT_KEYS}},
+        identities_of({"target": target, "folds": folds, **used_embeddings(spec, embeddings)}),
+        experiment["seed"],
+    )
+    protocol = make_protocol(model, read, experiment, fold_facts, facts)
+    save_model(
+        model,
+        facts,
+        {"kind": spec["kind"], "spec": dict(spec), **facts, "protocol": protocol, "identity": identity},
+        out,
+    )
+
+
+def make_protocol(
+    model: Model, target: Target, experiment: Mapping[str, Any], fold_facts: Mapping[str, Any], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the choices that every number made with these predictions is stamped with."""
+    meta = target.metadata
+    chosen: dict[str, Any] = {}
+    for key in ("epochs", "alpha"):
+        found = [v for c in facts["choices"].values() if key in c for v in np.atleast_1d(c[key]).tolist()]
+        if found:
+            chosen[key] = found[0] if min(found) == max(found) else [min(found), max(found)]
+    return {
+        "split": fold_facts["split"],
+        "on_overlap": fold_facts["on_overlap"],
+        "overlap_patients": fold_facts["overlap_patients"],
+        "selection": experiment["selection"],
+        "chosen": chosen,
+        "tuned_on_test": experiment["selection"] == "test_as_published" and bool(chosen),
+        "standardise": experiment["standardise"] if "features" in model.needs else "none",
+        "transductive": experiment["standardise"] in TRANSDUCTIVE and "features" in model.needs,
+        "shuffle_labels": experiment["shuffle_labels"],
+        "uses_test_labels": model.uses_test_labels,
+        "target": dict(meta["recipe"]),
+        "units": meta["units"],
+        "labels": meta["labels"],
+        "truth": meta["truth"],
+        "tiles": meta["tiles"]["name"],
+        "encoders": {
+            name: {key: space[key] for key in ("card", "revision", "weights_sha256")}
+            for name, space in facts["encoders"].items()
+        },
+        "kind": model.spec["kind"],
+        "train_seeds": facts["train_seeds"],
+    }
+
+
+def check_spaces(where: Path, trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse embeddings of another encoder, or other weights, than the model was trained on."""
+    for name, space in trained.items():
+        if given.get(name) != space:
+            raise InputError(
+                where,
+                f"was trained on encoder '{name}' as {space}; the embeddings given are {given.get(name)}.",
+                "embed with the same card, revision and weights, or train again.",
+            )
+
+
+def predict_all_seeds(
+    model: Model, facts: Mapping[str, Any], fold: str, rows: Rows
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Return the mean prediction and, for stochastic models, each training seed's."""
+    if not model.stochastic:
+        return model.predict(fold, -1, rows), {}
+    by_seed = {seed: model.predict(fold, seed, rows) for seed in facts["train_seeds"]}
+    return np.mean(list(by_seed.values()), axis=0), by_seed
+
+
+def predict_model(
+    *,
+    model: Path,
+    spec: Mapping[str, Any],
+    experiment: Mapping[str, Any],
+    target: Path,
+    folds: Path,
+    embeddings: Embeddings,
+    variant: str,
+    out: Path,
+) -> None:
+    """Predict every fold's test observations.
+
+    Parameters
+    ----------
+    model
+        From `train_model`.
+    spec, experiment, target, folds, embeddings
+        As given to `train_model`.
+    variant
+        Name of an inference-only choice.
+    out
+        h5ad to write: X the mean over training seeds, layers ``truth`` (the labels), ``seed_<s>``
+        and, where planted, ``planted``.
+
+    Raises
+    ------
+    InputError
+        If the embeddings are not those of training.
+    """
+    fitted, facts = load_model(Path(model))
+    read = read_target(target)
+    table, fold_facts = read_folds(folds)
+    if facts["types"] != read.types:
+        raise InputError(model, "was trained for other cell types than the target's.", "remove it and train again.")
+    features, spaces = _features(fitted, read, embeddings)
+    check_spaces(Path(model), facts["encoders"], spaces)
+    data = build_training(read, table, features, experiment)
+    labels = read.values if fitted.uses_test_labels else None
+    rows = Rows(read.obs, data.rows.features, labels)
+    parts = []
+    for fold in data.folds:
+        if fold.name != ALL:
+            parts.append((fold, *predict_all_seeds(fitted, facts, fold.name, rows.take(fold.test))))
+    protocol = make_protocol(fitted, read, experiment, fold_facts, facts)
+    metadata = {
+        "experiment": str(experiment.get("name") or Path(target).parent.name),
+        "model": str(spec["name"]),
+        "variant": variant,
+        "protocol": protocol,
+        "choices": facts["choices"],
+        "units": read.metadata["units"],
+        "truth_units": read.metadata["truth_units"],
+        "constant_types": read.metadata["constant_types"],
+        "identity": make_identity(
+            "predictions",
+            STAGE_VERSIONS["models"],
+            {"variant": variant, "model": str(spec["name"])},
+            {"model": identity_of(model), "target": identity_of(target), "folds": identity_of(folds)},
+        ),
+    }
+    index = np.concatenate([fold.test for fold, _, _ in parts])
+    obs = read.obs.iloc[index].copy()
+    obs.insert(0, "fold", np.repeat([fold.name for fold, _, _ in parts], [len(fold.test) for fold, _, _ in parts]))
+    obs.index = pd.Index(obs["fold"] + "/" + obs.index)
+    layers = {"truth": read.values[index]}
+    for seed in facts["train_seeds"]:
+        layers[f"seed_{seed}"] = np.concatenate([by_seed[seed] for _, _, by_seed in parts])
+    if read.truth is not None:
+        layers["planted"] = read.truth[index]
+    write_predictions(
+        np.concatenate([mean for _, mean, _ in parts]), obs, read.types, read.spatial[index], layers, metadata, out
+    )
+
+
+def write_predictions(
+    values: np.ndarray,
+    obs: pd.DataFrame,
+    types: Sequence[str],
+    spatial: np.ndarray,
+    layers: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+    out: Path,
+) -> None:
+    """Write a predictions h5ad; every artefact of predictions goes through here.
+
+    Raises
+    ------
+    FloatingPointError
+        If a prediction is not finite: a diverged fit must not look like a result.
+    """
+    import anndata
+
+    if not np.isfinite(values).all():
+        bad = obs.index[~np.isfinite(values).all(axis=1)]
+        raise FloatingPointError(f"predictions of {len(bad)} observations are not finite, first {bad[0]}")
+    data = anndata.AnnData(X=values, obs=obs, var=pd.DataFrame(index=pd.Index(list(types), dtype=str)))
+    for name, layer in layers.items():
+        data.layers[name] = layer
+    data.obsm["spatial"] = spatial
+    data.uns[KEY] = canonical_json(metadata)
+    data.write_h5ad(out)

@@ -1,0 +1,367 @@
+"""Train many small MLPs at once: their weights are stacked to (S, in, out) and multiplied as a batch.
+
+Every model of the stack has its own rows, scaler, labels, random stream and number of epochs, and gets the
+numbers it would get
+alone, to rounding: the loss is a sum over models, the optimiser works element by element, and a model that
+has done its epochs
+leaves the stack.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from histoloom.models.scaling import Scaler
+from histoloom.models.selection import section_cc
+
+logger = logging.getLogger(__name__)
+Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
+# Below the square of any spread of interest; keeps the gradient of a square root finite at zero.
+_TINY = 1e-24
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a stack.
+
+    Attributes
+    ----------
+    fold, seed
+        What it is.
+    stream
+        Seed of its start, its shuffles and its dropout, in this order: the same whatever else is in
+        the stack.
+    train, val
+        Row numbers; with ``val`` the epoch with the best validation CC is kept, without it the last.
+    val_sections
+        Section of each validation row.
+    label_rows
+        (n,) row whose label each row is given.
+    scaler
+        Fitted on its training rows.
+    y_mean, y_scale
+        (T,) scaling of the labels, fitted on its training rows.
+    epochs
+        How many to train.
+    """
+
+    fold: str
+    seed: int
+    stream: int
+    train: np.ndarray
+    val: np.ndarray | None
+    val_sections: np.ndarray | None
+    label_rows: np.ndarray
+    scaler: Scaler
+    y_mean: np.ndarray
+    y_scale: np.ndarray
+    epochs: int
+
+
+@dataclass
+class Trained:
+    """A trained model: ``layers`` of (in, out) weights and (out,) biases, ``epochs`` kept, validation CC per epoch."""
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    epochs: int
+    curve: list[float] = field(default_factory=list)
+
+
+def initial_layers(
+    sizes: Sequence[int], init: str, generator: torch.Generator
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Draw one model's start.
+
+    Parameters
+    ----------
+    sizes
+        Widths from input to output.
+    init
+        ``he`` (He et al. 2015, uniform; the last layer and all biases as below or 0) or ``pytorch``
+        (U(-1/sqrt(in), 1/sqrt(in)) for
+        weights and biases, the default of ``torch.nn.Linear``).
+    generator
+        The model's stream.
+    """
+    layers = []
+    for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        plain_bound = fan_in**-0.5
+        hidden = number < len(sizes) - 2
+        bound = (6 / fan_in) ** 0.5 if init == "he" and hidden else plain_bound
+        weight = (torch.rand((fan_in, fan_out), generator=generator) * 2 - 1) * bound
+        bias = (torch.rand(fan_out, generator=generator) * 2 - 1) * (0.0 if init == "he" else plain_bound)
+        layers.append((weight, bias))
+    return layers
+
+
+def forward(x: torch.Tensor, layers: Layers, draw: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
+    """Run a stack of MLPs.
+
+    Parameters
+    ----------
+    x
+        (S, B, D).
+    layers
+        (S, in, out) weights and (S, 1, out) biases.
+    draw
+        In training with dropout: gives the factors (S, B, width) that hidden units are multiplied with.
+
+    Returns
+    -------
+    torch.Tensor
+        (S, B, T).
+    """
+    for weight, bias in layers[:-1]:
+        x = torch.nn.functional.silu(torch.baddbmm(bias, x, weight))
+        if draw is not None:
+            x = x * draw(x.shape[2])
+    weight, bias = layers[-1]
+    return torch.baddbmm(bias, x, weight)
+
+
+def pearson(
+    a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor, dim: int | tuple[int, ...], eps: float
+) -> torch.Tensor:
+    """Return Pearson's r as the paper's formula has it (section 2.1), along ``dim`` of masked entries."""
+    n = mask.sum(dim, keepdim=True).clamp_min(1)
+    a = (a - (a * mask).sum(dim, keepdim=True) / n) * mask
+    b = (b - (b * mask).sum(dim, keepdim=True) / n) * mask
+    norm_a = (a * a).sum(dim).clamp_min(_TINY).sqrt()
+    norm_b = (b * b).sum(dim).clamp_min(_TINY).sqrt()
+    return (a * b).sum(dim) / (norm_a * norm_b + eps)
+
+
+def losses(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, spec: Mapping[str, Any]) -> torch.Tensor:
+    """Return each model's loss: MSE + l1 MAE - l2 Pearson (decomposition paper, section 2.1).
+
+    Parameters
+    ----------
+    prediction, labels
+        (S, B, T).
+    mask
+        (S, B), 1 for a row of the batch, 0 for padding.
+    spec
+        ``l1``, ``l2``, ``pearson_axis``, ``pearson_eps``.
+
+    Returns
+    -------
+    torch.Tensor
+        (S,).
+    """
+    full = mask[:, :, None].expand_as(prediction)
+    count = full.sum((1, 2))
+    error = (prediction - labels) * full
+    total = error.square().sum((1, 2)) / count
+    if spec["l1"]:
+        total = total + spec["l1"] * error.abs().sum((1, 2)) / count
+    if spec["l2"]:
+        eps = spec["pearson_eps"]
+        if spec["pearson_axis"] == "type":
+            r = pearson(prediction, labels, full, 1, eps).mean(1)
+        elif spec["pearson_axis"] == "observation":
+            r = (pearson(prediction, labels, full, 2, eps) * mask).sum(1) / mask.sum(1)
+        else:
+            r = pearson(prediction, labels, full, (1, 2), eps)
+        total = total - spec["l2"] * r
+    return total
+
+
+class _Runner:
+    """A member on its way: its stream, the batches of its epoch, its best so far."""
+
+    def __init__(self, member: Member, sizes: Sequence[int], spec: Mapping[str, Any]) -> None:
+        self.member = member
+        self.generator = torch.Generator().manual_seed(member.stream)
+        self.start = initial_layers(sizes, spec["init"], self.generator)
+        self.per_epoch = -(-len(member.train) // int(spec["batch_size"]))
+        self._train = torch.from_numpy(member.train)
+        self._batches: list[torch.Tensor] = []
+        self.best: Trained | None = None
+        self.curve: list[float] = []
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps the member takes."""
+        return self.per_epoch * self.member.epochs
+
+    def next_batch(self) -> torch.Tensor:
+        """Return the next batch's rows; shuffled, in equal batches, so that none is too small to correlate."""
+        if not self._batches:
+            order = torch.randperm(len(self._train), generator=self.generator)
+            self._batches = list(torch.tensor_split(self._train[order], self.per_epoch))
+        return self._batches.pop(0)
+
+    def epoch_done(self) -> bool:
+        """Return whether the last batch of an epoch was just handed out."""
+        return not self._batches
+
+
+class _Stack:
+    """Weights of the members still training, and their optimiser."""
+
+    def __init__(self, runners: Sequence[_Runner], spec: Mapping[str, Any], data: _Data) -> None:
+        self.spec, self.data = spec, data
+        depth = len(runners[0].start)
+        weights = [torch.stack([r.start[i][0] for r in runners]) for i in range(depth)]
+        biases = [torch.stack([r.start[i][1] for r in runners])[:, None] for i in range(depth)]
+        self._adopt(list(runners), [tensor.to(data.device, data.dtype) for tensor in (*weights, *biases)])
+
+    def _adopt(self, runners: list[_Runner], tensors: Sequence[torch.Tensor]) -> None:
+        self.runners = runners
+        self.parameters = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=self.spec["lr"], weight_decay=self.spec["weight_decay"])
+        members = [runner.member for runner in runners]
+        put = self.data.put
+        self.mean = put([m.scaler.mean for m in members])[:, None]
+        self.scale = put([m.scaler.scale for m in members])[:, None]
+        self.y_mean = put([m.y_mean for m in members])[:, None]
+        self.y_scale = put([m.y_scale for m in members])[:, None]
+        self.label_rows = torch.from_numpy(np.stack([m.label_rows for m in members]))
+
+    @property
+    def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the (S, in, out) weights and (S, 1, out) biases."""
+        depth = len(self.parameters) // 2
+        return list(zip(self.parameters[:depth], self.parameters[depth:], strict=True))
+
+    def keep(self, positions: list[int]) -> None:
+        """Go on with some members only, their optimiser's memory included."""
+        old = [self.optimiser.state[p] for p in self.parameters]
+        index = torch.tensor(positions, device=self.data.device)
+        self._adopt([self.runners[i] for i in positions], [p[index] for p in self.parameters])
+        for parameter, state in zip(self.parameters, old, strict=True):
+            self.optimiser.state[parameter] = {
+                "step": state["step"].clone(),
+                "exp_avg": state["exp_avg"][index].clone(),
+                "exp_avg_sq": state["exp_avg_sq"][index].clone(),
+            }
+
+    def step(self) -> None:
+        """Train every member on its next batch."""
+        batches = [runner.next_batch() for runner in self.runners]
+        rows = torch.nn.utils.rnn.pad_sequence(batches, batch_first=True)
+        sizes = torch.tensor([len(batch) for batch in batches])
+        mask = (torch.arange(rows.shape[1]) < sizes[:, None]).to(self.data.device, self.data.dtype)
+        x = (self.data.features[rows.to(self.data.device)] - self.mean) / self.scale
+        y = self.data.values[self.label_rows.gather(1, rows).to(self.data.device)]
+        y = (y - self.y_mean) / self.y_scale
+        dropout = float(self.spec["dropout"])
+
+        def draw(width: int) -> torch.Tensor:
+            # On the CPU: the same on any device. For its own rows: a member's draws do not depend on others' batches.
+            kept = [
+                (torch.rand((len(batch), width), generator=runner.generator) >= dropout).float() / (1 - dropout)
+                for batch, runner in zip(batches, self.runners, strict=True)
+            ]
+            return torch.nn.utils.rnn.pad_sequence(kept, batch_first=True).to(self.data.device, self.data.dtype)
+
+        prediction = forward(x, self.layers, draw if dropout else None)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses(prediction, y, mask, self.spec).sum().backward()
+        self.optimiser.step()
+
+    def member_layers(self, position: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return a copy of one member's (in, out) weights and (out,) biases."""
+        return [(w[position].detach().clone(), b[position, 0].detach().clone()) for w, b in self.layers]
+
+    def validate(self, position: int) -> float:
+        """Return the member's validation CC on labels as its fold has them (a correlation needs no scaling back)."""
+        member = self.runners[position].member
+        assert member.val is not None
+        assert member.val_sections is not None
+        x = (self.data.features[torch.from_numpy(member.val)] - self.mean[position]) / self.scale[position]
+        with torch.no_grad():
+            one = [(w[position : position + 1], b[position : position + 1]) for w, b in self.layers]
+            prediction = forward(x[None], one)[0].double().cpu().numpy()
+        labels = self.data.raw_values[member.label_rows[member.val]]
+        return section_cc(prediction, labels, member.val_sections)
+
+
+class _Data:
+    """Features and labels on the device."""
+
+    def __init__(self, features: np.ndarray, values: np.ndarray, device: str, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.features = torch.from_numpy(np.ascontiguousarray(features)).to(device, dtype)
+        self.values = torch.from_numpy(values).to(device, dtype)
+        self.raw_values = values
+
+    def put(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        """Return stacked arrays on the device."""
+        return torch.from_numpy(np.stack(arrays)).to(self.device, self.dtype)
+
+
+def train_stack(
+    features: np.ndarray,
+    values: np.ndarray,
+    members: Sequence[Member],
+    spec: Mapping[str, Any],
+    device: str,
+    dtype: torch.dtype = torch.float32,
+) -> list[Trained]:
+    """Train members together.
+
+    Parameters
+    ----------
+    features
+        (n, D) float32, unscaled.
+    values
+        (n, T) float64 labels.
+    members
+        What to train.
+    spec
+        The MLP's entry.
+    device
+        ``cpu`` or ``cuda``.
+    dtype
+        Precision of training.
+
+    Returns
+    -------
+    list of Trained
+        In the order of members.
+    """
+    if not members:
+        return []
+    sizes = [features.shape[1], *[int(spec["width"])] * int(spec["hidden_layers"]), values.shape[1]]
+    runners = [_Runner(member, sizes, spec) for member in members]
+    stack = _Stack(runners, spec, _Data(features, values, device, dtype))
+    done: dict[int, Trained] = {}
+    total, told, start = max(r.steps for r in runners), time.monotonic(), time.monotonic()
+    for step in range(1, total + 1):
+        stack.step()
+        leaving = _end_epochs(stack, step)
+        for position in leaving:
+            runner = stack.runners[position]
+            done[id(runner)] = runner.best or Trained(stack.member_layers(position), runner.member.epochs)
+            done[id(runner)].curve = runner.curve
+        if leaving and len(leaving) < len(stack.runners):
+            stack.keep([i for i in range(len(stack.runners)) if i not in leaving])
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            logger.info("step %d of %d, %d models, %.0f s", step, total, len(stack.runners), told - start)
+    return [done[id(runner)] for runner in runners]
+
+
+def _end_epochs(stack: _Stack, step: int) -> list[int]:
+    """Validate members at the end of an epoch; return the positions of those that have done all."""
+    leaving = []
+    for position, runner in enumerate(stack.runners):
+        if not runner.epoch_done():
+            continue
+        if runner.member.val is not None:
+            score = stack.validate(position)
+            if runner.best is None or score > max(runner.curve):
+                runner.best = Trained(stack.member_layers(position), step // runner.per_epoch)
+            runner.curve.append(score)
+        if step >= runner.steps:
+            leaving.append(position)
+    return leaving

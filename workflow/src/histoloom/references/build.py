@@ -1,0 +1,268 @@
+"""Build the reference artefact: choose types, cells and genes, compute signatures, write."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom import registry
+from histoloom.artefacts import KEY
+from histoloom.errors import InputError
+from histoloom.identity import canonical_json, make_identity, sha256_file, sha256_text
+from histoloom.references.genes import is_mitochondrial, passes_gene_filter
+from histoloom.references.readers import ReferenceCells, count_problem, mtx_files
+from histoloom.references.settings import reference_settings
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+logger = logging.getLogger(__name__)
+STAGE_VERSION = 1
+
+
+def build_reference(
+    *, spec: Mapping[str, Any], files: Mapping[str, Path | list[Path]], out: Path, seed: int, threads: int
+) -> None:
+    """Write a filtered reference and its signatures.
+
+    Types are merged and dropped, at most ``max_cells_per_type`` cells are kept per type with equal shares per donor,
+    mitochondrial genes and duplicate names go, cell2location's gene filter is applied to the chosen cells, and one
+    signature per type is computed.
+
+    Parameters
+    ----------
+    spec
+        The reference's entry (``reference.<source>.schema.yaml``).
+    files
+        Raw files by role; see the readers.
+    out
+        The h5ad to write: X raw counts CSR (cells x genes), obs cell_type, donor, assay, ``varm["signatures"]``
+        (genes x types, mean counts per cell), metadata.
+    seed
+        Chooses the cells and, for ``method: regression``, seeds the fit.
+    threads
+        Threads of the fit; part of the identity only where they can change floats.
+
+    Raises
+    ------
+    InputError
+        Counts that are not raw, types that do not exist or have too few cells, nothing left after the filters.
+    """
+    import anndata as ad
+
+    from histoloom.references.signatures import compute_signatures
+
+    spec = reference_settings(spec)
+    cells = registry.load(registry.REFERENCES, spec["source"])(files, spec)
+    types, report = assign_types(cells, spec)
+    rows = choose_cells(types, cells.obs["donor"], int(spec["max_cells_per_type"]), seed)
+    counts = _read_counts(cells, rows)
+    keep, genes, gene_report = choose_genes(counts, cells.genes, spec, cells.where)
+    counts = keep(counts)
+    obs = cells.obs.iloc[rows].assign(cell_type=types.iloc[rows]).astype(str)
+    obs.index = pd.Index([f"cell{i:07d}" for i in rows])
+    reference = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=genes))
+    signatures, fit = compute_signatures(reference, spec["signatures"], seed=seed, threads=threads)
+    reference.varm["signatures"] = signatures
+    params: dict[str, Any] = {"spec": dict(spec)}
+    if spec["signatures"]["method"] == "regression":
+        params["threads"] = threads
+    metadata = {
+        "types": list(signatures.columns),
+        "n_cells": {str(k): int(v) for k, v in obs["cell_type"].value_counts().sort_index().items()},
+        "n_donors": int(obs["donor"].nunique()),
+        "signatures": fit,
+        "gene_filter": gene_report,
+        "cells": {**report, "read": cells.report},
+        "identity": make_identity("references", STAGE_VERSION, params, _identities(files), seed),
+    }
+    reference.uns[KEY] = canonical_json(metadata)
+    reference.write_h5ad(out, compression="gzip")
+    logger.info("reference: %d cells, %d genes, %d types", *reference.shape, len(signatures.columns))
+
+
+def _identities(files: Mapping[str, Path | list[Path]]) -> dict[str, str]:
+    """Return identities of raw files by their bytes; a matrix folder counts as its three files."""
+    found = {}
+    for role, value in files.items():
+        paths: Sequence[Path] = [Path(value)] if isinstance(value, (str, Path)) else [Path(p) for p in value]
+        for number, path in enumerate(paths):
+            parts = mtx_files(path) if path.is_dir() else {"": path}
+            found[f"{role}.{number:04d}"] = sha256_text("".join(sha256_file(p) for p in parts.values()))
+    return found
+
+
+def assign_types(cells: ReferenceCells, spec: Mapping[str, Any]) -> tuple[pd.Series, dict[str, Any]]:
+    """Drop and merge cell types.
+
+    Returns
+    -------
+    tuple
+        Final type per cell ("" = not used) and a report.
+
+    Raises
+    ------
+    InputError
+        A type that is named but does not exist, fewer than two types, or a type with too few cells.
+    """
+    original = cells.obs["cell_type"]
+    known = set(original) - {""}
+    merged = {old: new for new, olds in spec["merge"].items() for old in olds}
+    for option, named in (("drop", set(spec["drop"])), ("merge", set(merged))):
+        missing = sorted(named - known)
+        if missing:
+            raise InputError(
+                f"{cells.where} ({option})",
+                f"no cells of type {', '.join(map(repr, missing))}; types: {', '.join(sorted(known))}.",
+                f"name existing types under `{option}`.",
+            )
+    types = original.where(~original.isin(spec["drop"]), "").replace(merged)
+    sizes = types[types != ""].value_counts()
+    few = sizes[sizes < spec["min_cells_per_type"]].sort_index()
+    if len(few):
+        raise InputError(
+            cells.where,
+            f"too few cells for a signature (min_cells_per_type {spec['min_cells_per_type']}): "
+            + ", ".join(f"'{name}' has {n}" for name, n in few.items())
+            + ".",
+            f"add them to the reference's `drop: [{', '.join(few.index)}]`, or `merge` them into a related type.",
+        )
+    if len(sizes) < 2:
+        raise InputError(
+            cells.where, f"{len(sizes)} cell type is left; deconvolution needs two.", "drop or merge fewer types."
+        )
+    slash = sorted(name for name in sizes.index if "/" in name)
+    if slash:
+        rename = {name.replace("/", "-"): [name] for name in slash}
+        raise InputError(
+            cells.where,
+            f"type names hold a '/', which h5 files cannot: {', '.join(slash)}.",
+            f"rename: `merge: {rename}`.",
+        )
+    return types, {
+        "not_annotated": int((original == "").sum()),
+        "dropped": {name: int((original == name).sum()) for name in sorted(spec["drop"])},
+        "available": {str(k): int(v) for k, v in sizes.sort_index().items()},
+    }
+
+
+def choose_cells(types: pd.Series, donors: pd.Series, most: int, seed: int) -> np.ndarray:
+    """Choose at most ``most`` cells per type, with shares of the donors as equal as their numbers allow.
+
+    Parameters
+    ----------
+    types
+        Type per cell, "" = not used.
+    donors
+        Donor per cell.
+    most
+        Largest number of cells of a type.
+    seed
+        Seed of the draw. Types draw from generators of their own, so that one type does not move another's cells.
+
+    Returns
+    -------
+    numpy.ndarray
+        Positions of the chosen cells, ascending.
+    """
+    chosen = []
+    for name in sorted(set(types) - {""}):
+        positions = np.flatnonzero((types == name).to_numpy())
+        if len(positions) <= most:
+            chosen.append(positions)
+            continue
+        rng = np.random.default_rng([seed, int(sha256_text(name)[:8], 16)])
+        codes, levels = pd.factorize(donors.to_numpy()[positions], sort=True)
+        available = np.bincount(codes, minlength=len(levels))
+        for donor, n in enumerate(equal_shares(available, most)):
+            chosen.append(rng.choice(positions[codes == donor], size=n, replace=False))
+    return np.sort(np.concatenate(chosen))
+
+
+def equal_shares(available: np.ndarray, total: int) -> np.ndarray:
+    """Share out ``total`` as equally as ``available`` allows; what is left over goes to the first that have more.
+
+    Returns
+    -------
+    numpy.ndarray
+        Integers, shape of ``available``, at most ``available``, summing to ``min(total, available.sum())``.
+    """
+    shares = np.zeros_like(available)
+    left = min(int(total), int(available.sum()))
+    while left:
+        open_ = np.flatnonzero(shares < available)
+        step = left // len(open_)
+        if step == 0:
+            shares[open_[:left]] += 1
+            break
+        grown = np.minimum(available[open_] - shares[open_], step)
+        shares[open_] += grown
+        left -= int(grown.sum())
+    return shares
+
+
+def _read_counts(cells: ReferenceCells, rows: np.ndarray) -> csr_matrix:
+    counts = cells.read(rows)
+    problem = count_problem(counts.data)
+    if problem:
+        raise InputError(
+            cells.where,
+            f"the counts are not raw: the matrix {problem}.",
+            "deconvolution needs raw integer counts; for an h5ad name their place in `counts` (X, raw or a layer).",
+        )
+    counts = counts.astype(np.int32)
+    counts.eliminate_zeros()
+    return counts
+
+
+def choose_genes(
+    counts: csr_matrix, names: pd.Index, spec: Mapping[str, Any], where: str
+) -> tuple[Any, pd.Index, dict[str, Any]]:
+    """Choose genes: no duplicate names, no mitochondrial genes, cell2location's filter.
+
+    Returns
+    -------
+    tuple
+        A function that takes counts (n, G) to counts of the chosen genes, their names, and a report of what was lost.
+
+    Raises
+    ------
+    InputError
+        If no gene is left.
+    """
+    from scipy.sparse import csr_matrix
+
+    codes, unique = pd.factorize(names)
+    copies = np.bincount(codes, minlength=len(unique))
+    gather = csr_matrix(
+        (np.ones(len(codes), dtype=np.int32), (np.arange(len(codes)), codes)), (len(codes), len(unique))
+    )
+    summed = csr_matrix(counts @ gather)
+    allowed = np.ones(len(unique), dtype=bool)
+    if spec["duplicate_genes"] == "drop":
+        # Two rows of one name are two loci or two readings; which one the section's gene is cannot be known.
+        allowed &= copies == 1
+    allowed &= unique != ""
+    mitochondrial = is_mitochondrial(unique) & bool(spec["drop_mitochondrial"])
+    n_cells = np.asarray((summed > 0).sum(axis=0)).ravel()
+    totals = np.asarray(summed.sum(axis=0)).ravel()
+    passed = passes_gene_filter(n_cells, totals, summed.shape[0], **spec["gene_filter"])
+    kept = np.flatnonzero(allowed & ~mitochondrial & passed)
+    report = {
+        "read": len(names),
+        "duplicate_names": int((copies > 1).sum()),
+        "duplicates": spec["duplicate_genes"],
+        "mitochondrial": int(mitochondrial.sum()),
+        "failed_filter": int((allowed & ~mitochondrial & ~passed).sum()),
+        "kept": len(kept),
+        **spec["gene_filter"],
+    }
+    logger.info("genes: %s", report)
+    if not len(kept):
+        raise InputError(where, f"no gene passes the filters ({report}).", "lower the cutoffs of `gene_filter`.")
+    return lambda matrix: csr_matrix(csr_matrix(matrix @ gather)[:, kept]), pd.Index(unique[kept]), report

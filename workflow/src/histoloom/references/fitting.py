@@ -1,0 +1,142 @@
+"""What every cell2location fit needs around it: seed, threads, quiet trainer, progress in the log, a judged history."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+def import_cell2location() -> Any:
+    """Import ``cell2location.models`` beside whatever torchvision is installed."""
+    import_module("histoloom.torch_compat")
+    import matplotlib
+
+    matplotlib.use("Agg")  # cell2location imports pyplot; a job has no screen
+    return import_module("cell2location.models")
+
+
+@contextlib.contextmanager
+def _no_srun() -> Iterator[None]:
+    """Keep Lightning from taking this process for one that srun started.
+
+    scvi-tools asks Lightning for a device before any plugin is looked at, and that alone fails in a job of several
+    tasks. A job name of "interactive" is the way out that Lightning documents (`SLURMEnvironment.detect`).
+    """
+    name = os.environ.get("SLURM_JOB_NAME")
+    if name is not None:
+        os.environ["SLURM_JOB_NAME"] = "interactive"
+    try:
+        yield
+    finally:
+        if name is not None:
+            os.environ["SLURM_JOB_NAME"] = name
+
+
+@contextlib.contextmanager
+def fit_settings(*, seed: int, threads: int, epochs: int, folder: Path, what: str) -> Iterator[dict[str, Any]]:
+    """Seed the fit, bound its threads, and give the trainer's options.
+
+    Parameters
+    ----------
+    seed, threads
+        Of the fit.
+    epochs
+        Length of the fit; progress is logged about every tenth.
+    folder
+        Where Lightning may write.
+    what
+        What is being fitted, for the log.
+
+    Yields
+    ------
+    dict
+        Keyword arguments of ``train``: no progress bar, the epoch log, and a plain environment. Lightning otherwise
+        detects SLURM from the job's variables, expects to be started by srun and installs a requeue handler; one job is
+        one task.
+    """
+    import lightning.pytorch as pl
+    import scvi
+    import torch
+    from lightning.pytorch.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+
+    class EpochLog(pl.Callback):
+        """Write the loss to the log now and then."""
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            """Log every tenth of the fit."""
+            done = trainer.current_epoch + 1
+            if done % max(epochs // 10, 1) == 0:
+                loss = trainer.callback_metrics.get("elbo_train")
+                text = "" if loss is None else f", ELBO loss {float(loss):.6g}"
+                logger.info("%s: epoch %d of %d%s", what, done, epochs, text)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    scvi.settings.seed = seed
+    scvi.settings.dl_num_workers = 0
+    try:
+        with _no_srun(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            # Stdout gets the bars of posterior sampling, which have no switch. The warnings are hints
+            # about data loaders and srun that no one can act on here.
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield {
+                "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
+                "plugins": [LightningEnvironment()],
+                "callbacks": [EpochLog()],
+                "enable_progress_bar": False,
+                "default_root_dir": str(folder),
+            }
+    finally:
+        torch.set_num_threads(before)
+
+
+def relative_fall(loss: np.ndarray, share: float = 0.1) -> float:
+    """Return by how much a loss still falls over the last ``share`` of its epochs, relative to its size.
+
+    The fall is that of a straight line fitted to those epochs, which noise from step to step does not move.
+
+    Parameters
+    ----------
+    loss
+        Loss (minus the ELBO) by epoch, shape (E,).
+    share
+        Share of the epochs to look at.
+
+    Returns
+    -------
+    float
+        (first - last point of the line) / |last point|; greater than 0 while the fit improves, NaN under 3 epochs.
+    """
+    tail = loss[-max(round(len(loss) * share), 3) :]
+    if len(tail) < 3:
+        return float("nan")
+    slope, start = np.polyfit(np.arange(len(tail)), tail, 1)
+    end = start + slope * (len(tail) - 1)
+    return float((start - end) / abs(end)) if end else float("nan")
+
+
+def history_summary(loss: np.ndarray, tolerance: float = 0.01) -> dict[str, Any]:
+    """Summarise a fit's history as JSON: epochs, loss at 21 of them, fall over the last tenth, whether it passed."""
+    fall = relative_fall(loss)
+    steps = np.unique(np.linspace(0, len(loss) - 1, 21).astype(int))
+    return {
+        "epochs": len(loss),
+        "loss": [[int(s) + 1, float(loss[s])] for s in steps],
+        "fall_last_tenth": None if np.isnan(fall) else fall,
+        "tolerance": tolerance,
+        "converged": bool(fall <= tolerance),
+    }

@@ -1,0 +1,335 @@
+"""Readers of single-cell references: a labelled h5ad, or 10x matrix folders with annotation tables.
+
+A reader gives the cells' labels at once and their counts on demand, so that a reference of 700,000 cells costs no more
+memory than the cells that are chosen from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.references.settings import reference_settings
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+logger = logging.getLogger(__name__)
+Files = Mapping[str, Path | Sequence[Path]]
+
+
+@dataclass(frozen=True)
+class ReferenceCells:
+    """Labelled cells, counts on demand.
+
+    Attributes
+    ----------
+    obs
+        One row per cell: cell_type, donor, assay (str; an empty cell_type means not annotated).
+    genes
+        Gene names, length G; may hold duplicates.
+    read
+        ``read(rows)`` returns the counts of cells by position, ascending, as CSR (n, G).
+    where
+        What to name in an error.
+    report
+        Facts of the reading, JSON.
+    """
+
+    obs: pd.DataFrame
+    genes: pd.Index
+    read: Callable[[np.ndarray], csr_matrix]
+    where: str
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def _one(files: Files, role: str) -> list[Path]:
+    value = files[role]
+    return [Path(value)] if isinstance(value, (str, Path)) else [Path(p) for p in value]
+
+
+def text_column(frame: pd.DataFrame, key: str | None, where: str, option: str, constant: str) -> pd.Series:
+    """Return a column as text, empty where missing; a constant when no column is named.
+
+    Raises
+    ------
+    InputError
+        If the table has no such column.
+    """
+    if key is None:
+        return pd.Series(constant, index=frame.index, dtype=object)
+    if key not in frame.columns:
+        raise InputError(
+            where,
+            f"has no column '{key}' ({option}); its columns: {', '.join(map(str, frame.columns)) or 'none'}.",
+            f"set {option} to one of these.",
+        )
+    column = frame[key].astype(object)
+    return column.where(column.notna(), "").astype(str).str.strip()
+
+
+def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
+    """Open a labelled h5ad.
+
+    Parameters
+    ----------
+    files
+        Role ``h5ad``: one file.
+    spec
+        The reference's entry: cell_type_key, donor_key, assay_key, gene_key, counts.
+
+    Returns
+    -------
+    ReferenceCells
+
+    Raises
+    ------
+    InputError
+        Missing file, column, layer; no raw counts anywhere.
+    """
+    import anndata as ad
+    import h5py
+
+    spec = reference_settings(spec)
+    (path,) = _one(files, "h5ad")
+    if not path.is_file():
+        raise InputError(path, "the reference does not exist.", "mend the reference's `path`.")
+    try:
+        with h5py.File(path, "r") as handle:
+            obs = ad.io.read_elem(handle["obs"])
+            places = _count_places(handle, spec["counts"], path)
+            place = _first_raw(handle, places, path)
+            var = ad.io.read_elem(handle["raw/var" if place.startswith("raw") else "var"])
+    except (OSError, KeyError) as error:
+        raise InputError(path, f"is not a readable h5ad ({error}).", "write it again with anndata.") from error
+    where = str(path)
+    cells = pd.DataFrame(
+        {
+            "cell_type": text_column(obs, spec["cell_type_key"], where, "cell_type_key", ""),
+            "donor": text_column(obs, spec["donor_key"], where, "donor_key", "one"),
+            "assay": text_column(obs, spec["assay_key"], where, "assay_key", "one"),
+        }
+    )
+    genes = var.index if spec["gene_key"] is None else text_column(var, spec["gene_key"], where, "gene_key", "")
+
+    def read(rows: np.ndarray) -> csr_matrix:
+        with h5py.File(path, "r") as handle:
+            return _rows(handle[place], rows)
+
+    logger.info("%s: %d cells, %d genes, counts from %s", path, len(cells), len(genes), place)
+    return ReferenceCells(cells, pd.Index(genes.astype(str)), read, where, {"counts_from": place})
+
+
+def _count_places(handle: Any, counts: str, path: Path) -> list[str]:
+    """Return where in the file to look for raw counts, in order."""
+    known = [p for p in ("X", "raw/X") if p in handle]
+    known += [f"layers/{name}" for name in handle.get("layers", {})]
+    if counts == "auto":
+        return [p for p in ("X", "raw/X", "layers/counts", "layers/raw") if p in known]
+    wanted = {"X": "X", "raw": "raw/X"}.get(counts, f"layers/{counts}")
+    if wanted not in known:
+        raise InputError(
+            path, f"has no '{counts}' (counts); found: {', '.join(known)}.", "set `counts` to one of these."
+        )
+    return [wanted]
+
+
+def _first_raw(handle: Any, places: list[str], path: Path) -> str:
+    """Return the first place that holds counts; looks at the first cells only, the chosen cells are checked later."""
+    problems = []
+    for place in places:
+        node = handle[place]
+        head = node["data"][:100_000] if _is_sparse(node) else node[:100]
+        problem = count_problem(np.asarray(head))
+        if problem is None:
+            return place
+        problems.append(f"{place} {problem}")
+    raise InputError(
+        path,
+        f"holds no raw counts: {'; '.join(problems) or 'no matrix found'}.",
+        "deconvolution needs raw integer counts: put them in X, raw.X or a layer and name it in `counts`.",
+    )
+
+
+def _is_sparse(node: Any) -> bool:
+    """Say whether a stored matrix is a group (sparse) rather than a data set (dense)."""
+    return hasattr(node, "keys")
+
+
+def count_problem(values: np.ndarray) -> str | None:
+    """Say why values are not raw counts, or None."""
+    if values.dtype.kind not in "iu" and not np.isfinite(values).all():
+        return "has missing or infinite values"
+    if values.size and values.min() < 0:
+        return "has negative values"
+    if values.dtype.kind == "f" and not (values == np.rint(values)).all():
+        example = values[values != np.rint(values)].ravel()[0]
+        return f"has fractional values such as {example:.4g} (normalised or log-transformed)"
+    return None
+
+
+def _rows(node: Any, rows: np.ndarray) -> csr_matrix:
+    """Read rows of a stored matrix, dense or sparse, as CSR."""
+    import anndata as ad
+    from scipy.sparse import csr_matrix
+
+    if not _is_sparse(node):
+        return csr_matrix(node[rows])
+    stored = ad.io.sparse_dataset(node)
+    # Rows of a CSC file cannot be read alone; a slice over half the file is no cheaper than all of it.
+    if stored.format == "csc" or len(rows) > stored.shape[0] / 2:
+        return csr_matrix(stored.to_memory())[rows]
+    return csr_matrix(stored[rows])
+
+
+def read_mtx_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
+    """Read 10x matrix folders, each with an annotation table, as one reference.
+
+    Parameters
+    ----------
+    files
+        Roles ``folders`` and ``annotations``: as many of each, in the order of ``spec["samples"]``.
+    spec
+        The reference's entry: samples (donor and assay of a folder, where its table has none), cell_id_key,
+        cell_type_key, donor_key, assay_key, gene_column.
+
+    Returns
+    -------
+    ReferenceCells
+        Annotated cells of all folders over the genes that all share.
+
+    Raises
+    ------
+    InputError
+        Missing file or column; tables and matrices that share no cell.
+    """
+    from scipy.sparse import vstack
+
+    spec = reference_settings(spec)
+    folders, tables = _one(files, "folders"), _one(files, "annotations")
+    parts, cells, report = [], [], {}
+    parts_spec: Sequence[Mapping[str, Any]] = spec.get("samples") or [{}] * len(folders)
+    for folder, table, part in zip(folders, tables, parts_spec, strict=True):
+        matrix, barcodes, genes = read_mtx_folder(folder, spec["gene_column"])
+        annotation = _read_annotation(table, barcodes, folder, spec, part)
+        keep = np.flatnonzero(pd.Index(barcodes).isin(annotation.index))
+        parts.append((matrix[keep], genes))
+        cells.append(annotation.loc[barcodes[keep]])
+        report[folder.name] = {"cells": len(barcodes), "annotated": len(keep)}
+        logger.info("%s: %d cells, %d of them annotated, %d genes", folder, len(barcodes), len(keep), len(genes))
+    shared = parts[0][1]
+    if any(not genes.equals(shared) for _, genes in parts):
+        # A name that occurs twice cannot be aligned between folders, so such genes go here already.
+        unique = [genes[~genes.duplicated(keep=False)] for _, genes in parts]
+        shared = unique[0][np.all([unique[0].isin(g) for g in unique], axis=0)]
+        parts = [(matrix[:, genes.get_indexer_for(shared)], shared) for matrix, genes in parts]
+    counts = vstack([matrix for matrix, _ in parts], format="csr")
+    return ReferenceCells(
+        pd.concat(cells, ignore_index=True),
+        shared,
+        lambda rows: counts[rows],
+        ", ".join(map(str, folders)),
+        {"folders": report, "genes_shared": len(shared)},
+    )
+
+
+def _read_annotation(
+    path: Path, barcodes: np.ndarray, folder: Path, spec: Mapping[str, Any], part: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Read an annotation table; index = cell id, columns cell_type, donor, assay."""
+    if not path.is_file():
+        raise InputError(path, "the annotation table does not exist.", "mend the reference's `samples`.")
+    frame = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, keep_default_na=False)
+    where = str(path)
+    ids = text_column(frame, spec["cell_id_key"], where, "cell_id_key", "")
+    donor = part.get("donor")
+    table = pd.DataFrame(
+        {
+            "cell_type": text_column(frame, spec["cell_type_key"], where, "cell_type_key", ""),
+            "donor": text_column(frame, None if donor else spec["donor_key"], where, "donor_key", donor or folder.name),
+            "assay": text_column(
+                frame, None if part.get("assay") else spec["assay_key"], where, "assay_key", part.get("assay") or "one"
+            ),
+        }
+    ).set_axis(pd.Index(ids), axis=0)
+    if table.index.has_duplicates:
+        twice = table.index[table.index.duplicated()][0]
+        raise InputError(where, f"cell '{twice}' has two rows.", "keep one row per cell.")
+    if not table.index.isin(barcodes).any():
+        raise InputError(
+            where,
+            f"shares no cell with {folder}: ids such as '{table.index[0] if len(table) else ''}' against barcodes such "
+            f"as '{barcodes[0] if len(barcodes) else ''}'.",
+            "set cell_id_key to the column that holds the barcodes as the matrix spells them.",
+        )
+    return table[table.index.isin(barcodes)]
+
+
+def _first_of(folder: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(folder, f"has none of: {', '.join(names)}.", "give a folder in 10x matrix form.")
+
+
+def mtx_files(folder: Path) -> dict[str, Path]:
+    """Return the three files of a 10x matrix folder, of either Cell Ranger layout.
+
+    Raises
+    ------
+    InputError
+        If one of them is missing.
+    """
+    return {
+        "matrix": _first_of(folder, ("matrix.mtx.gz", "matrix.mtx")),
+        "features": _first_of(folder, ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")),
+        "barcodes": _first_of(folder, ("barcodes.tsv.gz", "barcodes.tsv")),
+    }
+
+
+def read_mtx_folder(folder: Path, gene_column: str) -> tuple[csr_matrix, np.ndarray, pd.Index]:
+    """Read one 10x matrix folder.
+
+    Parameters
+    ----------
+    folder
+        Holds matrix.mtx, barcodes.tsv and features.tsv (or genes.tsv), plain or gzipped. Features have one column
+        (names), two (id, symbol) or three (id, symbol, kind); only the kind "Gene Expression" is kept.
+    gene_column
+        ``"symbol"`` or ``"id"``.
+
+    Returns
+    -------
+    tuple
+        Counts CSR (cells, genes), barcodes (cells,), gene names (genes,).
+
+    Raises
+    ------
+    InputError
+        Missing file; numbers of rows and columns that do not fit.
+    """
+    from scipy.io import mmread
+    from scipy.sparse import csr_matrix
+
+    paths = mtx_files(folder)
+    matrix = csr_matrix(mmread(paths["matrix"]).T)
+    features = pd.read_csv(paths["features"], sep="\t", header=None, dtype=str, keep_default_na=False)
+    barcodes = pd.read_csv(paths["barcodes"], sep="\t", header=None, dtype=str, keep_default_na=False)[0].to_numpy(str)
+    if matrix.shape != (len(barcodes), len(features)):
+        raise InputError(
+            paths["matrix"],
+            f"is {matrix.shape[1]} x {matrix.shape[0]}, for {len(features)} features and {len(barcodes)} barcodes.",
+            "take all three files from the same run.",
+        )
+    column = min(1 if gene_column == "symbol" else 0, features.shape[1] - 1)
+    keep = np.ones(len(features), dtype=bool)
+    if features.shape[1] > 2:
+        keep = (features[2] == "Gene Expression").to_numpy() | (features[2] == "").to_numpy()
+    return matrix[:, np.flatnonzero(keep)], barcodes, pd.Index(features.loc[keep, column].str.strip())

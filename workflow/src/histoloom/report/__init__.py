@@ -1,0 +1,1 @@
+"""Report: tables and figures. They pivot metric rows and draw artefacts; nothing is measured here."""

@@ -1,0 +1,179 @@
+"""How well each model does: bars per patient (CC and L1) and the ladder of all models of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.metrics.rows import read_metrics
+from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval
+from histoloom.report.style import colour, figure, jitter, note, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def _whole(rows: pd.DataFrame, aggregation: str, metric: str) -> pd.DataFrame:
+    """Return rows over all types of the mean prediction."""
+    keep = (rows["aggregation"] == aggregation) & (rows["metric"] == metric) & (rows["target"] == "")
+    return rows[keep & (rows["train_seed"] == -1)]
+
+
+def _read(experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path]) -> tuple[pd.DataFrame, list[str], str]:
+    """Return the experiment's rows against what its numbers are told against, and its models in order."""
+    rows = read_metrics(metrics)
+    rows = rows[(rows["experiment"] == experiment) & (rows["against"] == "labels")]
+    there = set(rows["model"])
+    models = [m for m in (spec.get("models") or sorted(there)) if m in there]
+    return rows, models, str(spec.get("title") or experiment)
+
+
+def _bar_panel(ax: Axes, rows: pd.DataFrame, models: Sequence[str], places: pd.DataFrame, metric: str) -> None:
+    width = 0.8 / max(len(models), 1)
+    patients, sections = _whole(rows, "patient", metric), _whole(rows, "section", metric)
+    for i, model in enumerate(models):
+        mine = patients[patients["model"] == model].set_index(["cohort", "patient"])["value"]
+        offset = (i - (len(models) - 1) / 2) * width
+        heights = mine.reindex(pd.MultiIndex.from_frame(places[["cohort", "patient"]])).to_numpy()
+        bars = ax.bar(
+            np.arange(len(places)) + offset, heights, width * 0.92, label=model, edgecolor="white", linewidth=0,
+            **colour(i),
+        )  # fmt: skip
+        for bar, badge in zip(bars, places["badge"], strict=True):
+            bar.set_alpha(0.4 if badge else 1.0)
+        for at, place in enumerate(places.to_dict("records")):
+            points = sections[
+                (sections["model"] == model)
+                & (sections["cohort"] == place["cohort"])
+                & (sections["patient"] == place["patient"])
+            ]["value"].dropna()
+            x = at + offset + jitter(len(points), width * 0.5)
+            ax.plot(x[: len(points)], points, "o", ms=2.6, mfc="white", mec="black", mew=0.6, ls="none", zorder=3)
+        for empty in np.flatnonzero(np.isnan(heights)):
+            ax.text(float(empty) + offset, 0.0, "×", ha="center", va="bottom", color="#777777", fontsize=8)
+    ax.axhline(0, color="black", linewidth=0.6)
+    ax.set_xlim(-0.6, len(places) - 0.4)
+    ax.set_xticks(np.arange(len(places)))
+
+
+def draw_bars(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
+    """Draw CC and L1 per patient as bars, sections as points (figures 2 and 3 of the decomposition paper).
+
+    Parameters
+    ----------
+    experiment, spec
+        Name and entry; ``models`` gives the order.
+    metrics
+        Metrics of its models.
+    out
+        png.
+    """
+    rows, models, title = _read(experiment, spec, metrics)
+    patients = _whole(rows, "patient", "cc")
+    places = patients.groupby(["cohort", "patient"], sort=True)["badge"].first().reset_index()
+    places = places.sort_values(["badge", "cohort", "patient"], kind="stable").reset_index(drop=True)
+    counts = _whole(rows, "section", "cc").groupby(["cohort", "patient"])["sample"].nunique()
+    several = places["cohort"].nunique() > 1
+    width = float(np.clip(2.2 + 0.16 * len(places) * (len(models) + 1.5), 6, 22))
+    with figure(width, 6.2) as fig:
+        top, bottom = fig.subplots(2, 1, sharex=True)
+        if places.empty:
+            note(top, "no patient was scored")
+            note(bottom, "")
+            save(fig, out)
+            return
+        _bar_panel(top, rows, models, places, "cc")
+        _bar_panel(bottom, rows, models, places, "l1")
+        base = _whole(rows, "patient", "l1_mean_predictor").groupby(["cohort", "patient"])["value"].first()
+        for at, (cohort, patient) in enumerate(places[["cohort", "patient"]].itertuples(index=False)):
+            label = "mean of training labels" if at == 0 else None
+            height = base.get((cohort, patient), np.nan)
+            bottom.plot([at - 0.42, at + 0.42], [height] * 2, color="black", ls="--", lw=1, label=label)
+        names = [
+            f"{place['patient']}{' · ' + place['cohort'] if several else ''}\n"
+            f"{counts.get((place['cohort'], place['patient']), 0)} sect."
+            + (f"\n[{place['badge']}]" if place["badge"] else "")
+            for place in places.to_dict("records")
+        ]
+        bottom.set_xticklabels(names)
+        top.set_ylabel("CC (Pearson's r, mean over types)")
+        bottom.set_ylabel(f"L1 (mean absolute error, {_units(rows)})")
+        bottom.set_xlabel("held-out patient; points are its sections; × is undefined")
+        top.set_title(title, loc="left")
+        handles, labels = bottom.get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), max(2, int(width // 2))))
+        save(fig, out)
+
+
+def _units(rows: pd.DataFrame) -> str:
+    import json
+
+    return str(json.loads(rows["protocol"].iloc[0]).get("units", "units of the labels")) if len(rows) else ""
+
+
+def _ladder_panel(
+    ax: Axes, values: Mapping[str, pd.DataFrame], models: Sequence[str], within: str, *, interval: bool
+) -> None:
+    for i, model in enumerate(models):
+        found = values.get(model)
+        y = len(models) - 1 - i
+        points = np.asarray([] if found is None else found["value"].dropna())
+        if not len(points):
+            ax.text(0.02, y, f"undefined: constant within {within}", va="center", color="#777777", fontsize=7.5,
+                    transform=ax.get_yaxis_transform(), bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
+            continue
+        bounds = bootstrap_interval(points) if interval else None
+        if bounds:
+            ax.plot(bounds, [y, y], color="black", lw=1.2, zorder=2)
+        face = colour(i)["facecolor"]
+        shift = jitter(len(points), 0.3)[: len(points)]
+        ax.plot(points, y + shift, "o", ms=4, color=face, alpha=0.65, mec="none", ls="none")
+        ax.plot([points.mean()], [y], "D", ms=6.5, mfc=face, mec="black", mew=0.8, zorder=3)
+        ax.annotate(f"{points.mean():.2f}", (points.mean(), y), xytext=(0, 9), textcoords="offset points", ha="center",
+                    fontsize=7.5)  # fmt: skip
+    ax.axvline(0, color="black", lw=0.6)
+    ax.set_ylim(-0.7, len(models) - 0.2)
+    ax.set_yticks(range(len(models)))
+    ax.grid(axis="x", color="#E6E6E6", lw=0.6)
+    ax.set_axisbelow(True)
+
+
+def _by_model(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(model): part for model, part in rows[rows["badge"] == ""].groupby("model", sort=False)}
+
+
+def draw_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
+    """Draw every model of an experiment: CC per section, the same pooled over a patient, and the skill in L1.
+
+    Parameters
+    ----------
+    experiment, spec
+        Name and entry; ``models`` gives the order, the floor first as a rule.
+    metrics
+        Metrics of its models.
+    out
+        png. Points are patients, diamonds their mean; an interval (bootstrap over patients) from five patients on.
+    """
+    rows, models, title = _read(experiment, spec, metrics)
+    pooled = _whole(rows, "pooled_patient", "cc")
+    panels = [
+        (_whole(rows, "patient", "cc"), "CC within sections (headline)", "sections"),
+        (pooled[pooled["patient"] != ""], "CC pooled over a patient's sections", "patients"),
+        (_whole(rows, "patient", "l1_skill"), "skill in L1 (1 − L1 / L1 of training mean)", "training"),
+    ]
+    n = rows[(rows["badge"] == "") & (rows["aggregation"] == "patient")].drop_duplicates(["cohort", "patient"])
+    with figure(11, 1.7 + 0.5 * max(len(models), 2)) as fig:
+        axes = fig.subplots(1, 3, sharey=True)
+        for ax, (part, label, within) in zip(axes, panels, strict=True):
+            _ladder_panel(ax, _by_model(part), models, within, interval=len(n) >= MIN_PATIENTS)
+            ax.set_xlabel(label)
+        axes[0].set_yticklabels(list(reversed(models)))
+        sections = rows[(rows["badge"] == "") & (rows["aggregation"] == "section")]
+        count = len(sections.drop_duplicates(["cohort", "sample"]))
+        what = "bar: 95 % bootstrap over patients" if len(n) >= MIN_PATIENTS else "too few patients for an interval"
+        fig.suptitle(f"{title}: {len(n)} held-out patients, {count} sections ({what})", x=0.01, ha="left", fontsize=10)
+        save(fig, out)

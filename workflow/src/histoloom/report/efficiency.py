@@ -1,0 +1,191 @@
+"""The efficiency table: only ratios of methods measured in the same run on the same hardware mean anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.report.pages import Page, number
+from histoloom.report.published import (
+    NOT_COMPARABLE,
+    NOT_RUN,
+    SAME,
+    Published,
+    Status,
+    compare,
+    encoder_cards,
+    run_stamp,
+)
+
+EFFICIENCY_COLUMNS = [
+    "row", "ran", "experiment", "column", "seconds", "ratio", "ratio_to", "peak_gpu_mb", "peak_rss_mb", "items",
+    "items_per_s", "device", "hardware", "status", "details", "published", "published_ratio", "difference",
+]  # fmt: skip
+_MEASURED = ("seconds", "peak_gpu_mb", "peak_rss_mb", "items", "items_per_s", "device", "hardware")
+
+
+def read_records(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Read training records, ``<experiment>/<model>.json``.
+
+    Returns
+    -------
+    DataFrame
+        experiment, model and what was measured.
+    """
+    records = []
+    for path in map(Path, paths):
+        try:
+            record = json.loads(path.read_text())
+            measured = {key: record.get(key) for key in _MEASURED}
+            measured["seconds"] = float(record["seconds"])
+        except (json.JSONDecodeError, KeyError) as error:
+            raise InputError(path, f"is no efficiency record ({error}).", "remove it and train again.") from error
+        records.append({"experiment": path.parent.name, "model": path.stem, **measured})
+    return pd.DataFrame(records, columns=["experiment", "model", *_MEASURED])
+
+
+def add_ratios(records: pd.DataFrame, baseline: Sequence[str]) -> pd.DataFrame:
+    """Add ``ratio`` and ``ratio_to``: seconds over those of the baseline, within an experiment and its hardware.
+
+    Parameters
+    ----------
+    records
+        From `read_records`.
+    baseline
+        Models that are the paper's baseline; where none ran, the slowest model of the group is the baseline.
+    """
+    parts = []
+    for _, group in records.groupby(["experiment", "hardware", "device"], sort=False, dropna=False):
+        chosen = group[group["model"].isin(baseline)]
+        base = (chosen if len(chosen) else group.nlargest(1, "seconds")).iloc[0]
+        ratio = group["seconds"] / base["seconds"] if base["seconds"] > 0 else float("nan")
+        parts.append(group.assign(ratio=ratio, ratio_to=base["model"]))
+    return pd.concat(parts).sort_index() if parts else records.assign(ratio=[], ratio_to=[])
+
+
+def _time_column(table: Published, stamp: Mapping[str, Any]) -> dict[str, Any] | None:
+    for column in table.columns:
+        if column["metric"] != "seconds" or column.get("split") != stamp["split"]:
+            continue
+        if column.get("source") == stamp["source"] and column.get("train_source") in {None, str(stamp["train_source"])}:
+            return column
+    return None
+
+
+def efficiency_table(
+    table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame, efficiency: Sequence[Path]
+) -> pd.DataFrame:
+    """Return one row per trained model, then the paper's cells that did not run.
+
+    Parameters
+    ----------
+    table
+        With layout ``efficiency``; ``baseline`` names the row that its ratios refer to.
+    spec, metrics
+        As for `histoloom.report.paper_tables.paper_cells`; the metrics' stamps say what each model was.
+    efficiency
+        Training records.
+
+    Returns
+    -------
+    DataFrame
+        `EFFICIENCY_COLUMNS`; ``ratio`` is seconds over those of ``ratio_to``.
+    """
+    stamps = metrics.drop_duplicates(["experiment", "model"])[["experiment", "model", "cohort", "protocol"]]
+    keys = list(zip(stamps["experiment"], stamps["model"], strict=True))
+    protocols = {key: json.loads(text) for key, text in zip(keys, stamps["protocol"], strict=True)}
+    cohorts = dict(zip(keys, stamps["cohort"].astype(str), strict=True))
+    named = table.rows.get(str(table.content.get("baseline")))
+    records = read_records(efficiency)
+    kinds = {model: protocol.get("kind") for (_, model), protocol in protocols.items()}
+    records = add_ratios(records, [m for m, kind in kinds.items() if named is not None and kind == named.kind])
+    rows: list[dict[str, Any]] = []
+    covered: set[tuple[str, str]] = set()
+    for record in records.to_dict("records"):
+        key = (record["experiment"], record["model"])
+        entry, protocol = spec["experiments"].get(key[0]), protocols.get(key, {})
+        if entry is None:
+            continue
+        stamp = {**run_stamp(protocol, entry, cohorts.get(key, "")), "hardware": record["hardware"]}
+        theirs, column = table.find(str(protocol.get("kind")), encoder_cards(protocol)), _time_column(table, stamp)
+        status = compare(table.stamp(column) if column else {}, stamp, theirs, protocol)
+        if column is None and status.status != NOT_COMPARABLE:
+            status = Status(NOT_COMPARABLE, "no such column")
+        row: dict[str, Any] = {
+            **{str(k): v for k, v in record.items() if k != "model"},
+            "row": record["model"], "ran": str(protocol.get("kind", "unstated")),
+            "column": column["title"] if column else "training, s", "status": status.status, "details": status.details,
+        }  # fmt: skip
+        if column and theirs and status.status != NOT_COMPARABLE:
+            covered.add((theirs.name, column["id"]))
+            row["published"] = theirs.values[column["id"]]
+            row["published_ratio"] = _ratio(table, theirs.name, column["id"])
+            if status.status == SAME and kinds.get(str(record["ratio_to"])) == (named.kind if named else None):
+                row["difference"] = record["ratio"] - row["published_ratio"]
+        rows.append(row)
+    rows += _not_run(table, covered)
+    return pd.DataFrame(rows).reindex(columns=EFFICIENCY_COLUMNS)
+
+
+def _ratio(table: Published, name: str, column: str) -> float:
+    base = table.rows[str(table.content["baseline"])].values[column]
+    return table.rows[name].values[column] / base
+
+
+def _not_run(table: Published, covered: set[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "row": row.name, "ran": "", "experiment": "", "column": column["title"], "status": NOT_RUN,
+            "details": row.not_run, "published": row.values[column["id"]], "ratio_to": "",
+            "published_ratio": _ratio(table, row.name, column["id"]),
+        }
+        for row in table.rows.values()
+        for column in table.columns
+        if (row.name, column["id"]) not in covered and column["id"] in row.values
+    ]  # fmt: skip
+
+
+def efficiency_page(table: Published, frame: pd.DataFrame) -> Page:
+    """Lay the efficiency table out for people."""
+    content = table.content
+    page = Page(f"Table {content['table']} of {content['paper']}: {content['title']}")
+    page.text(content["citation"] + ".")
+    ours, theirs = frame[frame["status"] != NOT_RUN], frame[frame["status"] == NOT_RUN]
+    if len(ours):
+        page.heading("Measured in this run")
+        page.table(
+            pd.DataFrame(
+                [
+                    {
+                        "model": f"{r['row']} ({r['ran']})",
+                        "experiment": r["experiment"],
+                        "training, s": number(r["seconds"], 1),
+                        "ratio": f"{number(r['ratio'])} of {r['ratio_to']}",
+                        "peak GPU, MB": number(r["peak_gpu_mb"], 0),
+                        "peak memory, MB": number(r["peak_rss_mb"], 0),
+                        "hardware": f"{r['device']}: {r['hardware']}",
+                        "status": r["status"],
+                        "details": r["details"],
+                    }
+                    for r in ours.to_dict("records")
+                ]
+            )
+        )
+    page.text("Seconds depend on the machine; only ratios within one experiment and its hardware may be compared.")
+    if len(theirs):
+        page.heading("Published, not run here (hardware unstated)")
+        wide = theirs.pivot_table(index="row", columns="column", values="published", sort=False)
+        ratio = theirs.pivot_table(index="row", columns="column", values="published_ratio", sort=False)
+        shown = pd.DataFrame(
+            {c: [f"{number(v, 0)} (ratio {number(r)})" for v, r in zip(wide[c], ratio[c], strict=True)] for c in wide}
+        )
+        shown.insert(0, "model", list(wide.index))
+        reasons = theirs.groupby("row", sort=False)["details"].first()
+        page.table(shown.assign(status=[f"{NOT_RUN}: {reasons[name]}" for name in wide.index]))
+        page.text(f"Ratios to {content['baseline']}.")
+    return page

@@ -1,0 +1,241 @@
+"""A paper's tables: its layout, our runs under their own names, its rows that did not run, a status in every cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histoloom.metrics.rows import read_metrics
+from histoloom.report.efficiency import efficiency_page, efficiency_table
+from histoloom.report.pages import Page, number, write_csv
+from histoloom.report.published import (
+    DEVIATES,
+    NOT_COMPARABLE,
+    NOT_RUN,
+    SAME,
+    Published,
+    Row,
+    compare,
+    encoder_cards,
+    load_published,
+    run_stamp,
+)
+
+CELL_COLUMNS = [
+    "table", "row", "ran", "experiment", "column", "metric", "form", "value", "n", "n_nan", "status", "details",
+    "published", "difference",
+]  # fmt: skip
+_FORMS = {"diag1_row": "diagonal 1", "nodiag_row": "without diagonal"}
+_LEGEND = (
+    "same: every choice the paper states agrees, a difference is printed; deviates: measured otherwise, as listed; "
+    "not comparable: another cohort, labels, model or weights; not run: a row of the paper that no run "
+    "is, as printed there."
+)
+
+
+def _runs(metrics: pd.DataFrame, spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """Yield experiment, model, cohort and their cohort-level rows, in the config's order."""
+    rows = metrics[
+        (metrics["aggregation"] == "cohort")
+        & (metrics["against"] == "labels")
+        & (metrics["target"] == "")
+        & (metrics["train_seed"] == -1)
+    ]
+    for experiment, entry in spec["experiments"].items():
+        for model in entry["models"]:
+            mine = rows[(rows["experiment"] == experiment) & (rows["model"] == model)]
+            for cohort, part in mine.groupby("cohort", sort=True):
+                yield experiment, model, str(cohort), part
+
+
+def describe(protocol: Mapping[str, Any]) -> str:
+    """Return what ran: the model's kind on its encoders."""
+    cards = encoder_cards(protocol)
+    return (
+        f"{protocol.get('kind', 'unstated')} on {'+'.join(cards)}" if cards else str(protocol.get("kind", "unstated"))
+    )
+
+
+def _column_of(table: Published, metric: str, stamp: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the published column that a run's cohort and metric fall in."""
+    for column in table.columns:
+        trained = column.get("train_source") in {None, _hashable(stamp["train_source"])}
+        if column["metric"] == metric and column.get("source") == stamp["source"] and trained:
+            return column
+    return None
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _own_column(metric: str, entry: Mapping[str, Any], cohort: str) -> str:
+    names = {"coloc_cosine": "cosine similarity", "coloc_correlation": "correlation", "l1": "L1", "cc": "CC"}
+    trained = "+".join(entry.get("train_cohorts") or [])
+    place = f"{trained} to {cohort}," if trained else cohort
+    return f"{place} {names.get(metric, metric)}"
+
+
+def _cell(
+    table: Published, entry: Mapping[str, Any], model: str, cohort: str, row: pd.Series, form: str
+) -> tuple[dict[str, Any], tuple[str, str] | None]:
+    """Return a run's cell and, where it fills one, the published cell (row, column) it stands for."""
+    protocol = json.loads(row["protocol"])
+    stamp = {**run_stamp(protocol, entry, cohort), "diagonal": _FORMS.get(form, "")}
+    column = _column_of(table, row["metric"], stamp)
+    theirs = table.find(str(protocol.get("kind")), encoder_cards(protocol))
+    title = column["title"] if column else _own_column(row["metric"], entry, cohort)
+    if column is None:
+        status = compare({}, stamp, theirs, protocol)
+        status = type(status)(NOT_COMPARABLE, status.details if status.status == NOT_COMPARABLE else "no such column")
+    else:
+        status = compare(table.stamp(column), stamp, theirs, protocol)
+    cell: dict[str, Any] = {
+        "row": model, "ran": describe(protocol), "column": title + (f" ({_FORMS[form]})" if form else ""),
+        "metric": row["metric"], "form": form, "value": row["value"], "n": row["n"], "n_nan": row["n_nan"],
+        "status": status.status, "details": status.details,
+    }  # fmt: skip
+    if column is None or theirs is None or status.status not in {SAME, DEVIATES}:
+        return cell, None
+    cell["published"] = theirs.values.get(column["id"])
+    if status.status == SAME and cell["published"] is not None:
+        cell["difference"] = float(row["value"]) - float(cell["published"])
+    return cell, (theirs.name, column["id"])
+
+
+def _not_run(table: Published, row: Row, covered: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    for column in table.columns:
+        if (row.name, column["id"]) not in covered and column["id"] in row.values:
+            yield {
+                "row": row.name, "ran": "", "column": column["title"], "metric": column["metric"], "form": "",
+                "status": NOT_RUN, "details": row.not_run, "published": row.values[column["id"]],
+            }  # fmt: skip
+
+
+def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return every cell of a published table's layout: ours first, then the paper's that did not run.
+
+    Parameters
+    ----------
+    table
+        With layout ``cohort`` (experiments that train and test on the same cohorts) or ``transfer``.
+    spec
+        ``experiments``: entries by name, with ``sources`` and ``label_spec``.
+    metrics
+        Metric rows of these experiments.
+
+    Returns
+    -------
+    DataFrame
+        `CELL_COLUMNS`, one row per cell.
+    """
+    transfer = table.content["layout"] == "transfer"
+    wanted = list(dict.fromkeys(column["metric"] for column in table.columns))
+    cells: list[dict[str, Any]] = []
+    covered: set[tuple[str, str]] = set()
+    for experiment, model, cohort, rows in _runs(metrics, spec):
+        entry = spec["experiments"][experiment]
+        if (entry["split"] == "transfer") != transfer:
+            continue
+        for metric in wanted:
+            for form in _FORMS if metric.startswith("coloc") else ("",):
+                for _, row in rows[(rows["metric"] == metric) & (rows["gene_set"] == form)].iterrows():
+                    cell, stands_for = _cell(table, entry, model, cohort, row, form)
+                    cells.append({**cell, "experiment": experiment})
+                    covered |= {stands_for} if stands_for else set()
+    for row in table.rows.values():
+        cells += list(_not_run(table, row, covered))
+    frame = pd.DataFrame(cells).reindex(columns=CELL_COLUMNS)
+    return (
+        frame.assign(table=table.content["table"])
+        .fillna({"experiment": "", "form": "", "n": 0, "n_nan": 0})
+        .astype({"n": int, "n_nan": int})
+    )
+
+
+def _shown(cell: Mapping[str, Any]) -> str:
+    """Return a cell for people."""
+    if cell["status"] == NOT_RUN:
+        return f"{number(cell['published'], 2)} published; not run: {cell['details']}"
+    text = f"{number(cell['value'])}; {cell['status']}"
+    if cell["status"] in {SAME, DEVIATES} and not pd.isna(cell["published"]):
+        text += f"; published {number(cell['published'], 2)}"
+    if cell["status"] == SAME:
+        text += f", difference {number(cell['difference'], 2)}"
+    return text
+
+
+def paper_page(table: Published, cells: pd.DataFrame) -> Page:
+    """Lay cells out as the paper does: models by columns."""
+    content = table.content
+    page = Page(f"Table {content['table']} of {content['paper']}: {content['title']}")
+    page.text(content["citation"] + ".")
+    columns = [c for c in dict.fromkeys(cells["column"]) if (cells["column"] == c).any()]
+    rows = []
+    for (name, experiment), part in cells.groupby(["row", "experiment"], sort=False):
+        ran = part["ran"].iloc[0]
+        cells_shown = [_shown(dict(zip(part.columns, cell, strict=True))) for cell in part.itertuples(index=False)]
+        shown = dict(zip(part["column"], cells_shown, strict=True))
+        rows.append(
+            {"model": str(name) + (f" ({ran})" if ran else " (paper)"), "experiment": experiment or "–"}
+            | {column: shown.get(column, "") for column in columns}
+        )
+    page.table(pd.DataFrame(rows))
+    page.text(_LEGEND)
+    told = cells[(cells["status"] != NOT_RUN) & (cells["details"] != "")]
+    if len(told):
+        page.heading("Why")
+        by = ["row", "experiment", "status", "details"]
+        why = told.groupby(by, sort=False)["column"].agg("; ".join).reset_index()
+        page.table(why[["row", "experiment", "column", "status", "details"]])
+    return page
+
+
+def write_paper_tables(
+    *,
+    spec: Mapping[str, Any],
+    metrics: Sequence[Path],
+    efficiency: Sequence[Path],
+    published_dir: Path,
+    out: Mapping[str, Path],
+) -> None:
+    """Write all tables of a paper.
+
+    Parameters
+    ----------
+    spec
+        ``paper`` and ``experiments`` (entries by name, each with ``sources`` by cohort and ``label_spec``).
+    metrics
+        Metrics of these experiments.
+    efficiency
+        Training records, ``<experiment>/<model>.json``.
+    published_dir
+        Folder of ``<paper>_table<i>.yaml``.
+    out
+        Path by role ``table<i>_csv``, ``table<i>_md``, ``table<i>_html``.
+
+    Raises
+    ------
+    InputError
+        If the paper has no published tables.
+    """
+    rows = read_metrics(metrics)
+    for i, table in load_published(published_dir, spec["paper"]).items():
+        if not any(role.startswith(f"table{i}_") for role in out):
+            continue
+        if table.content["layout"] == "efficiency":
+            frame = efficiency_table(table, spec, rows, efficiency)
+            page = efficiency_page(table, frame)
+        else:
+            frame = paper_cells(table, spec, rows)
+            page = paper_page(table, frame)
+        if f"table{i}_csv" in out:
+            write_csv(frame, out[f"table{i}_csv"])
+        if f"table{i}_md" in out:
+            out[f"table{i}_md"].write_text(page.markdown(), encoding="utf-8")
+        if f"table{i}_html" in out:
+            out[f"table{i}_html"].write_text(page.html(), encoding="utf-8")

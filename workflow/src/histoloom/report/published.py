@@ -1,0 +1,207 @@
+"""Published tables and whether a number of ours may stand beside one of theirs.
+
+A run is compared with a published cell stamp by stamp. What decides is the rule, in this order:
+
+* ``not comparable``: something else was measured: another cohort (a simulated one above all), other labels, another
+  reference, another model, encoder or weights. Nothing published is printed beside it.
+* ``deviates``: the same thing measured otherwise; the differing choices are listed. The published value is printed.
+* ``same``: every choice the paper states agrees; those it leaves open are listed. Only here is a difference printed.
+* ``not run``: a published row that no run is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from histoloom.errors import InputError
+from histoloom.metrics.protocol import UNSTATED
+
+SAME, DEVIATES, NOT_COMPARABLE, NOT_RUN = "same", "deviates", "not comparable", "not run"
+FUNDAMENTAL = ("source", "train_source", "label_method", "reference", "weights")
+"""Choices that make it another measurement, and not another way of taking it."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a value may be compared, and what stands in the way or is left open."""
+
+    status: str
+    details: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published row."""
+
+    name: str
+    kind: str
+    encoders: tuple[str, ...]
+    not_run: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published table.
+
+    Attributes
+    ----------
+    content
+        As in ``resources/published/<paper>_table<i>.yaml``.
+    rows
+        By name.
+    """
+
+    content: Mapping[str, Any]
+    rows: Mapping[str, Row]
+
+    @property
+    def columns(self) -> list[dict[str, Any]]:
+        """Columns in the paper's order."""
+        return list(self.content["columns"])
+
+    def stamp(self, column: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the protocol of a column's cells."""
+        own = {key: column[key] for key in ("source", "train_source", "split") if key in column}
+        return {**self.content["stamp"], **own, **column["stamp"]}
+
+    def find(self, kind: str, encoders: Sequence[str]) -> Row | None:
+        """Return the row that a run with this kind and these encoder cards is."""
+        for row in self.rows.values():
+            if row.kind == kind and sorted(row.encoders) == sorted(encoders):
+                return row
+        return None
+
+
+def load_published(folder: str | Path, paper: str) -> dict[int, Published]:
+    """Read the published tables of a paper, by number.
+
+    Raises
+    ------
+    InputError
+        If there are none, or a file lacks a key.
+    """
+    found: dict[int, Published] = {}
+    for path in sorted(Path(folder).glob(f"{paper}_table*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            rows = {
+                row["id"]: Row(row["id"], row["kind"], tuple(row["encoders"]), row["not_run"], row["values"])
+                for row in content["rows"]
+            }
+            found[int(content["table"])] = Published(content, rows)
+        except KeyError as error:
+            raise InputError(path, f"lacks {error}.", "see workflow/schemas/published.schema.yaml.") from error
+    if not found:
+        raise InputError(folder, f"holds no published table of paper '{paper}'.", "mend `paper:` or add the table.")
+    return found
+
+
+def encoder_cards(protocol: Mapping[str, Any]) -> list[str]:
+    """Return the encoder cards that a run used."""
+    encoders = protocol.get("encoders") or {}
+    items = encoders.values() if isinstance(encoders, Mapping) else encoders
+    return sorted(str(item["card"]) for item in items)
+
+
+def weights_of(protocol: Mapping[str, Any]) -> str:
+    """Return where a run's encoder weights came from: hub, local, random or none."""
+    encoders = protocol.get("encoders") or {}
+    items = list(encoders.values() if isinstance(encoders, Mapping) else encoders)
+    revisions = [str(item.get("revision") or "none") for item in items]
+    for name in ("random", "local", "none"):
+        if any(revision.startswith(name) for revision in revisions):
+            return name
+    return "hub" if revisions else "none"
+
+
+def run_stamp(protocol: Mapping[str, Any], entry: Mapping[str, Any], cohort: str) -> dict[str, Any]:
+    """Return a run's protocol in the words of published stamps.
+
+    Parameters
+    ----------
+    protocol
+        Of its metric rows.
+    entry
+        The experiment's entry with ``sources`` (by cohort) and ``label_spec``.
+    cohort
+        The cohort tested on.
+    """
+    labels, target = entry.get("label_spec") or {}, protocol.get("target") or {}
+    tiles = protocol.get("tiles_spec")
+    tiles = tiles if isinstance(tiles, Mapping) else {}
+    sources = entry.get("sources") or {}
+    trained = sorted({str(sources.get(c, UNSTATED)) for c in entry.get("train_cohorts") or []})
+    return {
+        "source": sources.get(cohort, UNSTATED),
+        "train_source": trained[0] if len(trained) == 1 else trained,
+        "label_method": labels.get("method", UNSTATED),
+        "reference": labels.get("reference") or "none",
+        "weights": weights_of(protocol),
+        "tile_px": tiles.get("size_px", UNSTATED),
+        "tile_um_per_px": tiles.get("um_per_px", UNSTATED),
+        "split": protocol.get("split", UNSTATED),
+        "selection": protocol.get("selection", UNSTATED),
+        "standardise": protocol.get("standardise", UNSTATED),
+        "target_statistic": target.get("statistic", UNSTATED),
+        "target_transform": target.get("transform", UNSTATED),
+        "train_seeds": len(protocol.get("train_seeds") or []),
+        "aggregation": protocol.get("aggregation", UNSTATED),
+        "similarity": "row",
+        "length_scale_um": (protocol.get("moran") or {}).get("length_scale_um", UNSTATED),
+        **{key: (protocol.get(key) or {}).get(cohort, UNSTATED) for key in _COUNTS},
+    }
+
+
+_COUNTS = ("n_patients", "n_sections", "n_observations")
+
+
+def _marks(protocol: Mapping[str, Any]) -> list[str]:
+    """Return what no published value was made under, and must be told."""
+    marks = []
+    if protocol.get("shuffle_labels") not in {None, "none", UNSTATED}:
+        marks.append("labels shuffled")
+    if protocol.get("uses_test_labels"):
+        marks.append("sees test labels")
+    return marks
+
+
+def compare(
+    published: Mapping[str, Any], run: Mapping[str, Any], row: Row | None, protocol: Mapping[str, Any]
+) -> Status:
+    """Say whether a run's value may stand beside a published one.
+
+    Parameters
+    ----------
+    published
+        Stamp of the published cell; `row` None stands for "no such row".
+    run
+        Stamp of the run, from `run_stamp`.
+    row
+        The published row that the run's model is.
+    protocol
+        The run's own stamp, for marks like shuffled labels.
+    """
+    if run.get("source") == "simulated":
+        return Status(NOT_COMPARABLE, "simulated cohort")
+    reasons = _marks(protocol)
+    if row is None:
+        reasons.insert(0, "no such model in the paper")
+    stated = {key: value for key, value in published.items() if value != UNSTATED}
+    differing = [key for key, value in stated.items() if run.get(key, UNSTATED) != value]
+    reasons += [_told(key, stated, run) for key in differing if key in FUNDAMENTAL]
+    if reasons:
+        return Status(NOT_COMPARABLE, "; ".join(reasons))
+    if differing:
+        return Status(DEVIATES, "; ".join(_told(key, stated, run) for key in differing))
+    silent = sorted(key for key, value in published.items() if value == UNSTATED)
+    return Status(SAME, f"paper silent on: {', '.join(silent)}" if silent else "")
+
+
+def _told(key: str, stated: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    return f"{key.replace('_', ' ')} {run.get(key, UNSTATED)} instead of {stated[key]}"

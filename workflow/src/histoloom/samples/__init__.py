@@ -1,0 +1,63 @@
+"""Samples: a publisher's raw files to one canonical h5ad per section, with a picture to look at.
+
+Readers are light at import: the workflow's graph asks them for paths. What reads pixels or counts is imported by
+the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from histoloom.registry import SOURCES, load
+
+
+def read_section(
+    *,
+    source: str,
+    cohort: str,
+    row: Mapping[str, str],
+    spec: Mapping[str, Any],
+    files: Mapping[str, Path],
+    out: Path,
+    picture: Path,
+) -> None:
+    """Read one section, check it and write the sample and its picture.
+
+    Parameters
+    ----------
+    source
+        Key of `histoloom.registry.SOURCES`.
+    cohort
+        The cohort's name.
+    row
+        Sheet row, as text.
+    spec
+        Cohort entry of the config.
+    files
+        The section's files by role, as the reader's `files` names them.
+    out
+        h5ad to write (see `histoloom.samples.canonical.build_sample`).
+    picture
+        png to write.
+
+    Raises
+    ------
+    InputError
+        If the section cannot be used.
+    """
+    from histoloom.samples.canonical import build_sample, write_sample
+    from histoloom.samples.qc import draw_section
+
+    reader = load(SOURCES, source)
+    section, dropped_places = build_sample(
+        reader=reader,
+        source=source,
+        cohort=cohort,
+        row=row,
+        spec=spec,
+        files={role: Path(path) for role, path in files.items()},
+    )
+    draw_section(section, picture, dropped_places)
+    write_sample(section, out)

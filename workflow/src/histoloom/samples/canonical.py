@@ -1,0 +1,289 @@
+"""From a reader's observations and a slide to the one kind of sample that every later stage reads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histoloom.artefacts import KEY, identities_of
+from histoloom.errors import InputError
+from histoloom.identity import canonical_json, make_identity, sha256_file
+from histoloom.samples import geometry
+from histoloom.samples.geometry import FloatArray
+from histoloom.samples.tables import check_counts, check_unique
+from histoloom.slides import BlankSlide, Slide, UInt8, open_slide
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from histoloom.samples.reader import Reader
+
+logger = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+HIRES_PX, LOWRES_PX = 2000, 600
+_MIN_TISSUE, _MARGIN = 0.5, 0.25
+_MEASURES = ("mpp", "pitch_um", "spot_diameter_um")
+OPTIONAL_OBS = ("cell_area_um2", "nucleus_area_um2", "has_patch")
+"""Columns of obs that are kept where a reader gives them."""
+_SIZE_TOLERANCE_PX = 1
+_IDENTITY_COLUMNS = ("sample", "patient", "mpp", "mpp_decides", "pitch_um", "spot_diameter_um", "badge", "counts_layer")
+
+
+def build_sample(
+    *,
+    reader: type[Reader],
+    source: str,
+    cohort: str,
+    row: Mapping[str, str],
+    spec: Mapping[str, Any],
+    files: Mapping[str, Path],
+) -> tuple[AnnData, FloatArray]:
+    """Read a section, check it against its slide and put it into the canonical form.
+
+    Returns
+    -------
+    section : AnnData
+        X int32 CSR raw counts (n, genes); obs array_row, array_col, in_tissue, n_counts, n_genes, optional region;
+        obsm["spatial"] float64 (n, 2) = column, row in level-0 px; uns["spatial"] with thumbnails and scale factors as
+        scanpy reads them; uns["histoloom"] = JSON metadata.
+    dropped_places : ndarray
+        (k, 2) places that had no counts, level-0 px, for the picture.
+
+    Raises
+    ------
+    InputError
+        If anything about the section cannot be right.
+    """
+    row = {**row, **{k: v for k, v in reader.implied(row, spec).items() if not row.get(k)}}
+    where = f"sheet row '{row['sample']}' of cohort '{cohort}'"
+    section = reader.read(files, row, spec)
+    found: dict[str, Any] = section.uns.pop("found", {})
+    image = files.get("image")
+    with open_slide(image) if image else BlankSlide.around(np.asarray(section.obsm["spatial"])) as slide:
+        hires = slide.thumbnail(HIRES_PX)
+        lowres = slide.thumbnail(LOWRES_PX)
+        _check_size(found, slide, where)
+        _check(section, slide, lowres, where, reader.has_array)
+        facts = _measure(section, slide, row, where, reader, found)
+    _complete(section)
+    if "genes" in files:
+        facts["genes"] = _add_ensembl_ids(section, Path(files["genes"]))
+    dropped_places = np.asarray(section.uns.pop("dropped_places", np.empty((0, 2))))
+    # The planted truth is for judges: no part of the sample.
+    used = identities_of({role: _parts(path) for role, path in files.items() if role != "truth"})
+    params = {
+        "source": source,
+        "cohort": cohort,
+        "row": {column: row.get(column, "") for column in _IDENTITY_COLUMNS},
+        "spec": {key: spec.get(key) for key in reader.spec_keys},
+    }
+    metadata = {
+        "cohort": cohort,
+        "sample": row["sample"],
+        "patient": row["patient"],
+        "badge": row.get("badge", ""),
+        "unit": reader.unit,
+        **facts,
+        "slide_sha256": sha256_file(image) if image else None,
+        "n_obs": section.n_obs,
+        "n_in_tissue": int(section.obs["in_tissue"].sum()),
+        "n_zero_counts": int((section.obs["n_counts"] == 0).sum()) if section.n_vars else 0,
+        "dropped": section.uns.pop("dropped"),
+        "identity": make_identity("samples", STAGE_VERSION, params, used),
+    }
+    diameter = facts["spot_diameter_um"] / facts["mpp"]
+    section.uns["spatial"] = {
+        row["sample"]: {
+            "images": {"hires": hires, "lowres": lowres},
+            "scalefactors": {
+                "tissue_hires_scalef": max(hires.shape) / max(slide.width, slide.height),
+                "tissue_lowres_scalef": max(lowres.shape) / max(slide.width, slide.height),
+                "spot_diameter_fullres": diameter,
+                "fiducial_diameter_fullres": diameter,
+            },
+            "metadata": {},
+        }
+    }
+    section.uns[KEY] = canonical_json(metadata)
+    logger.info("%s", _summary(metadata, section))
+    return section, dropped_places
+
+
+def write_sample(section: AnnData, out: Path) -> None:
+    """Write a sample; equal samples give equal bytes."""
+    section.write_h5ad(out, compression="gzip")
+
+
+def _parts(path: Path) -> Path | list[Path]:
+    """Return the files of a folder (10x mtx), or the file itself."""
+    path = Path(path)
+    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else path
+
+
+def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, has_array: bool) -> None:
+    """Check ids, counts and places."""
+    check_unique(section.obs_names, where, "spot")
+    check_unique(section.var_names, where, "gene")
+    check_counts(section.X, section.obs_names, section.var_names, where)
+    if not section.obs["in_tissue"].any():
+        raise InputError(
+            where, "no spot is in tissue.", "check the in_tissue column, or exclude the section ('exclude')."
+        )
+    places = np.asarray(section.obsm["spatial"])[section.obs["in_tissue"].to_numpy()]
+    names = section.obs_names[section.obs["in_tissue"].to_numpy()]
+    _check_inside(places, list(names), slide, where)
+    if has_array:
+        _check_not_swapped(places, slide, lowres, where)
+
+
+def _check_inside(places: FloatArray, names: list[str], slide: Slide, where: str) -> None:
+    """Check that every in-tissue spot lies on the slide."""
+    out = geometry.outside(places, slide.width, slide.height)
+    if not out.any():
+        return
+    first = int(np.flatnonzero(out)[0])
+    swapped = not geometry.outside(places[:, ::-1], slide.width, slide.height).any()
+    hint = " With x and y exchanged all would lie inside: they look swapped." if swapped else ""
+    raise InputError(
+        where,
+        f"{int(out.sum())} of {len(places)} spots lie outside the image {slide.path} of {slide.width} x "
+        f"{slide.height} px, first '{names[first]}' at x={places[first, 0]:.0f}, y={places[first, 1]:.0f}.{hint}",
+        "give pixel_x as the column and pixel_y as the row in the full-resolution image, check that the image is the "
+        "one the positions were made on, or exclude the section ('exclude').",
+    )
+
+
+def _check_not_swapped(places: FloatArray, slide: Slide, lowres: UInt8, where: str) -> None:
+    """Check that spots lie on tissue, if exchanging x and y would put them there."""
+    mask, scale = geometry.tissue_mask(lowres), max(lowres.shape) / max(slide.width, slide.height)
+    share = geometry.tissue_share(places, mask, scale)
+    other = geometry.tissue_share(places[:, ::-1], mask, scale)
+    logger.info("%.2f of the spots lie on tissue, %.2f with x and y exchanged", share, other)
+    if share < _MIN_TISSUE <= other and other - share > _MARGIN:
+        raise InputError(
+            where,
+            f"x and y look swapped: only {100 * share:.0f} % of the spots lie on tissue of {slide.path}, "
+            f"{100 * other:.0f} % would with x and y exchanged.",
+            "give pixel_x as the column and pixel_y as the row in the full-resolution image, or exclude the section "
+            "('exclude').",
+        )
+
+
+def _check_size(found: Mapping[str, Any], slide: Slide, where: str) -> None:
+    """Check that the slide has the size that the section's files state."""
+    if "slide_size" not in found:
+        return
+    width, height = found["slide_size"]
+    if abs(slide.width - width) > _SIZE_TOLERANCE_PX or abs(slide.height - height) > _SIZE_TOLERANCE_PX:
+        raise InputError(
+            where,
+            f"the image {slide.path} has {slide.width} x {slide.height} px, but the positions were made on one of "
+            f"{width:.0f} x {height:.0f} px.",
+            "give the full-resolution image that the positions belong to, or exclude the section ('exclude').",
+        )
+
+
+def _add_ensembl_ids(section: AnnData, path: Path) -> dict[str, int]:
+    """Fill var["ensembl_id"] where the source gives none, and return what happened to the names, counted."""
+    from histoloom.genes import load_gene_table, to_ensembl
+
+    names = section.var_names.astype(str).to_numpy(dtype=object)
+    if "ensembl_id" in section.var:
+        published = section.var["ensembl_id"].astype(str).to_numpy(dtype=object)
+        names = np.where(published == "", names, published)
+    mapped = to_ensembl(list(names), load_gene_table(path))
+    section.var["ensembl_id"] = [gene or "" for gene in mapped.ids]
+    logger.info("genes: %s", mapped.counts)
+    return mapped.counts
+
+
+def _measure(
+    section: AnnData, slide: Slide, row: Mapping[str, str], where: str, reader: type[Reader], found: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Decide um/px, pitch and spot diameter."""
+    given = {column: cell_number(row, column, where) for column in _MEASURES}
+    given["spot_diameter_um"] = given["spot_diameter_um"] or found.get("spot_diameter_um")
+    has_array = reader.has_array
+    pitch = None
+    if reader.on_grid:
+        pitch = geometry.estimate_pitch(section.obs[["array_row", "array_col"]].to_numpy(), section.obsm["spatial"])
+        geometry.check_pitch(pitch, where)
+    pitch_um = given["pitch_um"]
+    by_files = found.get("mpp", {})
+    mpp, mpp_source = geometry.decide_mpp(
+        sheet=given["mpp"],
+        pitch=pitch_um / pitch.px if has_array and pitch_um and pitch else None,
+        embedded=slide.mpp,
+        sheet_decides=row.get("mpp_decides", "") == "yes",
+        where=where,
+        alignment=by_files.get("alignment"),
+        estimated=by_files.get("estimated"),
+    )
+    if not pitch_um and not pitch:
+        raise InputError(where, "the array's pitch is unknown.", "fill 'pitch_um', or exclude the section ('exclude').")
+    if not given["spot_diameter_um"]:
+        raise InputError(
+            where, "'spot_diameter_um' is empty.", "fill it (100 for ST arrays, 55 for Visium), or exclude the section."
+        )
+    return {
+        "mpp": mpp,
+        "mpp_source": mpp_source,
+        "pitch_um": pitch_um if pitch_um else pitch.px * mpp if pitch else None,
+        "pitch_px": pitch.px if pitch else pitch_um / mpp if pitch_um else None,
+        "array_residual": pitch.residual if pitch else None,
+        "spot_diameter_um": given["spot_diameter_um"],
+        "slide_width": slide.width,
+        "slide_height": slide.height,
+        "slide_mpp": slide.mpp,
+        **({"source_facts": found["facts"]} if found.get("facts") else {}),
+    }
+
+
+def cell_number(row: Mapping[str, str], column: str, where: str) -> float | None:
+    """Return a sheet cell as a positive number, None where it is empty."""
+    text = row.get(column, "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(
+            where, f"column '{column}' holds '{text}', no positive number.", "correct it, or leave it empty."
+        )
+    return value
+
+
+def _complete(section: AnnData) -> None:
+    """Bring columns, types and their order into the canonical form."""
+    from scipy.sparse import csr_matrix
+
+    matrix = csr_matrix(section.X, dtype=np.int32)
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    section.X = matrix
+    columns = ["array_row", "array_col", "in_tissue"]
+    obs = section.obs[columns].astype({"array_row": np.int64, "array_col": np.int64, "in_tissue": bool})
+    obs["n_counts"] = np.asarray(matrix.sum(axis=1)).ravel().astype(np.int64)
+    obs["n_genes"] = np.diff(matrix.indptr).astype(np.int64)
+    if "region" in section.obs:
+        obs["region"] = section.obs["region"].astype(str).to_numpy(dtype=object)
+    for column in OPTIONAL_OBS:
+        if column in section.obs:
+            obs[column] = section.obs[column]
+    section.obs = obs
+
+
+def _summary(metadata: Mapping[str, Any], section: AnnData) -> str:
+    """Say in one line what the section is."""
+    return (
+        f"{metadata['cohort']}/{metadata['sample']}: {section.n_obs} observations x {section.n_vars} genes, "
+        f"{metadata['mpp']:.4f} um/px by {metadata['mpp_source']}, dropped {metadata['dropped']}, "
+        f"{metadata['n_zero_counts']} without counts"
+    )

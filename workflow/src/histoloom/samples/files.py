@@ -1,0 +1,93 @@
+"""A user's own sections: counts, positions and an image, in the formats people have."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histoloom.errors import InputError
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from histoloom.samples.tables import Counts
+
+logger = logging.getLogger(__name__)
+
+
+class FilesReader(Reader):
+    """Sections described by a sheet with paths; see `histoloom.samples.formats` and `...tables` for the formats."""
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles counts, image and, where the sheet names it, positions."""
+        found = {role: join(root, need(row, role)) for role in ("counts", "image")}
+        if row.get("positions"):
+            found["positions"] = join(root, row["positions"])
+        elif not row["counts"].endswith(".h5ad"):
+            need(row, "positions")
+        return found
+
+    @classmethod
+    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+        """Return nothing: the sheet says what array it is."""
+        return {}
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Read counts and positions and join them by id.
+
+        An h5ad may hold the positions itself: obs array_row, array_col (in_tissue, region) and obsm["spatial"].
+        """
+        from histoloom.samples.formats import open_h5ad, read_counts
+        from histoloom.samples.tables import read_positions
+
+        counts_file = Path(files["counts"])
+        counts = read_counts(counts_file, row.get("counts_layer", ""))
+        if "positions" in files:
+            places_file = Path(files["positions"])
+            places = read_positions(places_file)
+        else:
+            places_file, places = counts_file, positions_of(open_h5ad(counts_file), counts_file)
+        counts = as_spots_by_genes(counts, places, counts_file)
+        section = join_counts_and_positions(counts, places, counts_file, places_file)
+        if counts.merged_genes:
+            section.uns["dropped"]["gene_merged_by_symbol"] = counts.merged_genes
+        return section
+
+
+def positions_of(data: AnnData, path: Path) -> pd.DataFrame:
+    """Return the positions that an h5ad holds, as `histoloom.samples.tables.read_positions` does.
+
+    Raises
+    ------
+    InputError
+        If it has no positions or they are no numbers.
+    """
+    from histoloom.samples.tables import tidy_positions
+
+    if "spatial" not in data.obsm or not {"array_row", "array_col"} <= set(data.obs):
+        raise InputError(
+            path,
+            "the h5ad holds no positions: obs array_row, array_col and obsm['spatial'] (full-resolution px) are "
+            "needed.",
+            "fill 'positions' in the sheet.",
+        )
+    table = data.obs[[c for c in ("array_row", "array_col", "in_tissue", "region") if c in data.obs]].copy()
+    table["pixel_x"], table["pixel_y"] = data.obsm["spatial"][:, 0], data.obsm["spatial"][:, 1]
+    table["obs_id"] = data.obs_names.astype(str)
+    return tidy_positions(table, path)
+
+
+def as_spots_by_genes(counts: Counts, places: pd.DataFrame, path: Path) -> Counts:
+    """Turn a genes x spots matrix over, when its column names are the spots and its row names are not."""
+    from dataclasses import replace
+
+    if counts.obs_ids.isin(places.index).any() or not counts.genes.isin(places.index).any():
+        return counts
+    logger.info("%s: columns are spots, rows are genes; turned over", path)
+    return replace(counts, matrix=counts.matrix.T.tocsr(), obs_ids=counts.genes, genes=counts.obs_ids)

@@ -1,0 +1,247 @@
+"""Where spots lie on the slide and how large a pixel is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.errors import InputError
+from histoloom.slides import PLAUSIBLE_MPP
+
+FloatArray = npt.NDArray[np.float64]
+MppSource = Literal["sheet", "alignment", "pitch", "estimated", "embedded"]
+
+MAX_DISAGREEMENT = 0.05
+"""Relative difference between two ways to know um/px that stops a section."""
+
+_MAX_RESIDUAL = 0.25
+_MIN_SPOTS = 3
+_MIN_HEXAGONAL = 10
+
+
+@dataclass(frozen=True)
+class Pitch:
+    """The array as it lies on the slide.
+
+    Attributes
+    ----------
+    px
+        Distance of neighbouring spots' centres, level-0 px.
+    residual
+        Root mean square distance of the centres from the fitted array, as a share of the pitch.
+    hexagonal
+        Whether every second array position is empty, as on Visium.
+    """
+
+    px: float
+    residual: float
+    hexagonal: bool
+
+
+def estimate_pitch(array: npt.ArrayLike, spatial: npt.ArrayLike) -> Pitch | None:
+    """Estimate the pitch by regressing centres on array coordinates, which allows any rotation.
+
+    The area of one array cell is the determinant of the fit, so that a pitch that differs slightly in x and y gives
+    the geometric mean of both.
+
+    Parameters
+    ----------
+    array
+        (n, 2) array coordinates.
+    spatial
+        (n, 2) centres, level-0 px.
+
+    Returns
+    -------
+    Pitch or None
+        None where the array coordinates do not span a plane (fewer than three spots, or all in one line).
+    """
+    grid, centres = np.asarray(array, np.float64), np.asarray(spatial, np.float64)
+    design = np.column_stack([grid, np.ones(len(grid))])
+    if len(grid) < _MIN_SPOTS or np.linalg.matrix_rank(design - design.mean(axis=0) * [1, 1, 0]) < design.shape[1]:
+        return None
+    fit, *_ = np.linalg.lstsq(design, centres, rcond=None)
+    cell = abs(float(np.linalg.det(fit[:2])))
+    if cell == 0:
+        return None
+    parity = grid.sum(axis=1) % 2
+    steps = np.unique(grid[:, 0] % 2).size == 2 and np.unique(grid[:, 1] % 2).size == 2
+    hexagonal = len(grid) >= _MIN_HEXAGONAL and bool(steps) and np.unique(parity).size == 1
+    # A spot of a hexagonal array takes two array cells and an area of sqrt(3)/2 pitch^2.
+    pitch = float(np.sqrt(4 * cell / np.sqrt(3))) if hexagonal else float(np.sqrt(cell))
+    off = centres - design @ fit
+    return Pitch(pitch, float(np.sqrt((off**2).sum(axis=1).mean())) / pitch, hexagonal)
+
+
+def check_pitch(pitch: Pitch | None, where: str) -> None:
+    """Check that the centres follow the array.
+
+    Raises
+    ------
+    InputError
+        If they lie further from the fitted array than spots of one array can.
+    """
+    if pitch is not None and pitch.residual > _MAX_RESIDUAL:
+        raise InputError(
+            where,
+            f"the pixel positions do not follow the array coordinates: they lie {pitch.residual:.2f} of the pitch of "
+            f"{pitch.px:.1f} px away from a regular array in the mean.",
+            "check that array and pixel columns belong to the same spots, or give the section a reason in the "
+            "sheet's 'exclude' column.",
+        )
+
+
+def decide_mpp(
+    *,
+    sheet: float | None,
+    pitch: float | None,
+    embedded: float | None,
+    sheet_decides: bool,
+    where: str,
+    alignment: float | None = None,
+    estimated: float | None = None,
+) -> tuple[float, MppSource]:
+    """Choose um/px: the sheet's, else the alignment's, the array pitch's, an estimate's, the one in the slide file.
+
+    Parameters
+    ----------
+    sheet, pitch, embedded
+        um/px of level 0 by the sheet, by pitch_um over the pitch in px, and by the slide's metadata; None where
+        unknown.
+    alignment, estimated
+        um/px by the registration of the slide to an image of known pixel size, and as a publisher estimated it.
+    sheet_decides
+        The sheet's value stands even where another disagrees by more than 5 % (sheet column ``mpp_decides`` = yes).
+    where
+        The sheet row, for messages.
+
+    Raises
+    ------
+    InputError
+        If nothing is known, two disagree by more than 5 %, or the value is none that a microscope could have.
+    """
+    known: dict[MppSource, float] = {}
+    if sheet is not None:
+        known["sheet"] = sheet
+    if alignment is not None:
+        known["alignment"] = alignment
+    if pitch is not None:
+        known["pitch"] = pitch
+    if estimated is not None:
+        known["estimated"] = estimated
+    if embedded is not None:
+        known["embedded"] = embedded
+    if not known:
+        raise InputError(
+            where,
+            "um per pixel is unknown: the sheet's 'mpp' is empty, the slide file states none, and there is no array "
+            "pitch to estimate it from.",
+            "fill 'mpp' (or 'pitch_um', where the spots lie on an array), or exclude the section ('exclude').",
+        )
+    source = next(iter(known))
+    chosen = known[source]
+    if not PLAUSIBLE_MPP[0] <= chosen <= PLAUSIBLE_MPP[1]:
+        raise InputError(
+            where,
+            f"{chosen:g} um per pixel ({source}) is none that a slide could have "
+            f"({PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}).",
+            "give um per pixel of the full-resolution image (about 0.25 at 40x) in 'mpp', the array's spacing in um in "
+            "'pitch_um', or exclude the section ('exclude').",
+        )
+    for other, value in known.items():
+        if abs(value / chosen - 1) > MAX_DISAGREEMENT and not (sheet_decides and source == "sheet"):
+            raise InputError(
+                where,
+                f"um per pixel is {chosen:.4g} by the {_NAMES[source]} but {value:.4g} by the {_NAMES[other]}: "
+                f"{100 * abs(value / chosen - 1):.0f} % apart, more than {100 * MAX_DISAGREEMENT:.0f} %.",
+                "correct 'mpp' or 'pitch_um' in the sheet, or fill 'mpp' and set 'mpp_decides' to yes if you know the "
+                "sheet to be right; 'exclude' leaves the section out.",
+            )
+    return chosen, source
+
+
+_NAMES: dict[MppSource, str] = {
+    "sheet": "sheet",
+    "alignment": "alignment",
+    "pitch": "array's pitch",
+    "estimated": "publisher's estimate",
+    "embedded": "slide file",
+}
+
+
+def grid_of(places: FloatArray, where: str) -> npt.NDArray[np.int64]:
+    """Find row and column numbers of places that lie on an axis-parallel square grid.
+
+    Parameters
+    ----------
+    places
+        (n, 2) centres, column and row, level-0 px.
+
+    Returns
+    -------
+    ndarray
+        (n, 2): grid row (counted from the top) and grid column (from the left).
+
+    Raises
+    ------
+    InputError
+        If the places lie on no such grid.
+    """
+    numbers = np.empty(places.shape, np.int64)
+    steps = np.concatenate([np.diff(np.unique(np.round(places[:, axis], 1))) for axis in (0, 1)])
+    steps = steps[steps > 1]
+    step = float(np.median(steps)) if steps.size else 1.0
+    for axis in (0, 1):
+        at = (places[:, axis] - places[:, axis].min()) / step
+        numbers[:, 1 - axis] = np.rint(at)
+        if np.abs(at - np.rint(at)).max() > _MAX_RESIDUAL:
+            raise InputError(
+                where,
+                f"the places lie on no square grid: they are up to {np.abs(at - np.rint(at)).max():.2f} of the step of "
+                f"{step:.1f} px off.",
+                "give array_row and array_col, or exclude the section ('exclude').",
+            )
+    return numbers
+
+
+def outside(spatial: FloatArray, width: int, height: int) -> npt.NDArray[np.bool_]:
+    """Tell which centres lie outside a slide of `width` x `height` px."""
+    inside = (spatial >= 0).all(axis=1) & (spatial[:, 0] < width) & (spatial[:, 1] < height)
+    return ~inside
+
+
+def tissue_share(spatial: FloatArray, mask: npt.NDArray[np.bool_], scale: float) -> float:
+    """Return the share of centres that lie on tissue; one outside the mask lies on none.
+
+    Parameters
+    ----------
+    spatial
+        (n, 2) centres, level-0 px.
+    mask
+        (h, w) tissue of the thumbnail.
+    scale
+        Thumbnail px per level-0 px.
+    """
+    at = np.floor(spatial * scale).astype(np.int64)
+    inside = (at >= 0).all(axis=1) & (at[:, 0] < mask.shape[1]) & (at[:, 1] < mask.shape[0])
+    return float(mask[at[inside, 1], at[inside, 0]].sum() / max(1, len(at)))
+
+
+def tissue_mask(thumbnail: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Return where a thumbnail (h, w, 3) shows tissue: smoothed saturation above Otsu's threshold.
+
+    Coarse on purpose: it only has to tell a section from the same section turned over.
+    """
+    from scipy.ndimage import gaussian_filter
+    from skimage.filters import threshold_otsu
+
+    pixels = thumbnail.astype(np.float32)
+    top = pixels.max(axis=2)
+    saturation = (top - pixels.min(axis=2)) / np.maximum(top, 1)
+    smooth = gaussian_filter(saturation, max(1.0, max(thumbnail.shape) / 200))
+    if np.ptp(smooth) == 0:
+        return np.zeros(smooth.shape, bool)
+    return smooth > threshold_otsu(smooth)

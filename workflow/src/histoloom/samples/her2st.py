@@ -1,0 +1,122 @@
+"""her2st in the layout of its GitHub repository (Andersson et al. 2021, 10.1038/s41467-021-26271-2).
+
+Counts are spots x genes, ids ``<x>x<y>`` of integer array coordinates. Spot files hold 33 rows more than the counts
+over the 36 sections; only their ``pixel_x``, ``pixel_y`` belong to the JPG. In the sample ``array_row`` is the first
+number of the id (x, runs along the image's columns) and ``array_col`` the second (y, along its rows).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+
+class Her2stReader(Reader):
+    """Sections of her2st, from the files of github.com/almaan/her2st."""
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles counts, spots, image (unless `images: false`) and, where the sheet names one, regions."""
+        sample = need(row, "sample")
+        found = {
+            "counts": join(root, f"data/ST-cnts/{sample}.tsv.gz"),
+            "spots": join(root, f"data/ST-spotfiles/{sample}_selection.tsv"),
+        }
+        if spec.get("images", True):
+            found["image"] = join(root, need(row, "image"))
+        if row.get("regions"):
+            found["regions"] = join(root, row["regions"])
+        return found
+
+    @classmethod
+    def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return the published stereoscope proportions: 8 major and 22 minor types."""
+        return {f"stereoscope_{level}": join(root, f"res/ST-deconv/props/{level}.zip") for level in ("major", "minor")}
+
+    @classmethod
+    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+        """Return the array's own measures: 100 um spots at 200 um."""
+        return {"pitch_um": "200", "spot_diameter_um": "100"}
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Read counts, positions and the pathologist's regions of a section."""
+        from histoloom.samples.tables import read_count_table, read_positions
+
+        counts, positions = read_count_table(Path(files["counts"])), read_positions(Path(files["spots"]))
+        section = join_counts_and_positions(counts, positions, Path(files["counts"]), Path(files["spots"]))
+        if "regions" in files:
+            regions, without_place = read_regions(Path(files["regions"]))
+            section.obs["region"] = regions.reindex(section.obs_names).fillna("").to_numpy()
+            section.uns["dropped"]["region_without_coordinates"] = without_place
+            section.uns["dropped"]["region_without_counts"] = int((~regions.index.isin(section.obs_names)).sum())
+        return section
+
+
+class SimulatedReader(Her2stReader):
+    """Simulated sections: her2st's layout, and the planted truth beside it."""
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles counts, spots, image, regions and truth."""
+        sample = need(row, "sample")
+        filled = {
+            **row,
+            "image": row.get("image") or f"data/ST-imgs/{sample}/{sample}_HE.jpg",
+            "regions": row.get("regions") or f"data/ST-pat/lbl/{sample}_labeled_coordinates.tsv",
+        }
+        return {**super().files(filled, spec, root), "truth": join(root, f"truth/{sample}_abundance.tsv")}
+
+    @classmethod
+    def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return nothing: no labels are published for simulated sections."""
+        return {}
+
+
+def read_regions(path: Path) -> tuple[pd.Series, int]:
+    """Read a pathologist's table.
+
+    Its x, y are the spot file's new_x, new_y, which round to the array coordinates; its pixel columns belong to
+    another frame.
+
+    Returns
+    -------
+    Series
+        Label by spot id.
+    int
+        Rows left out because they have no coordinates (G2 has 8, F1 has 1).
+
+    Raises
+    ------
+    InputError
+        If the table lacks a column or labels a spot twice.
+    """
+    import io
+
+    from histoloom.samples.tables import check_unique, read_bytes
+
+    table = pd.read_csv(io.BytesIO(read_bytes(path)), sep="\t")
+    missing = [column for column in ("x", "y", "label") if column not in table]
+    if missing:
+        raise InputError(
+            path, f"no column {', '.join(missing)}.", "give the table as published, or leave 'regions' empty."
+        )
+    placed = table.dropna(subset=["x", "y"])
+    ids = placed["x"].round().astype(int).astype(str) + "x" + placed["y"].round().astype(int).astype(str)
+    regions = pd.Series(
+        placed["label"].fillna("").astype(str).str.strip().to_numpy(), index=pd.Index(ids, dtype=object)
+    )
+    check_unique(regions.index, path, "spot")
+    return regions, len(table) - len(placed)

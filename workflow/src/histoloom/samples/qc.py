@@ -1,0 +1,144 @@
+"""The picture of a section: what was read, on the slide it was read for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histoloom.artefacts import KEY
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_SIDE_IN = 6.0
+_DPI = 120
+_BAR_SHARE = 0.25
+_NICE = (1, 2, 5)
+_BY = {
+    "sheet": "the sheet",
+    "alignment": "the alignment",
+    "pitch": "the array's pitch",
+    "estimated": "the publisher's estimate",
+    "embedded": "the slide file",
+}
+_MANY = 20_000
+"""Above this many observations each is smaller than a pixel of the picture: their mean per pixel is drawn."""
+
+
+def draw_section(section: AnnData, out: Path, dropped_places: np.ndarray | None = None) -> None:
+    """Draw a section's slide and its observations, coloured by depth.
+
+    Parameters
+    ----------
+    section
+        A canonical sample.
+    out
+        png to write; equal samples give equal bytes.
+    dropped_places
+        (k, 2) places without counts, level-0 px.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metadata = json.loads(section.uns[KEY])
+    entry = section.uns["spatial"][metadata["sample"]]
+    image, scale = entry["images"]["hires"], entry["scalefactors"]["tissue_hires_scalef"]
+    height, width = image.shape[:2]
+    panel = (_SIDE_IN * min(1.0, width / height), _SIDE_IN * min(1.0, height / width))
+    figure = Figure(figsize=(2 * panel[0] + 1.3, panel[1] + 0.8), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    plain, spots = figure.subplots(1, 2)
+    for axes in (plain, spots):
+        axes.imshow(image, interpolation="antialiased")
+        axes.set_axis_off()
+    _draw_scale_bar(plain, width, height, metadata["mpp"] / scale)
+    _draw_spots(figure, spots, section, metadata, scale, np.empty((0, 2)) if dropped_places is None else dropped_places)
+    figure.suptitle(_title(section, metadata), fontsize=10)
+    figure.savefig(out, format="png", metadata={"Software": None})
+
+
+def _draw_spots(
+    figure: Any, axes: Any, section: AnnData, metadata: dict[str, Any], scale: float, dropped_places: np.ndarray
+) -> None:
+    """Draw the observations as discs of their true size."""
+    from matplotlib.collections import EllipseCollection, PolyCollection
+    from matplotlib.lines import Line2D
+
+    centres = np.asarray(section.obsm["spatial"]) * scale
+    diameter = metadata["spot_diameter_um"] / metadata["mpp"] * scale
+    in_tissue = section.obs["in_tissue"].to_numpy()
+    counts = section.obs["n_counts"].to_numpy()
+
+    def discs(places: np.ndarray, **style: Any) -> Any:
+        size = np.full(len(places), diameter)
+        collection = EllipseCollection(
+            size, size, np.zeros_like(size), units="x", offsets=places, offset_transform=axes.transData, **style
+        )
+        return axes.add_collection(collection)
+
+    if section.n_vars == 0:
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * diameter / 2
+        squares = centres[:, None] + corners
+        axes.add_collection(PolyCollection(squares, facecolors="none", edgecolors="#1f4e9c", linewidths=0.3))
+        return
+    seen = in_tissue & (counts > 0)
+    if len(centres) > _MANY:
+        shown = _draw_means(axes, centres[seen], np.log10(counts[seen]))
+    else:
+        shown = discs(centres[seen], cmap="viridis", linewidths=0)
+        shown.set_array(np.log10(counts[seen]))
+    bar = figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.02)
+    bar.set_label(f"UMI per {metadata.get('unit', 'spot')}, log10", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    marks = []
+    for places, colour, name in (
+        (centres[in_tissue & (counts == 0)], "#d62728", "no UMI, kept"),
+        (centres[~in_tissue], "#7f7f7f", "not in tissue"),
+        (dropped_places * scale, "#ff7f0e", "no row in the counts, dropped"),
+    ):
+        if len(places):
+            discs(places, facecolors="none", edgecolors=colour, linewidths=1.2)
+            label = f"{name}: {len(places)}"
+            marks.append(Line2D([], [], marker="o", ls="", mfc="none", mec=colour, mew=1.2, label=label))
+    if marks:
+        axes.legend(handles=marks, loc="lower right", fontsize=7, framealpha=0.9)
+
+
+def _draw_means(axes: Any, centres: np.ndarray, values: np.ndarray) -> Any:
+    """Draw the mean of the values in squares of a few pixels of the thumbnail; empty ones are transparent."""
+    x0, x1 = axes.get_xlim()
+    y0, y1 = sorted(axes.get_ylim())
+    bins = (int(y1 - y0) // 4, int(x1 - x0) // 4)
+    box = [[y0, y1], [x0, x1]]
+    total, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], bins=bins, range=box, weights=values)
+    number, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], bins=bins, range=box)
+    with np.errstate(invalid="ignore"):
+        mean = np.ma.masked_invalid(total / number)
+    return axes.imshow(mean, cmap="viridis", extent=(x0, x1, y1, y0), interpolation="nearest")
+
+
+def _draw_scale_bar(axes: Any, width: int, height: int, um_per_px: float) -> None:
+    """Draw a bar of a round length at the lower left."""
+    wanted = _BAR_SHARE * width * um_per_px
+    step = 10.0 ** np.floor(np.log10(wanted))
+    length = max(n * step for n in _NICE if n * step <= wanted)
+    x, y = 0.04 * width, 0.96 * height
+    axes.plot([x, x + length / um_per_px], [y, y], color="black", lw=3, solid_capstyle="butt")
+    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    axes.text(x + length / um_per_px / 2, y - 0.012 * height, text, ha="center", va="bottom", fontsize=8)
+
+
+def _title(section: AnnData, metadata: dict[str, Any]) -> str:
+    """Say what the section is and how it was read."""
+    badge = f"  [{metadata['badge']}]" if metadata["badge"] else ""
+    first = f"{metadata['cohort']} / {metadata['sample']}   patient {metadata['patient']}{badge}"
+    pixels = f"{metadata['slide_width']} x {metadata['slide_height']} px"
+    size = f"{pixels} at {metadata['mpp']:.3f} µm/px (by {_BY[metadata['mpp_source']]})"
+    if section.n_vars == 0:
+        return f"{first}\n{size}, {section.n_obs:,} places, no expression"
+    depth = np.median(section.obs["n_counts"].to_numpy()[section.obs["in_tissue"].to_numpy()])
+    units = f"{metadata.get('unit', 'spot')}s"
+    return f"{first}\n{size}, {metadata['n_in_tissue']:,} {units} in tissue, median {depth:,.0f} UMI"

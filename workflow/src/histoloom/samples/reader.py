@@ -1,0 +1,166 @@
+"""What a reader of a source gives; light at import, since the workflow's graph asks it for paths."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from histoloom.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+
+class Reader(ABC):
+    """A source of sections: where its files lie, and how they become observations. Has no state.
+
+    Attributes
+    ----------
+    path_columns
+        Sheet columns that are paths: no part of an artefact's identity, whose inputs are identified by their bytes.
+    spec_keys
+        Config keys that change what `read` returns.
+    has_array
+        Whether places come from a printed array, so that they say something about um per pixel and about swapped axes.
+    on_grid
+        Whether array_row, array_col number the lines of a regular grid; False where they only round a free position.
+    unit
+        What one observation is.
+    """
+
+    path_columns: ClassVar[frozenset[str]] = frozenset(
+        {"image", "regions", "counts", "positions", "spots", "annotation", "outs", "bundle", "alignment"}
+    )
+    spec_keys: ClassVar[tuple[str, ...]] = ()
+    has_array: ClassVar[bool] = True
+    on_grid: ClassVar[bool] = True
+    unit: ClassVar[str] = "spot"
+
+    @classmethod
+    @abstractmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return the section's files by role; role ``image`` is the slide.
+
+        Parameters
+        ----------
+        row
+            Sheet row.
+        spec
+            Cohort entry of the config.
+        root
+            Folder of the publisher's layout, or the base of the sheet's paths.
+        """
+
+    @classmethod
+    def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return published tables of the whole cohort by name."""
+        return {}
+
+    @classmethod
+    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+        """Return sheet columns that the source fixes, for cells that the sheet leaves empty."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Read a section's observations, without images.
+
+        Returns
+        -------
+        AnnData
+            X int32 CSR; obs array_row, array_col, in_tissue, optional region; obsm["spatial"] (n, 2) = column, row in
+            level-0 px; uns["dropped"] = counts by reason and, optionally, uns["dropped_places"] (k, 2) = where what was
+            dropped lies. Optional: var["ensembl_id"]; obs columns of `histoloom.samples.canonical.OPTIONAL_OBS`;
+            uns["found"], a dict of what the files say about the section: "mpp" ({"alignment" or "estimated": um/px}),
+            "spot_diameter_um", "slide_size" (width, height in px) and "facts" (anything JSON, kept in the metadata).
+
+        Raises
+        ------
+        InputError
+            If the files cannot be used.
+        """
+
+
+def need(row: Mapping[str, str], column: str) -> str:
+    """Return a sheet cell that must not be empty.
+
+    Raises
+    ------
+    InputError
+        If it is.
+    """
+    value = row.get(column, "")
+    if not value:
+        raise InputError(
+            f"sheet row '{row.get('sample', '?')}'", f"column '{column}' is empty.", "fill it, or exclude the section."
+        )
+    return value
+
+
+def with_gene_table(found: dict[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+    """Add role genes where the cohort names a table of gene ids (`histoloom.genes`)."""
+    table = spec.get("gene_table")
+    return {**found, "genes": str(table)} if table else found
+
+
+def join(root: str | Path, path: str) -> str:
+    """Join a root and a path as text; an absolute path stays as it is."""
+    return str(Path(root) / path)
+
+
+def assemble(
+    counts: Any, obs_ids: pd.Index, genes: pd.Index, positions: pd.DataFrame, dropped: Mapping[str, int]
+) -> AnnData:
+    """Put counts and positions of the same observations, in the same order, into an AnnData."""
+    from anndata import AnnData
+
+    spatial: np.ndarray = positions[["pixel_x", "pixel_y"]].to_numpy("float64")
+    obs = positions.drop(columns=["pixel_x", "pixel_y"]).set_axis(obs_ids.astype(str))
+    return AnnData(
+        X=counts,
+        obs=obs,
+        var=pd.DataFrame(index=genes.astype(str)),
+        obsm={"spatial": spatial},
+        uns={"dropped": dict(dropped)},
+    )
+
+
+def join_counts_and_positions(counts: Any, positions: pd.DataFrame, counts_file: Path, positions_file: Path) -> AnnData:
+    """Keep the observations that have both counts and a position, in the counts' order.
+
+    Parameters
+    ----------
+    counts
+        A `histoloom.samples.tables.Counts`.
+    positions
+        As `histoloom.samples.tables.read_positions` returns.
+
+    Raises
+    ------
+    InputError
+        If none has both; the message shows ids of either file.
+    """
+    shared = counts.obs_ids.isin(positions.index)
+    if not shared.any():
+        raise InputError(
+            counts_file,
+            f"no row id is in {positions_file}: counts have {', '.join(map(str, counts.obs_ids[:3]))}, ...; "
+            f"positions have {', '.join(map(str, positions.index[:3]))}, ...",
+            "check that both files belong to the same section and write ids alike, "
+            "or give the section a reason in the sheet's 'exclude' column.",
+        )
+    kept = counts.obs_ids[shared]
+    dropped = {
+        "position_without_counts": int((~positions.index.isin(counts.obs_ids)).sum()),
+        "counts_without_position": int((~shared).sum()),
+    }
+    section = assemble(counts.matrix[shared], kept, counts.genes, positions.loc[kept], dropped)
+    alone = positions.loc[~positions.index.isin(counts.obs_ids), ["pixel_x", "pixel_y"]]
+    section.uns["dropped_places"] = alone.to_numpy("float64")
+    return section

@@ -1,0 +1,87 @@
+"""Slides without expression: the places are a square grid, and a trained model says what lies there.
+
+In the sample ``array_row`` counts the grid's rows from the top and ``array_col`` its columns from the left; the id is
+``<array_row>x<array_col>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.samples.reader import Reader, assemble, join, need
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+DEFAULT_GRID_UM = 112.0
+
+
+class SlidesReader(Reader):
+    """Slides named by a sheet; the places are the centres of squares of ``grid_um`` that lie wholly on the slide."""
+
+    spec_keys = ("grid_um",)
+    has_array = False
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return role image."""
+        return {"image": join(root, need(row, "image"))}
+
+    @classmethod
+    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+        """Return the grid's spacing as pitch and diameter."""
+        grid = f"{float(spec.get('grid_um', DEFAULT_GRID_UM)):g}"
+        return {"pitch_um": grid, "spot_diameter_um": grid}
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Lay the grid over the slide.
+
+        Raises
+        ------
+        InputError
+            If um per pixel is neither in the sheet nor in the slide file, or the slide is smaller than one square.
+        """
+        from scipy.sparse import csr_matrix
+
+        from histoloom.samples.canonical import cell_number
+        from histoloom.samples.geometry import decide_mpp
+        from histoloom.slides import open_slide
+
+        where = f"sheet row '{row['sample']}'"
+        grid_um = float(spec.get("grid_um", DEFAULT_GRID_UM))
+        with open_slide(files["image"]) as slide:
+            mpp, _ = decide_mpp(
+                sheet=cell_number(row, "mpp", where),
+                pitch=None,
+                embedded=slide.mpp,
+                sheet_decides=row.get("mpp_decides") == "yes",
+                where=where,
+            )
+            step = grid_um / mpp
+            rows, columns = int(slide.height // step), int(slide.width // step)
+        if rows == 0 or columns == 0:
+            raise InputError(
+                files["image"],
+                f"the slide of {slide.width} x {slide.height} px at {mpp:g} um/px is smaller than one square of "
+                f"{grid_um:g} um.",
+                "correct 'mpp' in the sheet or 'grid_um' in the config.",
+            )
+        at_row, at_column = (grid.ravel() for grid in np.indices((rows, columns)))
+        places = pd.DataFrame(
+            {
+                "array_row": at_row,
+                "array_col": at_column,
+                "in_tissue": True,
+                "pixel_x": (at_column + 0.5) * step,
+                "pixel_y": (at_row + 0.5) * step,
+            }
+        )
+        ids = pd.Index([f"{r}x{c}" for r, c in zip(at_row, at_column, strict=True)], dtype=object)
+        return assemble(csr_matrix((len(ids), 0), dtype=np.int32), ids, pd.Index([], dtype=object), places, {})

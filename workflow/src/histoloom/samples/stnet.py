@@ -1,0 +1,218 @@
+"""STNet in the layout of its Mendeley record 29ntw7sh4r, version 5 (He et al. 2020, 10.1038/s41551-020-0578-x).
+
+Four files a section and one table of them all, ``metadata.csv``. The names follow no rule (``BC`` here, ``BT`` there), so
+the sheet holds them and `read` checks them against that table; `rename_rows` fills them in from it. Counts are spots x
+Ensembl ids with about 1,000 array spots, positions (``X`` = column, ``Y`` = row of the JPG) only those under tissue: the
+rest is dropped and counted. The pathologist's tables end their lines with CR and have a header that is one name short.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, with_gene_table
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+# Role of a file -> column of metadata.csv.
+ROLES: Mapping[str, str] = {
+    "counts": "count_matrix",
+    "spots": "spot_coordinates",
+    "image": "histology_image",
+    "annotation": "tumor_annotation",
+}
+_LABELS = {"tumor", "non"}
+_FETCH = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
+
+
+class STNetReader(Reader):
+    """Sections of STNet; the sheet names the files as ``metadata.csv`` does."""
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles counts, spots, image, metadata and, where the sheet names one, annotation."""
+        found = {role: join(root, need(row, role)) for role in ("counts", "spots", "image")}
+        if row.get("annotation"):
+            found["annotation"] = join(root, row["annotation"])
+        return with_gene_table({**found, "metadata": join(root, "metadata.csv")}, spec)
+
+    @classmethod
+    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+        """Return the array's own measures: 100 um spots at 200 um."""
+        return {"pitch_um": "200", "spot_diameter_um": "100"}
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Read counts, positions and the pathologist's tumour annotation (region: tumor, non) of a section."""
+        from histoloom.samples.tables import check_unique, read_count_table
+
+        if "metadata" in files:
+            check_names(read_names(Path(files["metadata"])), row, Path(files["metadata"]))
+        counts_file, spots_file = Path(files["counts"]), Path(files["spots"])
+        counts = read_count_table(counts_file)
+        counts = replace(counts, obs_ids=whole_ids(counts.obs_ids, counts_file))
+        check_unique(counts.obs_ids, counts_file, "spot")
+        section = join_counts_and_positions(counts, read_spots(spots_file), counts_file, spots_file)
+        # Array spots beside the tissue are no loss: only what lies under it has a position.
+        section.uns["dropped"]["outside_tissue"] = section.uns["dropped"].pop("counts_without_position")
+        if "annotation" in files:
+            labels, unusable = read_annotation(Path(files["annotation"]))
+            section.obs["region"] = labels.reindex(section.obs_names).fillna("").to_numpy()
+            section.uns["dropped"]["region_without_coordinates"] = unusable
+            section.uns["dropped"]["region_without_spot"] = int((~labels.index.isin(section.obs_names)).sum())
+        return section
+
+
+def whole_ids(ids: pd.Index, path: Path) -> pd.Index:
+    """Return ids ``XxY`` with both numbers rounded to the array's grid; some files hold refined coordinates.
+
+    Raises
+    ------
+    InputError
+        If an id is none.
+    """
+    parts = pd.Series(ids.astype(str)).str.split("x", expand=True)
+    numbers = parts.apply(pd.to_numeric, errors="coerce") if parts.shape[1] == 2 else pd.DataFrame([[np.nan, np.nan]])
+    if numbers.isna().to_numpy().any():
+        first = int(np.flatnonzero(numbers.isna().to_numpy().any(axis=1))[0])
+        raise InputError(path, f"the id '{ids[first]}' is no array position such as 10x13.", _FETCH)
+    whole = numbers.round().astype(np.int64)
+    moved = int((whole.to_numpy() != numbers.to_numpy()).any(axis=1).sum())
+    if moved:
+        logger.warning("%s: %d of %d ids hold fractions and were rounded to the array's grid", path, moved, len(ids))
+    return pd.Index(whole[0].astype(str) + "x" + whole[1].astype(str), dtype=object)
+
+
+def read_spots(path: Path) -> pd.DataFrame:
+    """Read where the spots under tissue lie; returns as `histoloom.samples.tables.read_positions`.
+
+    Raises
+    ------
+    InputError
+        If the table has no columns X and Y, or coordinates that are no numbers.
+    """
+    from histoloom.samples.tables import read_bytes, tidy_positions
+
+    try:
+        table = pd.read_csv(io.BytesIO(read_bytes(path)), index_col=0, float_precision="round_trip")
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(path, f"not a regular table ({error}).", _FETCH) from error
+    missing = [column for column in ("X", "Y") if column not in table]
+    if missing:
+        raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.", _FETCH)
+    ids = whole_ids(pd.Index(table.index.astype(str), dtype=object), path)
+    array = ids.to_series().str.split("x", expand=True).astype(np.int64).to_numpy()
+    found = {"obs_id": ids, "array_row": array[:, 0], "array_col": array[:, 1]}
+    return tidy_positions(
+        pd.DataFrame({**found, "pixel_x": table["X"].to_numpy(), "pixel_y": table["Y"].to_numpy()}), path
+    )
+
+
+def read_annotation(path: Path) -> tuple[pd.Series, int]:
+    """Read the pathologist's table of a section.
+
+    The file has CR, CRLF or LF line ends. Its header may be one name short, so that every name stands one column too
+    far left; the columns are told by what they hold. Coordinates are rounded to the array's grid.
+
+    Returns
+    -------
+    Series
+        ``tumor`` or ``non`` by spot id.
+    int
+        Rows left out because they have no coordinates or no label.
+
+    Raises
+    ------
+    InputError
+        If the table has no coordinates and labels, or labels a spot twice and differently.
+    """
+    from histoloom.samples.tables import read_bytes
+
+    text = read_bytes(path).decode("utf-8-sig", errors="replace")
+    lines = [line.split("\t") for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
+    header, cells = [name.strip() for name in lines[0]], lines[1:]
+    width = max((len(line) for line in cells), default=0)
+    body = pd.DataFrame([[cell.strip() for cell in line] + [""] * (width - len(line)) for line in cells])
+    for shift in (1, 0):
+        table = body.rename(columns={i + shift: name for i, name in enumerate(header)})
+        if {"xcoord", "ycoord", "tumor"} <= set(table) and table["tumor"].isin(_LABELS).any():
+            break
+    else:
+        raise InputError(path, f"no columns xcoord, ycoord, tumor (tumor or non); header: {', '.join(header)}.", _FETCH)
+    places = table[["xcoord", "ycoord"]].apply(pd.to_numeric, errors="coerce")
+    usable = places.notna().all(axis=1) & table["tumor"].isin(_LABELS)
+    whole = places[usable].round().astype(np.int64).astype(str)
+    labels = pd.Series(
+        table.loc[usable, "tumor"].to_numpy(), index=pd.Index(whole["xcoord"] + "x" + whole["ycoord"], dtype=object)
+    )
+    twice = labels.index.duplicated(keep=False)
+    if labels[twice].groupby(level=0).nunique().gt(1).any():
+        raise InputError(path, f"spot '{labels[twice].index[0]}' is labelled twice and differently.", _FETCH)
+    return labels[~labels.index.duplicated()], int((~usable).sum())
+
+
+def read_names(path: Path) -> pd.DataFrame:
+    """Read ``metadata.csv``: columns type, patient, replicate and the four of `ROLES`, index ``<patient>_<replicate>``.
+
+    Raises
+    ------
+    InputError
+        If a column is missing.
+    """
+    from histoloom.samples.tables import check_unique, read_bytes
+
+    table = pd.read_csv(io.BytesIO(read_bytes(path)), dtype=str, keep_default_na=False)
+    missing = [column for column in ("patient", "replicate", *ROLES.values()) if column not in table]
+    if missing:
+        raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(table.columns)}.", _FETCH)
+    table.index = pd.Index(table["patient"] + "_" + table["replicate"], dtype=object)
+    check_unique(table.index, path, "section")
+    return table
+
+
+def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None:
+    """Check a sheet row's patient and files against ``metadata.csv``.
+
+    Raises
+    ------
+    InputError
+        If the section is not in the table, or the table names another patient or other files.
+    """
+    import difflib
+
+    sample = row["sample"]
+    if sample not in names.index:
+        near = difflib.get_close_matches(sample, list(names.index), n=1)
+        hint = f" Nearest: {near[0]}." if near else ""
+        raise InputError(path, f"no section '{sample}' ({len(names)} sections).{hint}", "mend 'sample' in the sheet.")
+    published = names.loc[sample]
+    wrong = {
+        role: str(published[column])
+        for role, column in {"patient": "patient", **ROLES}.items()
+        if row.get(role) and Path(row[role]).name != published[column]
+    }
+    if wrong:
+        told = ", ".join(f"{role} '{name}' and not '{row[role]}'" for role, name in wrong.items())
+        raise InputError(path, f"section '{sample}' has {told}.", "put the published names into the sheet.")
+
+
+def rename_rows(rows: Sequence[Mapping[str, str]], names: pd.DataFrame) -> list[dict[str, str]]:
+    """Return sheet rows with the file names of ``metadata.csv`` (`read_names`) filled in."""
+    return [
+        {**row, **{role: str(names.loc[row["sample"], column]) for role, column in ROLES.items()}}
+        if row["sample"] in names.index
+        else dict(row)
+        for row in rows
+    ]

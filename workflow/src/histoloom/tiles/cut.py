@@ -1,0 +1,175 @@
+"""The stage `tiles`: one table per section and tile spec, with every observation and whether its tile counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.artefacts import identity_of, read_metadata, write_parquet
+from histoloom.errors import InputError
+from histoloom.identity import make_identity, sha256_file
+from histoloom.slides import Slide, open_slide
+from histoloom.tiles.background import tissue_fraction
+from histoloom.tiles.geometry import leaves, outside
+from histoloom.tiles.picture import draw_tiles
+from histoloom.tiles.spec import TileSpec
+
+logger = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+REASONS = ("outside", "border", "background")
+"""Why a tile is dropped; the first that holds is given."""
+
+
+def cut_tiles(*, sample: Path, slide: Path, spec: Mapping[str, Any], out: Path, picture: Path) -> None:
+    """Decide for every observation of a section whether its tile counts.
+
+    Parameters
+    ----------
+    sample
+        The section's h5ad.
+    slide
+        Its slide image.
+    spec
+        Tile spec.
+    out
+        Parquet to write: obs_id, x, y (centre, level-0 px), tissue_fraction, kept, reason.
+    picture
+        PNG to write: the slide with its squares, and examples.
+
+    Raises
+    ------
+    InputError
+        If the slide is not the one the section was made with, or no tile is kept.
+    """
+    tiles, facts = TileSpec.from_dict(spec), read_metadata(sample)
+    obs_ids, centres = read_centres(sample)
+    mpp = float(facts["mpp"])
+    side = tiles.size_level0_px(mpp)
+    with open_slide(slide) as image:
+        check_slide(image, facts, sample)
+        frame = tile_table(image, obs_ids, centres, tiles, mpp)
+        inputs = {"sample": identity_of(sample), "slide": facts.get("slide_sha256") or sha256_file(slide)}
+        metadata = _metadata(frame, tiles, facts, side, inputs)
+        logger.info("%s", _summary(metadata, sample))
+        if metadata["n_kept"] == 0:
+            raise _nothing_kept(sample, facts["sample"], metadata)
+        draw_tiles(image, frame, tiles, side, metadata, picture)
+    write_parquet(frame, out, metadata)
+
+
+def _nothing_kept(sample: Path, name: str, metadata: Mapping[str, Any]) -> InputError:
+    counts = ", ".join(f"{metadata[f'n_{reason}']} {reason}" for reason in REASONS)
+    return InputError(
+        sample,
+        f"no tile of sample '{name}' is kept ({metadata['n_obs']} observations: {counts}; tissue fraction at most "
+        f"{max(metadata['tissue_fraction_quartiles'], default=0):.3f}).",
+        "look at the section's picture; mend the coordinates (outside), use `border: pad` (border), lower "
+        "background.min_tissue or choose another background.method (background), or give the section a reason in the "
+        "sheet's 'exclude' column.",
+    )
+
+
+def read_centres(sample: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
+    """Return obs_id (n,) and centre (n, 2) in level-0 px of a section, without reading its counts."""
+    import h5py
+    from anndata.io import read_elem
+
+    with h5py.File(sample, "r") as handle:
+        obs = read_elem(handle["obs"])
+        centres = np.asarray(read_elem(handle["obsm/spatial"]), dtype=np.float64)
+    return np.asarray(obs.index, dtype=object), centres
+
+
+def check_slide(image: Slide, facts: Mapping[str, Any], sample: Path) -> None:
+    """Check that a slide has the size that the section's coordinates refer to.
+
+    Raises
+    ------
+    InputError
+        If it has not.
+    """
+    expected = (facts.get("slide_width"), facts.get("slide_height"))
+    if None not in expected and expected != (image.width, image.height):
+        raise InputError(
+            image.path,
+            f"is {image.width} x {image.height} px, but section {sample} was made with a slide of {expected[0]} x "
+            f"{expected[1]} px.",
+            "the image has changed: make the section again.",
+        )
+
+
+def tile_table(
+    image: Slide, obs_ids: npt.NDArray[np.object_], centres: npt.NDArray[np.float64], tiles: TileSpec, mpp: float
+) -> pd.DataFrame:
+    """Return the table of tiles.
+
+    Parameters
+    ----------
+    image
+        The open slide.
+    obs_ids, centres
+        Ids (n,) and centres (n, 2) in level-0 px.
+    tiles
+        The tile spec.
+    mpp
+        um per level-0 px.
+    """
+    side = tiles.size_level0_px(mpp)
+    share = tissue_fraction(image, centres, side, mpp, tiles.background)
+    reason = np.full(len(centres), "", dtype=object)
+    if tiles.background.method != "none":
+        reason[share < np.float32(tiles.background.min_tissue)] = "background"
+    if tiles.border == "drop":
+        reason[leaves(np.nan_to_num(centres), side, tiles.size_px, image.width, image.height)] = "border"
+    reason[outside(centres, image.width, image.height)] = "outside"
+    return pd.DataFrame(
+        {
+            "obs_id": obs_ids.astype(str).astype(object),
+            "x": centres[:, 0],
+            "y": centres[:, 1],
+            "tissue_fraction": share,
+            "kept": reason == "",
+            "reason": reason,
+        }
+    )
+
+
+def _metadata(
+    frame: pd.DataFrame, tiles: TileSpec, facts: Mapping[str, Any], side: float, inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    counts = {f"n_{reason}": int((frame["reason"] == reason).sum()) for reason in REASONS}
+    mpp = float(facts["mpp"])
+    params = {"spec": tiles.as_dict(), "mpp": mpp}
+    return {
+        "spec": tiles.as_dict(),
+        "cohort": facts["cohort"],
+        "sample": facts["sample"],
+        "patient": facts["patient"],
+        "mpp": mpp,
+        "size_level0_px": side,
+        "um_per_px": tiles.effective_um_per_px(mpp),
+        "n_obs": len(frame),
+        "n_kept": int(frame["kept"].sum()),
+        **counts,
+        "tissue_fraction_quartiles": [
+            round(float(q), 4) for q in np.quantile(frame["tissue_fraction"], [0, 0.25, 0.5, 0.75, 1])
+        ]
+        if len(frame)
+        else [],
+        "identity": make_identity("tiles", STAGE_VERSION, params, inputs),
+    }
+
+
+def _summary(metadata: Mapping[str, Any], sample: Path) -> str:
+    dropped = ", ".join(f"{metadata[f'n_{r}']} {r}" for r in REASONS)
+    return (
+        f"{sample}: kept {metadata['n_kept']} of {metadata['n_obs']} tiles (dropped: {dropped}); square of "
+        f"{metadata['size_level0_px']:.2f} level-0 px = {metadata['size_level0_px'] * metadata['mpp']:.1f} um"
+    )

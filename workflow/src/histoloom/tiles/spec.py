@@ -1,0 +1,91 @@
+"""What a tile is: its size in px and um, what happens at the border and on glass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from histoloom.errors import InputError
+
+
+@dataclass(frozen=True)
+class Background:
+    """How tissue is told from glass; fields as in ``workflow/schemas/tiles.schema.yaml``."""
+
+    method: Literal["none", "rgb", "saturation", "optical_density"] = "optical_density"
+    min_tissue: float = 0.1
+    rgb_above: int = 220
+    min_saturation: float = 0.12
+    min_optical_density: float = 0.12
+    black_below: int = 15
+    mask_um_per_px: float = 4.0
+
+
+@dataclass(frozen=True)
+class TileSpec:
+    """A tile spec.
+
+    Attributes
+    ----------
+    size_px
+        Side of the tile in output px.
+    um_per_px
+        um per output px, or ``"native"``: the slide's own px.
+    border
+        ``"drop"`` or ``"pad"`` squares that leave the slide.
+    pad
+        What padding shows: ``"white"`` or ``"reflect"``.
+    background
+        How tissue is told from glass.
+    """
+
+    size_px: int = 224
+    um_per_px: float | Literal["native"] = "native"
+    border: Literal["drop", "pad"] = "drop"
+    pad: Literal["white", "reflect"] = "white"
+    background: Background = field(default_factory=Background)
+
+    @classmethod
+    def from_dict(cls, spec: Mapping[str, Any]) -> TileSpec:
+        """Build from a validated entry of the config.
+
+        Raises
+        ------
+        InputError
+            If a key is unknown.
+        """
+        known, inner = {f.name for f in fields(cls)}, {f.name for f in fields(Background)}
+        unknown = [k for k in spec if k not in known]
+        unknown += [f"background.{k}" for k in spec.get("background", {}) if k not in inner]
+        if unknown:
+            raise InputError(
+                "tile spec", f"unknown key {', '.join(unknown)}.", f"allowed keys: {', '.join(sorted(known))}."
+            )
+        values = dict(spec)
+        if values.get("um_per_px", "native") != "native":
+            values["um_per_px"] = float(values["um_per_px"])
+        return cls(**{**values, "background": Background(**spec.get("background", {}))})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the spec with every default, as JSON."""
+        return asdict(self)
+
+    def size_level0_px(self, mpp: float) -> float:
+        """Return the side of the square in level-0 px.
+
+        Parameters
+        ----------
+        mpp
+            um per level-0 px of the slide.
+        """
+        return float(self.size_px) if self.um_per_px == "native" else self.size_px * self.um_per_px / mpp
+
+    def effective_um_per_px(self, mpp: float) -> float:
+        """Return um per output px on a slide of `mpp` um per level-0 px."""
+        return float(mpp) if self.um_per_px == "native" else float(self.um_per_px)
+
+
+def same_spec(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two entries, with or without their defaults, mean the same tiles."""
+    return TileSpec.from_dict(one) == TileSpec.from_dict(other)
