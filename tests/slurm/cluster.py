@@ -78,8 +78,8 @@ JobCompLoc={base}/log/jobs.txt
 NodeName=cpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port=17001 CPUs={cpus} RealMemory={memory} State=UNKNOWN
 NodeName=cpu2 NodeHostname={host} NodeAddr=127.0.0.1 Port=17002 CPUs={cpus} RealMemory={memory} State=UNKNOWN
 NodeName=gpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port=17003 CPUs={cpus} RealMemory={memory} Gres=gpu:1 State=UNKNOWN
-PartitionName=cpu Nodes=cpu1,cpu2 Default=YES DefaultTime=10 MaxTime=1440 State=UP DefMemPerCPU=500 AllowAccounts={account}
-PartitionName=gpu Nodes=gpu1 Default=NO DefaultTime=10 MaxTime=1440 State=UP DefMemPerCPU=500 AllowAccounts={account}
+PartitionName=cpu Nodes=cpu1,cpu2 Default=YES DefaultTime=10 MaxTime=1440 State=UP DefMemPerCPU=500
+PartitionName=gpu Nodes=gpu1 Default=NO DefaultTime=10 MaxTime=1440 State=UP DefMemPerCPU=500
 """
 # A GPU needs a character device: a count alone makes the node invalid, a plain file leaves CUDA_VISIBLE_DEVICES empty.
 GRES_CONF = "{mark}\nAutoDetect=off\nNodeName=gpu1 Name=gpu File={base}/fakegpu0\n"
@@ -124,7 +124,8 @@ def running_pid(name: str, program: str) -> int | None:
     """Return the pid in a pid file, if that process runs and is that program."""
     with contextlib.suppress(OSError, ValueError):
         pid = int((BASE / "run" / f"{name}.pid").read_text())
-        if Path(f"/proc/{pid}/comm").read_text().strip() == program:
+        name_and_state = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+        if name_and_state[0] == program and name_and_state[2].split()[0] != "Z":
             return pid
     return None
 
@@ -161,7 +162,7 @@ def write_files() -> None:
     ETC.mkdir(exist_ok=True)
     host = socket.gethostname().partition(".")[0]
     for name, text in FILES.items():
-        (ETC / name).write_text(text.format(mark=MARK, base=BASE, host=host, cpus=CPUS, memory=MEMORY_MB, account=ACCOUNT))
+        (ETC / name).write_text(text.format(mark=MARK, base=BASE, host=host, cpus=CPUS, memory=MEMORY_MB))
     key = BASE / "munge" / "key"
     if not key.exists():
         key.write_bytes(secrets.token_bytes(128))

@@ -10,7 +10,7 @@ rule read_section:
         picture=report(
             "results/figures/samples/{cohort}/{sample}.png",
             caption="../report/section.rst",
-            category="Sections",
+            category="7. Sections",
             labels={"cohort": "{cohort}", "section": "{sample}", "figure": "spots"},
         ),
     log:

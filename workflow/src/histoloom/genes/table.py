@@ -2,7 +2,7 @@
 
 A name is looked up as an Ensembl id, then as an approved symbol, then as a previous symbol, then as an alias. An
 approved symbol always wins: a name that is one gene's symbol and another's alias means the former. What several genes
-claim at the same rank is ambiguous and dropped; what nobody claims is missing. Whatever is dropped is counted by reason.
+claim at the same rank is ambiguous and dropped; what nobody claims is missing. What is dropped is counted by reason.
 """
 
 from __future__ import annotations

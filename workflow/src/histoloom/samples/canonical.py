@@ -207,7 +207,8 @@ def _measure(
 ) -> dict[str, Any]:
     """Decide um/px, pitch and spot diameter."""
     given = {column: cell_number(row, column, where) for column in _MEASURES}
-    given["spot_diameter_um"] = given["spot_diameter_um"] or found.get("spot_diameter_um")
+    for column in ("pitch_um", "spot_diameter_um"):
+        given[column] = given[column] or found.get(column)
     has_array = reader.has_array
     pitch = None
     if reader.on_grid:

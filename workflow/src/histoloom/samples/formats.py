@@ -45,7 +45,7 @@ def read_counts(path: Path, layer: str = "") -> Counts:
         raise InputError(path, "the file has zero bytes.", f"put the whole file there, {EXCLUDE}")
     name = path.name.lower()
     if name.endswith(".h5ad"):
-        return _from_h5ad(open_h5ad(path), layer, path)
+        return counts_of(open_h5ad(path), layer, path)
     if name.endswith(".h5"):
         return _from_10x(_read_10x_h5(path), path)
     if name.endswith(TABLES):
@@ -63,7 +63,8 @@ def open_h5ad(path: Path) -> AnnData:
         raise InputError(path, f"no readable h5ad ({error}).", f"write it again with anndata, {EXCLUDE}") from error
 
 
-def _from_h5ad(data: AnnData, layer: str, path: Path) -> Counts:
+def counts_of(data: AnnData, layer: str, path: Path) -> Counts:
+    """Return the raw counts that an h5ad holds, in X or in a layer; raises as `read_counts`."""
     if layer and layer not in data.layers:
         raise InputError(
             path,

@@ -1,9 +1,9 @@
 """STNet in the layout of its Mendeley record 29ntw7sh4r, version 5 (He et al. 2020, 10.1038/s41551-020-0578-x).
 
-Four files a section and one table of them all, ``metadata.csv``. The names follow no rule (``BC`` here, ``BT`` there), so
-the sheet holds them and `read` checks them against that table; `rename_rows` fills them in from it. Counts are spots x
-Ensembl ids with about 1,000 array spots, positions (``X`` = column, ``Y`` = row of the JPG) only those under tissue: the
-rest is dropped and counted. The pathologist's tables end their lines with CR and have a header that is one name short.
+Four files a section and one table of them all, ``metadata.csv``. The names follow no rule (``BC`` here, ``BT`` there),
+so the sheet holds them and `read` checks them against that table; `rename_rows` fills them in from it. Counts are spots
+x Ensembl ids with about 1,000 array spots, positions (``X`` = column, ``Y`` = row of the JPG) only those under tissue:
+the rest is dropped and counted. The pathologist's tables end their lines with CR and have a header one name short.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fetch one published file: from a local mirror by a link, else through its host's door, verified before it is named."""
+"""Fetch one published file: from a local mirror by a link, else through its host's door; verified, then named."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import fnmatch
+import io
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -45,9 +47,11 @@ Entry = dict[str, str]
 @cache
 def _read(path: Path, changed: float) -> dict[str, Entry]:
     """Read and check a list; cached, since the plan asks for thousands of files."""
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment="#")
+    # Not `comment="#"`: it would cut addresses at their fragment.
+    text = "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#"))
+    table = pd.read_csv(io.StringIO(text), sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
     missing = [column for column in REQUIRED if column not in table]
-    unknown = [column for column in table if column not in COLUMNS]
+    unknown = [str(column) for column in table if column not in COLUMNS]
     if missing:
         raise InputError(path, f"no column {', '.join(missing)}.", f"columns: {', '.join(REQUIRED)} and a checksum.")
     if unknown:
@@ -94,10 +98,12 @@ def load_registry(path: str | Path) -> dict[str, Entry]:
 
         - file: path in the publisher's layout; ``*`` stands for anything, so that one row serves all samples.
         - door: how its host gives it, a key of `DOORS`; empty: http.
-        - url: what the door needs; ``{file}`` and ``{name}`` stand for the path and its last part.
+        - url: what the door needs; ``{file}``, ``{folder}``, ``{name}`` and ``{stem}`` stand for the path, its folder,
+          its last part, and that up to the first dot.
         - bytes, and one of sha256, git_blob_sha1 or md5: what it must be. about_bytes: a size for planning only.
         - revision: of a hub's repository, or the version of a data set; empty: the newest, recorded beside the file.
-        - mirrors: further ``door url`` pairs with `` | `` between them. password: of an encrypted archive, as published.
+        - mirrors: further ``door url`` pairs with `` | `` between them. password: of an encrypted archive (a published
+          one; never a secret).
         - licence, citation, gate (how to get access), note (what is not sure).
 
     Returns
@@ -132,12 +138,13 @@ def find_entry(known: Mapping[str, Entry], file: str) -> Entry | None:
 
 
 def fill_in(entry: Mapping[str, str], file: str) -> Entry:
-    """Return a row for one file: ``{file}`` and ``{name}`` replaced."""
-    name = file.rpartition("/")[2]
+    """Return a row for one file: ``{file}``, ``{folder}``, ``{name}`` and ``{stem}`` replaced in its addresses."""
+    folder, _, name = file.rpartition("/")
+    parts = {"{file}": file, "{folder}": folder, "{name}": name, "{stem}": name.partition(".")[0]}
     filled = {**entry, "file": file}
-    for column in ("url", "mirrors"):
-        if column in filled:
-            filled[column] = filled[column].replace("{file}", file).replace("{name}", name)
+    for column in ("url", "mirrors", "citation"):
+        for word, value in parts.items():
+            filled[column] = filled.get(column, "").replace(word, value)
     return filled
 
 

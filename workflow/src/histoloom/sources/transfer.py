@@ -163,7 +163,8 @@ def _save(answer: requests.Response, part: Path, kept: int, total: int, name: st
     start = told = time.monotonic()
     done = kept
     with part.open("ab" if kept else "wb") as handle:
-        for chunk in answer.iter_content(_CHUNK):
+        # One receive at a time: `iter_content` fills its chunk first and loses it when the line is cut meanwhile.
+        while chunk := answer.raw.read1(_CHUNK):
             handle.write(chunk)
             done += len(chunk)
             now = time.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from histoloom.errors import InputError
 from histoloom.sources.transfer import Download
@@ -42,6 +42,8 @@ def locate(entry: Mapping[str, str], web: Web) -> Download:
         If the hub has no such repository, revision or file, asks for a token, or cannot be reached.
     """
     from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     repo, kind = repository(entry["url"])
     revision, file = entry.get("revision") or "main", entry["file"]
@@ -50,13 +52,13 @@ def locate(entry: Mapping[str, str], web: Web) -> Download:
     def ask(question: Callable[[], _Result]) -> _Result:
         return web.attempt(entry["url"], lambda: _asked(question, entry))
 
-    expand: list = ["sha"]
+    expand: Any = ["sha"]  # without it the answer lists every file of the repository
     info = ask(lambda: api.repo_info(repo, repo_type=kind, revision=revision, expand=expand))
     commit = info.sha or revision
     found = [
         item
         for item in ask(lambda: api.get_paths_info(repo, [file], repo_type=kind, revision=commit))
-        if item.path == file and hasattr(item, "size")
+        if isinstance(item, RepoFile) and item.path == file
     ]
     if not found:
         near = ask(lambda: sample_files(api, repo, kind, commit, file.rpartition("/")[2].partition(".")[0]))
@@ -76,7 +78,7 @@ def locate(entry: Mapping[str, str], web: Web) -> Download:
     return Download(
         hf_hub_url(repo, file, repo_type=kind, revision=commit, endpoint=api.endpoint),
         {**checks, **{key: entry[key] for key in ("sha256", "git_blob_sha1", "md5") if entry.get(key)}},
-        headers={key: value for key, value in api._build_hf_headers().items() if key.lower() == "authorization"},
+        headers={key: value for key, value in build_hf_headers().items() if key.lower() == "authorization"},
         version={"repository": repo, "revision": revision, "commit": commit},
         proof="the hub's checksum",
     )
@@ -94,7 +96,7 @@ def repository(url: str) -> tuple[str, str]:
 
 def sample_files(api: HfApi, repo: str, kind: str, revision: str, sample: str) -> list[str]:
     """Return a sample's files; the pattern keeps TENX95 apart from TENX9."""
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
     names = api.list_repo_files(repo, repo_type=kind, revision=revision)
     return sorted(filter_repo_objects(names, allow_patterns=[f"*{sample}[_.]**"]))

@@ -1,0 +1,225 @@
+"""Samples of HEST-1k in its layout: ``st/<id>.h5ad``, ``wsis/<id>.tif``, ``metadata/<id>.json``, ``patches/<id>.h5``.
+
+Four technologies in one format (Jaume et al. 2024, arXiv 2406.16192). Visium keeps its barcodes; legacy ST ids are
+padded with zeros there ("010x013") and get their source's form back ("10x13"). Xenium and Visium HD come as
+pseudo-spots, transcripts pooled in squares; control probes among their features are dropped. ``array_row`` of legacy ST is the first
+number of the id (x), that of pseudo-spots counts from the top.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.samples.reader import Reader, assemble, join, need, with_gene_table
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+# Technology -> (pitch, spot diameter), um. Pseudo-spots are squares that touch.
+MEASURES: Mapping[str, tuple[float, float]] = {
+    "Visium": (100.0, 55.0),
+    "Spatial Transcriptomics": (200.0, 100.0),
+    "Xenium": (100.0, 100.0),
+    "Visium HD": (128.0, 128.0),
+}
+POOLED = frozenset({"Xenium", "Visium HD"})
+_PADDED = re.compile(r"[0-9]+x[0-9]+")
+_FACTS = (
+    "dataset_title",
+    "st_technology",
+    "subseries",
+    "patient",
+    "spots_under_tissue",
+    "cells_under_tissue",
+    "species",
+)
+_EXCLUDE = "or give the section a reason in the sheet's 'exclude' column."
+
+
+class HestReader(Reader):
+    """Samples of HEST-1k, by id; the sheet's ``technology`` is the table's ``st_technology``."""
+
+    spec_keys = ("patches",)
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles counts, image, metadata and, where the cohort's ``patches`` asks for them, patches."""
+        sample = need(row, "sample")
+        found = {
+            "counts": join(root, f"st/{sample}.h5ad"),
+            "image": join(root, f"wsis/{sample}.tif"),
+            "metadata": join(root, f"metadata/{sample}.json"),
+        }
+        if spec.get("patches", "ignore") != "ignore":
+            found["patches"] = join(root, f"patches/{sample}.h5")
+        return with_gene_table(found, spec)
+
+    @classmethod
+    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+        """Return the measures of printed arrays; those of pseudo-spots are in the sample's own metadata."""
+        technology = row.get("technology", "")
+        if technology in POOLED or technology not in MEASURES:
+            return {}
+        pitch, diameter = MEASURES[technology]
+        return {"pitch_um": f"{pitch:g}", "spot_diameter_um": f"{diameter:g}"}
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Read counts, positions and the published pixel size of a sample."""
+        from histoloom.samples.formats import counts_of, open_h5ad
+
+        path = Path(files["counts"])
+        facts = read_facts(Path(files["metadata"]), row)
+        technology = facts["st_technology"]
+        data = open_h5ad(path)
+        counts = counts_of(data, "", path)
+        places = _places(data, technology, path)
+        ids = pd.Index([plain_id(name) for name in counts.obs_ids], dtype=object)
+        kept = ~_controls(counts.genes, technology)
+        section = assemble(
+            counts.matrix[:, kept], ids, counts.genes[kept], places, {"control_probe": int((~kept).sum())}
+        )
+        _name_genes(section, data, kept)
+        section.uns["found"] = _found(facts, technology)
+        if "patches" in files:
+            _use_patches(section, files, row, facts, restrict=spec.get("patches") == "restrict")
+        return section
+
+
+def plain_id(name: str) -> str:
+    """Return an id without the zeros that pad its numbers: ``010x013`` -> ``10x13``; barcodes stay."""
+    if not _PADDED.fullmatch(name):
+        return name
+    return "x".join(str(int(number)) for number in name.split("x"))
+
+
+def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
+    """Read a sample's metadata json and check that it belongs to the sheet row.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or none, is another sample's, or its technology is unknown or not the sheet's.
+    """
+    from histoloom.samples.tables import read_bytes
+
+    try:
+        facts = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise InputError(path, f"no JSON ({error}).", f"fetch it again, {_EXCLUDE}") from error
+    if not isinstance(facts, dict):
+        raise InputError(path, "no JSON object.", f"fetch it again, {_EXCLUDE}")
+    if facts.get("id") not in (None, row["sample"]):
+        raise InputError(
+            path, f"is about sample '{facts['id']}', not '{row['sample']}'.", f"fetch it again, {_EXCLUDE}"
+        )
+    technology = facts.get("st_technology") or row.get("technology")
+    if technology not in MEASURES:
+        raise InputError(
+            path, f"unknown st_technology {technology!r}; known: {', '.join(MEASURES)}.", "mend it, " + _EXCLUDE
+        )
+    if row.get("technology") and row["technology"] != technology:
+        raise InputError(path, f"says {technology}, the sheet {row['technology']}.", "mend 'technology' in the sheet.")
+    return {**facts, "st_technology": technology}
+
+
+def number(value: Any) -> float | None:
+    """Return a positive finite number of a metadata json, None for anything else (NaN, "", null)."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) and found > 0 else None
+
+
+def _found(facts: Mapping[str, Any], technology: str) -> dict[str, Any]:
+    """Say what the metadata json knows, in the terms of `Reader.read`."""
+    found: dict[str, Any] = {"facts": {k: facts[k] for k in _FACTS if _is_fact(facts.get(k))}}
+    estimated, embedded = (number(facts.get(f"pixel_size_um_{kind}")) for kind in ("estimated", "embedded"))
+    if estimated:
+        found["mpp"] = {"estimated": estimated}
+    found["facts"].update(pixel_size_um_estimated=estimated, pixel_size_um_embedded=embedded)
+    if technology in POOLED:
+        pitch, diameter = MEASURES[technology]
+        found["pitch_um"] = number(facts.get("inter_spot_dist")) or pitch
+        found["spot_diameter_um"] = number(facts.get("spot_diameter")) or diameter
+    size = [number(facts.get(f"fullres_px_{side}")) for side in ("width", "height")]
+    if all(size):
+        found["slide_size"] = tuple(size)
+    return found
+
+
+def _is_fact(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _places(data: AnnData, technology: str, path: Path) -> pd.DataFrame:
+    """Return positions as `histoloom.samples.tables.tidy_positions` does.
+
+    Early pseudo-spots have no array coordinates, and dropping empty squares has shifted some: they are numbered anew
+    from the places wherever they do not follow them.
+    """
+    from histoloom.samples.files import positions_of
+    from histoloom.samples.geometry import estimate_pitch, grid_of
+
+    if "spatial" not in data.obsm or np.shape(data.obsm["spatial"]) != (data.n_obs, 2):
+        raise InputError(
+            path,
+            f"obsm['spatial'] is {'missing' if 'spatial' not in data.obsm else 'of another length'}: the h5ad has "
+            f"{data.n_obs} rows, first '{data.obs_names[0] if data.n_obs else ''}'; rows must be spots.",
+            f"fetch it again, {_EXCLUDE}",
+        )
+    if technology in POOLED:
+        places = np.asarray(data.obsm["spatial"], np.float64)
+        known = {"array_row", "array_col"} <= set(data.obs)
+        pitch = estimate_pitch(data.obs[["array_row", "array_col"]].to_numpy(), places) if known else None
+        if pitch is None or pitch.residual > 0.01:
+            logger.info("%s: array coordinates are %s; numbered by place", path, "wrong" if known else "missing")
+            data.obs[["array_row", "array_col"]] = grid_of(places, str(path))
+    return positions_of(data, path)
+
+
+def _controls(genes: pd.Index, technology: str) -> np.ndarray:
+    """Tell control probes among the features of in situ panels."""
+    from histoloom.samples.probes import is_control
+
+    return is_control(list(genes)) if technology == "Xenium" else np.zeros(len(genes), bool)
+
+
+def _name_genes(section: AnnData, data: AnnData, kept: np.ndarray) -> None:
+    """Keep published Ensembl ids beside the names."""
+    column = next((c for c in ("gene_ids", "ensembl_id", "gene_id") if c in data.var), None)
+    if column is not None:
+        ids = data.var[column].astype(str).to_numpy(dtype=object)[kept]
+        section.var["ensembl_id"] = [gene if gene.startswith("ENS") else "" for gene in ids]
+
+
+def _use_patches(
+    section: AnnData, files: Mapping[str, Path], row: Mapping[str, str], facts: Mapping[str, Any], *, restrict: bool
+) -> None:
+    """Check the published patches against the slide; keep as tissue what has one, if the cohort says so."""
+    from histoloom.samples.canonical import cell_number
+    from histoloom.samples.hest_patches import check_patches
+    from histoloom.slides import open_slide
+
+    path = Path(files["patches"])
+    mpp = cell_number(row, "mpp", f"sheet row '{row['sample']}'") or number(facts.get("pixel_size_um_estimated"))
+    with open_slide(files["image"]) as slide:
+        barcodes = check_patches(path, slide, section.obs_names, np.asarray(section.obsm["spatial"]), mpp)
+    has_patch = section.obs_names.isin(barcodes)
+    section.obs["has_patch"] = has_patch
+    if restrict:
+        section.uns["dropped"]["in_tissue_without_patch"] = int((section.obs["in_tissue"] & ~has_patch).sum())
+        section.obs["in_tissue"] = has_patch

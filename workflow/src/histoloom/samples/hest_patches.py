@@ -1,0 +1,181 @@
+"""HEST's own patches as a source of tiles, checked against tiles of the slide.
+
+``patches/<id>.h5``: img (N, P, P, 3) uint8 RGB, coords (N, 2) = top left corner in level-0 px, barcode (N, 1) bytes;
+made at 0.5 um/px where the tissue covers at least 0.15 of the patch. P is 224 in the code and the benchmark, 256 in a
+tutorial: the array's own shape counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.slides import Slide, UInt8
+
+logger = logging.getLogger(__name__)
+
+PATCH_UM_PER_PX = 0.5
+MAX_SHIFT_PX = 2.0
+"""How far a patch's centre may lie from its spot's; corners are rounded to whole pixels."""
+MAX_GREY_LEVELS = 20.0
+"""Mean absolute difference that resampling and JPEG explain."""
+
+_N_COMPARED = 8
+_REMEDY = "fetch it again, set 'patches' to ignore, or give the section a reason in the sheet's 'exclude' column."
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Published patches.
+
+    Attributes
+    ----------
+    corners
+        (n, 2) top left corners, level-0 px.
+    obs_ids
+        (n,) ids of their spots.
+    size_px
+        Side of the stored images, px.
+    """
+
+    corners: npt.NDArray[np.float64]
+    obs_ids: pd.Index
+    size_px: int
+
+
+def read_patches(path: Path) -> Patches:
+    """Read where patches lie, without their pixels.
+
+    Raises
+    ------
+    InputError
+        If the file is no patches h5, or its three arrays do not belong together.
+    """
+    import h5py
+
+    from histoloom.samples.hest import plain_id
+    from histoloom.samples.tables import check_unique
+
+    if not path.is_file():
+        raise InputError(path, "the patches are missing.", _REMEDY)
+    try:
+        with h5py.File(path, "r") as handle:
+            missing = [name for name in ("img", "coords", "barcode") if name not in handle]
+            if missing:
+                raise InputError(path, f"no dataset {', '.join(missing)}.", _REMEDY)
+            shape, coords = handle["img"].shape, np.asarray(handle["coords"], np.float64)
+            raw = np.ravel(handle["barcode"][()])
+    except OSError as error:
+        raise InputError(path, f"no readable h5 ({error}).", _REMEDY) from error
+    if (
+        len(shape) != 4
+        or shape[1] != shape[2]
+        or shape[3] != 3
+        or coords.shape != (shape[0], 2)
+        or len(raw) != shape[0]
+    ):
+        raise InputError(
+            path,
+            f"img {shape}, coords {coords.shape} and {len(raw)} barcodes do not fit: (N, P, P, 3), (N, 2), N expected.",
+            _REMEDY,
+        )
+    names = [plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw]
+    obs_ids = pd.Index(names, dtype=object)
+    check_unique(obs_ids, path, "patch")
+    return Patches(coords, obs_ids, int(shape[1]))
+
+
+def check_patches(
+    path: Path, slide: Slide, obs_names: pd.Index, places: npt.NDArray[np.float64], mpp: float | None
+) -> pd.Index:
+    """Check that patches lie on their spots and show what the slide shows there.
+
+    Parameters
+    ----------
+    path
+        The patches h5.
+    slide
+        The open slide.
+    obs_names, places
+        Spots and their centres (n, 2), column and row, level-0 px.
+    mpp
+        um/px of level 0; None: taken from the patches, whose side is 2 x (spot - corner).
+
+    Returns
+    -------
+    Index
+        Ids of the spots that have a patch.
+
+    Raises
+    ------
+    InputError
+        If a patch has no spot, lies elsewhere, has another size than mpp says, or shows something else.
+    """
+    patches = read_patches(path)
+    at = obs_names.get_indexer(patches.obs_ids)
+    if (at < 0).any():
+        raise InputError(
+            path,
+            f"{int((at < 0).sum())} patches have no spot in the h5ad, first '{patches.obs_ids[at < 0][0]}'.",
+            _REMEDY,
+        )
+    half = places[at] - patches.corners
+    side = 2 * float(np.median(half))
+    _check_places(path, half, side, (places[at][:, ::-1] - patches.corners))
+    if mpp is not None and abs(side * mpp / (patches.size_px * PATCH_UM_PER_PX) - 1) > 0.05:
+        raise InputError(
+            path,
+            f"patches of {patches.size_px} px at {PATCH_UM_PER_PX} um/px take {side:.1f} px of the slide, which makes "
+            f"{patches.size_px * PATCH_UM_PER_PX / side:.4f} um/px; the section has {mpp:.4f}.",
+            "correct 'mpp' in the sheet, or set 'patches' to ignore.",
+        )
+    difference = compare_pixels(path, patches, slide, side)
+    logger.info("%s: %d patches of %.1f level-0 px, %.1f grey levels off the slide", path, len(at), side, difference)
+    if difference > MAX_GREY_LEVELS:
+        raise InputError(
+            path,
+            f"the patches differ from the slide {slide.path} by {difference:.0f} grey levels in the mean, more than "
+            f"{MAX_GREY_LEVELS:.0f}: they were cut from another image, or are turned.",
+            _REMEDY,
+        )
+    return patches.obs_ids
+
+
+def _check_places(path: Path, half: npt.NDArray[np.float64], side: float, swapped: npt.NDArray[np.float64]) -> None:
+    """Check that every corner lies half a side above and left of its spot."""
+    off = np.abs(half - side / 2).max(axis=1)
+    if side > 0 and (off <= MAX_SHIFT_PX).all():
+        return
+    exchanged = np.abs(swapped - np.median(swapped)).max() <= MAX_SHIFT_PX
+    hint = " With x and y exchanged they fit: the coordinates look swapped." if exchanged else ""
+    raise InputError(
+        path,
+        f"{int((off > MAX_SHIFT_PX).sum())} of {len(off)} patches are not centred on their spots (up to "
+        f"{off.max():.0f} px off); coords must be top left corners.{hint}",
+        _REMEDY,
+    )
+
+
+def compare_pixels(path: Path, patches: Patches, slide: Slide, side: float) -> float:
+    """Return the mean absolute difference between stored patches and the slide, in grey levels, over a few of them."""
+    import h5py
+    from PIL import Image
+
+    chosen = np.unique(np.linspace(0, len(patches.corners) - 1, _N_COMPARED).astype(int))
+    found = []
+    with h5py.File(path, "r") as handle:
+        for index in chosen:
+            x, y = np.rint(patches.corners[index]).astype(int)
+            width = round(side)
+            if x < 0 or y < 0 or x + width > slide.width or y + width > slide.height:
+                continue
+            tile: UInt8 = slide.read(int(x), int(y), width, width)
+            small = Image.fromarray(np.ascontiguousarray(tile)).resize((patches.size_px,) * 2, Image.Resampling.BOX)
+            found.append(np.abs(np.asarray(small, np.float64) - handle["img"][index]).mean())
+    return float(np.mean(found)) if found else 0.0

@@ -1,0 +1,275 @@
+"""Cells of a Xenium bundle (Onboard Analysis 1 to 4), placed on an H&E of the same section.
+
+An observation is a cell; its place is the centroid in level-0 px of the H&E. The bundle's um are those of the morphology
+image (0.2125 um/px, stated in ``experiment.xenium``). Control probes and codewords are no genes: dropped and counted. A
+cell has no array coordinates: ``array_row`` and ``array_col`` are its y and x in steps of ``pitch_um`` (10 um).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.samples.alignment import read_alignment, slide_mpp, to_slide
+from histoloom.samples.reader import Reader, assemble, join, need, with_gene_table
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from histoloom.samples.tenx_h5 import FeatureMatrix
+
+logger = logging.getLogger(__name__)
+
+PITCH_UM = 10.0
+PIXEL_SIZE_UM = 0.2125
+MAX_OUTSIDE = 0.05
+"""Share of cells that may lie beside the H&E (cut off by its frame); more stops the section."""
+
+_MIN_TISSUE, _MARGIN = 0.5, 0.25
+_REMEDY = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
+_CELLS = {"cell_id": "the id", "x_centroid": "um", "y_centroid": "um"}
+
+
+class XeniumReader(Reader):
+    """Xenium bundles; the sheet names the bundle's folder, the H&E and its alignment."""
+
+    has_array: ClassVar[bool] = False
+    on_grid: ClassVar[bool] = False
+    unit: ClassVar[str] = "cell"
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles counts, cells, experiment and, with an H&E, image and alignment."""
+        bundle = need(row, "bundle")
+        found = {
+            "counts": join(root, f"{bundle}/cell_feature_matrix.h5"),
+            "cells": join(root, f"{bundle}/{row.get('cells') or 'cells.parquet'}"),
+            "experiment": join(root, f"{bundle}/experiment.xenium"),
+        }
+        if row.get("image"):
+            found["image"] = join(root, row["image"])
+            found["alignment"] = join(root, need(row, "alignment"))
+        return with_gene_table(found, spec)
+
+    @classmethod
+    def polygons(cls, row: Mapping[str, str], root: str | Path) -> dict[str, str]:
+        """Return the bundle's boundary tables: cells, nuclei."""
+        bundle = need(row, "bundle")
+        return {
+            "cells": join(root, f"{bundle}/cell_boundaries.parquet"),
+            "nuclei": join(root, f"{bundle}/nucleus_boundaries.parquet"),
+        }
+
+    @classmethod
+    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+        """Return the step in which places are rounded for `array_row` and `array_col`."""
+        return {"pitch_um": f"{PITCH_UM:g}"}
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Read the cells that have counts and a centroid, and place them on the H&E."""
+        from histoloom.samples.tenx_h5 import read_feature_matrix
+
+        counts = read_feature_matrix(Path(files["counts"]))
+        cells = read_cells(Path(files["cells"]))
+        facts = read_experiment(Path(files["experiment"]))
+        matrix, cells, dropped = _join(counts, cells, files)
+        um = cells[["x_centroid", "y_centroid"]].to_numpy(np.float64)
+        places, found = _place(um, files, facts["pixel_size"])
+        inside = found.pop("inside")
+        dropped |= {"outside_slide": int((~inside).sum()), "control_feature": sum(counts.controls.values())}
+        if not inside.all():
+            matrix, cells, places, um = matrix[inside], cells[inside], places[inside], um[inside]
+        step = float(row.get("pitch_um") or PITCH_UM)
+        positions = pd.DataFrame(
+            {
+                "array_row": np.floor(um[:, 1] / step).astype(np.int64),
+                "array_col": np.floor(um[:, 0] / step).astype(np.int64),
+                "in_tissue": True,
+                "pixel_x": places[:, 0],
+                "pixel_y": places[:, 1],
+                **{f"{name}_um2": cells[name].to_numpy() for name in ("cell_area", "nucleus_area") if name in cells},
+            }
+        )
+        genes, merge = _unique_names(counts)
+        section = assemble(matrix if merge is None else matrix @ merge, cells.index, genes, positions, dropped)
+        section.var["ensembl_id"] = _ids(counts, genes)
+        found["facts"] = {**facts, "controls": counts.controls}
+        found["spot_diameter_um"] = _diameter(cells)
+        section.uns["found"] = found
+        return section
+
+
+def read_experiment(path: Path) -> dict[str, Any]:
+    """Read what ``experiment.xenium`` says of the run: pixel_size (um), version, panel, number of cells.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no JSON or states a pixel size that is no positive number.
+    """
+    from histoloom.samples.tables import read_bytes
+
+    try:
+        stated = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise InputError(path, f"no JSON ({error}).", _REMEDY) from error
+    if not isinstance(stated, dict):
+        raise InputError(path, "no JSON object.", _REMEDY)
+    size = stated.get("pixel_size", PIXEL_SIZE_UM)
+    if not isinstance(size, int | float) or not 0 < size < 10:
+        raise InputError(path, f"pixel_size is {size!r}; um per pixel expected.", _REMEDY)
+    kept = ("run_name", "region_name", "panel_name", "num_cells", "analysis_sw_version")
+    return {"pixel_size": float(size), **{key: stated[key] for key in kept if key in stated}}
+
+
+def read_cells(path: Path) -> pd.DataFrame:
+    """Read ``cells.parquet`` or ``cells.csv.gz``.
+
+    Returns
+    -------
+    DataFrame
+        Index cell id as text (published as text, number or bytes); x_centroid, y_centroid um; the other columns as
+        published.
+
+    Raises
+    ------
+    InputError
+        If the table is unreadable, lacks a column, repeats an id or has a centroid that is no number.
+    """
+    import io
+
+    from histoloom.samples.tables import check_unique, read_bytes
+    from histoloom.samples.tenx_h5 import as_text
+
+    if not path.is_file():
+        raise InputError(path, "the table of cells is missing.", f"put it there; {_REMEDY}")
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(io.BytesIO(read_bytes(path)))
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"no readable table ({error}).", _REMEDY) from error
+    missing = [column for column in _CELLS if column not in table]
+    if missing:
+        raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.", _REMEDY)
+    table.index = pd.Index(as_text(table["cell_id"].to_numpy()), dtype=object)
+    check_unique(table.index, path, "cell")
+    bad = ~np.isfinite(table[["x_centroid", "y_centroid"]].to_numpy(np.float64)).all(axis=1)
+    if bad.any():
+        raise InputError(path, f"cell '{table.index[bad][0]}' has no centroid ({int(bad.sum())} such).", _REMEDY)
+    return table.drop(columns="cell_id")
+
+
+def _join(
+    counts: FeatureMatrix, cells: pd.DataFrame, files: Mapping[str, Path]
+) -> tuple[Any, pd.DataFrame, dict[str, int]]:
+    """Keep the cells that both files have, in the matrix's order."""
+    shared = counts.obs_ids.isin(cells.index)
+    if not shared.any():
+        raise InputError(
+            files["counts"],
+            f"no cell id is in {files['cells']}: {', '.join(counts.obs_ids[:3])}, ... against "
+            f"{', '.join(cells.index[:3])}, ...",
+            "take both files from one bundle; " + _REMEDY,
+        )
+    dropped = {
+        "cell_without_counts": int((~cells.index.isin(counts.obs_ids)).sum()),
+        "counts_without_cell": int((~shared).sum()),
+    }
+    matrix = counts.matrix if shared.all() else counts.matrix[shared]
+    return matrix, cells.loc[counts.obs_ids[shared]], dropped
+
+
+def _place(
+    um: npt.NDArray[np.float64], files: Mapping[str, Path], pixel_size: float
+) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
+    """Map centroids to the slide; without one to the morphology image."""
+    if "image" not in files:
+        return um / pixel_size, {"mpp": {"alignment": pixel_size}, "inside": np.ones(len(um), bool)}
+    matrix = read_alignment(Path(files["alignment"]))
+    places = to_slide(um, matrix, pixel_size)
+    inside = check_alignment(places, to_slide(um, np.linalg.inv(matrix), pixel_size), files)
+    return places, {"mpp": {"alignment": slide_mpp(matrix, pixel_size)}, "inside": inside}
+
+
+def check_alignment(
+    places: npt.NDArray[np.float64], turned: npt.NDArray[np.float64], files: Mapping[str, Path]
+) -> npt.NDArray[np.bool_]:
+    """Check that cells lie on the slide and on its tissue.
+
+    Parameters
+    ----------
+    places, turned
+        (n, 2), column and row on the H&E by the alignment, and by its inverse.
+
+    Returns
+    -------
+    ndarray
+        Which cells lie on the slide.
+
+    Raises
+    ------
+    InputError
+        If more than 5 % lie beside it, or on glass where the inverse would put them on tissue.
+    """
+    from histoloom.samples import geometry
+    from histoloom.slides import open_slide
+
+    with open_slide(files["image"]) as slide:
+        thumbnail = slide.thumbnail(600)
+        width, height = slide.width, slide.height
+    inside = ~geometry.outside(places, width, height)
+    inverse_inside = ~geometry.outside(turned, width, height)
+    mask, scale = geometry.tissue_mask(thumbnail), max(thumbnail.shape) / max(width, height)
+    share, inverse_share = (geometry.tissue_share(xy, mask, scale) for xy in (places, turned))
+    logger.info("%.3f of the cells lie on the slide, %.2f on its tissue", inside.mean(), share)
+    better = inverse_inside.mean() > inside.mean() and inverse_share > share
+    hint = (
+        f" By its inverse {100 * inverse_inside.mean():.0f} % would lie on it: the matrix looks inverted."
+        if better
+        else ""
+    )
+    on_glass = better and share < _MIN_TISSUE <= inverse_share and inverse_share - share > _MARGIN
+    if 1 - inside.mean() > MAX_OUTSIDE or on_glass:
+        raise InputError(
+            files["alignment"],
+            f"{int((~inside).sum())} of {len(inside)} cells lie beside the slide {files['image']} of {width} x {height} px, "
+            f"{100 * share:.0f} % of all lie on its tissue.{hint}",
+            "give the alignment csv of this H&E as published (it maps H&E pixels to morphology pixels), or exclude the "
+            "section ('exclude').",
+        )
+    return inside
+
+
+def _unique_names(counts: FeatureMatrix) -> tuple[pd.Index, Any]:
+    """Return gene symbols, and a matrix that adds up those that several ids share (None where there are none)."""
+    from scipy.sparse import csr_matrix
+
+    names = pd.Index(counts.names, dtype=object)
+    if names.is_unique:
+        return names, None
+    codes, unique = pd.factorize(names)
+    logger.info("%d genes share a symbol with another and were added to it", len(names) - len(unique))
+    ones = np.ones(len(codes), np.int32)
+    return pd.Index(unique, dtype=object), csr_matrix((ones, (np.arange(len(codes)), codes)))
+
+
+def _ids(counts: FeatureMatrix, genes: pd.Index) -> list[str]:
+    """Return the Ensembl id of each symbol, "" where it has none or several."""
+    ids = pd.Series(counts.ids, index=counts.names)
+    ids = ids.where(ids.str.startswith("ENS"), "")
+    alone = ids[~ids.index.duplicated(keep=False)]
+    return [str(gene) for gene in alone.reindex(genes).fillna("")]
+
+
+def _diameter(cells: pd.DataFrame) -> float:
+    """Return the diameter of the disc that has the median cell's area, um; 10 where areas are not published."""
+    area = float(np.nanmedian(cells["cell_area"])) if "cell_area" in cells else float("nan")
+    return float(2 * np.sqrt(area / np.pi)) if np.isfinite(area) and area > 0 else PITCH_UM
