@@ -1,19 +1,26 @@
 """After a crash: end what a killed run left behind in this folder, so that a new run is the only writer.
 
 A run that is still alive is left alone and reported. Orphaned workers (a job outlives a `kill -9` of its parent) are
-ended; what they wrote under temporary names is removed. `make resume` calls this before it unlocks.
+ended, jobs of this folder that are still in a SLURM queue are cancelled and waited for; what they wrote under temporary
+names is removed. `make resume` calls this before it unlocks.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 GRACE_SECONDS = 10
+# A scheduler may take its time: a cancelled job is first signalled, then killed, and its node cleans up.
+QUEUE_SECONDS = 180
+IN_QUEUE = "PENDING,CONFIGURING,RUNNING,SUSPENDED,COMPLETING,REQUEUED,RESIZING,STOPPED"
 
 
 def processes_here(folder: Path) -> Iterator[psutil.Process]:
@@ -48,13 +55,74 @@ def is_run(text: str) -> bool:
     return called and not is_worker(text)
 
 
+def queued_jobs(folder: Path) -> dict[str, str]:
+    """Return the SLURM jobs that were submitted from a folder and have not left the queue: id and state.
+
+    Every job of a run has the run's folder as its working directory.
+
+    Raises
+    ------
+    RuntimeError
+        If the controller does not answer: then nobody knows whether a job still writes here.
+    """
+    if shutil.which("squeue") is None:
+        return {}
+    # The user's own jobs only; %Z comes last, for a folder's name may hold anything.
+    call = ["squeue", "--me", "--noheader", f"--states={IN_QUEUE}", "--format=%i|%T|%Z"]
+    try:
+        answer = subprocess.run(call, capture_output=True, text=True, check=True, timeout=60)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        said = (getattr(error, "stderr", "") or "no answer within a minute").strip()
+        raise RuntimeError(said) from error
+    rows = [line.split("|", 2) for line in answer.stdout.splitlines()]
+    return {job: state for job, state, place in rows if Path(place).resolve() == folder}
+
+
+def cancel_jobs(folder: Path) -> bool:
+    """Cancel a folder's jobs in the queue and wait until the last one has gone; False if one stays."""
+    jobs = queued_jobs(folder)
+    if not jobs:
+        return True
+    for job, state in jobs.items():
+        print(f"cancelling SLURM job {job} ({state.lower()})")
+    subprocess.run(["scancel", *jobs], check=False, timeout=60)
+    end = time.monotonic() + QUEUE_SECONDS
+    while jobs and time.monotonic() < end:
+        time.sleep(1)
+        jobs = queued_jobs(folder)
+    if jobs:
+        print(
+            f"SLURM jobs {', '.join(jobs)} were cancelled but have not ended after {QUEUE_SECONDS} s, and may still "
+            f"write to {folder}. Remedy: wait until `squeue --me` no longer lists them, then call `make resume` again.",
+            file=sys.stderr,
+        )
+    return not jobs
+
+
+def used_slurm(folder: Path) -> bool:
+    """Whether a run in a folder has sent jobs to SLURM."""
+    return (folder / ".snakemake" / "slurm_logs").is_dir()
+
+
 def main(folder: Path) -> int:
-    """End orphaned workers and remove what they left half-written; 1 if a run is alive."""
+    """End orphaned workers and jobs, and remove what they left half-written; 1 if a run is alive or a job stays."""
     found = [(process, command(process)) for process in processes_here(folder)]
     runs = [process.pid for process, text in found if is_run(text)]
     if runs:
         print(f"A run is alive in {folder} (process {runs[0]}): stop it first, or let it finish.", file=sys.stderr)
         return 1
+    try:
+        if not cancel_jobs(folder):
+            return 1
+    except RuntimeError as error:
+        # On a machine that only has SLURM's commands, a local run has nothing in any queue.
+        if used_slurm(folder):
+            print(
+                f"SLURM does not answer ({error}), so jobs of {folder} may still be running. Remedy: try again on a "
+                "login node when `squeue --me` works.",
+                file=sys.stderr,
+            )
+            return 1
     workers = [process for process, text in found if is_worker(text)]
     for process in workers:
         print(f"ending orphaned job, process {process.pid}")

@@ -54,8 +54,8 @@ def test_defaults_are_filled_in_and_do_not_leak_between_entries() -> None:
     first = plan.config.get("experiments", "demo")
     assert first["standardise"] == "train"
     assert first["on_overlap"] == "fail"
-    first["moran"]["length_scale_um"] = -1
-    assert load(demo()).config.get("experiments", "demo")["moran"]["length_scale_um"] == 240
+    first["moran"]["cutoff"] = -1
+    assert load(demo()).config.get("experiments", "demo")["moran"]["cutoff"] == 0.2
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,12 @@ from PIL import Image
 
 from histoloom.artefacts import read_metadata
 from histoloom.config import check, load_schema
-from histoloom.embeddings import embed_batch, engine, read_embeddings
+from histoloom.embeddings import efficiency, embed_batch, engine, read_embeddings
 from histoloom.embeddings.artefact import write_embeddings
 from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load_cards
-from histoloom.embeddings.sections import load_part, open_sections
+from histoloom.embeddings.reader import AHEAD, TileReader
+from histoloom.embeddings.sections import PartWriter, load_part, open_sections
+from histoloom.embeddings.stain_texture import StainTexture
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
 from histoloom.registry import ENCODERS
@@ -134,46 +136,108 @@ def test_efficiency_record(toy: Toy) -> None:
     assert record["peak_rss_mb"] > 10
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[int]:
+    """Count the tiles of every call of the encoder; stop it at one."""
+    encode, seen = StainTexture.encode, []
+
+    def count(self: Any, tiles: np.ndarray, um_per_px: Any) -> np.ndarray:
+        seen.append(len(tiles))
+        if len(seen) == stop_at:
+            raise KeyboardInterrupt
+        return encode(self, tiles, um_per_px)
+
+    monkeypatch.setattr(StainTexture, "encode", count)
+    return seen
+
+
 def test_resume_after_a_kill_takes_finished_sections_and_gives_the_same_bytes(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = toy.embed("whole.h5").read_bytes()
-    encode, seen = engine.encode_section, []
-
-    def dies_at_the_third(section: Any, *rest: Any) -> Any:
-        seen.append(section.sample)
-        if section.sample == "S3":
-            raise KeyboardInterrupt
-        return encode(section, *rest)
-
-    monkeypatch.setattr(engine, "encode_section", dies_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        toy.embed("broken.h5")
+    with monkeypatch.context() as patch:
+        # Batches of 16 over sections of 14, 15 and 16: the third is all of S3's that is left.
+        assert counted(patch, stop_at=3) == []
+        with pytest.raises(KeyboardInterrupt):
+            toy.embed("broken.h5")
     assert not (toy.folder / "broken.h5").exists()
-    monkeypatch.setattr(
-        engine, "encode_section", lambda s, *rest: (seen.append(f"again {s.sample}"), encode(s, *rest))[1]
-    )
+    assert sorted(p.name.split(".")[0] for p in (toy.folder / "scratch").iterdir()) == ["S1", "S2"]
+    seen = counted(monkeypatch)
     assert toy.embed("broken.h5").read_bytes() == whole
-    assert seen == ["S1", "S2", "S3", "again S3"]
+    assert seen == [16]
     assert json.loads((toy.folder / "broken.h5.eff.json").read_text())["items_resumed"] == 29
 
 
 def test_parts_of_something_else_are_not_reused(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode, seen = engine.encode_section, []
-    monkeypatch.setattr(engine, "encode_section", lambda s, *rest: (seen.append(s.sample), encode(s, *rest))[1])
+    seen = counted(monkeypatch)
     monkeypatch.setattr(engine.shutil, "rmtree", lambda *a, **k: None)
     toy.embed()
     toy.embed()
-    assert seen == ["S1", "S2", "S3"]
+    assert seen == [16, 16, 13]
     # Another card, other centres, a damaged part: each is computed anew.
     toy.embed(spec={"card": {**STAIN, "args": {"disc_um": 60.0}}})
-    assert seen[3:] == ["S1", "S2", "S3"]
+    assert sum(seen) == 90
     toy.write_sample("S2", np.random.default_rng(9).uniform(20, 140, (15, 2)))
     toy.cut("S2")
-    (toy.folder / "scratch" / "S3.npz").write_bytes(b"PK\x03\x04 cut short")
+    for part in (toy.folder / "scratch").glob("S3.*"):
+        part.write_bytes(part.read_bytes()[:200])
     del seen[:]
     toy.embed(spec={"card": {**STAIN, "args": {"disc_um": 60.0}}})
-    assert seen == ["S2", "S3"]
+    assert sum(seen) == 15 + 16
+
+
+def test_prose_of_a_card_makes_nothing_anew(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.shutil, "rmtree", lambda *a, **k: None)
+    path = toy.embed()
+    seen = counted(monkeypatch)
+    other = toy.embed("o.h5", spec={"card": {**STAIN, "about": "Other words.", "unsure": "nothing"}})
+    assert seen == []
+    assert read_metadata(other)["identity"] == read_metadata(path)["identity"]
+    read_embeddings([path], card={**full_card(STAIN), "about": "still others"})
+
+
+def test_sections_of_other_scales_share_a_batch_and_keep_their_scale(toy: Toy) -> None:
+    """At native resolution every section has its own um/px; the batch is one."""
+    toy.write_sample("S2", np.random.default_rng(9).uniform(20, 140, (15, 2)), mpp=0.8)
+    toy.cut("S2")
+    together = read_embeddings([toy.embed()])
+    alone = read_embeddings([toy.embed("s2.h5", names=("S2",))])
+    np.testing.assert_array_equal(together.features[together.sample == "S2"], alone.features)
+
+
+def test_reader_gives_the_same_batches_for_any_threads_and_closes_its_slides(toy: Toy) -> None:
+    sections = open_sections("toy", *(toy.paths(e) for e in ("h5ad", "png", "parquet")), TILES)
+    wanted = np.concatenate([list(read_tiles(open_slide(s.slide), s.centres, 32, 32)) for s in sections])
+    for size in (1, 7, 16, 100):
+        for threads in (1, 3):
+            reader = TileReader(sections, TileSpec.from_dict(TILES), size, threads=threads)
+            found, rows = [], []
+            for batch in reader:
+                assert batch.error is None
+                assert len(batch.pixels) == sum(map(len, batch.runs)) <= size
+                found.append(batch.pixels.copy())
+                rows += [(run.section, i) for run in batch.runs for i in range(run.start, run.stop)]
+                reader.release(batch)
+            np.testing.assert_array_equal(np.concatenate(found), wanted)
+            assert rows == [(s, i) for s, section in enumerate(sections) for i in range(len(section))]
+            assert all(slide.result()._pixels is None for slide in reader._slides._open.values())
+            # Memory for the batches that are ahead, not for all.
+            assert len(reader._free) <= AHEAD + 2
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_grey_and_transparent_slides_are_read_as_colour_on_white(toy: Toy, mode: str) -> None:
+    path = toy.folder / "S1.png"
+    image = Image.open(path).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.new("L", image.size, 128))
+    image.save(path)
+    facts = read_embeddings([toy.embed()])
+    with open_slide(path) as slide:
+        (tile,) = read_tiles(slide, facts.coords[:1], 32, 32)
+    expected = np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")))
+    x, y = (facts.coords[0] - 16).round().astype(int)
+    assert np.abs(tile.astype(int) - expected[y : y + 32, x : x + 32, :3]).max() <= 1
+    assert np.isfinite(facts.features).all()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="worker processes are forked on Linux only")
@@ -188,14 +252,15 @@ def test_kill_9_leaves_no_worker_and_resumes(tmp_path: Path, repo: Path) -> None
             sys.path[:0] = [{str(repo / "workflow/src")!r}, {str(repo / "tests/unit")!r}]
             from pathlib import Path
             import test_embeddings as t
-            from histoloom.embeddings import engine
-            encode = engine.encode_section
-            def slow(section, *rest):
-                if section.sample == "S2":
-                    print("second", flush=True)
+            from histoloom.embeddings.stain_texture import StainTexture
+            encode, calls = StainTexture.encode, []
+            def slow(*arguments):
+                calls.append(1)
+                if len(calls) == 3:
+                    print("third", flush=True)
                     time.sleep(60)
-                return encode(section, *rest)
-            engine.encode_section = slow
+                return encode(*arguments)
+            StainTexture.encode = slow
             toy = t.Toy.__new__(t.Toy)
             toy.folder, toy.names = Path({str(tmp_path)!r}), ("S1", "S2", "S3")
             toy.embed("broken.h5", threads=2)
@@ -204,7 +269,7 @@ def test_kill_9_leaves_no_worker_and_resumes(tmp_path: Path, repo: Path) -> None
     )
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "second\n"
+    assert process.stdout.readline() == "third\n"
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
@@ -214,7 +279,8 @@ def test_kill_9_leaves_no_worker_and_resumes(tmp_path: Path, repo: Path) -> None
     while time.monotonic() < deadline and any(_alive(int(pid)) for pid in children):
         time.sleep(0.2)
     assert not any(_alive(int(pid)) for pid in children)
-    assert [p.name for p in (tmp_path / "scratch").iterdir()] == ["S1.npz"]
+    # Batches of 32: the second ends within S2, whose beginning stays under a temporary name.
+    assert [p.name.split(".")[0] for p in (tmp_path / "scratch").glob("*.npy")] == ["S1"]
     assert toy.embed("broken.h5").read_bytes() == whole
     assert json.loads((tmp_path / "broken.h5.eff.json").read_text())["items_resumed"] == 40
 
@@ -249,7 +315,7 @@ def test_slide_that_vanishes_stops(toy: Toy) -> None:
     (toy.folder / "S2.png").unlink()
     with pytest.raises(InputError, match=r"S2\.png.*missing"):
         toy.embed()
-    assert (toy.folder / "scratch" / "S1.npz").exists()
+    assert [p.name.split(".")[0] for p in (toy.folder / "scratch").iterdir()] == ["S1"]
 
 
 def test_damaged_slide_stops(toy: Toy) -> None:
@@ -294,7 +360,7 @@ def test_progress_tells_rate_and_time_left(
     toy: Toy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(engine, "_EVERY_S", 0.0)
+    monkeypatch.setattr(efficiency, "_EVERY_S", 0.0)
     toy.embed()
     told = [r.getMessage() for r in caplog.records if "tiles/s" in r.getMessage()]
     assert told[-1].startswith("toy/b0: 45 of 45 tiles")
@@ -386,7 +452,11 @@ def test_a_table_without_a_kept_tile_or_without_a_spec_stops(toy: Toy) -> None:
 
 def test_a_part_of_another_length_is_not_taken(toy: Toy, tmp_path: Path) -> None:
     (section,) = open_sections("toy", *(toy.paths(e, ("S1",)) for e in ("h5ad", "png", "parquet")), TILES)
-    engine.save_part(tmp_path, section, "id", np.zeros((14, 3), np.float32))
+    writer = PartWriter(tmp_path, section, "id", 3)
+    assert not writer.add(np.ones((6, 3), np.float32))
+    assert load_part(tmp_path, section, "id", 3) is None
+    assert writer.add(np.full((8, 3), 2, np.float32))
+    np.testing.assert_array_equal(load_part(tmp_path, section, "id", 3)[[0, 5, 6, 13], 0], [1, 1, 2, 2])  # type: ignore[index]
     assert load_part(tmp_path, section, "id", 3) is not None
     assert load_part(tmp_path, section, "id", 4) is None
     assert load_part(tmp_path, section, "other", 3) is None
@@ -406,7 +476,7 @@ def test_every_card_is_valid_and_its_kind_exists() -> None:
 
 def test_defaults_of_an_encoder_and_bad_cards() -> None:
     spec = full_spec({"card": load_cards()["random_vit_tiny"], "tiles_spec": {}, "name": "r"})
-    assert (spec["weights"], spec["batch_size"], spec["seed"]) == ("random", 64, 0)
+    assert (spec["weights"], spec["batch_size"], spec["seed"]) == ("random", "auto", 0)
     entry = {"card": "uni", "tiles": "t"}
     check(entry, load_schema("encoder"), "here")
     assert full_spec({**entry, "card": load_cards()["uni"], "tiles_spec": {}})["weights"] == "hub"

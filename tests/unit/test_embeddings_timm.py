@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings import weights
+from histoloom.embeddings import hub
 from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load_cards
-from histoloom.embeddings.timm_encoder import create_model, pick_device
+from histoloom.embeddings.devices import pick_device
+from histoloom.embeddings.timm_encoder import create_model
 from histoloom.errors import InputError
 from histoloom.identity import sha256_file
 
@@ -265,7 +266,7 @@ def test_card_that_lies_stops() -> None:
 
 def test_device() -> None:
     if torch.cuda.is_available():
-        assert pick_device("auto") == "cuda"
+        assert pick_device("auto").startswith("cuda")
     else:
         assert pick_device("auto") == "cpu"
         with pytest.raises(InputError, match="torch sees no GPU"):
@@ -316,7 +317,7 @@ def test_no_access_names_page_and_variable(monkeypatch: pytest.MonkeyPatch, kind
     with pytest.raises(
         InputError, match=rf"{state}.*accept the terms at https://huggingface.co/MahmoodLab/UNI, .*HF_TOKEN"
     ):
-        weights.fetch_from_hub(CARDS["uni"])
+        hub.fetch_from_hub(CARDS["uni"])
 
 
 def test_wrong_revision_hub_down_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,18 +325,18 @@ def test_wrong_revision_hub_down_and_offline(monkeypatch: pytest.MonkeyPatch) ->
 
     fake_hub(monkeypatch, refusal("RevisionNotFoundError", 404))
     with pytest.raises(InputError, match="no such revision or file"):
-        weights.fetch_from_hub(CARDS["uni"])
+        hub.fetch_from_hub(CARDS["uni"])
     fake_hub(monkeypatch, refusal("HfHubHTTPError", 503))
     with pytest.raises(InputError, match="answered 503"):
-        weights.fetch_from_hub(CARDS["uni"])
+        hub.fetch_from_hub(CARDS["uni"])
     fake_hub(monkeypatch, errors.LocalEntryNotFoundError("gone"))
     with pytest.raises(InputError, match="hub is out of reach"):
-        weights.fetch_from_hub(CARDS["uni"])
+        hub.fetch_from_hub(CARDS["uni"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
-        weights.fetch_from_hub(CARDS["uni"])
+        hub.fetch_from_hub(CARDS["uni"])
     with pytest.raises(InputError, match=r"names no checkpoint\.file"):
-        weights.fetch_from_hub(CARDS["random_vit_tiny"])
+        hub.fetch_from_hub(CARDS["random_vit_tiny"])
 
 
 def test_a_cached_gated_model_loads_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def _explain(error: jsonschema.ValidationError) -> tuple[str, str]:
         about = "; ".join(f"{k}: {error.schema['properties'].get(k, {}).get('description', '')}" for k in missing)
         return f"key {', '.join(map(repr, missing))} is missing.", f"add it ({about})."
     about = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
-    return f"{error.message}.", f"{about or 'see config/README.md'}"
+    return f"{error.message}.", str(about or "see config/README.md")
 
 
 def check(value: Any, schema: Mapping[str, Any], where: str) -> None:
@@ -128,7 +128,11 @@ def check(value: Any, schema: Mapping[str, Any], where: str) -> None:
         With file and key of the first error in document order.
     """
     validator = jsonschema.Draft202012Validator(schema)
-    errors = sorted(validator.iter_errors(value), key=lambda e: ([str(p) for p in e.absolute_path], e.message))
+    # An unknown key first: it is often the misspelt one that is missed.
+    errors = sorted(
+        validator.iter_errors(value),
+        key=lambda e: (e.validator != "additionalProperties", [str(p) for p in e.absolute_path], e.message),
+    )
     if errors:
         key = ".".join(str(p) for p in errors[0].absolute_path)
         problem, remedy = _explain(errors[0])

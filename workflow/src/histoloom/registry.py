@@ -17,6 +17,10 @@ SOURCES: Mapping[str, str] = {
     "simulated": "histoloom.samples.her2st:SimulatedReader",
     "files": "histoloom.samples.files:FilesReader",
     "slides": "histoloom.samples.slides:SlidesReader",
+    "stnet": "histoloom.samples.stnet:STNetReader",
+    "hest": "histoloom.samples.hest:HestReader",
+    "xenium": "histoloom.samples.xenium:XeniumReader",
+    "visium": "histoloom.samples.visium:VisiumReader",
 }
 REFERENCES: Mapping[str, str] = {
     "h5ad": "histoloom.references.readers:read_h5ad_reference",
@@ -32,6 +36,8 @@ LABELS: Mapping[str, str] = {
 ENCODERS: Mapping[str, str] = {
     "stain_texture": "histoloom.embeddings.stain_texture:StainTexture",
     "timm": "histoloom.embeddings.timm_encoder:TimmEncoder",
+    "conch": "histoloom.embeddings.towers:ConchEncoder",
+    "ctranspath": "histoloom.embeddings.towers:CTransPathEncoder",
 }
 MODELS: Mapping[str, str] = {
     "mlp": "histoloom.models.mlp:MLP",

@@ -17,7 +17,10 @@ from histoloom.identity import canonical_json
 from histoloom.tiles.spec import same_spec
 
 _SHOWN = 10
-_SAME = ("card", "weights_sha256", "dim", "feature_names")
+_BLOCK = 4096
+_SAME = ("weights_sha256", "dim", "feature_names")
+# What a card tells people; features do not depend on it.
+_PROSE = frozenset({"about", "licence", "gate", "citation", "proven", "unsure", "um_per_px", "default_weights"})
 Strings = npt.NDArray[np.object_]
 
 
@@ -89,21 +92,48 @@ class Embeddings:
         return rows.astype(np.int64)
 
 
+def card_content(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a card decides the features: all but what it tells people."""
+    return {key: value for key, value in card.items() if key not in _PROSE}
+
+
 def write_embeddings(
     path: Path,
     *,
-    features: npt.NDArray[np.float32],
+    features: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]],
     coords: npt.NDArray[np.float64],
     sample: Sequence[str],
     obs_id: Sequence[str],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write the artefact; same content, same bytes."""
+    """Write the artefact; same content, same bytes.
+
+    Parameters
+    ----------
+    path
+        The h5 file.
+    features
+        (n, dim), or its parts in order; parts may be memory maps, and are copied block by block.
+    coords
+        (n, 2), centre x, y in level-0 px.
+    sample, obs_id
+        Keys, n of each.
+    metadata
+        The file's metadata.
+    """
     import h5py
 
+    parts = [features] if isinstance(features, np.ndarray) else list(features)
     text = h5py.string_dtype("utf-8")
     with h5py.File(path, "w", libver=("v110", "v110")) as handle:
-        handle.create_dataset("features", data=np.ascontiguousarray(features, np.float32))
+        shape = (sum(map(len, parts)), parts[0].shape[1])
+        dataset = handle.create_dataset("features", shape, np.float32)
+        start = 0
+        for part in parts:
+            for i in range(0, len(part), _BLOCK):
+                block = part[i : i + _BLOCK]
+                dataset[start : start + len(block)] = block
+                start += len(block)
         handle.create_dataset("coords", data=np.ascontiguousarray(coords, np.float64))
         handle.create_dataset("sample", data=np.array(sample, dtype=object), dtype=text)
         handle.create_dataset("obs_id", data=np.array(obs_id, dtype=object), dtype=text)
@@ -192,8 +222,10 @@ def _check_same(
         raise InputError(
             path, f"was made from other tiles than asked for: {_differences(facts['tiles_spec'], expected)}.", remedy
         )
-    if card is not None and canonical_json(facts["card"]) != canonical_json(card):
-        raise InputError(path, f"was made with another card: {_differences(facts['card'], card)}.", remedy)
+    wanted = card if card is not None else (first or {}).get("card")
+    if wanted is not None and canonical_json(card_content(facts["card"])) != canonical_json(card_content(wanted)):
+        told = _differences(card_content(facts["card"]), card_content(wanted))
+        raise InputError(path, f"was made with another card: {told}.", remedy)
     for key in _SAME if first is not None else ():
         if facts.get(key) != (first or {}).get(key):
             raise InputError(path, f"differs in {key} from the file before it: not the same encoder.", remedy)

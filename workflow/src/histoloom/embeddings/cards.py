@@ -17,8 +17,10 @@ from histoloom.registry import ENCODERS, load
 class Encoder(Protocol):
     """What the engine asks of an encoder; a new one is a class, a line in the registry and a card.
 
-    ``chunk`` is the number of tiles it likes to get at once; ``weights_sha256`` and ``feature_names`` are None where
-    there are none; ``precision`` is the arithmetic on this ``device``.
+    ``chunk`` is the number of tiles it likes to get at once (they may be of several sections); ``weights_sha256`` and
+    ``feature_names`` are None where there are none; ``precision`` is the arithmetic on this ``device``. Two methods more
+    are used where a class has them: ``submit(tiles, um_per_px)`` starts encoding and returns a function that waits for
+    the features, and ``allocate(shape)`` gives memory for tiles.
     """
 
     weights_sha256: str | None
@@ -33,8 +35,10 @@ class Encoder(Protocol):
         """Length of the embedding."""
         ...
 
-    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float) -> npt.NDArray[np.float32]:
-        """Return float32 (n, dim) for uint8 (n, size, size, 3) tiles of `um_per_px` um per px."""
+    def encode(
+        self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float32]:
+        """Return float32 (n, dim) for uint8 (n, size, size, 3) tiles of `um_per_px` um per px, one for all or each."""
         ...
 
     def close(self) -> None:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import queue
-import resource
 import shutil
-import sys
-import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,21 +15,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histoloom.embeddings.artefact import write_embeddings
+from histoloom.embeddings.artefact import card_content, write_embeddings
 from histoloom.embeddings.cards import Encoder, build_encoder, full_spec
-from histoloom.embeddings.sections import Section, load_part, open_sections, save_part
+from histoloom.embeddings.efficiency import Progress, efficiency_record
+from histoloom.embeddings.reader import Batch, TileReader
+from histoloom.embeddings.sections import PartWriter, Section, load_part, open_sections
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
-from histoloom.slides import open_slide
-from histoloom.tiles.reading import read_tiles
 from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
-_AHEAD = 3
-_EVERY_S = 5.0
-UInt8 = npt.NDArray[np.uint8]
+_IN_FLIGHT = 2
+"""Batches that a GPU has in hand: one computes while the other's features travel back."""
+
+Features = npt.NDArray[np.float32]
 
 
 def embed_batch(
@@ -82,11 +79,13 @@ def embed_batch(
     with closing(build_encoder(spec, threads=threads, device=device)) as encoder:
         metadata = _metadata(cohort, batch, sections, spec, encoder)
         progress = Progress(f"{cohort}/{batch}", sum(map(len, sections)))
-        features = [_section_features(s, spec, encoder, scratch, progress) for s in sections]
-        record = _efficiency(encoder, progress, time.perf_counter() - started)
+        identities = [_part_identity(section, spec, encoder) for section in sections]
+        embed_sections(sections, identities, spec, encoder, scratch, progress, threads=threads)
+        record = efficiency_record(encoder, progress, time.perf_counter() - started)
+        parts = [load_part(scratch, s, i, encoder.dim) for s, i in zip(sections, identities, strict=True)]
     write_embeddings(
         out,
-        features=np.concatenate(features),
+        features=[part for part in parts if part is not None],
         coords=np.concatenate([s.centres for s in sections]),
         sample=[s.sample for s in sections for _ in range(len(s))],
         obs_id=[str(i) for s in sections for i in s.obs_id],
@@ -121,178 +120,130 @@ def _metadata(
 def _content(spec: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
     """Return what decides an embedding: not its name, nor where weights lie, batch size, threads or device."""
     return {
-        "card": spec["card"],
+        "card": card_content(spec["card"]),
         "weights_sha256": encoder.weights_sha256,
         "upsample": spec["upsample"],
         "tiles_spec": TileSpec.from_dict(spec["tiles_spec"]).as_dict(),
     }
 
 
-def _section_features(
-    section: Section, spec: Mapping[str, Any], encoder: Encoder, scratch: Path, progress: Progress
-) -> npt.NDArray[np.float32]:
-    """Return a section's features, from an interrupted run where they fit, else from its pixels."""
-    params = {**_content(spec, encoder), "batch_size": spec["batch_size"], "precision": encoder.precision}
-    identity = make_identity("embeddings.part", STAGE_VERSION, params, {"tiles": section.identity})["sha256"]
-    features = load_part(scratch, section, identity, encoder.dim)
-    if features is not None:
-        progress.skip(len(section))
-        logger.info("%s: %d tiles taken over from the interrupted run", section.sample, len(section))
-        return features
-    features = encode_section(section, spec, encoder, progress)
-    save_part(scratch, section, identity, features)
-    return features
+def _part_identity(section: Section, spec: Mapping[str, Any], encoder: Encoder) -> str:
+    params = {**_content(spec, encoder), "precision": encoder.precision}
+    return str(make_identity("embeddings.part", STAGE_VERSION, params, {"tiles": section.identity})["sha256"])
 
 
-def encode_section(
-    section: Section, spec: Mapping[str, Any], encoder: Encoder, progress: Progress
-) -> npt.NDArray[np.float32]:
-    """Read every tile of a section once and encode it.
+def embed_sections(
+    sections: Sequence[Section],
+    identities: Sequence[str],
+    spec: Mapping[str, Any],
+    encoder: Encoder,
+    scratch: Path,
+    progress: Progress,
+    *,
+    threads: int = 1,
+) -> None:
+    """Encode the sections that have no part yet; each finished one becomes a part in `scratch`.
 
-    Returns
-    -------
-    ndarray
-        float32, (n, dim).
+    Parameters
+    ----------
+    sections, identities
+        The sections, and what their parts are made from.
+    spec
+        Full entry of the encoder.
+    encoder
+        The encoder.
+    scratch
+        Folder of the parts.
+    progress
+        Is told of every batch.
+    threads
+        Threads that read, if the encoder computes on a GPU; beside a CPU's arithmetic half of them.
 
     Raises
     ------
     InputError
         If pixels cannot be read, or a feature is not finite (names the tile).
     """
-    features = np.empty((len(section), encoder.dim), np.float32)
-    um_per_px, done = float(section.facts["um_per_px"]), 0
-    with closing(_ahead(_batches(section, spec, encoder.chunk))) as batches:
-        for pixels in batches:
-            found = encoder.encode(pixels, um_per_px)
-            bad = ~np.isfinite(found).all(axis=1)
-            if bad.any():
-                name = section.obs_id[done + int(np.argmax(bad))]
-                raise InputError(
-                    f"{section.slide}: tile {section.sample}/{name}",
-                    f"card '{spec['card']['name']}' gives NaN or infinity ({int(bad.sum())} tiles of this batch).",
-                    "check the weights; if the pixels are at fault, exclude the section in the sheet.",
-                )
-            features[done : done + len(found)] = found
-            done += len(found)
-            progress.add(len(found))
-    return features
-
-
-def _batches(section: Section, spec: Mapping[str, Any], size: int) -> Generator[UInt8, None, None]:
-    """Yield uint8 (<= size, size_px, size_px, 3) in the order of the section's tiles."""
-    tiles = TileSpec.from_dict(spec["tiles_spec"])
-    side = float(section.facts["size_level0_px"])
-    with open_slide(section.slide) as slide:
-        pixels = read_tiles(slide, section.centres, side, tiles.size_px, pad=tiles.pad)
-        for start in range(0, len(section), size):
-            batch = np.empty((min(size, len(section) - start), tiles.size_px, tiles.size_px, 3), np.uint8)
-            for i in range(len(batch)):
-                batch[i] = next(pixels)
-            yield batch
-
-
-def _ahead(batches: Generator[UInt8, None, None]) -> Generator[UInt8]:
-    """Yield batches that a thread reads ahead: the encoder does not wait for the slide."""
-    box: queue.Queue[UInt8 | BaseException | None] = queue.Queue(_AHEAD)
-    stop = threading.Event()
-
-    def put(item: UInt8 | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                box.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not put(batch):
-                    return
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked, which raises it
-            put(error)
+    todo = []
+    for section, identity in zip(sections, identities, strict=True):
+        if load_part(scratch, section, identity, encoder.dim) is None:
+            todo.append((section, identity))
         else:
-            put(None)
-        finally:
-            batches.close()
+            progress.skip(len(section))
+            logger.info("%s: %d tiles taken over from the interrupted run", section.sample, len(section))
+    readers = threads if encoder.device.startswith("cuda") else max(1, threads // 2)
+    parts = _Parts(todo, scratch, encoder.dim)
+    reader = TileReader(
+        [section for section, _ in todo],
+        TileSpec.from_dict(spec["tiles_spec"]),
+        encoder.chunk,
+        threads=readers,
+        allocate=getattr(encoder, "allocate", None),
+    )
+    in_flight = _IN_FLIGHT if encoder.device.startswith("cuda") else 1
+    under_way: deque[tuple[Batch, Callable[[], Features]]] = deque()
 
-    reader = threading.Thread(target=work, name="tile-reader", daemon=True)
-    reader.start()
-    try:
-        while (item := box.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        reader.join()
+    def finish() -> None:
+        batch, wait = under_way.popleft()
+        features = wait()
+        _check_finite(batch, features, reader.sections, spec)
+        parts.add(batch, features)
+        reader.release(batch)
+        progress.add(len(features), waited_s=reader.waited_s)
 
-
-class Progress:
-    """Tiles done, tiles/s and time left, told to the log every few seconds.
-
-    Parameters
-    ----------
-    name
-        What is under way.
-    total
-        Tiles in all.
-    """
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total = name, total
-        self.done = self.skipped = 0
-        self.started = self._told = time.perf_counter()
-
-    def skip(self, n: int) -> None:
-        """Count tiles taken over from an earlier run."""
-        self.skipped += n
-
-    def add(self, n: int) -> None:
-        """Count encoded tiles."""
-        self.done += n
-        now = time.perf_counter()
-        left = self.total - self.done - self.skipped
-        if now - self._told >= _EVERY_S or left == 0:
-            self._told = now
-            rate = self.done / max(now - self.started, 1e-9)
-            finished = self.done + self.skipped
-            logger.info(
-                "%s: %d of %d tiles, %.0f tiles/s, %.0f s left", self.name, finished, self.total, rate, left / rate
-            )
+    with closing(parts), closing(iter(reader)) as batches:
+        for batch in batches:
+            if batch.runs:
+                under_way.append((batch, _submit(encoder, batch)))
+            while len(under_way) >= in_flight or (under_way and batch.error is not None):
+                finish()
+            if batch.error is not None:
+                raise batch.error
+        while under_way:
+            finish()
 
 
-def _efficiency(encoder: Encoder, progress: Progress, seconds: float) -> dict[str, Any]:
-    """Return the efficiency record; `seconds` counts from the loading of the weights."""
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    encoding = time.perf_counter() - progress.started
-    gpu, hardware = None, f"{_cpu_name()}, {platform.system()}"
-    if encoder.device.startswith("cuda"):
-        import torch
-
-        gpu = torch.cuda.max_memory_allocated(encoder.device) / 1024**2
-        hardware = f"{torch.cuda.get_device_name(encoder.device)}; {hardware}"
-    return {
-        "stage": "embeddings",
-        "seconds": round(seconds, 3),
-        "encoding_seconds": round(encoding, 3),
-        "peak_rss_mb": round(max(own, children) / unit, 1),
-        "peak_gpu_mb": gpu if gpu is None else round(gpu, 1),
-        "items": progress.done,
-        "items_resumed": progress.skipped,
-        "items_per_s": round(progress.done / max(encoding, 1e-9), 2),
-        "device": encoder.device,
-        "precision": encoder.precision,
-        "hardware": hardware,
-    }
+def _submit(encoder: Encoder, batch: Batch) -> Callable[[], Features]:
+    """Start a batch; an encoder that cannot do so encodes it at once."""
+    submit = getattr(encoder, "submit", None)
+    if submit is not None:
+        wait: Callable[[], Features] = submit(batch.pixels, batch.um_per_px)
+        return wait
+    features = encoder.encode(batch.pixels, batch.um_per_px)
+    return lambda: features
 
 
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _check_finite(batch: Batch, features: Features, sections: Sequence[Section], spec: Mapping[str, Any]) -> None:
+    bad = ~np.isfinite(features).all(axis=1)
+    if not bad.any():
+        return
+    first = int(np.argmax(bad))
+    run = next(run for run in batch.runs if run.offset <= first < run.offset + len(run))
+    section = sections[run.section]
+    raise InputError(
+        f"{section.slide}: tile {section.sample}/{section.obs_id[run.start + first - run.offset]}",
+        f"card '{spec['card']['name']}' gives NaN or infinity ({int(bad.sum())} tiles of this batch).",
+        "check the weights; if the pixels are at fault, exclude the section in the sheet.",
+    )
+
+
+class _Parts:
+    """The parts being written; batches come in the order of sections and tiles."""
+
+    def __init__(self, todo: Sequence[tuple[Section, str]], scratch: Path, dim: int) -> None:
+        self._todo, self._scratch, self._dim = todo, scratch, dim
+        self._writers: dict[int, PartWriter] = {}
+
+    def add(self, batch: Batch, features: Features) -> None:
+        """Append a batch's features to the parts they belong to."""
+        for run in batch.runs:
+            if run.section not in self._writers:
+                section, identity = self._todo[run.section]
+                self._writers[run.section] = PartWriter(self._scratch, section, identity, self._dim)
+            if self._writers[run.section].add(features[run.offset : run.offset + len(run)]):
+                del self._writers[run.section]
+
+    def close(self) -> None:
+        """Remove parts that are not complete."""
+        for writer in self._writers.values():
+            writer.discard()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,30 +123,66 @@ def load_part(scratch: Path, section: Section, identity: str, dim: int) -> npt.N
         What the part must have been made from.
     dim
         Length of the embedding.
+
+    Returns
+    -------
+    ndarray
+        float32, (n, dim), a memory map.
     """
-    path = _part(scratch, section)
+    path = part_path(scratch, section, identity)
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as part:
-            features, made_from = part["features"], str(part["identity"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         logger.warning("%s is damaged; the section is embedded again", path)
         return None
-    if made_from != identity or features.shape != (len(section), dim):
-        logger.info("%s was made from something else; the section is embedded again", path)
+    if features.shape != (len(section), dim) or features.dtype != np.float32:
+        logger.warning("%s has another shape than expected; the section is embedded again", path)
         return None
-    return np.asarray(features, np.float32)
+    return features
 
 
-def save_part(scratch: Path, section: Section, identity: str, features: npt.NDArray[np.float32]) -> None:
-    """Keep a finished section for a run that is killed later; whole or not at all."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    path = _part(scratch, section)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.npz")
-    np.savez(temporary, features=features, identity=np.array(identity))
-    os.replace(temporary, path)
+class PartWriter:
+    """A section's features on their way to disk, batch by batch; the file gets its name when it is whole.
+
+    Parameters
+    ----------
+    scratch
+        Folder of the parts.
+    section
+        The section.
+    identity
+        What the part is made from.
+    dim
+        Length of the embedding.
+    """
+
+    def __init__(self, scratch: Path, section: Section, identity: str, dim: int) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.path = part_path(scratch, section, identity)
+        self._left = len(section)
+        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part")
+        self._handle = self._temporary.open("wb")
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(section), dim)}
+        np.lib.format.write_array_header_1_0(self._handle, header)
+
+    def add(self, features: npt.NDArray[np.float32]) -> bool:
+        """Append features in order; return whether the section is complete."""
+        self._handle.write(np.ascontiguousarray(features, "<f4").tobytes())
+        self._left -= len(features)
+        if self._left > 0:
+            return False
+        self._handle.close()
+        os.replace(self._temporary, self.path)
+        return True
+
+    def discard(self) -> None:
+        """Remove what is not complete."""
+        self._handle.close()
+        self._temporary.unlink(missing_ok=True)
 
 
-def _part(scratch: Path, section: Section) -> Path:
-    return scratch / f"{section.sample}.npz"
+def part_path(scratch: Path, section: Section, identity: str) -> Path:
+    """Return where a section's part lies; its name tells what it was made from."""
+    return scratch / f"{section.sample}.{identity[:16]}.npy"

@@ -122,14 +122,15 @@ class StainTexture:
         """Number of features."""
         return len(self.feature_names or ())
 
-    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float) -> Image:
-        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles of `um_per_px` um per px."""
+    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]) -> Image:
+        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles of `um_per_px` um per px, one for all or for each."""
         if len(tiles) == 0:
             return np.zeros((0, self.dim), np.float32)
+        scales = np.broadcast_to(np.asarray(um_per_px, np.float64), len(tiles))
         if self._pool is None or len(tiles) < 2:
-            return np.stack([self._row(tile, um_per_px) for tile in tiles])
-        parts = np.array_split(tiles, min(self.threads * _PARTS, len(tiles)))
-        return np.concatenate(list(self._pool.map(self._rows, parts, [um_per_px] * len(parts))))
+            return self._rows(tiles, scales)
+        n = min(self.threads * _PARTS, len(tiles))
+        return np.concatenate(list(self._pool.map(self._rows, np.array_split(tiles, n), np.array_split(scales, n))))
 
     def close(self) -> None:
         """Stop the worker processes."""
@@ -140,8 +141,8 @@ class StainTexture:
     def _row(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Image:
         return np.fromiter(self.tile_features(tile, um_per_px).values(), np.float32)
 
-    def _rows(self, tiles: npt.NDArray[np.uint8], um_per_px: float) -> Image:
-        return np.stack([self._row(tile, um_per_px) for tile in tiles])
+    def _rows(self, tiles: npt.NDArray[np.uint8], scales: npt.NDArray[np.float64]) -> Image:
+        return np.stack([self._row(tile, float(um_per_px)) for tile, um_per_px in zip(tiles, scales, strict=True)])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}

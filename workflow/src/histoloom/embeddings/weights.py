@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import logging
-import os
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histoloom.embeddings.hub import checkpoint_files, fetch_from_hub
+from histoloom.embeddings.keymaps import KEY_MAPS
 from histoloom.errors import InputError
 from histoloom.identity import sha256_file
 
@@ -18,26 +21,47 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOKEN_VARIABLE = "HF_TOKEN"
 _SHOWN = 10
+_COUNTER = ".num_batches_tracked"
 State = dict[str, "torch.Tensor"]
 
 
 def read_state(path: Path, card: Mapping[str, Any]) -> State:
-    """Read a checkpoint's tensors by key name.
+    """Read a checkpoint's tensors under the names of the modules here.
 
     Parameters
     ----------
     path
         safetensors, or what torch.save wrote (read with ``weights_only``: code in a pickle does not run).
     card
-        ``checkpoint.key`` and ``checkpoint.prefix`` say where the state dict lies.
+        Its ``checkpoint``: ``key`` of the state dict in a wrapping dict (taken where it is there), ``prefix`` to take
+        off, ``ignore`` (patterns of keys that the encoder has no use for), ``keys`` (a renaming of `keymaps`).
 
     Raises
     ------
     InputError
         If the file is missing, cut short, holds code, no tensors, or a NaN.
     """
+    state = _read_file(path)
+    where = card["checkpoint"]
+    key = where.get("key")
+    if key and isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+        state = state[key]
+    state = _tensors(path, state)
+    prefix = where.get("prefix") or ""
+    state = {name.removeprefix(prefix): value for name, value in state.items()}
+    patterns = where.get("ignore") or []
+    ignored = [name for name in state if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    if ignored:
+        logger.info("%s: %d keys are not the encoder's and are left out: %s", path.name, len(ignored), _some(ignored))
+    state = {name: value for name, value in state.items() if name not in set(ignored)}
+    if where.get("keys"):
+        state = KEY_MAPS[where["keys"]](state)
+    check_finite(path, state)
+    return state
+
+
+def _read_file(path: Path) -> Any:
     import torch
     from safetensors import SafetensorError
 
@@ -46,35 +70,47 @@ def read_state(path: Path, card: Mapping[str, Any]) -> State:
             path, "the weights file is missing.", "mend `weights:` of the encoder (a path, hub or random)."
         )
     remedy = "fetch it again, or ask its authors for safetensors."
-    state: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         first = str(error).strip().split("\n")[0]
         raise InputError(path, f"holds more than tensors, and is not run as code ({first}).", remedy) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         first = str(error).strip().split("\n")[0]
         raise InputError(path, f"cannot be read as weights ({first}).", remedy) from error
-    where = card["checkpoint"]
-    if where.get("key"):
-        state = state.get(where["key"]) if isinstance(state, Mapping) else None
+
+
+def _tensors(path: Path, state: Any) -> State:
+    import torch
+
     if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(v) for v in state.values()):
         raise InputError(path, "holds no dict of tensors by name.", "use the file that the card names.")
-    prefix = where.get("prefix") or ""
-    state = {str(k).removeprefix(prefix): v for k, v in state.items()}
+    return {str(name): value for name, value in state.items()}
+
+
+def check_finite(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Stop at NaN or infinity in any tensor.
+
+    Raises
+    ------
+    InputError
+        With the first ten names.
+    """
+    import torch
+
     bad = [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
     if bad:
-        raise InputError(path, f"NaN or infinity in the weights: {_some(bad)}.", remedy)
-    return state
+        raise InputError(path, f"NaN or infinity in the weights: {_some(bad)}.", "fetch it again.")
 
 
 def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
     """Load a state dict whose keys and shapes must be the model's own, all of them.
+
+    Batch norm's counters of training steps, which old files lack and a forward pass never reads, may be absent.
 
     Raises
     ------
@@ -82,6 +118,7 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], whe
         With the first ten keys that are missing, unexpected or of another shape.
     """
     own = model.state_dict()
+    state = {**{k: v for k, v in own.items() if k.endswith(_COUNTER)}, **state}
     missing = [k for k in own if k not in state]
     unexpected = [k for k in state if k not in own]
     shapes = [
@@ -100,6 +137,37 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], whe
     model.load_state_dict(dict(state), strict=True)
 
 
+def resize_positions(state: State, own: Mapping[str, torch.Tensor], prefix_tokens: int, how: str) -> State:
+    """Resample position embeddings that were trained on another grid.
+
+    Parameters
+    ----------
+    state, own
+        The checkpoint's and the model's tensors; every key that ends in ``pos_embed`` is looked at.
+    prefix_tokens
+        Positions of class and register tokens, which keep theirs.
+    how
+        ``"bilinear"`` (not antialiased, as CONCH does) or ``"bicubic"`` (antialiased, timm's way); ``"strict"``
+        changes nothing, so that another grid stops the loading.
+    """
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    found = dict(state)
+    for key, wanted in own.items():
+        if how == "strict" or not key.endswith("pos_embed") or key not in state or state[key].shape == wanted.shape:
+            continue
+        side = math.isqrt(wanted.shape[1] - prefix_tokens)
+        found[key] = resample_abs_pos_embed(
+            state[key],
+            [side, side],
+            num_prefix_tokens=prefix_tokens,
+            interpolation=how,
+            antialias=how == "bicubic",
+        )
+        logger.info("%s resampled from %s to %s", key, tuple(state[key].shape), tuple(found[key].shape))
+    return found
+
+
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:
     """Return the sha256 of names, shapes, types and bytes of all tensors."""
     import torch
@@ -112,60 +180,20 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def fetch_from_hub(card: Mapping[str, Any]) -> Path:
-    """Return the card's checkpoint in the hub's cache, downloading it when it is not there.
-
-    The token comes from the environment or the hub's own login; HF_HUB_OFFLINE is honoured by the hub's client.
-
-    Raises
-    ------
-    InputError
-        No access (names the page to accept and the variable), wrong revision or file, hub out of reach.
-    """
-    from huggingface_hub import errors, hf_hub_download
-
-    hub_id, file, revision = card["hub_id"], card["checkpoint"].get("file"), card["revision"]
-    where = f"{hub_id}@{revision}: {file}"
-    if not file:
-        raise InputError(f"card {card['name']}", "names no checkpoint.file.", "add it to resources/encoders.yaml.")
-    local = f"or set `weights:` of the encoder to a local copy of {file}"
-    try:
-        return Path(hf_hub_download(hub_id, file, revision=revision))
-    except errors.LocalEntryNotFoundError as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
-        why = "HF_HUB_OFFLINE is set" if offline else "the hub is out of reach"
-        raise InputError(
-            where, f"is not in the cache, and {why}.", f"run once online on a machine that shares HF_HOME, {local}."
-        ) from error
-    except (errors.RevisionNotFoundError, errors.EntryNotFoundError, errors.HFValidationError) as error:
-        raise InputError(where, "the hub has no such revision or file.", f"mend the card, {local}.") from error
-    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
-        raise _no_access(card, where, local) from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in {401, 403}:
-            raise _no_access(card, where, local) from error
-        raise InputError(where, f"the hub answered {status}.", f"try again later, {local}.") from error
-    except OSError as error:
-        raise InputError(where, f"the hub is out of reach ({error}).", f"check the network, {local}.") from error
-
-
-def _no_access(card: Mapping[str, Any], where: str, local: str) -> InputError:
-    empty = not os.environ.get(TOKEN_VARIABLE)
-    token = f"the variable {TOKEN_VARIABLE} is empty" if empty else f"{TOKEN_VARIABLE} is set but has no access"
-    page = card.get("gate") or f"https://huggingface.co/{card['hub_id']}"
-    return InputError(
-        where,
-        f"the hub refused it (401/403); {token}.",
-        f"accept the terms at {page}, put a read token in {TOKEN_VARIABLE}, {local}.",
-    )
-
-
 def resolve(spec: Mapping[str, Any]) -> Path | None:
-    """Return the checkpoint's path for ``weights`` hub or PATH, None for random."""
+    """Return the checkpoint's path for ``weights`` hub or PATH, None for random.
+
+    A folder stands for the first of the card's file names in it.
+    """
     if spec["weights"] == "random":
         return None
-    return fetch_from_hub(spec["card"]) if spec["weights"] == "hub" else Path(spec["weights"])
+    if spec["weights"] == "hub":
+        return fetch_from_hub(spec["card"])
+    path = Path(spec["weights"])
+    if path.is_dir():
+        names = checkpoint_files(spec["card"])
+        return next((path / name for name in names if (path / name).is_file()), path / (names or ["weights"])[-1])
+    return path
 
 
 def file_hash(path: Path) -> str:

@@ -11,7 +11,14 @@ import pandas as pd
 
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.correlation import Floats
-from histoloom.metrics.moran import map_similarity, morans_r, spatial_weights, upper_pairs
+from histoloom.metrics.moran import (
+    HIST2CELL,
+    map_similarity,
+    morans_r,
+    protocol_weights,
+    upper_pairs,
+    weight_diagnostics,
+)
 
 if TYPE_CHECKING:
     from histoloom.metrics.score import Scored
@@ -41,21 +48,22 @@ def _similarity_rows(first: Floats, second: Floats, place: Mapping[str, Any]) ->
     )
 
 
-def _weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> Any:
-    return spatial_weights(
-        obs[["array_row", "array_col"]].to_numpy(dtype=np.float64),
-        obs["pitch_um"].to_numpy(dtype=np.float64),
-        (obs["cohort"] + "/" + obs["sample"]).to_numpy(),
-        **{key: moran[key] for key in ("length_scale_um", "cutoff", "include_self") if key in moran},
-    )
-
-
-def _placed(obs: pd.DataFrame) -> np.ndarray:
-    """Say which observations lie on a known array."""
-    columns = ["array_row", "array_col", "pitch_um"]
+def placed(obs: pd.DataFrame, moran: Mapping[str, Any]) -> np.ndarray:
+    """Say which observations have the positions that a protocol asks for."""
+    columns = ["x", "y"] if moran.get("protocol") == HIST2CELL else ["array_row", "array_col", "pitch_um"]
     if any(column not in obs for column in columns):
         return np.zeros(len(obs), dtype=bool)
     return np.isfinite(obs[columns].to_numpy(dtype=np.float64)).all(axis=1)
+
+
+def diagnostic_rows(weights: Any, place: Mapping[str, Any]) -> pd.DataFrame:
+    """Return what a reader must know of a section's W, as metric rows."""
+    return pd.DataFrame(
+        [
+            {"metric": metric, "value": value, "n": weights.shape[0], "n_nan": int(np.isnan(value)), **place}
+            for metric, value in weight_diagnostics(weights).items()
+        ]
+    )
 
 
 def _compare(
@@ -80,19 +88,19 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
     scored
         Predictions and references; observations without array coordinates are left out, with a warning.
     moran
-        length_scale_um, cutoff, include_self.
+        See `histoloom.metrics.moran.protocol_weights`.
 
     Returns
     -------
     list of DataFrame
-        Section rows and pooled rows (all sections of a cohort without a badge, W block-diagonal, z-scores over all of
+        ``w_neighbours`` and ``w_self_share`` per section (`histoloom.metrics.moran.weight_diagnostics`). Section rows and pooled rows (all sections of a cohort without a badge, W block-diagonal, z-scores over all of
         them) of both maps, pairs i <= j; similarity also per patient and cohort, with its form in ``gene_set``.
     """
-    placed = _placed(scored.obs)
-    if not placed.all():
-        names = sorted(scored.obs.loc[~placed, "cohort"] + "/" + scored.obs.loc[~placed, "sample"])
+    known = placed(scored.obs, moran)
+    if not known.all():
+        names = sorted(scored.obs.loc[~known, "cohort"] + "/" + scored.obs.loc[~known, "sample"])
         logger.warning("no Moran's R without array coordinates and pitch: %s", ", ".join(dict.fromkeys(names)))
-    obs = scored.obs[placed]
+    obs = scored.obs[known]
     parts: list[pd.DataFrame] = []
     for against, reference in scored.reference.items():
         maps: list[pd.DataFrame] = []
@@ -101,10 +109,12 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
             if len(labels) < _MIN_OBSERVATIONS:
                 continue
             index, place = labels.to_numpy(), dict(zip(_PLACE, cast("tuple[str, ...]", key), strict=True))
+            weights = protocol_weights(obs.loc[labels], moran)
             rows, similarity = _compare(
-                scored.types, scored.prediction[index], reference[index], _weights(obs.loc[labels], moran), place,
-                own=against == "labels",
-            )  # fmt: skip
+                scored.types, scored.prediction[index], reference[index], weights, place, own=against == "labels"
+            )
+            if against == "labels":
+                rows.append(diagnostic_rows(weights, place))
             maps += [part.assign(aggregation="section") for part in rows]
             similar.append(similarity)
         if similar:
@@ -113,7 +123,7 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
         for cohort, labels in sorted(pooled.groupby("cohort", observed=True, sort=True).groups.items()):
             index = labels.to_numpy()
             rows, similarity = _compare(
-                scored.types, scored.prediction[index], reference[index], _weights(obs.loc[labels], moran),
+                scored.types, scored.prediction[index], reference[index], protocol_weights(obs.loc[labels], moran),
                 {"cohort": cohort}, own=against == "labels",
             )  # fmt: skip
             maps += [part.assign(aggregation="pooled") for part in (*rows, similarity)]

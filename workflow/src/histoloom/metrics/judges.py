@@ -1,4 +1,4 @@
-"""Judges of labels: planted truth, other labels, a pathologist's regions. Nobody trained on them.
+"""Judges of labels and predictions: planted truth, other labels, regions, nuclei, chance. Nobody trained on them.
 
 A judge reads the gathered labels of its cohorts and writes rows like a model's: ``model`` is the name of the labels.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,75 +18,17 @@ from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.auroc import auroc_with_interval
-from histoloom.metrics.correlation import Floats, column_correlation, cross_correlation
+from histoloom.metrics.ceiling import score_ceiling
+from histoloom.metrics.coloc_judge import read_positions, score_significance
+from histoloom.metrics.correlation import column_correlation, cross_correlation
+from histoloom.metrics.labelled import Labels, badged, joined, members, read_labels, read_predicted, sections_of
 from histoloom.metrics.rows import assemble, write_metrics
+from histoloom.metrics.sensitivity import score_sensitivity
+from histoloom.metrics.tissue_judges import read_nuclei, score_kept, score_nuclei
 
 logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Labels of one cohort: obs with sample, obs_id, patient and badge; index ``cohort/sample/obs_id``."""
-
-    obs: pd.DataFrame
-    types: list[str]
-    values: Floats
-    metadata: Mapping[str, Any]
-    path: Path
-
-
-def _text(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.copy()
-    for column in frame.select_dtypes(["category", "string"]).columns:
-        frame[column] = frame[column].astype(object)
-    return frame
-
-
-def read_labels(path: str | Path) -> Labels:
-    """Read the gathered labels of a cohort."""
-    import anndata
-
-    data = anndata.read_h5ad(path)
-    metadata = read_metadata(path)
-    cohort = str(metadata.get("cohort") or Path(path).stem)
-    obs = _text(data.obs[["sample", "obs_id", "patient"]].astype(str))
-    badge = data.obs["badge"].astype(str).to_numpy() if "badge" in data.obs else ""
-    obs = obs.assign(cohort=cohort, badge=badge)
-    obs.index = pd.Index(obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"])
-    values = np.asarray(data.X.toarray() if hasattr(data.X, "toarray") else data.X, dtype=np.float64)
-    return Labels(obs, [str(name) for name in data.var_names], values, metadata, Path(path))
-
-
-def _place(obs: pd.DataFrame, patient: str) -> dict[str, str]:
-    first = obs.iloc[0]
-    return {
-        "fold": "", "cohort": str(first["cohort"]), "sample": str(first["sample"]), "patient": patient,
-        "badge": str(first["badge"]),
-    }  # fmt: skip
-
-
-def _sections(labels: Labels) -> list[tuple[dict[str, str], np.ndarray]]:
-    """Return each section's place and the positions of its observations, in order of name."""
-    found = []
-    for _, index in sorted(labels.obs.groupby("sample", sort=True).indices.items()):
-        part = labels.obs.iloc[index]
-        found.append((_place(part, str(part["patient"].iloc[0])), np.asarray(index)))
-    return found
-
-
-def _members(types: Sequence[str], wanted: str | Sequence[str], where: str, path: Path) -> list[int]:
-    """Return the columns of one or several types, whose abundances are summed."""
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    missing = [name for name in names if name not in types]
-    if missing:
-        raise InputError(where, f"'{missing[0]}' is no type of {path}.", f"use its types: {', '.join(types)}.")
-    return [list(types).index(name) for name in names]
-
-
-def _joined(wanted: str | Sequence[str]) -> str:
-    return wanted if isinstance(wanted, str) else " + ".join(wanted)
 
 
 def score_truth(spec: Mapping[str, Any], labels: Labels, truth: Labels) -> list[pd.DataFrame]:
@@ -106,7 +47,7 @@ def score_truth(spec: Mapping[str, Any], labels: Labels, truth: Labels) -> list[
     first = np.repeat(labels.types, len(truth.types))
     second = np.tile(truth.types, len(labels.types))
     parts = []
-    for place, index in _sections(labels):
+    for place, index in sections_of(labels):
         index = index[position[index] >= 0]
         matrix = cross_correlation(labels.values[index], truth.values[position[index]]).ravel()
         parts.append(
@@ -147,17 +88,17 @@ def score_agreement(spec: Mapping[str, Any], labels: Labels, other: Labels) -> l
     position = other.obs.index.get_indexer(labels.obs.index)
     if not (position >= 0).any():
         raise InputError(labels.path, f"shares no observation with {other.path}.", "label the same sections.")
-    mine = np.column_stack([labels.values[:, _members(labels.types, a, where, labels.path)].sum(axis=1) for a in pairs])
+    mine = np.column_stack([labels.values[:, members(labels.types, a, where, labels.path)].sum(axis=1) for a in pairs])
     theirs = np.column_stack(
-        [other.values[:, _members(other.types, b, where, other.path)].sum(axis=1) for b in pairs.values()]
+        [other.values[:, members(other.types, b, where, other.path)].sum(axis=1) for b in pairs.values()]
     )
     parts = []
-    for place, index in _sections(labels):
+    for place, index in sections_of(labels):
         index = index[position[index] >= 0]
         value, n = column_correlation(mine[index], theirs[position[index]])
         parts.append(
             pd.DataFrame(
-                {"metric": "cc", "target": list(pairs), "target2": [_joined(b) for b in pairs.values()],
+                {"metric": "cc", "target": list(pairs), "target2": [joined(b) for b in pairs.values()],
                  "value": value, "n": n, "n_nan": np.isnan(value).astype(int), **place}
             )
         )  # fmt: skip
@@ -188,7 +129,7 @@ def score_regions(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) -
     known = sorted(set(region) - {""})
     parts, skipped = [], []
     for pair in spec["pairs"]:
-        columns = _members(labels.types, pair["type"], where, labels.path)
+        columns = members(labels.types, pair["type"], where, labels.path)
         names = [pair["region"]] if isinstance(pair["region"], str) else list(pair["region"])
         absent = [name for name in names if name not in known]
         if absent:
@@ -198,9 +139,9 @@ def score_regions(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) -
                 f"use: {', '.join(known) or 'no section is annotated; choose other sections'}.",
             )
         score = labels.values[:, columns].sum(axis=1)
-        quantity = {"target": _joined(pair["type"]), "target2": _joined(pair["region"])}
+        quantity = {"target": joined(pair["type"]), "target2": joined(pair["region"])}
         missing = 0
-        for place, index in _sections(labels):
+        for place, index in sections_of(labels):
             index = index[region.to_numpy()[index] != ""]
             inside = region.iloc[index].isin(names).to_numpy()
             if inside.all() or not inside.any():
@@ -246,9 +187,13 @@ def _read_regions(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[s
     return pd.concat(found), badges
 
 
-def _badged(labels: Labels, badges: Mapping[str, str]) -> Labels:
-    badge = labels.obs["sample"].map(badges).fillna(labels.obs["badge"])
-    return Labels(labels.obs.assign(badge=badge), labels.types, labels.values, labels.metadata, labels.path)
+_AGAINST = {
+    "truth": "truth", "labels": "labels", "regions": "regions", "predicted_regions": "regions", "ceiling": "halves",
+    "sensitivity": "labels", "colocalization": "permutations", "nuclei": "nuclei", "predicted_nuclei": "nuclei",
+    "kept": "regions",
+}  # fmt: skip
+_PAIRED = {"truth": score_truth, "labels": score_agreement, "ceiling": score_ceiling}
+Found = tuple[str, list[pd.DataFrame], Mapping[str, Any]]
 
 
 def score_labels(*, spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path], out: Path) -> None:
@@ -257,44 +202,97 @@ def score_labels(*, spec: Mapping[str, Any], labels: Sequence[Path], against: Se
     Parameters
     ----------
     spec
-        The judge's entry and its ``name``: kind ``truth``, ``labels`` or ``regions``.
+        The judge's entry and its ``name``; see ``workflow/schemas/judge.<kind>.schema.yaml``.
     labels
-        Gathered labels, one file per cohort.
+        What is judged: gathered labels, one file per cohort; predictions, one per model (``predicted_...``); gathered
+        labels of several entries, in folders of their names (``sensitivity``); of the first halves (``ceiling``); tile
+        tables (``kept``).
     against
-        Gathered labels per cohort (truth, labels), or section artefacts of all cohorts (regions).
+        Gathered labels per cohort (``truth``, ``labels``, ``ceiling``: the second halves), section artefacts
+        (``regions``, ``kept``, ``colocalization``) or counted nuclei (``nuclei``) of all cohorts; nothing
+        (``sensitivity``).
     out
-        File to write; rows have ``model`` = name of the labels, ``against`` = truth, labels or regions.
+        File to write; rows have ``model`` = name of the labels or of the model, ``against`` = what they were held to.
 
     Raises
     ------
     InputError
         If a cohort is missing on one side, or a name in ``map`` or ``pairs`` does not exist.
     """
-    judges = {"truth": score_truth, "labels": score_agreement}
-    others = (
-        {} if spec["kind"] == "regions" else {item.obs["cohort"].iloc[0]: item for item in map(read_labels, against)}
-    )
+    kind = str(spec["kind"])
+    if kind in _PAIRED:
+        found = _judge_pairs(spec, labels, against)
+    elif kind == "sensitivity":
+        found = _judge_variants(spec, labels)
+    elif kind == "kept":
+        found = [("tiles " + str(spec["tiles"]), _kept(labels, against, cohort), {}) for cohort in spec["cohorts"]]
+    else:
+        found = _judge_tissue(spec, labels, against)
     parts: list[pd.DataFrame] = []
-    for path in labels:
-        mine = read_labels(path)
+    for model, frames, facts in found:
+        stamp = {"judge": dict(spec), "labels": {k: facts.get(k) for k in ("method", "units", "seeds", "seed")}}
+        text = canonical_json(stamp)
+        parts += [part.assign(model=model, protocol=text) for part in frames if len(part)]
+    frame = assemble(parts, against=_AGAINST[kind])
+    logger.info("judge %s: %d rows", spec.get("name", ""), len(frame))
+    identity = make_identity(
+        "judges", STAGE_VERSION, {"spec": spec}, identities_of({"labels": labels, "against": against})
+    )
+    write_metrics(frame, out, {"judge": spec.get("name", ""), "kind": kind, "identity": identity})
+
+
+def _judge_pairs(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> list[Found]:
+    """Judge labels by other labels of the same cohort."""
+    others = {str(item.obs["cohort"].iloc[0]): item for item in map(read_labels, against)}
+    found = []
+    for mine in map(read_labels, labels):
         cohort = str(mine.obs["cohort"].iloc[0])
-        if spec["kind"] == "regions":
-            regions, badges = _read_regions(against, cohort)
-            found = score_regions(spec, _badged(mine, badges), regions)
-        elif cohort in others:
-            found = judges[spec["kind"]](spec, mine, others[cohort])
-        else:
+        if cohort not in others:
             raise InputError(
                 f"judges.{spec.get('name', '?')}",
                 f"cohort '{cohort}' has nothing to compare with.",
                 "label it both ways.",
             )
-        stamp = {"judge": dict(spec), "labels": {k: mine.metadata.get(k) for k in ("method", "units", "seeds", "seed")}}
-        parts += [part.assign(protocol=canonical_json(stamp)) for part in found if len(part)]
-    against_name = {"truth": "truth", "labels": "labels", "regions": "regions"}[spec["kind"]]
-    frame = assemble(parts, model=str(spec["labels"]), against=against_name)
-    logger.info("judge %s: %d rows", spec.get("name", ""), len(frame))
-    identity = make_identity(
-        "judges", STAGE_VERSION, {"spec": spec}, identities_of({"labels": labels, "against": against})
-    )
-    write_metrics(frame, out, {"judge": spec.get("name", ""), "kind": spec["kind"], "identity": identity})
+        found.append((str(spec["labels"]), _PAIRED[spec["kind"]](spec, mine, others[cohort]), mine.metadata))
+    return found
+
+
+def _judge_variants(spec: Mapping[str, Any], labels: Sequence[Path]) -> list[Found]:
+    """Compare several labels entries, cohort by cohort; an entry's name is the folder of its files."""
+    by_cohort: dict[str, list[tuple[str, Labels]]] = {}
+    for path in labels:
+        item = read_labels(path)
+        by_cohort.setdefault(str(item.obs["cohort"].iloc[0]), []).append((Path(path).parent.name, item))
+    found = []
+    for _, items in sorted(by_cohort.items()):
+        names, variants = [name for name, _ in items], [item for _, item in items]
+        found.append(("+".join(names), score_sensitivity(spec, names, variants), variants[0].metadata))
+    return found
+
+
+def _judge_tissue(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> list[Found]:
+    """Judge labels or predictions by what is known of the tissue."""
+    kind = str(spec["kind"])
+    found = []
+    for path in labels:
+        predicted = kind.startswith("predicted_")
+        for mine in read_predicted(path) if predicted else [read_labels(path)]:
+            cohort = str(mine.obs["cohort"].iloc[0])
+            if predicted and spec.get("cohorts") and cohort not in spec["cohorts"]:
+                continue
+            model = str(mine.metadata.get("model", path.stem)) if predicted else str(spec["labels"])
+            if kind.endswith("regions"):
+                regions, badges = _read_regions(against, cohort)
+                frames = score_regions(spec, badged(mine, badges), regions)
+            elif kind == "colocalization":
+                frames = score_significance(spec, mine, read_positions(against, cohort))
+            else:
+                nuclei, badges = read_nuclei(against, cohort)
+                frames = score_nuclei(spec, badged(mine, badges), nuclei)
+            found.append((model, frames, mine.metadata))
+    return found
+
+
+def _kept(tiles: Sequence[Path], samples: Sequence[Path], cohort: str) -> list[pd.DataFrame]:
+    regions, badges = _read_regions(samples, cohort)
+    return score_kept(tiles, regions, cohort, badges)

@@ -8,17 +8,19 @@ estimated pixels; weights below a cutoff are dropped; W is block-diagonal over s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.metrics.correlation import Floats
 
 LENGTH_SCALE_UM = 240.0
 CUTOFF = 0.2
+ARRAY, HIST2CELL = "array", "hist2cell_500px"
 _BLOCK = 1000
 _RELATIVE_NOISE = 1e-12
 FORMS = ("diag1_row", "diag1_flat", "nodiag_row", "nodiag_flat")
@@ -115,6 +117,67 @@ def spatial_weights(
     weights = stacked[position][:, position]
     total = weights.sum()
     return weights * (len(section) / total) if total > 0 else weights
+
+
+def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> Any:
+    """Return the weights of a named protocol.
+
+    Parameters
+    ----------
+    obs
+        cohort, sample and array_row, array_col, pitch_um (protocol ``array``) or x, y in level-0 px.
+    moran
+        ``protocol``: ``array`` (default; with length_scale_um, cutoff, include_self) or ``hist2cell_500px``: distances
+        and a length scale of 500 in px of the slide, whatever its um/px, cutoff 0.2, self included, at most the 160
+        strongest neighbours; kept when either side lists the other, so that W stays symmetric (SpatialDM's is directed).
+    """
+    section = (obs["cohort"].astype(str) + "/" + obs["sample"].astype(str)).to_numpy()
+    if moran.get("protocol", ARRAY) == ARRAY:
+        return spatial_weights(
+            obs[["array_row", "array_col"]].to_numpy(dtype=np.float64),
+            obs["pitch_um"].to_numpy(dtype=np.float64),
+            section,
+            **{key: moran[key] for key in ("length_scale_um", "cutoff", "include_self") if key in moran},
+        )
+    if moran["protocol"] != HIST2CELL:
+        raise InputError("moran.protocol", f"'{moran['protocol']}' is not known.", f"use {ARRAY} or {HIST2CELL}.")
+    places = obs[["x", "y"]].to_numpy(dtype=np.float64)
+    weights = spatial_weights(
+        places, np.ones(len(places)), section, length_scale_um=500.0, cutoff=0.2, include_self=True
+    )
+    return _capped(weights, 160)
+
+
+def _capped(weights: Any, most: int) -> Any:
+    """Keep at most the strongest entries of each row, then the union with the transpose, scaled to n."""
+    if int(np.diff(weights.indptr).max(initial=0)) <= most:
+        return weights
+    rows = weights.tolil()
+    for i, (columns, values) in enumerate(zip(rows.rows, rows.data, strict=True)):
+        if len(values) > most:
+            kept = np.sort(np.argsort(-np.asarray(values), kind="stable")[:most])
+            rows.rows[i] = [columns[k] for k in kept]
+            rows.data[i] = [values[k] for k in kept]
+    cut = rows.tocsr()
+    cut = cut.maximum(cut.T).tocsr()
+    return cut * (cut.shape[0] / cut.sum())
+
+
+def weight_diagnostics(weights: Any) -> dict[str, float]:
+    """Return what a reader must know of W: mean number of other observations with a weight, and self's share of all.
+
+    Returns
+    -------
+    dict
+        ``w_neighbours``, ``w_self_share`` (the in-spot part of R: 1 would make R a plain correlation).
+    """
+    own = weights.diagonal()
+    total = float(weights.sum())
+    others = np.diff(weights.indptr) - (own != 0)
+    return {
+        "w_neighbours": float(others.mean()) if len(others) else float("nan"),
+        "w_self_share": float(own.sum()) / total if total > 0 else float("nan"),
+    }
 
 
 def morans_r(values: Floats, weights: Any) -> Floats:

@@ -149,7 +149,7 @@ def _with_positions(scored: Scored, target_obs: pd.DataFrame) -> pd.DataFrame:
             "remove the experiment's models and predictions, so that they are made anew.",
         )
     found = target_obs.reindex(key)
-    for column in ("array_row", "array_col", "pitch_um", "badge"):
+    for column in ("array_row", "array_col", "pitch_um", "x", "y", "badge"):
         if column in found:
             values = found[column]
             obs[column] = values.fillna("").astype(str).to_numpy() if column == "badge" else values.to_numpy()

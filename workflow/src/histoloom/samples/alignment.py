@@ -2,7 +2,8 @@
 
 A 3 x 3 matrix without header maps H&E level-0 px to px of the morphology image, (x, y, 1) to (x, y, 1). Explorer's
 keypoint files (columns fixedX, fixedY, alignmentX, alignmentY) pair points of both images, alignment = H&E, fixed =
-morphology; at least three give the matrix by least squares. Cells go the other way: inverse(M) [x_um / 0.2125, y_um / 0.2125, 1].
+morphology; at least three give the matrix by least squares. Cells go the other way: inverse(M)
+[x_um / 0.2125, y_um / 0.2125, 1].
 """
 
 from __future__ import annotations
@@ -105,8 +106,13 @@ def to_slide(places_um: FloatArray, matrix: FloatArray, pixel_size_um: float) ->
     ndarray
         (n, 2), column and row, level-0 px of the H&E.
     """
-    inverse = np.linalg.inv(matrix)
+    inverse = inverted(matrix)
     return places_um / pixel_size_um @ inverse[:2, :2].T + inverse[:2, 2]
+
+
+def inverted(matrix: FloatArray) -> FloatArray:
+    """Return the inverse of an alignment."""
+    return np.asarray(np.linalg.inv(matrix), np.float64)
 
 
 def slide_mpp(matrix: FloatArray, pixel_size_um: float) -> float:

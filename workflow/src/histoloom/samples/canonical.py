@@ -179,7 +179,8 @@ def _check_size(found: Mapping[str, Any], slide: Slide, where: str) -> None:
     if "slide_size" not in found:
         return
     width, height = found["slide_size"]
-    if abs(slide.width - width) > _SIZE_TOLERANCE_PX or abs(slide.height - height) > _SIZE_TOLERANCE_PX:
+    tolerance = found.get("slide_size_tolerance", _SIZE_TOLERANCE_PX)
+    if abs(slide.width - width) > tolerance or abs(slide.height - height) > tolerance:
         raise InputError(
             where,
             f"the image {slide.path} has {slide.width} x {slide.height} px, but the positions were made on one of "

@@ -2,8 +2,8 @@
 
 Four technologies in one format (Jaume et al. 2024, arXiv 2406.16192). Visium keeps its barcodes; legacy ST ids are
 padded with zeros there ("010x013") and get their source's form back ("10x13"). Xenium and Visium HD come as
-pseudo-spots, transcripts pooled in squares; control probes among their features are dropped. ``array_row`` of legacy ST is the first
-number of the id (x), that of pseudo-spots counts from the top.
+pseudo-spots, transcripts pooled in squares; control probes among their features are dropped. ``array_row``
+of legacy ST is the first number of the id (x), that of pseudo-spots counts from the top.
 """
 
 from __future__ import annotations

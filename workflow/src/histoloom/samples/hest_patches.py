@@ -27,6 +27,7 @@ MAX_GREY_LEVELS = 20.0
 """Mean absolute difference that resampling and JPEG explain."""
 
 _N_COMPARED = 8
+_TURNED = 0.75
 _REMEDY = "fetch it again, set 'patches' to ignore, or give the section a reason in the sheet's 'exclude' column."
 
 
@@ -135,13 +136,15 @@ def check_patches(
             f"{patches.size_px * PATCH_UM_PER_PX / side:.4f} um/px; the section has {mpp:.4f}.",
             "correct 'mpp' in the sheet, or set 'patches' to ignore.",
         )
-    difference = compare_pixels(path, patches, slide, side)
-    logger.info("%s: %d patches of %.1f level-0 px, %.1f grey levels off the slide", path, len(at), side, difference)
-    if difference > MAX_GREY_LEVELS:
+    differences = compare_pixels(path, patches, slide, side)
+    upright, best = differences[0], min(differences)
+    logger.info("%s: %d patches of %.1f level-0 px, %.1f grey levels off the slide", path, len(at), side, upright)
+    turned = best < _TURNED * upright
+    if upright > MAX_GREY_LEVELS or turned:
         raise InputError(
             path,
-            f"the patches differ from the slide {slide.path} by {difference:.0f} grey levels in the mean, more than "
-            f"{MAX_GREY_LEVELS:.0f}: they were cut from another image, or are turned.",
+            f"the patches differ from the slide {slide.path} by {upright:.0f} grey levels in the mean"
+            f"{f', by {best:.0f} when turned: they are turned or mirrored' if turned else ': of another image'}.",
             _REMEDY,
         )
     return patches.obs_ids
@@ -162,8 +165,15 @@ def _check_places(path: Path, half: npt.NDArray[np.float64], side: float, swappe
     )
 
 
-def compare_pixels(path: Path, patches: Patches, slide: Slide, side: float) -> float:
-    """Return the mean absolute difference between stored patches and the slide, in grey levels, over a few of them."""
+def compare_pixels(path: Path, patches: Patches, slide: Slide, side: float) -> list[float]:
+    """Return how far stored patches are from the slide, as they are and turned.
+
+    Returns
+    -------
+    list of float
+        Mean absolute difference in grey levels over a few patches, for the eight ways to lay a square down; the first
+        is the upright one.
+    """
     import h5py
     from PIL import Image
 
@@ -175,7 +185,9 @@ def compare_pixels(path: Path, patches: Patches, slide: Slide, side: float) -> f
             width = round(side)
             if x < 0 or y < 0 or x + width > slide.width or y + width > slide.height:
                 continue
-            tile: UInt8 = slide.read(int(x), int(y), width, width)
-            small = Image.fromarray(np.ascontiguousarray(tile)).resize((patches.size_px,) * 2, Image.Resampling.BOX)
-            found.append(np.abs(np.asarray(small, np.float64) - handle["img"][index]).mean())
-    return float(np.mean(found)) if found else 0.0
+            tile: UInt8 = np.ascontiguousarray(slide.read(int(x), int(y), width, width))
+            small = np.asarray(Image.fromarray(tile).resize((patches.size_px,) * 2, Image.Resampling.BOX), np.float64)
+            stored = handle["img"][index]
+            laid = [np.rot90(side_up, k) for side_up in (stored, stored[:, ::-1]) for k in range(4)]
+            found.append([np.abs(small - image).mean() for image in laid])
+    return [float(value) for value in np.mean(found, axis=0)] if found else [0.0]

@@ -78,7 +78,8 @@ class Reader(ABC):
             level-0 px; uns["dropped"] = counts by reason and, optionally, uns["dropped_places"] (k, 2) = where what was
             dropped lies. Optional: var["ensembl_id"]; obs columns of `histoloom.samples.canonical.OPTIONAL_OBS`;
             uns["found"], a dict of what the files say about the section: "mpp" ({"alignment" or "estimated": um/px}),
-            "pitch_um", "spot_diameter_um", "slide_size" (width, height in px) and "facts" (JSON, kept in the metadata).
+            "pitch_um", "spot_diameter_um", "slide_size" (width, height in px; "slide_size_tolerance" where it is
+            rounded) and "facts" (JSON, kept in the metadata).
 
         Raises
         ------

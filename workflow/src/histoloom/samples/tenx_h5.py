@@ -96,6 +96,39 @@ def _genes_only(matrix: csr_matrix, obs_ids: pd.Index, names: Any, ids: Any, typ
     return FeatureMatrix(matrix, obs_ids, names[kept], ids[kept], controls)
 
 
+def by_symbol(matrix: csr_matrix, counts: FeatureMatrix) -> tuple[csr_matrix, pd.Index, list[str]]:
+    """Make symbols the key of the columns.
+
+    Parameters
+    ----------
+    matrix
+        Rows of `counts.matrix`.
+    counts
+        Where the columns come from.
+
+    Returns
+    -------
+    matrix : csr_matrix
+        Columns that share a symbol are added up.
+    genes : Index
+        Symbols, unique.
+    ids : list of str
+        Their Ensembl ids, "" where there is none, or several were added up.
+    """
+    from scipy.sparse import csr_matrix
+
+    names = pd.Index(counts.names, dtype=object)
+    genes = names.unique()
+    if not names.is_unique:
+        logger.info("%d genes share a symbol with another and were added to it", len(names) - len(genes))
+        codes = genes.get_indexer(names)
+        matrix = matrix @ csr_matrix((np.ones(len(codes), np.int32), (np.arange(len(codes)), codes)))
+    ids = pd.Series(counts.ids, index=names, dtype=object)
+    ids = ids.where(ids.str.startswith("ENS"), "")
+    alone = ids[~names.duplicated(keep=False)]
+    return matrix, genes, [str(gene) for gene in alone.reindex(genes).fillna("")]
+
+
 def as_text(values: Any) -> npt.NDArray[np.object_]:
     """Return ids as text, whether stored as bytes, text or numbers (1, 1.0 -> "1")."""
     raw = np.asarray(values)

@@ -1,8 +1,8 @@
 """Cells of a Xenium bundle (Onboard Analysis 1 to 4), placed on an H&E of the same section.
 
-An observation is a cell; its place is the centroid in level-0 px of the H&E. The bundle's um are those of the morphology
-image (0.2125 um/px, stated in ``experiment.xenium``). Control probes and codewords are no genes: dropped and counted. A
-cell has no array coordinates: ``array_row`` and ``array_col`` are its y and x in steps of ``pitch_um`` (10 um).
+An observation is a cell; its place is the centroid in level-0 px of the H&E. The bundle's um are those of the
+morphology image (0.2125 um/px, stated in ``experiment.xenium``). Control probes and codewords are no genes: dropped and
+counted. A cell has no array coordinates: ``array_row`` and ``array_col`` are its y and x in steps of ``pitch_um``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.samples.alignment import read_alignment, slide_mpp, to_slide
+from histoloom.samples.alignment import inverted, read_alignment, slide_mpp, to_slide
 from histoloom.samples.reader import Reader, assemble, join, need, with_gene_table
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class XeniumReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read the cells that have counts and a centroid, and place them on the H&E."""
-        from histoloom.samples.tenx_h5 import read_feature_matrix
+        from histoloom.samples.tenx_h5 import by_symbol, read_feature_matrix
 
         counts = read_feature_matrix(Path(files["counts"]))
         cells = read_cells(Path(files["cells"]))
@@ -99,9 +99,9 @@ class XeniumReader(Reader):
                 **{f"{name}_um2": cells[name].to_numpy() for name in ("cell_area", "nucleus_area") if name in cells},
             }
         )
-        genes, merge = _unique_names(counts)
-        section = assemble(matrix if merge is None else matrix @ merge, cells.index, genes, positions, dropped)
-        section.var["ensembl_id"] = _ids(counts, genes)
+        matrix, genes, ids = by_symbol(matrix, counts)
+        section = assemble(matrix, cells.index, genes, positions, dropped)
+        section.var["ensembl_id"] = ids
         found["facts"] = {**facts, "controls": counts.controls}
         found["spot_diameter_um"] = _diameter(cells)
         section.uns["found"] = found
@@ -195,7 +195,7 @@ def _place(
         return um / pixel_size, {"mpp": {"alignment": pixel_size}, "inside": np.ones(len(um), bool)}
     matrix = read_alignment(Path(files["alignment"]))
     places = to_slide(um, matrix, pixel_size)
-    inside = check_alignment(places, to_slide(um, np.linalg.inv(matrix), pixel_size), files)
+    inside = check_alignment(places, to_slide(um, inverted(matrix), pixel_size), files)
     return places, {"mpp": {"alignment": slide_mpp(matrix, pixel_size)}, "inside": inside}
 
 
@@ -230,7 +230,7 @@ def check_alignment(
     mask, scale = geometry.tissue_mask(thumbnail), max(thumbnail.shape) / max(width, height)
     share, inverse_share = (geometry.tissue_share(xy, mask, scale) for xy in (places, turned))
     logger.info("%.3f of the cells lie on the slide, %.2f on its tissue", inside.mean(), share)
-    better = inverse_inside.mean() > inside.mean() and inverse_share > share
+    better = inverse_inside.mean() >= inside.mean() and inverse_share > share
     hint = (
         f" By its inverse {100 * inverse_inside.mean():.0f} % would lie on it: the matrix looks inverted."
         if better
@@ -240,33 +240,12 @@ def check_alignment(
     if 1 - inside.mean() > MAX_OUTSIDE or on_glass:
         raise InputError(
             files["alignment"],
-            f"{int((~inside).sum())} of {len(inside)} cells lie beside the slide {files['image']} of {width} x {height} px, "
-            f"{100 * share:.0f} % of all lie on its tissue.{hint}",
+            f"{int((~inside).sum())} of {len(inside)} cells lie beside the slide {files['image']} of {width} x "
+            f"{height} px, {100 * share:.0f} % of all lie on its tissue.{hint}",
             "give the alignment csv of this H&E as published (it maps H&E pixels to morphology pixels), or exclude the "
             "section ('exclude').",
         )
     return inside
-
-
-def _unique_names(counts: FeatureMatrix) -> tuple[pd.Index, Any]:
-    """Return gene symbols, and a matrix that adds up those that several ids share (None where there are none)."""
-    from scipy.sparse import csr_matrix
-
-    names = pd.Index(counts.names, dtype=object)
-    if names.is_unique:
-        return names, None
-    codes, unique = pd.factorize(names)
-    logger.info("%d genes share a symbol with another and were added to it", len(names) - len(unique))
-    ones = np.ones(len(codes), np.int32)
-    return pd.Index(unique, dtype=object), csr_matrix((ones, (np.arange(len(codes)), codes)))
-
-
-def _ids(counts: FeatureMatrix, genes: pd.Index) -> list[str]:
-    """Return the Ensembl id of each symbol, "" where it has none or several."""
-    ids = pd.Series(counts.ids, index=counts.names)
-    ids = ids.where(ids.str.startswith("ENS"), "")
-    alone = ids[~ids.index.duplicated(keep=False)]
-    return [str(gene) for gene in alone.reindex(genes).fillna("")]
 
 
 def _diameter(cells: pd.DataFrame) -> float:

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from histoloom.artefacts import write_sidecar
 from histoloom.errors import InputError
@@ -17,7 +16,7 @@ from histoloom.identity import canonical_json, sha256_file
 from histoloom.registry import load
 from histoloom.sources.registry import DOORS, ways
 from histoloom.sources.transfer import DiskFull, Download, advance, check_space, disk_full, size_of
-from histoloom.sources.verify import checksum_of, difference, look_like, unlike_its_name
+from histoloom.sources.verify import checksum_of, difference, something_else, unlike_its_name
 from histoloom.sources.web import NoNetwork, PassingFault, Web, plain
 
 logger = logging.getLogger(__name__)
@@ -87,10 +86,10 @@ def where_to_copy(entry: Mapping[str, str]) -> str:
 def _nobody_gives(entry: Mapping[str, str], problems: Sequence[InputError]) -> InputError:
     """Put the problems of all places into one error."""
     if all(isinstance(problem, NoNetwork) for problem in problems):
-        hosts = dict.fromkeys(urlsplit(way["url"]).hostname or way["url"] for way in ways(entry))
+        told = " ".join(dict.fromkeys(problem.problem for problem in problems))
         return NoNetwork(
             f"{entry['source']}/{entry['file']}",
-            f"no network: this machine cannot reach {', '.join(hosts)}.",
+            told,
             where_to_copy(entry),
         )
     if len(problems) == 1:
@@ -199,13 +198,18 @@ def _settle(download: Download, part: Path, out: Path, name: str, fresh: bool) -
     problem, what = None, ""
     if download.unpack is None:
         found = part
-        what = look_like(part)
+        what = something_else(part, name)
     else:
         found = out
         try:
             download.unpack(part, out)
         except Damaged as error:
             problem = str(error)
+        except InputError:
+            # A password that does not fit may also be a damaged beginning: nothing is kept of it.
+            part.unlink()
+            out.unlink(missing_ok=True)
+            raise
     if problem is None:
         problem = difference(found, download.checks)
     if problem is None and checksum_of(download.checks) is None:

@@ -133,6 +133,9 @@ def advance(session: requests.Session, download: Download, part: Path, name: str
     have = size_of(part)
     if have and have == download.length:
         return
+    if download.stop is not None and have > download.stop - download.start:
+        part.unlink()
+        have = 0
     first = download.start + have
     last = "" if download.stop is None else str(download.stop - 1)
     headers = dict(download.headers)

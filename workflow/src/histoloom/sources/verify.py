@@ -74,8 +74,7 @@ def unlike_its_name(path: Path, name: str) -> str | None:
     """Say what is wrong with a file whose checksum nobody published: empty, a web page, other first bytes."""
     if path.stat().st_size == 0:
         return "it is empty."
-    what = look_like(path)
-    if what and not (what == "a JSON message" and name.endswith((".json", ".xenium"))):
+    if what := something_else(path, name):
         return f"it is {what}."
     beginnings = next((starts for end, starts in _BEGINNINGS.items() if name.endswith(end)), None)
     with path.open("rb") as handle:
@@ -91,6 +90,12 @@ def _stream(path: Path, digest: hashlib._Hash) -> str:
         while count := handle.readinto(buffer):
             digest.update(buffer[:count])
     return digest.hexdigest()
+
+
+def something_else(path: Path, name: str) -> str:
+    """Say what the bytes are when they are a page or a message, and the file of that name is none; else nothing."""
+    what = look_like(path)
+    return "" if what == "a JSON message" and name.endswith((".json", ".xenium")) else what
 
 
 def look_like(path: Path) -> str:

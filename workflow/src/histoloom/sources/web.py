@@ -72,6 +72,8 @@ class Web:
         self.tries, self.backoff_s = tries, backoff_s
         self.session = requests.Session()
         self.session.max_redirects = MAX_REDIRECTS
+        self.answered = False
+        self.session.hooks["response"].append(self._note_answer)
         # Any other coding of the content would make ranges and lengths mean something else.
         self.session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
 
@@ -80,6 +82,9 @@ class Web:
 
     def __exit__(self, *_: object) -> None:
         self.session.close()
+
+    def _note_answer(self, answer: requests.Response, **_: object) -> None:
+        self.answered = True
 
     def attempt(self, url: str, action: Callable[[], _Result], progress: Callable[[], int] = lambda: 0) -> _Result:
         """Do something until it succeeds, with growing pauses after passing faults.
@@ -105,7 +110,13 @@ class Web:
             try:
                 return action()
             except (PassingFault, OSError, HTTPError) as error:  # the errors of requests are OSErrors
-                fault = as_fault(error, url)
+                try:
+                    fault = as_fault(error, url)
+                except NoNetwork as gone:
+                    # Once something has answered there is a network: it may come back.
+                    if not self.answered:
+                        raise
+                    fault = PassingFault(gone.problem)
             failed = 0 if progress() > reached else failed
             reached, failed = progress(), failed + 1
             if failed >= self.tries:

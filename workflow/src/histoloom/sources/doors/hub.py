@@ -104,7 +104,6 @@ def sample_files(api: HfApi, repo: str, kind: str, revision: str, sample: str) -
 
 def _asked(question: Callable[[], _Result], entry: Mapping[str, str]) -> _Result:
     """Ask the hub; turn its client's errors into ours, without their texts where these might hold a header."""
-    import httpx
     from huggingface_hub import errors
 
     url = entry["url"]
@@ -125,7 +124,7 @@ def _asked(question: Callable[[], _Result], entry: Mapping[str, str]) -> _Result
         raise InputError(
             url, f"the hub answered {status}.", "check repository and revision in resources/files."
         ) from None
-    except httpx.HTTPError as error:
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of whichever library the client uses
         if is_no_network(error):
             host = os.environ.get("HF_ENDPOINT") or "huggingface.co"
             raise NoNetwork(url, f"this machine cannot reach {host}.", "give a mirror_dir.") from None

@@ -1,0 +1,478 @@
+"""Doors: each kind of host, played on 127.0.0.1 as its own API speaks."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from histoloom.errors import InputError
+from histoloom.jobs import job
+from histoloom.sources import LISTS, registry_entry
+from histoloom.sources.fetch import fetch_file
+from histoloom.sources.registry import DOORS, find_entry, is_pattern, load_registry, ways
+from loopback import Site, play_hub, redirect, running_site, send_file, status
+
+TOKEN = "hf_VerySecretToken123"
+DATA = b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 1200
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with running_site() as found:
+        yield found
+
+
+def entry(**columns: str) -> dict[str, str]:
+    return {"file": "a.h5ad", "source": "src", "licence": "CC BY 4.0", "citation": "10.1/x", **columns}
+
+
+def fetch(out: Path, **columns: str) -> None:
+    fetch_file(entry=entry(**columns), mirror=None, out=out, tries=2, backoff_s=0.01)
+
+
+def record(out: Path) -> dict[str, object]:
+    return json.loads(out.with_name(out.name + ".json").read_text())
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+# the hub ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setenv("HF_ENDPOINT", site.host)
+    play_hub(site, "Lab/set", {"st/TENX9.h5ad": DATA, "st/TENX95.h5ad": DATA[:-7], "metadata/TENX9.json": b'{"id": 9}'})
+    return site
+
+
+def hub_entry(file: str, **columns: str) -> dict[str, str]:
+    return {"door": "hub", "url": "hf://datasets/Lab/set", "file": file, "gate": "accept the terms first", **columns}
+
+
+def test_hub_file_with_the_hubs_own_checksum_and_commit(hub: Site, tmp_path: Path) -> None:
+    out = tmp_path / "a.h5ad"
+    fetch(out, **hub_entry("st/TENX9.h5ad"))
+    assert out.read_bytes() == DATA
+    found = record(out)
+    assert found["sha256"] == hashlib.sha256(DATA).hexdigest()
+    assert found["version"] == {"repository": "Lab/set", "revision": "main", "commit": "c" * 40}
+    assert all("Authorization" not in {k.title() for k in headers} for _, headers in hub.requests)
+
+
+def test_hub_small_file_goes_by_its_git_name_and_may_be_json(hub: Site, tmp_path: Path) -> None:
+    fetch(tmp_path / "a.json", **hub_entry("metadata/TENX9.json"))
+    assert json.loads((tmp_path / "a.json").read_text()) == {"id": 9}
+    hub.files["/datasets/Lab/set/resolve/" + "c" * 40 + "/metadata/TENX9.json"] = b'{"id": 8}'
+    with pytest.raises(InputError, match="git_blob_sha1 is"):
+        fetch(tmp_path / "b.json", **hub_entry("metadata/TENX9.json"))
+
+
+def test_hub_wrong_bytes_of_the_right_length(hub: Site, tmp_path: Path) -> None:
+    hub.files["/datasets/Lab/set/resolve/" + "c" * 40 + "/st/TENX9.h5ad"] = DATA[:-1] + b"?"
+    with pytest.raises(InputError, match="sha256 is"):
+        fetch(tmp_path / "a.h5ad", **hub_entry("st/TENX9.h5ad"))
+    assert left(tmp_path) == []
+
+
+def test_hub_missing_file_names_the_samples_files_and_no_others(hub: Site, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no file 'wsis/TENX9\.tif'") as caught:
+        fetch(tmp_path / "a.tif", **hub_entry("wsis/TENX9.tif"))
+    assert "st/TENX9.h5ad" in str(caught.value)
+    assert "TENX95" not in str(caught.value)
+
+
+def test_hub_missing_revision(hub: Site, tmp_path: Path) -> None:
+    hub.script["/api/datasets/Lab/set/revision/v9"] = [status(404, X_Error_Code="RevisionNotFound")]
+    with pytest.raises(InputError, match="no revision 'v9'"):
+        fetch(tmp_path / "a.h5ad", **hub_entry("st/TENX9.h5ad", revision="v9"))
+
+
+@pytest.mark.parametrize("number", [401, 403])
+def test_hub_gate_explains_what_to_accept(hub: Site, tmp_path: Path, number: int) -> None:
+    path = "/datasets/Lab/set/resolve/" + "c" * 40 + "/st/TENX9.h5ad"
+    hub.script[path] = [status(number, X_Error_Code="GatedRepo")] * 5
+    with pytest.raises(InputError, match=str(number)) as caught:
+        fetch(tmp_path / "a.h5ad", **hub_entry("st/TENX9.h5ad"))
+    assert caught.value.remedy == "accept the terms first"
+    assert hub.paths().count(path) == 1
+
+
+def test_hub_api_refusal_says_that_there_is_no_token(hub: Site, tmp_path: Path) -> None:
+    hub.script["/api/datasets/Lab/set/revision/main"] = [status(401, X_Error_Code="GatedRepo")]
+    with pytest.raises(InputError, match="there is no token") as caught:
+        fetch(tmp_path / "a.h5ad", **hub_entry("st/TENX9.h5ad"))
+    assert caught.value.remedy == "accept the terms first"
+
+
+def test_hub_api_that_is_busy_is_asked_again(hub: Site, tmp_path: Path) -> None:
+    hub.script["/api/datasets/Lab/set/revision/main"] = [status(503)]
+    fetch(tmp_path / "a.h5ad", **hub_entry("st/TENX9.h5ad"))
+    assert (tmp_path / "a.h5ad").read_bytes() == DATA
+
+
+def test_token_reaches_the_hub_alone_and_no_log(hub: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    path = "/datasets/Lab/set/resolve/" + "c" * 40 + "/st/TENX9.h5ad"
+    with running_site() as store:
+        # The hub sends us on to a storage with a signed link; the storage breaks down, with our header in its text.
+        hub.script[path] = [redirect(f"{store.host}/blob?X-Amz-Signature=SIGNATURE")] * 3
+        store.files["/blob"] = DATA
+        store.script["/blob"] = [status(500, f"Authorization: Bearer {TOKEN}".encode())] * 3
+        with pytest.raises(SystemExit), job(tmp_path / "log", {"file": tmp_path / "a.h5ad"}) as out:
+            fetch(out["file"], **hub_entry("st/TENX9.h5ad"))
+        assert any(TOKEN in headers.get("Authorization", "") for p, headers in hub.requests if path in p)
+        assert [headers.get("Authorization") for _, headers in store.requests] == [None, None]
+        store.script.clear()
+        hub.script[path] = [redirect(f"{store.host}/blob?X-Amz-Signature=SIGNATURE")]
+        with job(tmp_path / "log2", {"file": tmp_path / "a.h5ad"}) as out:
+            fetch(out["file"], **hub_entry("st/TENX9.h5ad"))
+    told = (tmp_path / "log").read_text() + (tmp_path / "log2").read_text() + json.dumps(record(tmp_path / "a.h5ad"))
+    assert "500" in told
+    for secret in (TOKEN, "SIGNATURE", "VerySecret"):
+        assert secret not in told
+
+
+# Mendeley --------------------------------------------------------------------------------------------------------
+
+
+def listing(site: Site, body: bytes = DATA, name: str = "spots_BT1_C1.csv.gz") -> dict[str, str]:
+    site.files["/public-files/1/file_downloaded"] = body
+    site.pages["/public-api/datasets/29/files"] = [
+        {
+            "filename": name,
+            "id": "1",
+            "size": len(body),
+            "content_details": {
+                "sha256_hash": hashlib.sha256(body).hexdigest(),
+                "size": len(body),
+                "download_url": f"{site.host}/public-files/1/file_downloaded",
+            },
+        }
+    ]
+    return {"door": "mendeley", "url": f"{site.host}/public-api/datasets/29/files?folder_id=root&version=5"}
+
+
+def test_mendeley_file_by_its_listing(site: Site, tmp_path: Path) -> None:
+    fetch(tmp_path / "a", **listing(site), file="spots_BT1_C1.csv.gz")
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert "version=5" in site.requests[0][0]
+    assert record(tmp_path / "a")["sha256"] == hashlib.sha256(DATA).hexdigest()
+
+
+def test_mendeley_wrong_name_is_told_with_the_nearest(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"1 files has no 'spots_BC1_C1\.csv\.gz'.*spots_BT1_C1"):
+        fetch(tmp_path / "a", **listing(site), file="spots_BC1_C1.csv.gz")
+
+
+def test_mendeley_error_in_json_under_200_is_an_error(site: Site, tmp_path: Path) -> None:
+    row = listing(site)
+    site.script["/public-files/1/file_downloaded"] = [status(200, b'{"message": "try later"}')] * 9
+    with pytest.raises(InputError, match="JSON message instead of the file"):
+        fetch(tmp_path / "a", **row, file="spots_BT1_C1.csv.gz")
+    site.script["/public-files/1/file_downloaded"] = [status(200, b'{"message": "try later"}')]
+    fetch(tmp_path / "a", **row, file="spots_BT1_C1.csv.gz")
+    site.pages["/public-api/datasets/29/files"] = {"message": "Internal error"}
+    with pytest.raises(InputError, match=r"something else than a list of files \(Internal error\)"):
+        fetch(tmp_path / "b", **row, file="spots_BT1_C1.csv.gz")
+    site.script["/public-api/datasets/29/files"] = [status(200, b"<html>")] * 9
+    with pytest.raises(InputError, match="something else than JSON"):
+        fetch(tmp_path / "b", **row, file="spots_BT1_C1.csv.gz")
+    assert left(tmp_path) == ["a", "a.json"]
+
+
+# CELLxGENE -------------------------------------------------------------------------------------------------------
+
+
+def dataset(site: Site, version: str = "v-2", size: int = len(DATA)) -> dict[str, str]:
+    site.files[f"/{version}.h5ad"] = DATA
+    answer = {
+        "dataset_id": "d",
+        "dataset_version_id": version,
+        "published_at": "2023-01-01T00:00:00",
+        "revised_at": "2024-02-03T04:05:06",
+        "title": "all cells",
+        "assets": [
+            {"filetype": "H5AD", "filesize": size, "url": f"{site.host}/{version}.h5ad"},
+            {"filetype": "RDS", "filesize": 1, "url": f"{site.host}/x.rds"},
+        ],
+    }
+    site.pages["/curation/v1/collections/c/datasets/d"] = answer
+    site.pages[f"/curation/v1/dataset_versions/{version}"] = answer
+    return {"door": "cellxgene", "url": f"{site.host}/curation/v1/collections/c/datasets/d"}
+
+
+def test_cellxgene_version_and_date_are_recorded(site: Site, tmp_path: Path) -> None:
+    fetch(tmp_path / "a.h5ad", **dataset(site))
+    found = record(tmp_path / "a.h5ad")
+    assert (tmp_path / "a.h5ad").read_bytes() == DATA
+    assert found["version"] == {"dataset_version_id": "v-2", "dated": "2024-02-03T04:05:06", "title": "all cells"}
+    assert found["sha256"] == hashlib.sha256(DATA).hexdigest()
+
+
+def test_cellxgene_pinned_version_asks_for_that_version(site: Site, tmp_path: Path) -> None:
+    row = dataset(site, "v-1")
+    dataset(site, "v-2")
+    fetch(tmp_path / "a.h5ad", **row, revision="v-1")
+    assert site.paths() == ["/curation/v1/dataset_versions/v-1", "/v-1.h5ad"]
+    site.pages["/curation/v1/dataset_versions/v-1"]["dataset_version_id"] = "v-2"
+    with pytest.raises(InputError, match="answers with version v-2"):
+        fetch(tmp_path / "b.h5ad", **row, revision="v-1")
+
+
+def test_cellxgene_size_or_kind_that_is_not_the_stated_one(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"it has {len(DATA)} bytes, {len(DATA) + 5} were expected"):
+        fetch(tmp_path / "a.h5ad", **dataset(site, size=len(DATA) + 5))
+    row = dataset(site)
+    site.files["/v-2.h5ad"] = b"x" * len(DATA)
+    with pytest.raises(InputError, match=r"does not begin as a \.h5ad file does"):
+        fetch(tmp_path / "a.h5ad", **row)
+    site.pages["/curation/v1/collections/c/datasets/d"]["assets"] = []
+    with pytest.raises(InputError, match="no single h5ad"):
+        fetch(tmp_path / "a.h5ad", **row)
+    assert left(tmp_path) == []
+
+
+# members of remote archives --------------------------------------------------------------------------------------
+
+
+def archive(members: dict[str, bytes], password: str = "") -> bytes:
+    held = io.BytesIO()
+    if password:
+        import pyzipper
+
+        with pyzipper.AESZipFile(held, "w", compression=zipfile.ZIP_DEFLATED, encryption=pyzipper.WZ_AES) as zipped:
+            zipped.setpassword(password.encode())
+            for name, body in members.items():
+                zipped.writestr(name, body)
+    else:
+        with zipfile.ZipFile(held, "w", compression=zipfile.ZIP_DEFLATED) as plain:
+            for name, body in members.items():
+                plain.writestr(name, body)
+    return held.getvalue()
+
+
+NOISE = hashlib.shake_256(b"noise").digest(900_000)
+
+
+def zip_row(site: Site, member: str = "cells.parquet", **columns: str) -> dict[str, str]:
+    return {"door": "zip_member", "url": f"{site.host}/outs.zip#{member}", "file": "x_outs/cells.h5ad", **columns}
+
+
+def test_member_of_a_remote_archive_costs_its_own_bytes(site: Site, tmp_path: Path) -> None:
+    body = archive({"big.bin": NOISE, "cells.parquet": DATA, "other.bin": NOISE})
+    site.files["/outs.zip"] = body
+    fetch(tmp_path / "a", **zip_row(site))
+    assert (tmp_path / "a").read_bytes() == DATA
+    ranges = [headers["Range"] for _, headers in site.requests]
+    assert ranges[0] == "bytes=-65536"
+    first, last = map(int, ranges[1].removeprefix("bytes=").split("-"))
+    assert last - first < len(DATA)
+    assert len(ranges) == 2
+    assert left(tmp_path) == ["a", "a.json"]
+    assert record(tmp_path / "a")["version"]["member"] == "cells.parquet"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("place", [0, 1, 40, 100_000, 450_000, 899_999])
+def test_member_is_resumed_inside_the_member(site: Site, tmp_path: Path, place: int) -> None:
+    site.files["/outs.zip"] = archive({"a.bin": DATA, "cells.parquet": NOISE, "z.bin": DATA})
+    cut = [None, lambda handler: send_file(handler, site.files["/outs.zip"], cut_after=place)]
+    site.script["/outs.zip"] = list(cut)
+    fetch(tmp_path / "a", **zip_row(site, file="a.bin"))
+    assert (tmp_path / "a").read_bytes() == NOISE
+    ranges = [headers["Range"].removeprefix("bytes=").split("-") for _, headers in site.requests[1:]]
+    assert int(ranges[1][0]) - int(ranges[0][0]) == place
+    assert ranges[0][1] == ranges[1][1]
+
+
+def test_member_in_a_folder_is_found_and_two_of_a_name_are_not(site: Site, tmp_path: Path) -> None:
+    site.files["/outs.zip"] = archive({"outs/cells.parquet": DATA})
+    fetch(tmp_path / "a", **zip_row(site))
+    site.files["/outs.zip"] = archive({"x/cells.parquet": DATA, "y/cells.parquet": DATA})
+    with pytest.raises(InputError, match=r"more than one 'cells\.parquet'"):
+        fetch(tmp_path / "b", **zip_row(site))
+    with pytest.raises(InputError, match=r"no 'cells\.zarr'"):
+        fetch(tmp_path / "b", **zip_row(site, "cells.zarr"))
+
+
+def test_archive_whose_members_climb_out_writes_nowhere_else(site: Site, tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    site.files["/outs.zip"] = archive({"../evil": b"x", "/etc/evil": b"y", "../../cells.parquet": DATA})
+    for member in ("../evil", "/etc/evil", "..%2Fevil"):
+        with pytest.raises(InputError, match="no path inside an archive"):
+            fetch(inner / "a", **zip_row(site, member))
+    with pytest.raises(InputError, match="climbs out of the archive"):
+        fetch(inner / "a", **zip_row(site))
+    assert left(inner) == []
+    assert left(tmp_path) == ["inner"]
+
+
+def test_encrypted_archive(site: Site, tmp_path: Path) -> None:
+    site.files["/outs.zip"] = archive({"sel/A1.tsv.gz": gzip.compress(b"x\ty\n" * 900), "b": NOISE}, "right")
+    row = zip_row(site, "A1.tsv.gz", password="right")
+    fetch(tmp_path / "a.tsv.gz", **{**row, "file": "A1.tsv.gz"})
+    assert gzip.decompress((tmp_path / "a.tsv.gz").read_bytes()) == b"x\ty\n" * 900
+    # A name without .gz wants what is inside.
+    fetch(tmp_path / "a.tsv", **{**row, "file": "A1.tsv"})
+    assert (tmp_path / "a.tsv").read_bytes() == b"x\ty\n" * 900
+
+
+@pytest.mark.parametrize("password", ["wrong-one", ""])
+def test_encrypted_archive_with_a_wrong_password(site: Site, tmp_path: Path, password: str) -> None:
+    site.files["/outs.zip"] = archive({"cells.parquet": DATA}, "right")
+    with pytest.raises(InputError, match="cannot decrypt") as caught:
+        fetch(tmp_path / "a", **zip_row(site, password=password))
+    assert "wrong-one" not in str(caught.value)
+    assert "password" in caught.value.remedy
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("password", ["", "right"])
+def test_damaged_member_is_fetched_anew_once_and_then_told(site: Site, tmp_path: Path, password: str) -> None:
+    good = archive({"cells.parquet": NOISE, "b": DATA}, password)
+    bad = bytearray(good)
+    bad[400_000] ^= 0xFF
+    site.files["/outs.zip"] = bytes(bad)
+    with pytest.raises(InputError, match=r"not the published ones: 'cells\.parquet' does not unpack"):
+        fetch(tmp_path / "a", **zip_row(site, file="a.bin", password=password))
+    assert left(tmp_path) == []
+
+
+def test_archive_on_a_server_without_ranges(site: Site, tmp_path: Path) -> None:
+    site.files["/outs.zip"] = archive({"cells.parquet": DATA})
+    site.ranges = False
+    with pytest.raises(InputError, match="no ranges") as caught:
+        fetch(tmp_path / "a", **zip_row(site))
+    assert "mirror_dir" in caught.value.remedy
+    assert len(site.requests) == 1
+
+
+def test_archive_that_is_none_or_not_there(site: Site, tmp_path: Path) -> None:
+    site.files["/outs.zip"] = b"<html>maintenance</html>" * 50
+    with pytest.raises(InputError, match="no zip directory"):
+        fetch(tmp_path / "a", **zip_row(site))
+    with pytest.raises(InputError, match="404"):
+        fetch(tmp_path / "a", **zip_row(site, url=f"{site.host}/gone.zip#a"))
+    assert site.paths().count("/gone.zip") == 1
+
+
+# mirrors ---------------------------------------------------------------------------------------------------------
+
+
+def test_mirrors_are_tried_in_order_and_must_give_the_same_file(site: Site, tmp_path: Path) -> None:
+    site.files |= {"/wrong": DATA[:-1] + b"?", "/outs.zip": archive({"a.h5ad": DATA}, "right"), "/never": DATA}
+    columns = {
+        "url": f"{site.host}/gone",
+        "mirrors": f"http {site.host}/wrong | zip_member {site.host}/outs.zip#a.h5ad | http {site.host}/never",
+        "password": "right",
+        "sha256": hashlib.sha256(DATA).hexdigest(),
+    }
+    fetch(tmp_path / "a", **columns)
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert list(dict.fromkeys(site.paths())) == ["/gone", "/wrong", "/outs.zip"]
+    assert left(tmp_path) == ["a"]
+    site.files.clear()
+    with pytest.raises(InputError, match=r"none of 4 places gives it: .*/gone: .*404.*/never"):
+        fetch(tmp_path / "b", **columns)
+
+
+def test_a_copy_by_hand_is_checked_against_the_record_of_an_earlier_fetch(site: Site, tmp_path: Path) -> None:
+    copy = tmp_path / "mirror" / "src" / "a.h5ad"
+    copy.parent.mkdir(parents=True)
+    row = entry(**dataset(site))
+    fetch_file(entry=row, mirror=None, out=copy)
+    out = tmp_path / "out.h5ad"
+    fetch_file(entry=row, mirror=tmp_path / "mirror", out=out)
+    assert out.is_symlink()
+    assert record(out) == record(copy)
+    copy.write_bytes(DATA[:-1] + b"?")
+    with pytest.raises(InputError, match="sha256 is"):
+        fetch_file(entry=row, mirror=tmp_path / "mirror", out=out)
+    # Without the record only its beginning can be looked at.
+    copy.with_name("a.h5ad.json").unlink()
+    fetch_file(entry=row, mirror=tmp_path / "mirror", out=out)
+    copy.write_bytes(b"<html>" * 9)
+    with pytest.raises(InputError, match="it is a web page"):
+        fetch_file(entry=row, mirror=tmp_path / "mirror", out=out)
+
+
+# the lists -------------------------------------------------------------------------------------------------------
+
+
+def test_every_row_of_every_list_has_doors_that_exist() -> None:
+    lists = sorted(LISTS.glob("*.tsv"))
+    assert {"her2st", "stnet", "hest", "xenium", "hbca"} <= {path.stem for path in lists}
+    for path in lists:
+        for row in load_registry(path).values():
+            for way in ways(row):
+                assert way["door"] in DOORS
+                assert way["url"].startswith(("https://", "hf://")), path
+                assert (way["door"] == "zip_member") == ("#" in way["url"]), path
+            if row["door"] == "hub":
+                assert "HF_TOKEN" in row["gate"]
+
+
+def test_her2st_has_zenodo_behind_github() -> None:
+    image = registry_entry("her2st", "data/ST-imgs/C/C2/5714_HE_BT_C2.jpg")
+    assert [way["url"].rpartition("/")[2] for way in ways(image)] == ["5714_HE_BT_C2.jpg", "C2.jpg"]
+    assert image["password"]
+    spots = registry_entry("her2st", "data/ST-spotfiles/C2_selection.tsv")
+    assert ways(spots)[1]["url"].endswith("spot-selections.zip?download=1#C2_selection.tsv.gz")
+
+
+def test_patterns_serve_every_sample() -> None:
+    assert registry_entry("hest", "st/TENX95.h5ad")["door"] == "hub"
+    row = registry_entry("stnet", "HE_BT23287_C1.jpg")
+    assert (row["door"], ways(row)[1]["url"].rpartition("#")[2]) == ("mendeley", "HE_BT23287_C1.jpg")
+    row = registry_entry("cellxgene", "11-aa/22-bb.h5ad")
+    assert row["url"].endswith("/curation/v1/collections/11-aa/datasets/22-bb")
+    with pytest.raises(InputError, match="not on the list"):
+        registry_entry("hest", "videos/TENX95.mp4")
+
+
+def test_xenium_breast_members_have_their_md5() -> None:
+    row = registry_entry("xenium", "Xenium_Prime_Breast_Cancer_FFPE_outs/cell_feature_matrix.h5")
+    assert row["md5"] == "f254faa26200511463b1dc3b2e7b5c87"
+    assert row["url"].endswith("Xenium_Prime_Breast_Cancer_FFPE_outs.zip#cell_feature_matrix.h5")
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ("file\turl\tlicence\tcitation\tdoor\na\tu\tl\tc\tback\n", "unknown door 'back'"),
+        ("file\turl\tlicence\tcitation\tdoor\tcolour\na\tu\tl\tc\thub\tred\n", "unknown column colour"),
+        ("file\turl\tlicence\tcitation\tmd5\tbytes\na\tu\tl\tc\t1\t1e9\n", "bytes is '1e9'"),
+        ("file\turl\tlicence\tcitation\tmd5\na*\tu\tl\tc\t1\n", "pattern with a checksum"),
+        ("file\tdoor\turl\tlicence\tcitation\n/a\thub\tu\tl\tc\n", "no path below"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, rows: str, match: str) -> None:
+    (tmp_path / "x.tsv").write_text(rows)
+    with pytest.raises(InputError, match=match):
+        load_registry(tmp_path / "x.tsv")
+
+
+def test_an_address_keeps_its_fragment_and_comments_are_lines(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text(
+        "# of what\nfile\tdoor\turl\tlicence\tcitation\n*.h5\tzip_member\thttp://h/{name}#m\tl\tc\n"
+    )
+    known = load_registry(tmp_path / "x.tsv")
+    assert is_pattern("*.h5")
+    found = find_entry(known, "in/a.h5")
+    assert found is not None
+    assert found["url"] == "http://h/a.h5#m"
+    assert known["*.h5"]["url"] == "http://h/{name}#m"
+    with pytest.raises(InputError, match="not 'door url'"):
+        ways({**found, "mirrors": "http://only"})

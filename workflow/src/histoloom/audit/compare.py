@@ -1,0 +1,210 @@
+"""Evidence that two sections are the same one, from three sides that fail in different ways.
+
+* **Totals**: spots with the same number of counts and of detected genes. Needs no gene names; a filter on genes hides
+  it.
+* **Counts on shared genes**: a spot's twin under other names. For two independent measurements of equal expression
+  ``sum (x - y)^2 / (x + y)`` over genes with ``x + y > 0`` is 1 per gene on average (given the sum, x is binomial with
+  p = 1/2), however alike they are: sisters stay near or above 1 and the same reads are near 0. Needs shared names.
+* **Picture**: share of differing bits of a perceptual hash, least over right-angled orientations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.audit.fingerprint import PROBES, Fingerprint
+
+Floats = npt.NDArray[np.float64]
+
+SHARE = 0.3
+"""Same section: at least this share of spots with a twin (by counts or by totals)."""
+TWIN = 0.25
+"""Largest distance per gene of a spot's twin; 1 is what two independent measurements have at least on average."""
+PICTURE = 0.10
+"""Largest share of differing bits of two pictures of one section."""
+SPREAD = 0.01
+"""Suspect: relative spread below this of the ratio of sorted totals, and about as many spots."""
+MIN_GENES = 30
+_CANDIDATES = 3
+_LEAST_SPOTS = 20
+_DIFFERENT, _SUSPECT, _SAME = "different", "suspect", "same"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What two sections have in common; NaN where a side cannot speak.
+
+    Attributes
+    ----------
+    totals_shared
+        Share of the smaller section's spots that have equals in counts and detected genes.
+    totals_spread
+        Standard deviation of the log ratio of sorted totals at equal quantiles.
+    genes_shared
+        Share of probe spots with a twin on the shared genes.
+    n_genes
+        Genes shared by name.
+    picture
+        Share of differing bits.
+    """
+
+    totals_shared: float
+    totals_spread: float
+    genes_shared: float
+    n_genes: int
+    picture: float
+
+    @property
+    def verdict(self) -> str:
+        """``same``, ``suspect`` (only the distribution of totals is alike) or ``different``."""
+        # NaN compares false: a side that cannot speak accuses nobody.
+        if self.totals_shared >= SHARE or self.genes_shared >= SHARE or self.picture <= PICTURE:
+            return _SAME
+        return _SUSPECT if self.totals_spread <= SPREAD and not self.genes_shared >= 0 else _DIFFERENT
+
+    @property
+    def reasons(self) -> str:
+        """The evidence in words."""
+        parts = []
+        if self.totals_shared >= SHARE:
+            parts.append(f"{self.totals_shared:.0%} of spots have equal totals and detected genes")
+        if self.genes_shared >= SHARE:
+            parts.append(f"{self.genes_shared:.0%} of probed spots have a twin on {self.n_genes} shared genes")
+        if self.picture <= PICTURE:
+            parts.append(f"pictures differ in {self.picture:.0%} of hash bits")
+        if not parts and self.totals_spread <= SPREAD:
+            parts.append(f"sorted totals agree to {self.totals_spread:.1%}")
+        return ", ".join(parts)
+
+
+def shared_totals(first: Fingerprint, second: Fingerprint) -> float:
+    """Return the share of the smaller section's spots with equals in the other, each used once."""
+    small, large = sorted((first.pairs, second.pairs), key=len)
+    if len(small) < _LEAST_SPOTS:
+        return float("nan")
+    marks, counts = np.unique(large, axis=0, return_counts=True)
+    held = {(int(a), int(b)): int(n) for (a, b), n in zip(marks, counts, strict=True)}
+    hits = 0
+    for total, detected in small:
+        key = (int(total), int(detected))
+        if held.get(key, 0):
+            held[key] -= 1
+            hits += 1
+    return hits / len(small)
+
+
+def totals_spread(first: Fingerprint, second: Fingerprint) -> float:
+    """Return the spread of the log ratio of sorted totals at equal quantiles; NaN when the sizes differ by 5 %."""
+    n = sorted((len(first.totals), len(second.totals)))
+    if n[0] < _LEAST_SPOTS or n[0] < 0.95 * n[1]:
+        return float("nan")
+    at = np.linspace(0.02, 0.98, 97)
+    ratio = np.log(np.quantile(first.totals, at)) - np.log(np.quantile(second.totals, at))
+    return float(ratio.std())
+
+
+def probe_rows(section: Fingerprint) -> npt.NDArray[np.int64]:
+    """Return the spots that are looked for elsewhere: those in the middle of the section's depth, spread evenly."""
+    order = np.argsort(section.pairs[:, 0], kind="stable")
+    # The deepest half: a twin is told from a neighbour by counts, and shallow spots have few.
+    deep = order[len(order) // 2 :]
+    chosen = np.linspace(0, len(deep) - 1, min(PROBES, len(deep))).round().astype(np.int64)
+    found: npt.NDArray[np.int64] = deep[chosen]
+    return found
+
+
+def twin_distance(probes: Floats, candidates: Floats) -> Floats:
+    """Return ``sum (x - y)^2 / (x + y)`` per gene with any count.
+
+    Parameters
+    ----------
+    probes
+        (p, 1, genes).
+    candidates
+        (p, c, genes).
+
+    Returns
+    -------
+    ndarray
+        (p, c); NaN with fewer than `MIN_GENES` genes counted.
+    """
+    total = probes + candidates
+    counted = total > 0
+    n = counted.sum(axis=-1)
+    distance = np.divide((probes - candidates) ** 2, total, out=np.zeros_like(total), where=counted).sum(axis=-1)
+    return np.divide(distance, n, out=np.full(distance.shape, np.nan), where=n >= MIN_GENES)
+
+
+class Vocabulary:
+    """All sections' counts on one numbering of genes, so that no pair has to be aligned by itself."""
+
+    def __init__(self, sections: Sequence[Fingerprint]) -> None:
+        from scipy.sparse import csr_matrix
+
+        numbers: dict[str, int] = {}
+        for section in sections:
+            for gene in section.genes:
+                numbers.setdefault(gene, len(numbers))
+        self.present, self.counts, self.roots = [], [], []
+        for section in sections:
+            place = np.array([numbers[gene] for gene in section.genes], dtype=np.int64)
+            present = np.zeros(len(numbers), dtype=bool)
+            present[place] = True
+            rows = section.counts
+            shape = (rows.shape[0], len(numbers))
+            # Two names that became one are summed.
+            moved = csr_matrix((rows.data.astype(np.float32), place[rows.indices], rows.indptr), shape=shape)
+            moved.sum_duplicates()
+            self.present.append(present)
+            self.counts.append(moved)
+            self.roots.append(_unit(moved))
+        self.probes = [probe_rows(section) for section in sections]
+
+    def shared(self, i: int, j: int) -> tuple[float, int]:
+        """Return the share of the smaller section's probes with a twin in the other, and the number of shared genes."""
+        if self.counts[i].shape[0] > self.counts[j].shape[0]:
+            i, j = j, i
+        both = np.flatnonzero(self.present[i] & self.present[j])
+        rows = self.probes[i]
+        if len(both) < MIN_GENES or len(rows) == 0 or self.counts[j].shape[0] < _LEAST_SPOTS:
+            return float("nan"), len(both)
+        alike = (self.roots[i][rows] @ self.roots[j].T).toarray()
+        few = min(_CANDIDATES, alike.shape[1])
+        best = np.argpartition(-alike, few - 1, axis=1)[:, :few]
+        probes = self.counts[i][rows].toarray()[:, both].astype(np.float64)
+        candidates = self.counts[j][best.ravel()].toarray()[:, both].astype(np.float64)
+        distance = twin_distance(probes[:, None, :], candidates.reshape(len(rows), few, -1))
+        defined = np.isfinite(distance).any(axis=1)
+        if defined.sum() < min(_LEAST_SPOTS, len(rows)) // 2:
+            return float("nan"), len(both)
+        return float((np.nanmin(distance[defined], axis=1) <= TWIN).mean()), len(both)
+
+
+def _unit(counts: Any) -> Any:
+    """Return square roots of counts with rows of length 1: likeness for finding candidates."""
+    from scipy.sparse import diags
+
+    root = counts.sqrt()
+    length = np.sqrt(np.asarray(counts.sum(axis=1)).ravel())
+    return (diags(1.0 / np.maximum(length, 1e-9)) @ root).tocsr()
+
+
+def picture_distance(first: Fingerprint, second: Fingerprint) -> float:
+    """Return the least share of differing bits over orientations; NaN where a picture is missing."""
+    if not len(first.hashes) or not len(second.hashes):
+        return float("nan")
+    return float((first.hashes[0] != second.hashes).mean(axis=1).min())
+
+
+def compare(first: Fingerprint, second: Fingerprint, i: int, j: int, vocabulary: Vocabulary) -> Evidence:
+    """Return the evidence for two sections, the i-th and j-th of a vocabulary."""
+    genes_shared, n_genes = vocabulary.shared(i, j)
+    return Evidence(
+        shared_totals(first, second), totals_spread(first, second), genes_shared, n_genes,
+        picture_distance(first, second),
+    )  # fmt: skip

@@ -1,0 +1,156 @@
+"""What a section is recognised by: its spots' totals, counts of a few probe spots, and a hash of its picture."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.artefacts import read_metadata
+
+logger = logging.getLogger(__name__)
+
+PROBES = 32
+"""Spots of a section whose counts are looked for in other sections; losing 1 % of all spots costs a third of one."""
+HASH_SIDE = 16
+_GRID = 64
+_VERSION = re.compile(r"^(ENS[A-Z]{0,6}G\d{11})\.\d+$")
+_LEAST_CONTRAST = 4.0
+
+
+@dataclass
+class Fingerprint:
+    """A section's content.
+
+    Attributes
+    ----------
+    cohort, sample, patient
+        What the sheet says it is.
+    totals
+        Counts of each spot with any, ascending, (n,) int64.
+    pairs
+        (n, 2) counts and detected genes of each spot: a spot's mark that needs no gene names.
+    counts
+        CSR (n, genes) of these spots.
+    genes
+        Names, canonical (see `canonical_names`).
+    hashes
+        (8, bits) bool, one hash per right-angled orientation of the picture; empty without a picture.
+    """
+
+    cohort: str
+    sample: str
+    patient: str
+    totals: npt.NDArray[np.int64]
+    pairs: npt.NDArray[np.int64]
+    counts: Any
+    genes: list[str]
+    hashes: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+
+    @property
+    def name(self) -> str:
+        """``cohort/sample``."""
+        return f"{self.cohort}/{self.sample}"
+
+
+def canonical_names(names: Sequence[str], table: Mapping[str, str] | None = None) -> list[str]:
+    """Return gene names in one spelling: upper case, Ensembl ids without version, through a table where one is given.
+
+    Parameters
+    ----------
+    names
+        Symbols or Ensembl ids.
+    table
+        Ensembl id by symbol; a name that it lacks stays what it is.
+    """
+    found = []
+    for name in names:
+        text = str(name).strip().upper()
+        match = _VERSION.match(text)
+        text = match[1] if match else text
+        found.append(table.get(text, text) if table else text)
+    return found
+
+
+def picture_hashes(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Return a perceptual hash of a picture in its eight right-angled orientations.
+
+    The picture is reduced to 64 x 64 grey values; the signs of its 16 x 16 lowest cosine frequencies about their median
+    are the bits (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"). The brightness of
+    the whole and small detail, which compression changes, do not enter.
+
+    Parameters
+    ----------
+    image
+        (h, w, 3) uint8, the whole slide.
+
+    Returns
+    -------
+    ndarray
+        bool (8, 255); empty (0, 0) for a picture without contrast, as of a section that is read without its slide.
+    """
+    from PIL import Image
+    from scipy.fft import dctn
+
+    grey = Image.fromarray(np.ascontiguousarray(image[..., :3])).convert("L")
+    # Slides are stretched to a square: two pictures of one slide in other formats keep their proportions.
+    small = np.asarray(grey.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.float64)
+    if small.std() < _LEAST_CONTRAST:
+        return np.zeros((0, 0), dtype=bool)
+    found = []
+    for flipped in (small, small[:, ::-1]):
+        for turn in range(4):
+            low = dctn(np.rot90(flipped, turn), norm="ortho")[:HASH_SIDE, :HASH_SIDE].ravel()[1:]
+            found.append(low > np.median(low))
+    return np.asarray(found)
+
+
+def read_fingerprint(path: str | Path, table: Mapping[str, str] | None = None) -> Fingerprint:
+    """Read a section artefact as a fingerprint.
+
+    Parameters
+    ----------
+    path
+        h5ad of a section; it may have no genes (a slide without expression), then only its picture speaks.
+    table
+        See `canonical_names`.
+    """
+    import h5py
+    from anndata.io import read_elem
+    from scipy.sparse import csr_matrix
+
+    metadata = read_metadata(path)
+    sample = str(metadata.get("sample") or Path(path).stem)
+    with h5py.File(path, "r") as handle:
+        counts = csr_matrix(read_elem(handle["X"])) if handle["X"] is not None else csr_matrix((0, 0))
+        genes = [str(name) for name in read_elem(handle["var"]).index]
+        group = handle.get(f"uns/spatial/{sample}/images")
+        key = next((name for name in ("lowres", "hires") if group is not None and name in group), None)
+        image = np.asarray(group[key]) if group is not None and key else None
+    hashes = picture_hashes(image) if image is not None else np.zeros((0, 0), dtype=bool)
+    cohort = str(metadata.get("cohort", ""))
+    found = make_fingerprint(cohort, sample, str(metadata.get("patient", "")), counts, genes, table)
+    found.hashes = hashes
+    return found
+
+
+def make_fingerprint(
+    cohort: str, sample: str, patient: str, counts: Any, genes: Sequence[str], table: Mapping[str, str] | None = None
+) -> Fingerprint:
+    """Return the fingerprint of counts (n, genes), without a picture."""
+    from scipy.sparse import csr_matrix
+
+    counts = csr_matrix(counts)
+    counts.eliminate_zeros()
+    totals = np.asarray(counts.sum(axis=1)).ravel().astype(np.int64)
+    kept = totals > 0
+    counts = counts[kept]
+    detected = np.diff(counts.indptr).astype(np.int64)
+    pairs = np.column_stack([totals[kept], detected])
+    return Fingerprint(cohort, sample, patient, np.sort(totals[kept]), pairs, counts, canonical_names(genes, table))

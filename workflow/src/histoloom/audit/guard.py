@@ -1,0 +1,155 @@
+"""Compare every two sections by content and stop where one section stands on both sides under two names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histoloom.artefacts import identities_of, write_parquet
+from histoloom.audit.compare import PICTURE, SHARE, SPREAD, TWIN, Vocabulary, compare
+from histoloom.audit.fingerprint import Fingerprint, read_fingerprint
+from histoloom.errors import InputError
+from histoloom.identity import make_identity
+
+logger = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+COLUMNS = [
+    "first", "second", "patient_first", "patient_second", "totals_shared", "totals_spread", "genes_shared", "n_genes",
+    "picture", "verdict", "reasons", "sides",
+]  # fmt: skip
+_TRAINING = frozenset({"train", "val"})
+_ALL = "all"
+
+
+def sides_of(table: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return, for pairs of sections on different sides of a fold, the first such fold.
+
+    Parameters
+    ----------
+    table
+        Fold table: fold, cohort, sample, role; the fold ``all`` has no test side.
+    """
+    rows = table[table["fold"] != _ALL][["fold", "cohort", "sample", "role"]].drop_duplicates()
+    rows = rows.assign(name=rows["cohort"].astype(str) + "/" + rows["sample"].astype(str))
+    found: dict[tuple[str, str], str] = {}
+    for fold, part in rows.groupby("fold", sort=False):
+        trained = part.loc[part["role"].isin(_TRAINING), "name"]
+        tested = part.loc[part["role"] == "test", "name"]
+        for a in trained:
+            for b in tested:
+                found.setdefault((min(a, b), max(a, b)), str(fold))
+    return found
+
+
+def compare_sections(sections: Sequence[Fingerprint], sides: Mapping[tuple[str, str], str] | None) -> pd.DataFrame:
+    """Compare all pairs of sections.
+
+    Parameters
+    ----------
+    sections
+        Fingerprints.
+    sides
+        Fold in which a pair (names in order) is on both sides; None: pairs of different patients, which any split by
+        patient would put there.
+
+    Returns
+    -------
+    DataFrame
+        `COLUMNS`, one row per pair; ``sides`` is "" for a pair that is never on both sides.
+    """
+    vocabulary = Vocabulary(sections)
+    rows = []
+    for i, j in combinations(range(len(sections)), 2):
+        first, second = sections[i], sections[j]
+        evidence = compare(first, second, i, j, vocabulary)
+        pair = (min(first.name, second.name), max(first.name, second.name))
+        if sides is None:
+            side = "" if first.patient == second.patient else "any split by patient"
+        else:
+            side = sides.get(pair, "")
+        rows.append(
+            {
+                "first": first.name, "second": second.name,
+                "patient_first": first.patient, "patient_second": second.patient,
+                "totals_shared": evidence.totals_shared, "totals_spread": evidence.totals_spread,
+                "genes_shared": evidence.genes_shared, "n_genes": evidence.n_genes, "picture": evidence.picture,
+                "verdict": evidence.verdict, "reasons": evidence.reasons, "sides": side,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _told(rows: pd.DataFrame, most: int = 8) -> str:
+    parts = [
+        f"{row['first']} (patient {row['patient_first']}) and {row['second']} (patient {row['patient_second']}): "
+        f"{row['reasons']}; {row['sides'] or 'never on both sides'}"
+        for row in rows.head(most).to_dict("records")
+    ]
+    more = len(rows) - most
+    return "; ".join(parts) + (f"; and {more} more pairs" if more > 0 else "")
+
+
+def audit_sections(
+    *,
+    spec: Mapping[str, Any],
+    samples: Sequence[Path],
+    folds: Path | None = None,
+    genes: Mapping[str, str] | None = None,
+    out: Path,
+) -> None:
+    """Write what every two sections have in common, and stop where one is on both sides under two names.
+
+    Parameters
+    ----------
+    spec
+        ``on_match``: ``stop`` (default) or ``report``.
+    samples
+        Section artefacts of all cohorts of an experiment.
+    folds
+        The experiment's folds; None: two patients are two sides.
+    genes
+        Ensembl id by symbol, to join a cohort with ids to one with symbols; without it such cohorts are compared by
+        totals and pictures only.
+    out
+        parquet, `COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        If a section is on both sides under two names, naming all such pairs and the evidence.
+
+    Notes
+    -----
+    It finds one *section* under two names. Another section of one person under another name has no counts and no pixels
+    in common with the first, and only the sheets' patient ids can tell.
+    """
+    sections = [read_fingerprint(path, genes) for path in samples]
+    sides = sides_of(pd.read_parquet(folds)) if folds is not None else None
+    table = compare_sections(sections, sides)
+    for verdict in ("same", "suspect"):
+        rows = table[table["verdict"] == verdict]
+        if len(rows):
+            logger.warning("%s by content: %s", verdict, _told(rows))
+    leaks = table[(table["verdict"] == "same") & (table["sides"] != "")]
+    if len(leaks) and spec.get("on_match", "stop") == "stop":
+        raise InputError(
+            "content guard",
+            f"the same section is on both sides under two names: {_told(leaks)}.",
+            "give both the same patient id in the sheets (the folds then keep them together), or exclude one "
+            "(column `exclude`); `content_guard: report` goes on regardless.",
+        )
+    logger.info("%d sections, %d pairs: %d the same, %d of them on both sides", len(sections), len(table),
+                int((table["verdict"] == "same").sum()), len(leaks))  # fmt: skip
+    inputs: dict[str, Any] = {"samples": list(samples)}
+    if folds is not None:
+        inputs["folds"] = folds
+    limits = {"share": SHARE, "twin": TWIN, "picture": PICTURE, "spread": SPREAD}
+    params = {"spec": dict(spec), "limits": limits, "gene_table": bool(genes)}
+    identity = make_identity("audit", STAGE_VERSION, params, identities_of(inputs))
+    write_parquet(table, out, {"limits": limits, "on_match": spec.get("on_match", "stop"), "identity": identity})

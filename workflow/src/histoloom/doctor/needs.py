@@ -1,0 +1,114 @@
+"""What a run needs from outside: raw files and weights, from the plan alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from histoloom.errors import InputError
+from histoloom.plan import Plan
+from histoloom.sources import registry_entry
+
+Entry = dict[str, str]
+
+
+@dataclass
+class Needs:
+    """Raw files of a run by where they are to come from.
+
+    Attributes
+    ----------
+    present
+        Paths that lie in raw_dir already.
+    mirrored
+        (entry, path in mirror_dir) of files that the mirror must hold.
+    remote
+        Entries to download.
+    own
+        The user's own files, which must exist.
+    simulated
+        How many files the run makes itself.
+    unlisted
+        Messages about files that no list knows.
+    """
+
+    present: list[str] = field(default_factory=list)
+    mirrored: list[tuple[Entry, Path]] = field(default_factory=list)
+    remote: list[Entry] = field(default_factory=list)
+    own: list[Path] = field(default_factory=list)
+    simulated: int = 0
+    unlisted: list[str] = field(default_factory=list)
+
+
+def wanted_labels(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield (labels, cohort) of everything that is to be labelled."""
+    for name in plan.experiments("abundance"):
+        entry = plan.config.get("experiments", name)
+        for labels in filter(None, (entry.get("labels"), entry.get("truth"))):
+            yield from ((labels, cohort) for cohort in plan.experiment_cohorts(name))
+    for name in plan.judges():
+        entry = plan.config.get("judges", name)
+        for labels in filter(None, (entry["labels"], entry.get("against"))):
+            yield from ((labels, cohort) for cohort in entry["cohorts"])
+
+
+def wanted_encoders(plan: Plan) -> list[str]:
+    """Return the encoders of all models that are to be trained or applied."""
+    models = [
+        m
+        for t in ("abundance", "apply")
+        for e in plan.experiments(t)
+        for m in plan.config.get("experiments", e)["models"]
+    ]
+    return list(dict.fromkeys(encoder for model in models for encoder in plan.model_encoders(model)))
+
+
+def raw_paths(plan: Plan) -> list[str]:
+    """Return every raw file that the run reads, once, in order."""
+    sections = [
+        pair for task in ("abundance", "apply") for e in plan.experiments(task) for pair in plan.experiment_samples(e)
+    ]
+    sections += [
+        (c, s) for j in plan.judges() for c in plan.config.get("judges", j)["cohorts"] for s in plan.samples(c)
+    ]
+    found = [path for cohort, sample in dict.fromkeys(sections) for path in plan.sample_files(cohort, sample).values()]
+    references = []
+    for labels, cohort in dict.fromkeys(wanted_labels(plan)):
+        for group in plan.label_groups(labels, cohort):
+            found += plan.label_tables(labels, cohort, group)
+        references.append(plan.config.get("labels", labels).get("reference"))
+    for reference in dict.fromkeys(filter(None, references)):
+        found += [path for paths in plan.reference_files(reference).values() for path in paths]
+    return list(dict.fromkeys(found))
+
+
+def sort_needs(plan: Plan) -> Needs:
+    """Sort a run's raw files by where they come from."""
+    needs, raw = Needs(), Path(plan.config.raw_dir)
+    mirror = plan.config.mirror_dir
+    for text in raw_paths(plan):
+        path = Path(text)
+        parts = path.relative_to(raw).parts if path.is_relative_to(raw) else ()
+        if parts and parts[0] == "simulated":
+            needs.simulated += 1
+        elif parts and parts[0] in plan.downloaded_sources:
+            _sort_download(needs, path, parts[0], "/".join(parts[1:]), mirror)
+        else:
+            needs.own.append(path)
+    return needs
+
+
+def _sort_download(needs: Needs, path: Path, source: str, file: str, mirror: str | None) -> None:
+    if path.exists():
+        needs.present.append(str(path))
+        return
+    try:
+        entry = registry_entry(source, file)
+    except InputError as error:
+        needs.unlisted.append(str(error))
+        return
+    if mirror is None:
+        needs.remote.append(entry)
+    else:
+        needs.mirrored.append((entry, Path(mirror) / source / file))

@@ -1,0 +1,79 @@
+"""The whole visit: every check for one config, in the order of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from histoloom.config import RESOURCES
+from histoloom.doctor import access, machine
+from histoloom.doctor.findings import FAIL, OK, Finding
+from histoloom.doctor.needs import Needs, sort_needs, wanted_encoders, wanted_labels
+from histoloom.errors import InputError
+from histoloom.plan import Plan
+from histoloom.sources.registry import ways
+
+REQUIREMENTS = RESOURCES.parent / "envs" / "requirements.txt"
+
+
+def examine(
+    raw: Mapping[str, Any], files: Sequence[str | Path], *, slurm: bool = False, requirements: Path = REQUIREMENTS
+) -> list[Finding]:
+    """Check whether a run of a config can succeed on this machine.
+
+    Parameters
+    ----------
+    raw
+        The config as merged.
+    files
+        The config files, as for `Plan.from_raw`.
+    slurm
+        Whether the run is to be sent to a cluster.
+    requirements
+        The pins to compare with.
+
+    Returns
+    -------
+    list of Finding
+        One per row of the table. Hosts are asked whether they answer, and the hub about a token; nothing is fetched.
+    """
+    surroundings = [
+        *machine.check_packages(requirements),
+        machine.check_slurm(slurm),
+        machine.check_machine(),
+    ]
+    try:
+        plan = Plan.from_raw(raw, files)
+        needs = sort_needs(plan)
+        specs = [plan.encoder_spec(name) for name in wanted_encoders(plan)]
+    except InputError as error:
+        return [Finding("config", FAIL, str(error)), *surroundings]
+    alive = access.reachable(hosts_to_ask(needs, specs))
+    sections = {
+        pair for task in ("abundance", "apply") for e in plan.experiments(task) for pair in plan.experiment_samples(e)
+    }
+    return [
+        Finding("config", OK, f"{len(plan.targets())} results from {len(sections)} sections"),
+        *access.check_local(needs),
+        *access.check_downloads(needs, Path(plan.config.raw_dir), alive),
+        *access.check_gates(needs.remote, alive),
+        *(access.check_weights(spec, alive) for spec in specs),
+        machine.check_gpu(jobs_for_gpus(plan, specs)),
+        *surroundings,
+    ]
+
+
+def hosts_to_ask(needs: Needs, specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return every host that the run would go to."""
+    hosts = [access.host_of(way) for entry in needs.remote for way in ways(entry)]
+    if any(access.weights_of(dict(spec)) == "hub" for spec in specs):
+        hosts.append(access.hub_host())
+    return list(dict.fromkeys(hosts))
+
+
+def jobs_for_gpus(plan: Plan, specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the entries of the config whose jobs can use a GPU."""
+    labels = [name for name in dict.fromkeys(label for label, _ in wanted_labels(plan)) if plan.label_gpu(name)]
+    encoders = [str(spec["name"]) for spec in specs if plan.encoder_gpu(str(spec["name"]))]
+    return [*(f"labels {name}" for name in labels), *(f"encoder {name}" for name in encoders)]

@@ -1,0 +1,301 @@
+"""A frozen torch model that turns tiles into vectors: transform, precision, batches that fit, copies that overlap."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+import histoloom.torch_compat  # noqa: F401 - before timm
+from histoloom.embeddings.devices import CPU_BATCH, MEMORY_SHARE, find_batch_size, pick_device
+from histoloom.embeddings.hub import resolved_revision
+from histoloom.embeddings.weights import (
+    file_hash,
+    hash_state,
+    load_strictly,
+    read_state,
+    resize_positions,
+    resolve,
+)
+from histoloom.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Features = npt.NDArray[np.float32]
+_DEFAULT_PX = 224
+
+
+class TorchEncoder:
+    """A frozen model with the card's transform; what `build` and `_pooled` make of it is the subclass's.
+
+    Parameters
+    ----------
+    model
+        The model, weights loaded.
+    card
+        The full card.
+    device
+        Resolved device.
+    batch_size
+        Tiles per forward pass, or ``"auto"``: what fits a share of the GPU's memory, 32 on a CPU.
+    upsample
+        Whether tiles smaller than the card's input may be enlarged.
+    weights_sha256
+        Hash of the weights' content.
+    revision
+        Where the weights are from.
+    compiled
+        Whether torch.compile is used; batches are then padded to one shape.
+    tile_px
+        Side of the tiles that the automatic batch size is tried with.
+    """
+
+    feature_names: ClassVar[list[str] | None] = None
+
+    def __init__(
+        self,
+        model: Any,
+        card: Mapping[str, Any],
+        *,
+        device: str,
+        batch_size: int | str,
+        upsample: bool,
+        weights_sha256: str,
+        revision: str | None,
+        compiled: bool = False,
+        tile_px: int = _DEFAULT_PX,
+    ) -> None:
+        import torch
+
+        self.card, self.device, self.upsample, self.compiled = card, device, upsample, compiled
+        self.weights_sha256: str | None = weights_sha256
+        self.revision = revision
+        self.on_gpu = device.startswith("cuda")
+        # A CPU gains little from half precision and loses comparability.
+        self.precision = str(card["dtype"]) if self.on_gpu else "float32"
+        self.model = model.eval().requires_grad_(False).to(device)
+        if self.on_gpu:
+            # Conv nets run on NHWC there; of a transformer only the patch embedding changes.
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self._mean = torch.tensor(card["mean"], device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(card["std"], device=device).view(1, 3, 1, 1)
+        self._forward: Callable[[Any], Any] = torch.compile(self._pooled) if compiled else self._pooled
+        self.batch_size = batch_size if isinstance(batch_size, int) else self._fitting_batch(tile_px)
+        self.chunk = self.batch_size
+
+    @classmethod
+    def build(cls, card: Mapping[str, Any], seed: int) -> Any:
+        """Return the card's architecture with seeded random weights."""
+        raise NotImplementedError
+
+    def _pooled(self, images: Any) -> Any:
+        """Return (n, dim) of normalised (n, 3, h, w)."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> Any:
+        """Build from a full encoder entry; see `histoloom.embeddings.cards.full_spec`.
+
+        Raises
+        ------
+        InputError
+            If the tiles are too small, the architecture is unknown, the weights do not fit, or the device is absent.
+        """
+        import torch
+
+        if threads > 0:
+            torch.set_num_threads(threads)
+        card = spec["card"]
+        tile_px = spec["tiles_spec"].get("size_px")
+        if tile_px is not None:
+            _check_size(card, int(tile_px), bool(spec["upsample"]))
+        device = pick_device(device)
+        path = resolve(spec)
+        model = cls.build(card, int(spec["seed"]))
+        if path is None:
+            digest, revision = hash_state(model.state_dict()), f"random-seed-{spec['seed']}"
+        else:
+            cls.load(model, path, card)
+            digest = file_hash(path)
+            revision = resolved_revision(card, path) if spec["weights"] == "hub" else "local"
+        logger.info("%s: %s on %s, weights %s (%s)", card["name"], card["arch"], device, digest[:12], revision)
+        return cls(
+            model,
+            card,
+            device=device,
+            batch_size=spec["batch_size"],
+            upsample=bool(spec["upsample"]),
+            weights_sha256=digest,
+            revision=revision,
+            compiled=bool(spec.get("compile", False)),
+            tile_px=int(tile_px or card["input_px"] or _DEFAULT_PX),
+        )
+
+    @classmethod
+    def load(cls, model: Any, path: Any, card: Mapping[str, Any]) -> None:
+        """Load a checkpoint into the model, strictly but for positions that the card allows to be resampled."""
+        state = read_state(path, card)
+        how = card["checkpoint"].get("positions") or "strict"
+        trunk = getattr(model, "trunk", model)
+        prefix = 0 if getattr(trunk, "no_embed_class", False) else int(getattr(trunk, "num_prefix_tokens", 0))
+        load_strictly(model, resize_positions(state, model.state_dict(), prefix, how), str(path))
+
+    @property
+    def dim(self) -> int:
+        """Length of the embedding, as the card says."""
+        return int(self.card["dim"])
+
+    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]) -> Features:
+        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles; `um_per_px` is not used.
+
+        Raises
+        ------
+        InputError
+            If the tiles are smaller than the input and may not be enlarged, the output is not of the card's dim, or
+            one tile does not fit the device's memory.
+        """
+        return self.submit(tiles, um_per_px)()
+
+    def submit(
+        self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]
+    ) -> Callable[[], Features]:
+        """Start encoding and return a function that waits for the features; `tiles` must not change until then.
+
+        On a GPU, copies to and fro run beside the arithmetic of other batches.
+        """
+        import torch
+
+        if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[3] != 3:
+            raise InputError(
+                f"encoder card {self.card['name']}",
+                f"takes uint8 (n, h, w, 3) tiles, got {tiles.dtype} {tiles.shape}.",
+                "make the slide 8-bit RGB.",
+            )
+        _check_size(self.card, tiles.shape[1], self.upsample)
+        if len(tiles) == 0:
+            return lambda: np.zeros((0, self.dim), np.float32)
+        with torch.inference_mode():
+            found = torch.cat(self._in_batches(torch.from_numpy(np.ascontiguousarray(tiles))))
+            if found.shape[1] != self.dim:
+                raise InputError(
+                    f"card {self.card['name']}",
+                    f"says dim {self.dim}, but the model gives {found.shape[1]}.",
+                    "mend dim, pooling or arch_kwargs of the card.",
+                )
+            if not self.on_gpu:
+                return lambda: found.numpy()
+            host = torch.empty(found.shape, dtype=torch.float32, pin_memory=True)
+            host.copy_(found, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record()
+
+        def wait() -> Features:
+            done.synchronize()
+            return np.asarray(host.numpy())
+
+        return wait
+
+    def allocate(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Return memory for tiles that this device copies from without waiting."""
+        import torch
+
+        return np.asarray(torch.empty(shape, dtype=torch.uint8, pin_memory=self.on_gpu).numpy())
+
+    def close(self) -> None:
+        """Forget the model."""
+        self.model = None
+
+    def _in_batches(self, tiles: Any) -> list[Any]:
+        """Return features of uint8 (n, h, w, 3) in parts; a part that does not fit is halved and tried again."""
+        import torch
+
+        parts: list[Any] = []
+        start = 0
+        while start < len(tiles):
+            part = tiles[start : start + self.batch_size]
+            try:
+                parts.append(self._run(part))
+                start += len(part)
+                continue
+            except torch.OutOfMemoryError as error:
+                if len(part) == 1:
+                    raise InputError(
+                        f"encoder card {self.card['name']}",
+                        f"one tile does not fit the memory of {self.device}.",
+                        "use a smaller encoder, a larger GPU or `device: cpu`.",
+                    ) from error
+            # Outside the handler: there the failed pass's tensors are still alive.
+            self.batch_size = max(1, len(part) // 2)
+            logger.warning("%s: out of memory with %d tiles; going on with %d", self.device, len(part), self.batch_size)
+            if self.on_gpu:
+                torch.cuda.empty_cache()
+        return parts
+
+    def _run(self, part: Any) -> Any:
+        """Return float32 (n, dim) on the device."""
+        import torch
+
+        n = len(part)
+        if self.compiled and n < self.batch_size:
+            # One shape: another would be compiled anew.
+            part = torch.cat([part, part.new_zeros(self.batch_size - n, *part.shape[1:])])
+        images = self._transform(part.to(self.device, non_blocking=True))
+        with torch.autocast("cuda", dtype=getattr(torch, self.precision), enabled=self.precision != "float32"):
+            return self._forward(images)[:n].float()
+
+    def _transform(self, batch: Any) -> Any:
+        """Return normalised float32 (n, 3, input, input) for uint8 (n, h, w, 3)."""
+        import torch
+
+        images = batch.permute(0, 3, 1, 2).float().div_(255)
+        size = self.card["input_px"]
+        if size is not None:
+            resize = self.card.get("resize_px") or size
+            if tuple(images.shape[2:]) != (resize, resize):
+                images = torch.nn.functional.interpolate(
+                    images, (resize, resize), mode=self.card["interpolation"], antialias=True, align_corners=False
+                ).clamp_(0, 1)
+            if resize > size:
+                edge = (resize - size) // 2
+                images = images[:, :, edge : edge + size, edge : edge + size]
+        images = images.sub(self._mean).div_(self._std)
+        # NHWC bytes permuted are channels_last already; a CPU prefers the plain layout.
+        return images if self.on_gpu else images.contiguous()
+
+    def _fitting_batch(self, tile_px: int) -> int:
+        import torch
+
+        if not self.on_gpu:
+            return CPU_BATCH
+        free, total = torch.cuda.mem_get_info(self.device)
+        taken = torch.cuda.memory_reserved(self.device)
+        budget = min(MEMORY_SHARE * total, free + taken)
+
+        def used_by(size: int) -> float:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            with torch.inference_mode():
+                # Not compiled: each size would be.
+                tiles = torch.zeros((size, tile_px, tile_px, 3), dtype=torch.uint8, device=self.device)
+                with torch.autocast("cuda", dtype=getattr(torch, self.precision), enabled=self.precision != "float32"):
+                    self._pooled(self._transform(tiles))
+                torch.cuda.synchronize(self.device)
+            peak = torch.cuda.max_memory_reserved(self.device)
+            torch.cuda.empty_cache()
+            return float(peak)
+
+        size, card = find_batch_size(used_by, budget), self.card["name"]
+        logger.info("%s: batches of %d tiles fit %.0f %% of %s", card, size, 100 * MEMORY_SHARE, self.device)
+        return size
+
+
+def _check_size(card: Mapping[str, Any], size_px: int, upsample: bool) -> None:
+    wanted = card["input_px"]
+    if wanted is not None and size_px < wanted and not upsample:
+        raise InputError(
+            f"encoder card {card['name']}",
+            f"takes {wanted} px, the tiles have {size_px} px.",
+            f"use a tile spec with size_px {wanted} or more, or set `upsample: true` on the encoder.",
+        )

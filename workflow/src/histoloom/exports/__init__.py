@@ -1,0 +1,1 @@
+"""Samples in the formats that other tools open: GeoJSON for QuPath, SpatialData zarr."""

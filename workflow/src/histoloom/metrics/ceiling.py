@@ -1,0 +1,119 @@
+"""The attainable correlation: how far labels repeat themselves when the counts are drawn again.
+
+``r`` between labels of two halves of the counts, per type over a section's spots; reliability of the whole by Spearman
+and Brown, ``2 r / (1 + r)``; ceiling of the correlation of anything with the labels, ``sqrt(reliability)`` (Spearman
+1904, doi:10.2307/1412159): a prediction that equals the true abundance has that correlation and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.metrics.aggregate import roll_up
+from histoloom.metrics.correlation import Floats, column_correlation
+from histoloom.metrics.labelled import Labels, sections_of
+
+IDENTIFIABLE = 0.3
+"""A type with a lower reliability is listed apart: what is predicted of it is noise for the greater part."""
+
+
+def reliability(r: Floats) -> Floats:
+    """Return the reliability of the whole from the correlation of its halves; 0 where they do not correlate."""
+    r = np.asarray(r, dtype=np.float64)
+    positive = np.where(np.isnan(r), np.nan, np.maximum(r, 0.0))
+    found: Floats = 2.0 * positive / (1.0 + positive)
+    return found
+
+
+def score_ceiling(spec: Mapping[str, Any], first: Labels, second: Labels) -> list[pd.DataFrame]:
+    """Return rows of ``halves_r``, ``reliability`` and ``ceiling`` per section, patient and cohort.
+
+    Parameters
+    ----------
+    spec
+        The judge's entry.
+    first, second
+        Labels of the two halves of the counts of one cohort.
+
+    Notes
+    -----
+    Reliability and ceiling are formed per section and then averaged like a CC is, so that a cohort's CC and ceiling
+    are means over the same sections.
+    """
+    if first.types != second.types:
+        raise InputError(second.path, f"has other types than {first.path}.", "remove both and label them again.")
+    position = second.obs.index.get_indexer(first.obs.index)
+    if not (position >= 0).any():
+        raise InputError(first.path, f"shares no observation with {second.path}.", "thin the same sections.")
+    parts = []
+    for place, index in sections_of(first):
+        index = index[position[index] >= 0]
+        r, n = column_correlation(first.values[index], second.values[position[index]])
+        share = reliability(r)
+        for metric, value in (("halves_r", r), ("reliability", share), ("ceiling", np.sqrt(share))):
+            parts.append(
+                pd.DataFrame(
+                    {"metric": metric, "target": first.types, "value": value, "n": n,
+                     "n_nan": np.isnan(value).astype(int), **place}
+                )
+            )  # fmt: skip
+    return [roll_up(pd.concat(parts, ignore_index=True), types=True)]
+
+
+def attainable(metrics: pd.DataFrame, ceilings: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Return CC beside its ceiling, per cohort and type.
+
+    Parameters
+    ----------
+    metrics
+        Rows of models (against labels).
+    ceilings
+        Rows of `score_ceiling`, of the same labels.
+    models
+        Models in the order wanted.
+
+    Returns
+    -------
+    DataFrame
+        cohort, target, reliability, ceiling, identifiable (bool), n_sections, then ``cc_<model>`` and
+        ``share_<model>`` = CC / ceiling. Both are means over the sections that both have; the ratio is of means, since
+        a single section's ceiling can be next to nothing. Most reliable types first.
+    """
+    keys = ["cohort", "patient", "sample", "target"]
+
+    def sections(rows: pd.DataFrame, metric: str) -> pd.Series:
+        chosen = rows[
+            (rows["metric"] == metric) & (rows["aggregation"] == "section") & (rows["target"] != "")
+            & (rows["train_seed"] == -1) & (rows["badge"] == "")
+        ]  # fmt: skip
+        return chosen.groupby(keys, sort=True)["value"].mean()
+
+    table = pd.DataFrame({name: sections(ceilings, name) for name in ("reliability", "ceiling")})
+    own = metrics[metrics["against"] == "labels"]
+    for model in models:
+        table[f"cc_{model}"] = sections(own[own["model"] == model], "cc").reindex(table.index)
+    scored = sorted(
+        set(
+            own.loc[own["aggregation"] == "section", "cohort"]
+            + "/"
+            + own.loc[own["aggregation"] == "section", "sample"]
+        )
+    )
+    here = table.index.get_level_values("cohort") + "/" + table.index.get_level_values("sample")
+    table = table[here.isin(scored)] if scored else table
+    by_patient = table.groupby(["cohort", "target", "patient"], sort=True).mean()
+    found = by_patient.groupby(["cohort", "target"], sort=True).mean()
+    counts = table["ceiling"].groupby(["cohort", "target"], sort=True).count()
+    found.insert(2, "identifiable", found["reliability"] >= IDENTIFIABLE)
+    found.insert(3, "n_sections", counts.reindex(found.index).astype(int))
+    for model in models:
+        cc, top = found[f"cc_{model}"], found["ceiling"]
+        found[f"share_{model}"] = np.where(found["identifiable"] & (top > 0), cc / top.where(top > 0), np.nan)
+    return found.reset_index().sort_values(
+        ["cohort", "reliability"], ascending=[True, False], kind="stable", ignore_index=True
+    )

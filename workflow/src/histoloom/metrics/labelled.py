@@ -1,0 +1,113 @@
+"""Labels as judges read them: one cohort's gathered labels, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.artefacts import read_metadata
+from histoloom.errors import InputError
+from histoloom.metrics.correlation import Floats
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of one cohort: obs with sample, obs_id, patient and badge; index ``cohort/sample/obs_id``."""
+
+    obs: pd.DataFrame
+    types: list[str]
+    values: Floats
+    metadata: Mapping[str, Any]
+    path: Path
+
+
+def _text(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.copy()
+    for column in frame.select_dtypes(["category", "string"]).columns:
+        frame[column] = frame[column].astype(object)
+    return frame
+
+
+def read_labels(path: str | Path) -> Labels:
+    """Read the gathered labels of a cohort."""
+    import anndata
+
+    data = anndata.read_h5ad(path)
+    metadata = read_metadata(path)
+    cohort = str(metadata.get("cohort") or Path(path).stem)
+    obs = _text(data.obs[["sample", "obs_id", "patient"]].astype(str))
+    badge = data.obs["badge"].astype(str).to_numpy() if "badge" in data.obs else ""
+    obs = obs.assign(cohort=cohort, badge=badge)
+    obs.index = pd.Index(obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"])
+    values = np.asarray(data.X.toarray() if hasattr(data.X, "toarray") else data.X, dtype=np.float64)
+    return Labels(obs, [str(name) for name in data.var_names], values, metadata, Path(path))
+
+
+def place_of(obs: pd.DataFrame, patient: str) -> dict[str, str]:
+    """Return where the observations of one section lie, as columns of a metrics table."""
+    first = obs.iloc[0]
+    return {
+        "fold": "", "cohort": str(first["cohort"]), "sample": str(first["sample"]), "patient": patient,
+        "badge": str(first["badge"]),
+    }  # fmt: skip
+
+
+def sections_of(labels: Labels) -> list[tuple[dict[str, str], np.ndarray]]:
+    """Return each section's place and the positions of its observations, in order of name."""
+    found = []
+    for _, index in sorted(labels.obs.groupby("sample", sort=True).indices.items()):
+        part = labels.obs.iloc[index]
+        found.append((place_of(part, str(part["patient"].iloc[0])), np.asarray(index)))
+    return found
+
+
+def members(types: Sequence[str], wanted: str | Sequence[str], where: str, path: Path) -> list[int]:
+    """Return the columns of one or several types, whose abundances are summed."""
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    missing = [name for name in names if name not in types]
+    if missing:
+        raise InputError(where, f"'{missing[0]}' is no type of {path}.", f"use its types: {', '.join(types)}.")
+    return [list(types).index(name) for name in names]
+
+
+def joined(wanted: str | Sequence[str]) -> str:
+    """Return one or several names as one."""
+    return wanted if isinstance(wanted, str) else " + ".join(wanted)
+
+
+def badged(labels: Labels, badges: Mapping[str, str]) -> Labels:
+    """Return labels with the badges of their sections."""
+    badge = labels.obs["sample"].map(badges).fillna(labels.obs["badge"])
+    return Labels(labels.obs.assign(badge=badge), labels.types, labels.values, labels.metadata, labels.path)
+
+
+def read_predicted(path: str | Path) -> list[Labels]:
+    """Read held-out predictions as labels, one item per cohort.
+
+    An observation that several folds test gets the mean over them. ``metadata["method"]`` is ``prediction``.
+    """
+    import anndata
+
+    data = anndata.read_h5ad(path)
+    metadata = {"method": "prediction", **read_metadata(path)}
+    values = np.asarray(data.X.toarray() if hasattr(data.X, "toarray") else data.X, dtype=np.float64)
+    obs = _text(data.obs.reset_index(drop=True))
+    for column in ("cohort", "sample", "patient", "obs_id"):
+        obs[column] = obs[column].astype(str)
+    if "badge" not in obs:
+        obs["badge"] = ""
+    obs["badge"] = obs["badge"].fillna("").astype(str)
+    types = [str(name) for name in data.var_names]
+    key = pd.Index(obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"])
+    first = ~key.duplicated()
+    mean = pd.DataFrame(values).groupby(key.to_numpy(), sort=False).mean().reindex(key[first]).to_numpy()
+    obs = obs[first].set_axis(key[first])
+    found = []
+    for _, index in sorted(obs.reset_index(drop=True).groupby("cohort", sort=True).indices.items()):
+        found.append(Labels(obs.iloc[index], types, mean[index], metadata, Path(path)))
+    return found

@@ -1,0 +1,155 @@
+"""Which colocalizations are more than chance: permutations within sections, and the false discovery rate over pairs.
+
+Two schemes. ``random`` gives every spot the other type of any spot of its section: right when at least one of the two
+types has no spatial structure of its own. Abundances do, and then it finds too much: two independent smooth maps
+look colocalized somewhere. ``toroidal`` keeps each map as it is and slides one over the other, with wrap-around on
+the array (Lotwick and Silverman 1982, doi:10.1111/j.2517-6161.1982.tb01221.x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.errors import InputError
+from histoloom.metrics.correlation import Floats, is_constant
+
+SCHEMES = ("toroidal", "random")
+
+
+def standardised(values: Floats) -> Floats:
+    """Return population z-scores of the columns; a constant column is NaN."""
+    values = np.asarray(values, dtype=np.float64)
+    scale = np.where(is_constant(values), np.nan, values.std(axis=0))
+    found: Floats = (values - values.mean(axis=0)) / scale
+    return found
+
+
+def grid_shifts(
+    array: Floats, rng: np.random.Generator, count: int, *, least: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return random slides of an array over itself.
+
+    Parameters
+    ----------
+    array
+        (n, 2) array row and column; rounded to whole numbers.
+    rng
+        Random numbers.
+    count
+        Slides wanted.
+    least
+        A slide moves at least this many steps along an axis, or it would compare a map with itself.
+
+    Returns
+    -------
+    source
+        (count, n) which observation's value lands on each; -1 where the array has a gap.
+    moved
+        (count, 2) steps.
+    """
+    cells = np.rint(array).astype(np.int64)
+    low = cells.min(axis=0)
+    size = cells.max(axis=0) - low + 1
+    table = np.full(size, -1, dtype=np.int64)
+    table[tuple((cells - low).T)] = np.arange(len(cells))
+    steps = [(r, c) for r in range(int(size[0])) for c in range(int(size[1]))]
+    far = [
+        (r, c) for r, c in steps if max(min(r, int(size[0]) - r), min(c, int(size[1]) - c)) >= least
+    ]  # fmt: skip
+    if not far:
+        raise InputError("permutations", "the array is too small to be slid over itself.", "use `scheme: random`.")
+    chosen = np.asarray(far)[rng.integers(len(far), size=count)]
+    source = np.stack([table[tuple(((cells - low + step) % size).T)] for step in chosen])
+    return source, chosen
+
+
+def null_maps(
+    values: Floats, weights: Any, array: Floats, *, scheme: str, count: int, seed: int, least: int = 3
+) -> Floats:
+    """Return Moran's R of all pairs under permutation of the second type within one section.
+
+    Parameters
+    ----------
+    values
+        (n, types) abundances of a section.
+    weights
+        (n, n) of this section, summing to n.
+    array
+        (n, 2) array row and column.
+    scheme
+        See the module.
+    count, seed
+        Permutations, and what chooses them.
+    least
+        Least slide, steps of the array.
+
+    Returns
+    -------
+    ndarray
+        (count, types, types). With gaps in the array the overlap is smaller than the section; R is then formed over
+        the weights between observations that got a value, with z-scores of the values that landed.
+    """
+    if scheme not in SCHEMES:
+        raise InputError("permutations", f"'{scheme}' is no scheme.", f"use one of: {', '.join(SCHEMES)}.")
+    rng = np.random.default_rng([seed, len(values)])
+    z = standardised(values)
+    smoothed = np.asarray(weights.T @ z)  # R = z' W z_permuted / n = (W' z)' z_permuted / n
+    found = np.full((count, z.shape[1], z.shape[1]), np.nan)
+    if scheme == "random":
+        for b in range(count):
+            found[b] = smoothed.T @ z[rng.permutation(len(z))] / len(z)
+        return found
+    source, _ = grid_shifts(array, rng, count, least=least)
+    for b in range(count):
+        there = np.flatnonzero(source[b] >= 0)
+        if len(there) < 3:
+            continue
+        # Both maps are centred where they overlap: a slide shows parts of them, whose means differ from the wholes'.
+        x, y = standardised(values[there]), standardised(values[source[b][there]])
+        part = weights[there][:, there]
+        total = part.sum()
+        found[b] = x.T @ (part @ y) / total if total > 0 else np.nan
+    return found
+
+
+def permutation_p(observed: Floats, null: Floats) -> Floats:
+    """Return two-sided p values, ``(1 + #{|null - centre| >= |observed - centre|}) / (1 + count)``.
+
+    Parameters
+    ----------
+    observed
+        (types, types).
+    null
+        (count, types, types); the centre is its mean.
+
+    Returns
+    -------
+    ndarray
+        (types, types), symmetric: the null of (i, j) and of (j, i) are both draws for the pair and are used together.
+        NaN where the observed value is.
+    """
+    both = np.concatenate([null, np.swapaxes(null, 1, 2)])
+    defined = np.isfinite(both)
+    count = defined.sum(axis=0)
+    centre = np.where(defined, both, 0.0).sum(axis=0) / np.maximum(count, 1)
+    extreme = (np.abs(both - centre) >= np.abs(observed - centre) * (1 - 1e-12)) & defined
+    # Slides back and forth are not independent draws: half the number is what they are worth.
+    p = (1.0 + extreme.sum(axis=0) / 2.0) / (1.0 + count / 2.0)
+    found: Floats = np.where(np.isfinite(observed) & (count > 0), p, np.nan)
+    return found
+
+
+def false_discovery(p: Sequence[float] | Floats) -> Floats:
+    """Return q values after Benjamini and Hochberg (1995); NaN stay NaN and are not counted as tests."""
+    from scipy.stats import false_discovery_control
+
+    values = np.asarray(p, dtype=np.float64)
+    found = np.full(values.shape, np.nan)
+    defined = np.isfinite(values)
+    if defined.any():
+        found[defined] = false_discovery_control(values[defined], method="bh")
+    return found

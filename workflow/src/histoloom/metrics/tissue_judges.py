@@ -1,0 +1,106 @@
+"""Judges that look at the tissue: counted nuclei against total abundance, and which regions the tile filter eats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.artefacts import read_metadata
+from histoloom.errors import InputError
+from histoloom.metrics.aggregate import roll_up
+from histoloom.metrics.correlation import column_correlation
+from histoloom.metrics.labelled import Labels, sections_of
+
+
+def read_nuclei(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[str, str]]:
+    """Return counted nuclei by ``cohort/sample/obs_id``, and badges by section, of a cohort."""
+    found, badges = [], {}
+    for path in paths:
+        metadata = read_metadata(path)
+        if metadata.get("cohort") != cohort:
+            continue
+        table = pd.read_parquet(path)
+        badges[str(metadata["sample"])] = str(metadata.get("badge") or "")
+        keys = cohort + "/" + str(metadata["sample"]) + "/" + table["obs_id"].astype(str)
+        found.append(pd.Series(table["nuclei"].to_numpy(dtype=float), index=pd.Index(keys)))
+    if not found:
+        raise InputError(f"cohort '{cohort}'", "nuclei of none of its sections were counted.", "count them first.")
+    return pd.concat(found), badges
+
+
+def score_nuclei(spec: Mapping[str, Any], labels: Labels, nuclei: pd.Series) -> list[pd.DataFrame]:
+    """Compare total abundance with counted nuclei, spot by spot.
+
+    Returns
+    -------
+    list of DataFrame
+        ``nuclei_cc`` (Pearson's r of total abundance with the count) and ``nuclei_ratio`` (sum of abundance over sum
+        of nuclei; meaningless for proportions, whose total is 1: then both are NaN), per section, patient and cohort;
+        ``nuclei_median`` per section.
+    """
+    counted = nuclei.reindex(labels.obs.index).to_numpy(dtype=float)
+    total = np.nansum(labels.values, axis=1)
+    rows, medians = [], []
+    for place, index in sections_of(labels):
+        known = index[np.isfinite(counted[index])]
+        r, n = column_correlation(total[known, None], counted[known, None])
+        share = counted[known].sum()
+        constant = not np.isfinite(r[0]) and len(known) > 0 and np.ptp(total[known]) < 1e-6 * max(total[known].max(), 1)
+        ratio = float(total[known].sum() / share) if share > 0 and not constant else np.nan
+        for metric, value in (("nuclei_cc", float(r[0])), ("nuclei_ratio", ratio)):
+            rows.append({"metric": metric, "value": value, "n": int(n[0]), "n_nan": int(np.isnan(value)), **place})
+        median = float(np.median(counted[known])) if len(known) else np.nan
+        medians.append(
+            {"metric": "nuclei_median", "value": median, "n": len(known), "n_nan": int(np.isnan(median)), **place}
+        )
+    return [
+        roll_up(pd.DataFrame(rows).assign(target=""), types=False),
+        pd.DataFrame(medians).assign(aggregation="section"),
+    ]
+
+
+def score_kept(tiles: Sequence[Path], regions: pd.Series, cohort: str, badges: Mapping[str, str]) -> list[pd.DataFrame]:
+    """Return the share of tiles that the background filter keeps, per pathologist's region.
+
+    Parameters
+    ----------
+    tiles
+        Tile tables of all cohorts.
+    regions
+        Region by ``cohort/sample/obs_id``; "" where nobody annotated.
+    cohort
+        The cohort to score.
+    badges
+        By section.
+
+    Returns
+    -------
+    list of DataFrame
+        ``kept`` and ``background`` (dropped as background) with target = region, per section, patient and cohort; the
+        region ``all`` counts every observation, annotated or not.
+    """
+    rows = []
+    for path in tiles:
+        metadata = read_metadata(path)
+        if metadata.get("cohort") != cohort:
+            continue
+        sample, table = str(metadata["sample"]), pd.read_parquet(path)
+        keys = cohort + "/" + sample + "/" + table["obs_id"].astype(str)
+        region = regions.reindex(keys).fillna("").to_numpy()
+        kept, background = table["kept"].to_numpy(dtype=bool), (table["reason"] == "background").to_numpy()
+        place = {"fold": "", "cohort": cohort, "sample": sample, "patient": str(metadata.get("patient", "")),
+                 "badge": badges.get(sample, "")}  # fmt: skip
+        for name in ["all", *sorted(set(region) - {""})]:
+            here = np.ones(len(table), dtype=bool) if name == "all" else region == name
+            for metric, values in (("kept", kept), ("background", background)):
+                share = float(values[here].mean())
+                rows.append(
+                    {"metric": metric, "target": name, "value": share, "n": int(here.sum()), "n_nan": 0, **place}
+                )
+    if not rows:
+        raise InputError(f"cohort '{cohort}'", "none of its tile tables was given.", "name sections of this cohort.")
+    return [roll_up(pd.DataFrame(rows), types=False)]

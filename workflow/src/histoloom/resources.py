@@ -1,0 +1,177 @@
+"""How much memory and time a job is asked for: functions of the size of its input and of the attempt.
+
+The numbers are upper envelopes of measured runs (benchmark files of the simulated demo and of real her2st sections, on
+two CPU cores): every measured job fits into what its first attempt is given, with at least a fifth to spare
+(`tests/unit/measured_jobs.tsv` keeps the measurements). What was not measured is marked as a guess.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# What a scheduler counts beside the tool: the two workflow processes around a cluster job, 170 MB each, measured.
+OVERHEAD_MB = 350
+ROUND_MB = 100
+MAX_GROWTH = 4
+_PICTURES = frozenset({".jpg", ".jpeg", ".png"})
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a kind of job needs, without overhead.
+
+    Attributes
+    ----------
+    base_mb
+        Memory before any input is read (imports), MB.
+    picture_mb
+        Memory per MB of JPEG or PNG: they are decoded whole, and an H&E slide shrinks 60-fold in a JPEG.
+    file_mb
+        Memory per MB of any other input.
+    base_minutes, minutes_per_mb
+        Time limit, for a machine several times slower than the measured one.
+    typical_mb
+        Input (MB, pictures and others alike) to reckon with while files do not exist yet.
+    """
+
+    base_mb: float
+    picture_mb: float = 0.0
+    file_mb: float = 0.0
+    base_minutes: float = 20.0
+    minutes_per_mb: float = 0.0
+    typical_mb: float = 10.0
+
+
+_LIGHT = Demand(350, file_mb=4)
+DEMANDS: Mapping[str, Demand] = {
+    "fetch_file": Demand(200, base_minutes=240),
+    "simulate_section": Demand(1000, base_minutes=20),
+    "simulate_reference": Demand(300),
+    "read_section": Demand(450, picture_mb=80, file_mb=20, base_minutes=20, minutes_per_mb=0.5),
+    "cut_tiles": Demand(350, picture_mb=170, file_mb=4, base_minutes=15, minutes_per_mb=0.5),
+    # Sections are read one after the other, and a few at once.
+    "embed_batch.stain_texture": Demand(500, picture_mb=50, file_mb=4, base_minutes=20, minutes_per_mb=1),
+    "embed_batch.timm": Demand(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3),  # a guess
+    "build_reference": Demand(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
+    # Counts are held dense, in a few copies; real fits are 150 times longer than the demo's.
+    "label_group.cell2location": Demand(900, file_mb=60, base_minutes=240, minutes_per_mb=10),
+    "label_group.nnls": Demand(350, file_mb=8, base_minutes=20, minutes_per_mb=0.2),
+    "label_group.published": Demand(350, file_mb=4),
+    "label_group.truth": Demand(350, file_mb=4),
+    "gather_labels": _LIGHT,
+    "build_target": _LIGHT,
+    "make_folds": _LIGHT,
+    "train_model": Demand(600, file_mb=20, base_minutes=30, minutes_per_mb=1),
+    "train_model.mlp": Demand(1300, file_mb=20, base_minutes=60, minutes_per_mb=10),
+    "predict_model": Demand(550, file_mb=4),
+    "apply_model": Demand(500, file_mb=4),
+    "score_model": _LIGHT,
+    "score_labels": _LIGHT,
+    "write_tables": _LIGHT,
+    "draw_experiment": _LIGHT,
+    "draw_model": Demand(850, file_mb=4),
+    "draw_judge": _LIGHT,
+    "show_slide": Demand(700, file_mb=20),
+    "write_paper_table": _LIGHT,
+    "list_exclusions": _LIGHT,
+}
+
+
+def demand(job: str) -> Demand:
+    """Return what a kind of job needs; ``rule.kind`` falls back to ``rule``."""
+    return DEMANDS.get(job) or DEMANDS[job.partition(".")[0]]
+
+
+def input_mb(paths: Iterable[str | Path], typical_mb: float) -> tuple[float, float]:
+    """Return the MB of pictures and of other files; where a file does not exist yet, a typical size.
+
+    The jobs of a group are planned before their inputs exist. A zip or a folder counts as what lies on disk.
+    """
+    pictures = others = 0.0
+    missing = False
+    for path in paths:
+        try:
+            size = os.path.getsize(path) / 1e6
+        except OSError:
+            missing = True
+            continue
+        if Path(path).suffix.lower() in _PICTURES:
+            pictures += size
+        else:
+            others += size
+    if missing:
+        return max(pictures, typical_mb / 2), max(others, typical_mb / 2)
+    return pictures, others
+
+
+def growth(attempt: int) -> int:
+    """Return by how much a later attempt asks for more: twice, three times, at most `MAX_GROWTH` times."""
+    return min(max(attempt, 1), MAX_GROWTH)
+
+
+def memory_mb(job: str, paths: Iterable[str | Path], attempt: int = 1) -> int:
+    """Return the memory to ask for.
+
+    Parameters
+    ----------
+    job
+        A rule, or ``rule.kind`` where kinds differ (``label_group.nnls``).
+    paths
+        The job's inputs.
+    attempt
+        1 for the first try.
+
+    Returns
+    -------
+    int
+        MB, with the overhead of a cluster job; only the tool's part grows with the attempt.
+    """
+    need = demand(job)
+    pictures, others = input_mb(paths, need.typical_mb)
+    tool = need.base_mb + need.picture_mb * pictures + need.file_mb * others
+    return round_up(tool * growth(attempt) + OVERHEAD_MB, ROUND_MB)
+
+
+def runtime_minutes(job: str, paths: Iterable[str | Path], attempt: int = 1) -> int:
+    """Return the time limit to ask for, in minutes; arguments as in `memory_mb`."""
+    need = demand(job)
+    size = sum(input_mb(paths, need.typical_mb))
+    return round_up((need.base_minutes + need.minutes_per_mb * size) * growth(attempt), 5)
+
+
+def round_up(value: float, step: int) -> int:
+    """Return the next multiple of a step."""
+    return int(-(-value // step)) * step
+
+
+def deconvolution_mb(n_obs: int, n_genes: int, n_types: int, posterior_samples: int = 1000) -> float:
+    """Return the memory that a cell2location fit will need at least, MB.
+
+    Counts are held dense in single precision, four times (data, expectation, its gradient, the likelihood's terms);
+    posterior samples of abundance are kept for quantiles.
+
+    Parameters
+    ----------
+    n_obs, n_genes, n_types
+        Spots and genes of the group after filtering, and cell types.
+    posterior_samples
+        Draws kept for each spot and type.
+    """
+    dense = 4 * 4 * n_obs * n_genes
+    posterior = 4 * posterior_samples * n_obs * n_types
+    return (dense + posterior) / 1e6 + DEMANDS["label_group.cell2location"].base_mb
+
+
+def advice_when_too_large(need_mb: float, granted_mb: float, n_obs: int, n_genes: int) -> str | None:
+    """Return what to do about a fit that will not fit, or None if it will."""
+    if need_mb <= granted_mb:
+        return None
+    share = granted_mb / need_mb
+    return (
+        f"deconvolving {n_obs} spots x {n_genes} genes takes about {need_mb:.0f} MB, and {granted_mb:.0f} MB are granted. "
+        f"Remedy: smaller groups (`group_by: section`), fewer genes (about {int(n_genes * share * 0.9)} would fit), or "
+        "more memory for rule label_group in the profile (`set-resources: label_group: mem_mb: ...`)."
+    )

@@ -1,0 +1,177 @@
+"""Outlines of a Xenium run's cells and nuclei on the H&E, as GeoParquet 1.0.
+
+10x publishes vertices in um, one row each. Here every outline is one row: cell_id, and geometry as WKB polygon in
+level-0 px of the slide (x = column, y = row). The file says so in its ``geo`` metadata, so geopandas, QGIS or DuckDB open it;
+written with pyarrow alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.artefacts import KEY, identities_of
+from histoloom.errors import InputError
+from histoloom.identity import canonical_json, make_identity
+from histoloom.samples.alignment import read_alignment, to_slide
+from histoloom.samples.tenx_h5 import as_text
+
+logger = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+_HEADER = 13
+_REMEDY = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
+
+
+def write_polygons(
+    *, boundaries: Path, out: Path, cohort: str, sample: str, alignment: Path | None, pixel_size_um: float
+) -> None:
+    """Write the outlines of a boundary table, placed on the slide.
+
+    Parameters
+    ----------
+    boundaries
+        ``cell_boundaries.parquet`` or ``nucleus_boundaries.parquet``: cell_id, vertex_x, vertex_y in um, optional
+        label_id (a cell may have several nuclei).
+    out
+        GeoParquet to write.
+    cohort, sample
+        Names for the metadata.
+    alignment
+        The H&E's alignment csv; None: outlines are placed on the morphology image.
+    pixel_size_um
+        um per pixel of the morphology image.
+
+    Raises
+    ------
+    InputError
+        If the table lacks a column, has vertices that are no numbers, or an outline of fewer than three vertices.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids, starts, um = _read_rings(boundaries)
+    matrix = np.eye(3) if alignment is None else read_alignment(alignment)
+    places = to_slide(um, matrix, pixel_size_um)
+    starts, places = _closed(starts, places)
+    table = pa.table({"cell_id": pa.array(ids.tolist(), pa.string()), "geometry": _wkb(starts, places)})
+    box = [*places.min(axis=0).tolist(), *places.max(axis=0).tolist()]
+    geometry = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": None, "bbox": box}
+    geo = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
+    used: dict[str, str | Path] = {"boundaries": boundaries, **({"alignment": alignment} if alignment else {})}
+    metadata = {
+        "cohort": cohort,
+        "sample": sample,
+        "frame": "level-0 px of the slide, x = column, y = row" if alignment else "px of the morphology image",
+        "n": len(ids),
+        "identity": make_identity(
+            "polygons",
+            STAGE_VERSION,
+            {"cohort": cohort, "sample": sample, "pixel_size_um": pixel_size_um},
+            identities_of(used),
+        ),
+    }
+    stamped = {b"geo": json.dumps(geo).encode(), KEY.encode(): canonical_json(metadata).encode()}
+    pq.write_table(table.replace_schema_metadata(stamped), out, compression="zstd")
+    logger.info("%s/%s: %d outlines from %s", cohort, sample, len(ids), boundaries)
+
+
+def _read_rings(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return ids (n,), first vertex of each outline (n + 1,) and vertices (v, 2) in um."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise InputError(path, "the boundary table is missing.", _REMEDY)
+    try:
+        names = pq.read_schema(path).names
+        missing = [c for c in ("cell_id", "vertex_x", "vertex_y") if c not in names]
+        if missing:
+            raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(names)}.", _REMEDY)
+        columns = ["cell_id", "vertex_x", "vertex_y", *(["label_id"] if "label_id" in names else [])]
+        table = pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(path, f"no readable parquet ({error}).", _REMEDY) from error
+    if table.num_rows == 0:
+        raise InputError(path, "the table has no vertices.", _REMEDY)
+    um = np.column_stack([table[c].to_numpy().astype(np.float64) for c in ("vertex_x", "vertex_y")])
+    if not np.isfinite(um).all():
+        raise InputError(path, "a vertex is no number.", _REMEDY)
+    codes = np.asarray(table["cell_id"].combine_chunks().dictionary_encode().indices)
+    new = np.ones(len(um), bool)
+    new[1:] = codes[1:] != codes[:-1]
+    if "label_id" in columns:
+        labels = np.asarray(table["label_id"].to_numpy(zero_copy_only=False))
+        new[1:] |= labels[1:] != labels[:-1]
+    first = np.flatnonzero(new)
+    starts = np.append(first, len(um)).astype(np.int64)
+    ids = as_text(table["cell_id"].take(pa.array(first)).to_numpy(zero_copy_only=False))
+    if (np.diff(starts) < 3).any():
+        raise InputError(
+            path, f"the outline of cell '{ids[np.argmin(np.diff(starts))]}' has under 3 vertices.", _REMEDY
+        )
+    if "label_id" not in columns and len(set(ids.tolist())) != len(ids):
+        raise InputError(
+            path, "the vertices of a cell do not lie together.", "sort the table by cell_id, vertex order kept."
+        )
+    return ids, starts, um
+
+
+def _closed(
+    starts: npt.NDArray[np.int64], places: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Repeat the first vertex of each ring at its end, where it is not there yet."""
+    first, last = starts[:-1], starts[1:] - 1
+    open_ring = (places[first] != places[last]).any(axis=1)
+    if not open_ring.any():
+        return starts, places
+    longer = np.insert(places, starts[1:][open_ring], places[first[open_ring]], axis=0)
+    return starts + np.concatenate([[0], np.cumsum(open_ring)]), longer
+
+
+def _wkb(starts: npt.NDArray[np.int64], places: npt.NDArray[np.float64]) -> Any:
+    """Return polygons as a pyarrow array of WKB, all at once: 700,000 outlines make a loop in Python slow."""
+    import pyarrow as pa
+
+    sizes = np.diff(starts)
+    offsets = np.concatenate([[0], np.cumsum(_HEADER + 16 * sizes)]).astype(np.int64)
+    raw = np.empty(offsets[-1], np.uint8)
+    # Little endian, type 3 (polygon), one ring, its number of points; then x, y as doubles.
+    header = np.zeros((len(sizes), _HEADER), np.uint8)
+    header[:, 0], header[:, 1], header[:, 5] = 1, 3, 1
+    header[:, 9:] = sizes.astype("<u4").view(np.uint8).reshape(-1, 4)
+    is_header = np.zeros(len(raw), bool)
+    is_header[(offsets[:-1, None] + np.arange(_HEADER)).ravel()] = True
+    raw[is_header] = header.ravel()
+    raw[~is_header] = np.ascontiguousarray(places, "<f8").view(np.uint8).ravel()
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(raw)]
+    return pa.Array.from_buffers(pa.large_binary(), len(sizes), buffers)
+
+
+def read_polygons(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+    """Yield (cell_id, closed ring (k, 2)) of a file that `write_polygons` wrote.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        handle = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(path, f"no readable parquet ({error}).", "write the outlines again.") from error
+    metadata: Mapping[bytes, bytes] = handle.schema_arrow.metadata or {}
+    if b"geo" not in metadata or "cell_id" not in handle.schema_arrow.names:
+        raise InputError(path, "no GeoParquet of outlines with cell_id.", "write the outlines again.")
+    for batch in handle.iter_batches(batch_size=4096, columns=["cell_id", "geometry"]):
+        for name, shape in zip(batch["cell_id"].to_pylist(), batch["geometry"].to_pylist(), strict=True):
+            yield name, np.frombuffer(shape, "<f8", offset=_HEADER).reshape(-1, 2)

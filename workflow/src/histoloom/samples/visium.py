@@ -1,0 +1,129 @@
+"""Visium as Space Ranger leaves it: the ``outs`` folder, and the full-resolution image that it was given.
+
+Counts are ``filtered_feature_bc_matrix.h5``, places ``spatial/tissue_positions*`` of either generation (``_list.csv``
+without a header before Space Ranger 2, ``.csv`` with one since, ``.parquet`` for Visium HD), told apart by content,
+not by name. ``spatial/`` also says how large the full-resolution image was; another one is refused. For Visium HD give
+a folder of ``binned_outputs``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histoloom.errors import InputError
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, with_gene_table
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+PITCH_UM, SPOT_UM = 100.0, 55.0
+POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
+_REMEDY = "give Space Ranger's outs folder unchanged, or give the section a reason in the sheet's 'exclude' column."
+
+
+class VisiumReader(Reader):
+    """Space Ranger outputs; the sheet names the ``outs`` folder and the full-resolution image."""
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles counts, spatial (a folder) and image."""
+        outs = need(row, "outs")
+        found = {
+            "counts": join(root, f"{outs}/filtered_feature_bc_matrix.h5"),
+            "spatial": join(root, f"{outs}/spatial"),
+            "image": join(root, need(row, "image")),
+        }
+        return with_gene_table(found, spec)
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Read the barcodes of the filtered matrix and where they lie."""
+        from histoloom.samples.tables import Counts, read_positions
+        from histoloom.samples.tenx_h5 import by_symbol, read_feature_matrix
+
+        path, folder = Path(files["counts"]), Path(files["spatial"])
+        counts = read_feature_matrix(path)
+        matrix, genes, ids = by_symbol(counts.matrix, counts)
+        positions_file = find_positions(folder)
+        section = join_counts_and_positions(
+            Counts(matrix, counts.obs_ids, genes), read_positions(positions_file), path, positions_file
+        )
+        dropped = section.uns["dropped"]
+        # The filtered matrix holds barcodes under tissue only; the rest of the array is no loss.
+        dropped["outside_tissue"] = dropped.pop("position_without_counts")
+        section.uns.pop("dropped_places")
+        section.var["ensembl_id"] = ids
+        section.uns["found"] = read_scales(folder)
+        section.uns["found"]["facts"]["other_features"] = counts.controls
+        return section
+
+
+def find_positions(folder: Path) -> Path:
+    """Return the positions file of a ``spatial`` folder.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    found = [folder / name for name in POSITIONS if (folder / name).is_file()]
+    if not found:
+        there = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
+        raise InputError(folder, f"none of {', '.join(POSITIONS)}; there is: {there or 'nothing'}.", _REMEDY)
+    if len(found) > 1:
+        logger.warning("%s: several generations of positions, %s is used", folder, found[0].name)
+    return found[0]
+
+
+def read_scales(folder: Path) -> dict[str, Any]:
+    """Read ``scalefactors_json.json``, and from it and the hires image the size of the full-resolution image.
+
+    Returns
+    -------
+    dict
+        As `Reader.read` describes ``uns["found"]``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no JSON, or a scale is no positive number.
+    """
+    from PIL import Image
+
+    from histoloom.samples.hest import number
+    from histoloom.samples.tables import read_bytes
+
+    path = folder / "scalefactors_json.json"
+    try:
+        scales = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise InputError(path, f"no JSON ({error}).", _REMEDY) from error
+    bin_um, um_per_px = number(scales.get("bin_size_um")), number(scales.get("microns_per_pixel"))
+    found: dict[str, Any] = {
+        "pitch_um": bin_um or PITCH_UM,
+        "spot_diameter_um": bin_um or SPOT_UM,
+        "facts": {k: scales[k] for k in ("spot_diameter_fullres", "tissue_hires_scalef", "bin_size_um") if k in scales},
+    }
+    if um_per_px:
+        found["mpp"] = {"estimated": um_per_px}
+    for name, key in (
+        ("tissue_hires_image.png", "tissue_hires_scalef"),
+        ("tissue_lowres_image.png", "tissue_lowres_scalef"),
+    ):
+        if not (folder / name).is_file():
+            continue
+        scale = number(scales.get(key))
+        if scale is None:
+            raise InputError(path, f"'{key}' is {scales.get(key)!r}, no positive number.", _REMEDY)
+        with Image.open(folder / name) as image:
+            found["slide_size"] = (image.width / scale, image.height / scale)
+        # The small image was rounded to whole pixels.
+        found["slide_size_tolerance"] = 1 + 1 / scale
+        break
+    return found
