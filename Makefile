@@ -2,11 +2,13 @@
 PYTHON ?= python3
 CORES ?= 2
 CONFIG ?=
+MIRROR ?=
 VENV := .venv
 BIN := $(VENV)/bin
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG),)
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG),) \
+	$(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
-.PHONY: demo test lint format docs resume report clean
+.PHONY: demo test lint format docs resume doctor report clean
 
 $(VENV)/.run: envs/requirements.txt envs/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +52,10 @@ resume: $(VENV)/.run
 	$(BIN)/python scripts/tools/clear_run.py
 	$(SNAKEMAKE) --unlock
 	$(SNAKEMAKE)
+
+# Before a run: can it succeed here? Gates, tokens, bytes, disk, GPU, programs, versions; exit 1 if not.
+doctor: $(VENV)/.run
+	@$(BIN)/python scripts/tools/doctor.py $(CONFIG) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
 report: $(VENV)/.run
 	$(SNAKEMAKE) --report report.html

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -45,7 +46,8 @@ def command(process: psutil.Process) -> str:
 
 def is_worker(text: str) -> bool:
     """Whether a command line is that of a job started by a run."""
-    return ".snakemake/scripts/" in text or ("snakemake" in text and "--mode subprocess" in text)
+    inner = "snakemake" in text and any(f"--mode {mode}" in text for mode in ("subprocess", "remote", "'remote'"))
+    return ".snakemake/scripts/" in text or inner
 
 
 def is_run(text: str) -> bool:
@@ -53,6 +55,21 @@ def is_run(text: str) -> bool:
     words = text.split()
     called = any(word.endswith("/snakemake") or word == "snakemake" for word in words[:3])
     return called and not is_worker(text)
+
+
+def run_elsewhere(folder: Path) -> str | None:
+    """Return the other machine on which the last run in a folder was started, if its log does not say that it ended.
+
+    Processes of another login node cannot be seen from here; its log names the machine in its first lines.
+    """
+    logs = sorted((folder / ".snakemake" / "log").glob("*.snakemake.log"))
+    locks = folder / ".snakemake" / "locks"
+    if not logs or not locks.is_dir() or not any(locks.iterdir()):
+        return None
+    lines = logs[-1].read_text(errors="replace").splitlines()
+    host = next((line.partition(":")[2].strip() for line in lines[:30] if line.strip().startswith("Host:")), "")
+    ended = any(line.startswith("Elapsed time:") for line in lines[-10:])
+    return host if host and not ended and host != socket.gethostname() else None
 
 
 def queued_jobs(folder: Path) -> dict[str, str]:
@@ -104,8 +121,16 @@ def used_slurm(folder: Path) -> bool:
     return (folder / ".snakemake" / "slurm_logs").is_dir()
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, *, elsewhere_is_dead: bool = False) -> int:
     """End orphaned workers and jobs, and remove what they left half-written; 1 if a run is alive or a job stays."""
+    host = None if elsewhere_is_dead else run_elsewhere(folder)
+    if host:
+        print(
+            f"The last run in {folder} was started on {host} and has not ended, as far as its log says. Remedy: resume "
+            f"there; or, if you know that it is dead, call this with --dead.",
+            file=sys.stderr,
+        )
+        return 1
     found = [(process, command(process)) for process in processes_here(folder)]
     runs = [process.pid for process, text in found if is_run(text)]
     if runs:
@@ -137,4 +162,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(os.getcwd()).resolve()))
+    sys.exit(main(Path(os.getcwd()).resolve(), elsewhere_is_dead="--dead" in sys.argv[1:]))

@@ -16,7 +16,8 @@ rule fetch_file:
     threads: 1
     resources:
         mem_mb=800,
-        runtime=240,
+        runtime=1440,
+        downloads=1,
     params:
         mirror=get_mirror,
     script:

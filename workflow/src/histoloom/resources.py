@@ -169,9 +169,9 @@ def advice_when_too_large(need_mb: float, granted_mb: float, n_obs: int, n_genes
     """Return what to do about a fit that will not fit, or None if it will."""
     if need_mb <= granted_mb:
         return None
-    share = granted_mb / need_mb
+    fitting = int(n_genes * granted_mb / need_mb * 0.9)
     return (
-        f"deconvolving {n_obs} spots x {n_genes} genes takes about {need_mb:.0f} MB, and {granted_mb:.0f} MB are granted. "
-        f"Remedy: smaller groups (`group_by: section`), fewer genes (about {int(n_genes * share * 0.9)} would fit), or "
-        "more memory for rule label_group in the profile (`set-resources: label_group: mem_mb: ...`)."
+        f"deconvolving {n_obs} spots x {n_genes} genes takes about {need_mb:.0f} MB, and {granted_mb:.0f} MB are "
+        f"granted. Remedy: smaller groups (`group_by: section`), fewer genes (about {fitting} would fit), or more "
+        "memory for rule label_group in the profile (`set-resources: label_group: mem_mb: ...`)."
     )

@@ -18,9 +18,9 @@ class Encoder(Protocol):
     """What the engine asks of an encoder; a new one is a class, a line in the registry and a card.
 
     ``chunk`` is the number of tiles it likes to get at once (they may be of several sections); ``weights_sha256`` and
-    ``feature_names`` are None where there are none; ``precision`` is the arithmetic on this ``device``. Two methods more
-    are used where a class has them: ``submit(tiles, um_per_px)`` starts encoding and returns a function that waits for
-    the features, and ``allocate(shape)`` gives memory for tiles.
+    ``feature_names`` are None where there are none; ``precision`` is the arithmetic on this ``device``. Two methods are
+    used where a class has them: ``submit(tiles, um_per_px)`` starts encoding and returns a function that waits for the
+    features, ``allocate(shape)`` gives memory for tiles.
     """
 
     weights_sha256: str | None

@@ -65,16 +65,67 @@ def section_values(
     return pd.concat(parts, ignore_index=True)
 
 
+def between_part(prediction: Floats, reference: Floats, section: np.ndarray) -> Floats:
+    """Return the part of each column's pooled cc that comes from differences between section means.
+
+    A pooled covariance is the covariance of section means plus the mean covariance within sections; divided by the
+    pooled standard deviations, both parts add up to the pooled cc.
+
+    Parameters
+    ----------
+    prediction, reference
+        (n, types); an observation where either is NaN is left out of its column.
+    section
+        (n,) which section an observation lies in.
+
+    Returns
+    -------
+    ndarray
+        (types,); NaN where the cc is.
+    """
+    valid = np.isfinite(prediction) & np.isfinite(reference)
+    n = np.maximum(valid.sum(axis=0), 1)
+    centred = []
+    for values in (prediction, reference):
+        filled = np.where(valid, values, 0.0)
+        centred.append(np.where(valid, filled - filled.sum(axis=0) / n, 0.0))
+    code = np.unique(section, return_inverse=True)[1]
+    between = np.zeros(prediction.shape[1])
+    for s in range(int(code.max(initial=-1)) + 1):
+        here = code == s
+        size = np.maximum(valid[here].sum(axis=0), 1)
+        between += centred[0][here].sum(axis=0) * centred[1][here].sum(axis=0) / size
+    scale = np.sqrt((centred[0] ** 2).sum(axis=0) * (centred[1] ** 2).sum(axis=0))
+    defined = np.isfinite(column_correlation(prediction, reference)[0]) & (scale > 0)
+    return np.divide(between, scale, out=np.full(len(scale), np.nan), where=defined)
+
+
+def section_means(scored: Scored, reference: Floats) -> Floats:
+    """Return the predictor that knows each test section's mean and nothing else, (n, types)."""
+    section = (scored.obs["cohort"] + "/" + scored.obs["sample"]).to_numpy()
+    found: Floats = pd.DataFrame(reference).groupby(section).transform("mean").to_numpy()
+    return found
+
+
 def pooled_cc(scored: Scored, prediction: Floats, reference: Floats) -> pd.DataFrame:
-    """Return cc with a patient's, and with a cohort's, observations thrown together; badged sections stay outside."""
+    """Return cc with a patient's, and with a cohort's, observations thrown together; badged sections stay outside.
+
+    Beside ``cc`` stand ``cc_between``, its part from differences between sections (see `between_part`), and
+    ``cc_section_mean``, the cc of the predictor that knows section means only.
+    """
     obs = scored.obs[scored.obs["badge"] == ""]
+    flat = section_means(scored, reference)
+    section = (scored.obs["cohort"] + "/" + scored.obs["sample"]).to_numpy()
     parts = []
     for aggregation, by in (("pooled_patient", ["cohort", "patient"]), ("pooled", ["cohort"])):
         for key, labels in sorted(obs.groupby(by, observed=True, sort=True).groups.items()):
             place = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
             index = labels.to_numpy()
             value, n = column_correlation(prediction[index], reference[index])
-            parts.append(_frame(place, scored.types, "cc", value, n).assign(aggregation=aggregation))
+            between = between_part(prediction[index], reference[index], section[index])
+            known = column_correlation(flat[index], reference[index])[0]
+            for metric, found in (("cc", value), ("cc_between", between), ("cc_section_mean", known)):
+                parts.append(_frame(place, scored.types, metric, found, n).assign(aggregation=aggregation))
     if not parts:
         return pd.DataFrame()
     rows = pd.concat(parts, ignore_index=True).fillna({"patient": ""})

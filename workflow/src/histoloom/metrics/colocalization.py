@@ -93,8 +93,9 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
     Returns
     -------
     list of DataFrame
-        ``w_neighbours`` and ``w_self_share`` per section (`histoloom.metrics.moran.weight_diagnostics`). Section rows and pooled rows (all sections of a cohort without a badge, W block-diagonal, z-scores over all of
-        them) of both maps, pairs i <= j; similarity also per patient and cohort, with its form in ``gene_set``.
+        Section rows and pooled rows (all sections of a cohort without a badge, W block-diagonal, z-scores over all of
+        them) of both maps, pairs i <= j; similarity also per patient and cohort, with its form in ``gene_set``;
+        ``w_neighbours`` and ``w_self_share`` per section (`histoloom.metrics.moran.weight_diagnostics`).
     """
     known = placed(scored.obs, moran)
     if not known.all():

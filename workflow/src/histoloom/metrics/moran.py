@@ -129,7 +129,7 @@ def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> Any:
     moran
         ``protocol``: ``array`` (default; with length_scale_um, cutoff, include_self) or ``hist2cell_500px``: distances
         and a length scale of 500 in px of the slide, whatever its um/px, cutoff 0.2, self included, at most the 160
-        strongest neighbours; kept when either side lists the other, so that W stays symmetric (SpatialDM's is directed).
+        strongest neighbours; kept when either side lists the other, so that W is symmetric (SpatialDM's is directed).
     """
     section = (obs["cohort"].astype(str) + "/" + obs["sample"].astype(str)).to_numpy()
     if moran.get("protocol", ARRAY) == ARRAY:

@@ -30,8 +30,8 @@ def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: S
     Returns
     -------
     list of DataFrame
-        For each pair of entries (``gene_set`` the first, ``k`` the second): ``cc`` per section, type and rolled up (does
-        the map change?) and ``abundance_ratio``, mean total abundance of the second over the first (does the scale
+        For each pair of entries (``gene_set`` the first, ``k`` the second): ``cc`` per section, type and rolled up
+        (does the map change?) and ``abundance_ratio``, total abundance of the second over the first (does the scale
         change?), per section and rolled up.
 
     Raises

@@ -242,14 +242,16 @@ class SectionPlan:
         entry = self.config.get("references", reference)
         if entry["source"] == "simulated":
             return {"h5ad": [f"{self.config.raw_dir}/simulated/{entry['cohort']}/reference.h5ad"]}
-        folder = self.config.mirror_dir or "."
         if entry["source"] == "h5ad":
-            return {"h5ad": [entry["path"].replace("{mirror_dir}", folder)]}
-        parts = entry["samples"]
+            return {"h5ad": [self._place(entry["path"])]}
         return {
-            "folders": [part["folder"].replace("{mirror_dir}", folder) for part in parts],
-            "annotations": [part["annotation"].replace("{mirror_dir}", folder) for part in parts],
+            "folders": [self._place(part["folder"]) for part in entry["samples"]],
+            "annotations": [self._place(part["annotation"]) for part in entry["samples"]],
         }
+
+    def _place(self, path: str) -> str:
+        """Put the folders of raw files and of local copies into a path."""
+        return path.replace("{mirror_dir}", self.config.mirror_dir or ".").replace("{raw_dir}", self.config.raw_dir)
 
     def batch_files(self, encoder: str, cohort: str, batch: str) -> dict[str, list[str]]:
         """Return what an embedding job reads, by role."""

@@ -1,8 +1,8 @@
 """Outlines of a Xenium run's cells and nuclei on the H&E, as GeoParquet 1.0.
 
 10x publishes vertices in um, one row each. Here every outline is one row: cell_id, and geometry as WKB polygon in
-level-0 px of the slide (x = column, y = row). The file says so in its ``geo`` metadata, so geopandas, QGIS or DuckDB open it;
-written with pyarrow alone.
+level-0 px of the slide (x = column, y = row). The file says so in its ``geo`` metadata, so geopandas, QGIS or DuckDB
+open it; written with pyarrow alone.
 """
 
 from __future__ import annotations

@@ -1,0 +1,268 @@
+"""Print what a run will do before anything is submitted, and stop what would fail later.
+
+    python scripts/tools/plan_run.py --workflow-profile profiles/slurm [any other option of the run]
+
+takes the options of the run itself. It prints jobs by rule, submissions, GPU-hours and bytes; then it checks folders,
+disk, clocks, other runs in this folder and, for a SLURM profile, whether the cluster would accept the jobs. Status 1
+and a message with a remedy for each thing that is wrong. Nothing is written, nothing is submitted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "workflow" / "src"))
+
+import yaml  # noqa: E402
+from clear_run import command, is_run, processes_here, run_elsewhere  # noqa: E402
+from run_log import read_text  # noqa: E402
+
+from histoloom.summary import Job, Run, plan_text  # noqa: E402
+
+SKEW_SECONDS = 5
+# A results folder with less than this is full for all that matters.
+SPARE_BYTES = 500_000_000
+
+
+class Refused(Exception):
+    """What would fail, and its remedy."""
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of an option, however it was written."""
+    for i, word in enumerate(arguments):
+        if word == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def read_profile(arguments: Sequence[str]) -> tuple[Path | None, dict]:
+    """Return the profile of a run; one that is named and missing would be passed over in silence.
+
+    Raises
+    ------
+    Refused
+        If the profile does not exist.
+    """
+    for name in ("--workflow-profile", "--profile"):
+        given = option(arguments, name)
+        if given is None or given == "none":
+            continue
+        found = [p for p in (Path(given), ROOT / "profiles" / given) if p.exists()]
+        files = [p if p.is_file() else p / f for p in found for f in ("config.yaml", "profile.yaml")]
+        files = [p for p in files if p.is_file()]
+        if not files:
+            known = ", ".join(f"profiles/{p.name}" for p in sorted((ROOT / "profiles").iterdir()) if p.is_dir())
+            raise Refused(f"{name} {given}: no such profile. Remedy: name one of {known}, or a copy of your own.")
+        return files[0].parent, yaml.safe_load(files[0].read_text()) or {}
+    return None, {}
+
+
+def plan(arguments: Sequence[str], folder: Path) -> Run:
+    """Return the plan of a run, from its dry run."""
+    call = [sys.executable, "-m", "snakemake", *arguments, "--dry-run", "--nolock"]
+    result = subprocess.run(call, capture_output=True, text=True, check=False, cwd=os.getcwd())
+    if result.returncode:
+        raise Refused(f"the plan itself fails:\n{result.stderr[-3000:]}")
+    return read_text(result.stdout + result.stderr)
+
+
+def downloads(run: Run) -> dict[str, int]:
+    """Return the bytes of files that are to be fetched."""
+    known: dict[str, int] = {}
+    for table in sorted((ROOT / "resources" / "files").glob("*.tsv")):
+        lines = [line for line in table.read_text().splitlines() if not line.startswith("#")]
+        for row in csv.DictReader(lines, delimiter="\t"):
+            if (row.get("bytes") or "").isdigit():
+                known[f"{table.stem}/{row.get('path') or row.get('file')}"] = int(row["bytes"])
+    outputs = [path for job in run.jobs.values() if job.rule == "fetch_file" for path in job.outputs]
+    return {path: known.get(path.split("sources/", 1)[-1], 0) for path in outputs}
+
+
+# checks ------------------------------------------------------------------------------------------------------
+
+
+def nearest(folder: Path) -> Path:
+    """Return a folder, or the nearest one above it that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def check_folders(folder: Path, need: int) -> Iterator[str]:
+    """Yield what is wrong with the folders that the run writes to: not writable, full, or on another clock."""
+    for name, what in (("results", "results"), ("logs", "logs"), ("benchmarks", "benchmarks"), (".snakemake", "state")):
+        place = nearest(folder / name)
+        try:
+            with tempfile.TemporaryFile(dir=place) as file:
+                before = time.time()
+                file.write(b"x" * 4096)
+                file.flush()
+                skew = os.fstat(file.fileno()).st_mtime - before
+        except OSError as error:
+            yield (
+                f"{place}: {what} cannot be written here ({error.strerror}). Remedy: free space, mend permissions or "
+                "mount, or run in another folder with --directory."
+            )
+            continue
+        if abs(skew) > SKEW_SECONDS:
+            yield (
+                f"{place}: its clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's, so "
+                "that what is new and what is old cannot be told. Remedy: have the clocks of the file server and this "
+                "machine synchronised (NTP)."
+            )
+    free = shutil.disk_usage(nearest(folder / "results")).free
+    if free < need + SPARE_BYTES:
+        yield (
+            f"{folder / 'results'}: {free / 1e9:.1f} GB are free, and {(need + SPARE_BYTES) / 1e9:.1f} GB are needed "
+            "for downloads alone. Remedy: free space, or set `raw_dir` to a larger disk."
+        )
+
+
+def check_clocks(run: Run, folder: Path) -> Iterator[str]:
+    """Yield inputs that claim to be from the future: whatever is made of them would look old at once."""
+    now = time.time()
+    inputs = {folder / path for job in run.jobs.values() for path in job.inputs}
+    late = sorted(str(p) for p in inputs if p.exists() and p.stat().st_mtime > now + SKEW_SECONDS)
+    if late:
+        more = f" and {len(late) - 1} more" if len(late) > 1 else ""
+        yield (
+            f"{late[0]}{more}: modified in the future, so all that is made from it "
+            "would be made again in every run. Remedy: mend the clock that wrote it, then `touch` it."
+        )
+
+
+def check_other_runs(folder: Path) -> Iterator[str]:
+    """Yield a run that is alive in the folder, here or on another machine."""
+    alive = [process.pid for process in processes_here(folder) if is_run(command(process))]
+    if alive:
+        yield f"{folder}: a run is alive here (process {alive[0]}). Remedy: let it finish, or use another folder."
+    elsewhere = run_elsewhere(folder)
+    if elsewhere:
+        yield f"{folder}: a run was started here on {elsewhere} and has not ended. Remedy: look after it there."
+
+
+def check_slurm(run: Run, profile_folder: Path, profile: dict) -> Iterator[str]:
+    """Yield what the cluster would refuse: partitions, account, memory, GPUs."""
+    if shutil.which("sbatch") is None or shutil.which("sinfo") is None:
+        yield "the profile asks for SLURM, and there is no sbatch here. Remedy: start the run on a login node."
+        return
+    names = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, check=False, timeout=60)
+    if names.returncode:
+        yield f"SLURM does not answer: {names.stderr.strip()}. Remedy: try again when `sinfo` works."
+        return
+    there = sorted(set(names.stdout.split()))
+    wanted = partitions(profile_folder, profile)
+    for name in wanted:
+        if name not in there:
+            yield f"{profile_folder}: no partition '{name}' on this cluster. Remedy: use one of {', '.join(there)}."
+    if all(name in there for name in wanted):
+        yield from check_submissions(run, profile_folder, profile)
+
+
+def partitions(profile_folder: Path, profile: dict) -> list[str]:
+    """Return the partitions that a profile names."""
+    found = [(profile.get("default-resources") or {}).get("slurm_partition")]
+    found += [entry.get("slurm_partition") for entry in (profile.get("set-resources") or {}).values()]
+    file = profile.get("slurm-partition-config")
+    if file:
+        found += list(yaml.safe_load((profile_folder / file).read_text())["partitions"])
+    return list(dict.fromkeys(name for name in found if name))
+
+
+def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator[str]:
+    """Ask the scheduler whether it would take the largest job of each rule; nothing is submitted."""
+    import logging
+
+    from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
+
+    quiet = logging.getLogger("plan_run")
+    quiet.addHandler(logging.NullHandler())
+    quiet.propagate = False
+    file, defaults = profile.get("slurm-partition-config"), profile.get("default-resources") or {}
+    asked: dict[tuple, Job] = {}
+    for job in run.jobs.values():
+        if job.rule == "all" or not job.tries:
+            continue
+        t = job.tries[0]
+        own = (profile.get("set-resources") or {}).get(job.rule, {}).get("slurm_partition")
+        partition = own or defaults.get("slurm_partition")
+        if not partition and file:
+            resources = {"mem_mb": t.mem_mb or 0, "runtime": t.minutes or 0, "gpu": t.gpus}
+            like = SimpleNamespace(name=job.rule, threads=t.threads, resources=resources)
+            partition = get_best_partition(read_partition_file(profile_folder / file), like, quiet)
+            if partition is None:
+                yield (
+                    f"{profile_folder / file}: no partition takes rule {job.rule} ({t.mem_mb} MB, {t.minutes} min, "
+                    f"{t.threads} threads, {t.gpus} GPUs). Remedy: raise a partition's limits to what the cluster has, "
+                    f"or lower the rule's in `set-resources`{' (gpu: 0 runs it on CPUs)' if t.gpus else ''}."
+                )
+                continue
+        asked.setdefault((partition, t.mem_mb, t.gpus, t.threads, t.minutes), job)
+    said: set[str] = set()
+    for (partition, memory, gpus, threads, minutes), job in asked.items():
+        call = ["sbatch", "--test-only", f"--cpus-per-task={threads}", "--wrap", "true"]
+        call += [f"--account={defaults['slurm_account']}"] if defaults.get("slurm_account") else []
+        call += [f"--partition={partition}"] if partition else []
+        call += [f"--mem={memory}"] if memory else []
+        call += [f"--time={minutes}"] if minutes else []
+        call += [f"--gpus={gpus}"] if gpus else []
+        result = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+        problem = result.stderr.strip().splitlines()[-1:] if result.returncode else []
+        if problem and problem[0] not in said:
+            said.add(problem[0])
+            yield (
+                f"{profile_folder}: the cluster would refuse rule {job.rule} (partition {partition}, account "
+                f"{defaults.get('slurm_account')}, {memory} MB, {gpus} GPUs, {minutes} min): {problem[0]}. Remedy: "
+                "mend the account and partitions in the profile, or the rule's resources in its `set-resources`."
+            )
+
+
+def main(arguments: list[str]) -> int:
+    """Print the plan and what is wrong; 1 if anything is."""
+    folder = Path(option(arguments, "--directory") or option(arguments, "-d") or ".").resolve()
+    problems: list[str] = []
+    try:
+        profile_folder, profile = read_profile(arguments)
+        problems += check_other_runs(folder)
+        problems += check_folders(folder, 0)
+        # A dry run in a folder that cannot be written would only say the same less clearly.
+        run = plan(arguments, folder) if not problems else Run()
+        to_fetch = downloads(run)
+        there = {folder / p for job in run.jobs.values() for p in job.inputs}
+        read = 0
+        for path in there:
+            with contextlib.suppress(OSError):
+                read += path.stat().st_size
+        if run.jobs:
+            free = shutil.disk_usage(nearest(folder / "results")).free
+            print(plan_text(run, to_fetch, read, free))
+        elif not problems:
+            print("Nothing to be done.")
+        if to_fetch and not problems:
+            problems += [p for p in check_folders(folder, sum(to_fetch.values())) if p not in problems]
+        problems += check_clocks(run, folder)
+        if profile_folder is not None and (option(arguments, "--executor") or profile.get("executor")) == "slurm":
+            problems += check_slurm(run, profile_folder, profile)
+    except Refused as error:
+        problems.append(str(error))
+    for problem in problems:
+        print(f"\nWill not work: {problem}", file=sys.stderr)
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""Batches that fit: found by doubling, halved when memory runs out, one GPU for each process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_embeddings import TILES, Toy
+
+import histoloom.torch_compat  # noqa: F401
+from histoloom.embeddings import devices, read_embeddings
+from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
+from histoloom.embeddings.torch_encoder import TorchEncoder
+from histoloom.errors import InputError
+
+torch = pytest.importorskip("torch")
+
+CARD = load_cards()["random_vit_tiny"]
+CARD |= {"arch_kwargs": {"img_size": 32, "num_classes": 0, "depth": 2, "embed_dim": 24, "num_heads": 3}}
+CARD |= {"input_px": 32, "dim": 48}
+
+
+def encoder(**changes: Any) -> Any:
+    return build_encoder(full_spec({"card": CARD, "tiles_spec": {}, "name": "x", **changes}), threads=1, device="cpu")
+
+
+def tiles(n: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3)).astype(np.uint8)
+
+
+def memory_for(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """A device that holds `most` tiles; returns the sizes tried."""
+    run, tried = TorchEncoder._run, []
+
+    def limited(self: Any, part: Any) -> Any:
+        tried.append(len(part))
+        if len(part) > most:
+            raise torch.OutOfMemoryError("no room")
+        return run(self, part)
+
+    monkeypatch.setattr(TorchEncoder, "_run", limited)
+    return tried
+
+
+def test_out_of_memory_halves_the_batch_and_loses_no_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = encoder().encode(tiles(50), 0.5)
+    tried = memory_for(monkeypatch, 9)
+    built = encoder(batch_size=32)
+    found = built.encode(tiles(50), 0.5)
+    assert tried == [32, 16, 8, 8, 8, 8, 8, 8, 2]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    # What was learnt is kept.
+    del tried[:]
+    built.encode(tiles(10), 0.5)
+    assert tried == [8, 2]
+
+
+def test_out_of_memory_at_one_tile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory_for(monkeypatch, 0)
+    with pytest.raises(InputError, match="one tile does not fit the memory of cpu"):
+        encoder(batch_size=4).encode(tiles(4), 0.5)
+
+
+def test_out_of_memory_in_a_job_changes_no_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Toy(tmp_path)
+    spec = {"card": CARD, "tiles_spec": TILES, "name": "v", "batch_size": 16}
+    whole = read_embeddings([toy.embed("whole.h5", spec=spec)])
+    memory_for(monkeypatch, 5)
+    small = read_embeddings([toy.embed("small.h5", spec=spec)])
+    assert small.obs_id.tolist() == whole.obs_id.tolist()
+    np.testing.assert_allclose(small.features, whole.features, atol=1e-5)
+    assert small.metadata[0]["identity"] == whole.metadata[0]["identity"]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("batch", [1, 7, 64, "auto"])
+def test_a_job_gives_the_same_features_for_any_batch_and_threads(tmp_path: Path, threads: int, batch: Any) -> None:
+    toy = Toy(tmp_path, n=9)
+    spec = {"card": CARD, "tiles_spec": TILES, "name": "v"}
+    first = read_embeddings([toy.embed("a.h5", spec={**spec, "batch_size": 3})])
+    other = read_embeddings([toy.embed("b.h5", spec={**spec, "batch_size": batch}, threads=threads)])
+    np.testing.assert_allclose(other.features, first.features, atol=1e-5)
+    assert other.sample.tolist() == first.sample.tolist()
+    torch.set_num_threads(1)
+
+
+def test_compiled_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def compiled(function: Any) -> Any:
+        def call(images: Any) -> Any:
+            seen.append(tuple(images.shape))
+            return function(images)
+
+        return call
+
+    wanted = encoder().encode(tiles(11), 0.5)
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = encoder(compile=True, batch_size=4).encode(tiles(11), 0.5)
+    assert seen == [(4, 3, 32, 32)] * 3
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_tiles_of_another_kind_stop() -> None:
+    for bad in (tiles(2).astype(np.float32), tiles(2)[..., :1], tiles(2)[0]):
+        with pytest.raises(InputError, match=r"takes uint8 \(n, h, w, 3\) tiles"):
+            encoder().encode(bad, 0.5)
+    assert encoder().encode(tiles(0), 0.5).shape == (0, 48)
+
+
+def test_tiles_too_small_stop_before_weights_are_read(tmp_path: Path) -> None:
+    spec = {"card": CARD, "tiles_spec": {"size_px": 31}, "name": "x", "weights": str(tmp_path / "none.bin")}
+    with pytest.raises(InputError, match="takes 32 px, the tiles have 31 px"):
+        build_encoder(full_spec(spec), threads=1, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("fits", "largest", "found"), [(1000, 512, 512), (100, 512, 64), (16, 512, 16), (5, 512, 4), (1, 512, 1)]
+)
+@pytest.mark.parametrize("raises", [True, False])
+def test_batch_size_is_doubled_up_to_the_budget(fits: int, largest: int, found: int, raises: bool) -> None:
+    tried = []
+
+    def used_by(size: int) -> float:
+        tried.append(size)
+        if raises and size > fits:
+            raise torch.OutOfMemoryError("no room")
+        return 10.0 * size
+
+    assert devices.find_batch_size(used_by, 10.0 * fits, largest=largest) == found
+    assert max(tried) <= largest
+
+
+def test_not_one_tile_fits() -> None:
+    with pytest.raises(InputError, match="one tile does not fit"):
+        devices.find_batch_size(lambda size: 2.0, 1.0)
+
+
+def test_each_process_takes_another_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr(devices, "_held", {})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def other_process(name: str) -> int:
+        handle = os.open(tmp_path / f"histoloom-gpu-{os.getuid()}-{name}.lock", os.O_CREAT | os.O_RDWR)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return handle
+
+    assert devices.lease(1, tmp_path) == 0
+    assert not list(tmp_path.iterdir())
+    held = other_process("0")
+    assert devices.lease(2, tmp_path) == 1
+    assert devices.lease(2, tmp_path) == 1, "a process keeps its GPU"
+    with pytest.raises(BlockingIOError):
+        other_process("1")
+    # The same GPU under another number.
+    monkeypatch.setattr(devices, "_held", {})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0,7")
+    assert devices.lease(3, tmp_path) == 2
+    os.close(held)
+    monkeypatch.setattr(devices, "_held", {})
+    kept = [other_process(name) for name in ("0",)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert devices.lease(2, tmp_path) in {0, 1}
+    assert "sharing GPU" in caplog.text
+    os.close(kept[0])

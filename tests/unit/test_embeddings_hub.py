@@ -1,0 +1,146 @@
+"""The hub over a real socket: a small server on this machine speaks its protocol, the client is the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import histoloom.torch_compat  # noqa: F401
+from histoloom.embeddings.hub import resolved_revision
+
+torch = pytest.importorskip("torch")
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_of_a_test"
+ARCH = {"img_size": 32, "num_classes": 0, "depth": 1, "embed_dim": 12, "num_heads": 3}
+
+
+class Hub(ThreadingHTTPServer):
+    files: dict[str, bytes]
+    asked: list[str]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def answer(self, *, body: bool) -> None:
+        self.server.asked.append(self.path)
+        parts = self.path.split("?")[0].strip("/").split("/")
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.refuse(401, "GatedRepo")
+        if len(parts) < 5 or parts[3] not in {"main", COMMIT}:
+            return self.refuse(404, "RevisionNotFound")
+        content = self.server.files.get("/".join(parts[4:]))
+        if content is None:
+            return self.refuse(404, "EntryNotFound")
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+        return None
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    import timm
+
+    torch.manual_seed(3)
+    torch.save(timm.create_model("vit_tiny_patch16_224", pretrained=False, **ARCH).state_dict(), tmp_path / "w")
+    server = Hub(("127.0.0.1", 0), Handler)
+    server.files, server.asked = {"pytorch_model.bin": (tmp_path / "w").read_bytes()}, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def load(repo: Path, home: Path, port: int, *, token: str = "", offline: bool = False, revision: str = "main") -> str:
+    """Build an encoder with ``weights: hub`` in a process of its own; return what it says."""
+    code = f"""
+    import sys
+    sys.path.insert(0, {str(repo / "workflow/src")!r})
+    import numpy as np
+    from histoloom.errors import InputError
+    from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
+    card = load_cards()["uni"] | {{"arch": "vit_tiny_patch16_224", "arch_kwargs": {ARCH}, "revision": {revision!r}}}
+    card |= {{"input_px": 32, "dim": 12}}
+    try:
+        built = build_encoder(full_spec({{"card": card, "tiles_spec": {{}}, "name": "x"}}), threads=1, device="cpu")
+    except InputError as error:
+        print("InputError", error)
+    else:
+        print("loaded", built.revision, float(built.encode(np.full((1, 32, 32, 3), 99, np.uint8), 0.5).sum()))
+    """
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    env |= {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
+    env |= {"HF_TOKEN": token} if token else {}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_a_gated_model_is_fetched_once_and_then_loads_without_hub_or_token(
+    repo: Path, tmp_path: Path, hub: Hub
+) -> None:
+    home, port = tmp_path / "home", hub.server_address[1]
+    refused = load(repo, home, port)
+    assert "401/403" in refused
+    assert "HF_TOKEN is empty" in refused
+    assert "accept the terms at https://huggingface.co/MahmoodLab/UNI" in refused
+    assert "HF_TOKEN is set but has no access" in load(repo, home, port, token="hf_of_somebody_else")
+    assert "no such revision or file" in load(repo, home, port, token=TOKEN, revision="gone")
+    assert not list(home.rglob("pytorch_model.bin"))
+
+    # safetensors are asked for first; the repository has none.
+    online = load(repo, home, port, token=TOKEN)
+    assert online.startswith(f"loaded {COMMIT}")
+    files = [path.rpartition("/")[2] for path in hub.asked]
+    assert files.index("model.safetensors") < files.index("pytorch_model.bin")
+
+    hub.shutdown()
+    hub.server_close()
+    assert load(repo, home, port, offline=True) == online
+    down = load(repo, home, port, token=TOKEN)
+    assert down == online, "a hub that is down must not matter to what is cached"
+    empty = tmp_path / "empty"
+    assert "HF_HUB_OFFLINE is set" in load(repo, empty, port, offline=True)
+    assert "the hub is out of reach" in load(repo, empty, port, token=TOKEN)
+
+
+def test_the_commit_of_a_cached_file_is_what_is_recorded() -> None:
+    card = {"name": "x", "revision": "main"}
+    inside = Path("hub/models--a--b/snapshots") / COMMIT
+    assert resolved_revision(card, inside / "model.safetensors") == COMMIT
+    assert resolved_revision(card, inside / "folder" / "model.pth") == COMMIT
+    assert resolved_revision(card, Path("elsewhere/model.pth")) == "main"
+    assert resolved_revision(card, Path("snapshots/latest/model.pth")) == "main"

@@ -1,0 +1,170 @@
+"""What a log tells: states, tries and what they asked for, failures with their logs; plans from dry runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "tools"))
+
+from clear_run import is_run, is_worker  # noqa: E402
+from run_log import read_log, read_text  # noqa: E402
+
+from histoloom.summary import plan_text, summary_text  # noqa: E402
+
+LOG = """
+SNAKEMAKE
+=========
+  Date: 2026-03-01 10:00:00
+  Host: login1
+  Command: snakemake --workflow-profile profiles/slurm
+
+Building DAG of jobs...
+[Sun Mar  1 10:00:01 2026] Group job sections (jobs in lexicogr. order):
+
+    [Sun Mar  1 10:00:01 2026]
+    rule cut_tiles:
+        input: results/samples/c/a.h5ad, raw/a.jpg
+        output: results/tiles/t/c/a.parquet
+        log: logs/cut/a.log
+        jobid: 2
+        benchmark: benchmarks/cut/a.tsv
+        wildcards: tiles=t, cohort=c, sample=a
+        resources: tmpdir=<TBD>, mem_mb=1500, mem=1.5 GB, runtime=20
+    [Sun Mar  1 10:00:01 2026]
+    rule read_section:
+        input: raw/a.jpg
+        output: results/samples/c/a.h5ad
+        log: logs/read/a.log
+        jobid: 1
+        wildcards: cohort=c, sample=a
+        resources: tmpdir=<TBD>, mem_mb=900, mem=0.9 GB, runtime=20
+Job 0e0ca0aa-0000 has been submitted with SLURM jobid 41 (log: /x/41.log).
+
+[Sun Mar  1 10:00:02 2026]
+rule label_group:
+    output: results/labels/n/c/P.0.h5ad
+    log: logs/label/P.log
+    jobid: 3
+    threads: 2
+    resources: tmpdir=<TBD>, mem_mb=700, mem=0.7 GB, runtime=10, gpu=1
+Job 3 has been submitted with SLURM jobid 42 (log: /x/42.log).
+[Sun Mar  1 10:00:20 2026]
+Finished jobid: 1 (Rule: read_section)
+[Sun Mar  1 10:00:20 2026]
+Finished jobid: 2 (Rule: cut_tiles)
+[Sun Mar  1 10:00:30 2026]
+Error in rule label_group:
+    message: SLURM-job '42' failed, SLURM status is: 'TIMEOUT'. Detailed failure reason unavailable (no sacct).
+    jobid: 3
+    output: results/labels/n/c/P.0.h5ad
+    log: logs/label/P.log, /x/42.log (check log file(s) for error details)
+    external_jobid: 42
+Trying to restart job 3.
+
+[Sun Mar  1 10:00:30 2026]
+rule label_group:
+    output: results/labels/n/c/P.0.h5ad
+    log: logs/label/P.log
+    jobid: 3
+    threads: 2
+    resources: tmpdir=<TBD>, mem_mb=1400, mem=1.4 GB, runtime=20, gpu=1
+Job 3 has been submitted with SLURM jobid 43 (log: /x/43.log).
+"""
+GOOD_END = """[Sun Mar  1 10:01:00 2026]
+Finished jobid: 3 (Rule: label_group)
+3 of 3 steps (100%) done
+Complete log(s): x
+Elapsed time: 0:01:00.5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "logs" / "label").mkdir(parents=True)
+    (tmp_path / "logs" / "label" / "P.log").write_text("".join(f"line {i}\n" for i in range(30)) + "the last word\n")
+    (tmp_path / "benchmarks" / "cut").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "cut" / "a.tsv").write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t321.0\n")
+    return tmp_path
+
+
+def log(folder: Path, text: str) -> Path:
+    path = folder / "2026-03-01.log"
+    path.write_text(text)
+    return path
+
+
+def test_tries_states_and_what_was_asked(folder: Path) -> None:
+    run = read_log(log(folder, LOG + GOOD_END))
+    assert (run.host, run.ended, run.elapsed) == ("login1", True, "0:01:00")
+    assert {job.rule: job.state for job in run.jobs.values()} == dict.fromkeys(
+        ("cut_tiles", "read_section", "label_group"), "finished"
+    )
+    first, second = run.jobs["3"].tries
+    assert (first.mem_mb, first.minutes, first.gpus, first.threads, first.external) == (700, 10, 1, 2, "42")
+    assert (second.mem_mb, second.minutes, second.external) == (1400, 20, "43")
+    assert first.problem == "SLURM-job '42' failed, SLURM status is: 'TIMEOUT'."
+    assert not second.problem
+
+
+def test_a_group_is_one_submission_with_one_scheduler_number(folder: Path) -> None:
+    run = read_log(log(folder, LOG + GOOD_END))
+    assert run.submissions() == 2
+    assert [run.jobs[n].tries[0].external for n in "12"] == ["41", "41"]
+    assert run.jobs["3"].group is None
+
+
+def test_a_good_run_s_summary_names_the_retry_and_measures(folder: Path) -> None:
+    text = summary_text(read_log(log(folder, LOG + GOOD_END)), folder)
+    assert "The run ended well. 3 jobs: 3 finished, 0 failed, 0 lost, 0 never started; 1 started again." in text
+    row = next(line for line in text.splitlines() if line.startswith("| cut_tiles"))
+    assert "321" in row
+    assert "1500" in row
+    assert "TIMEOUT" in text
+    assert "the last word" not in text  # a job that ended well needs no log
+
+
+def test_a_killed_run_s_summary_says_so_and_shows_the_lost_job_s_log(folder: Path) -> None:
+    text = summary_text(read_log(log(folder, LOG)), folder)
+    assert "it is alive, or it was killed" in text
+    assert "2 finished, 0 failed, 1 lost" in text
+    assert "    the last word" in text
+    assert "line 5" not in text
+
+
+def test_a_failed_job_stays_failed(folder: Path) -> None:
+    end = "Error in rule label_group:\n    jobid: 3\nExiting because a job execution failed.\nElapsed time: 0:02:00\n"
+    run = read_log(log(folder, LOG + end))
+    assert run.jobs["3"].state == "failed"
+    assert "ended with failures" in summary_text(run, folder)
+
+
+def test_a_plan_counts_submissions_gpu_hours_and_bytes() -> None:
+    run = read_text(LOG)
+    text = plan_text(run, {"raw/b.jpg": 4_000_000}, read=2_000, free=10**10)
+    assert "3 jobs in 2 submissions; at most 0.2 GPU-hours." in text
+    assert "To download: 4.0 MB in 1 files. To read: 2.0 kB that are there. Free for results: 10.0 GB." in text
+
+
+def test_an_empty_log_is_no_run(folder: Path) -> None:
+    assert "0 jobs" in summary_text(read_log(log(folder, "")), folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "run", "worker"),
+    [
+        ("/v/bin/python /v/bin/snakemake --cores 2", True, False),
+        ("/v/bin/python -m snakemake --cores 2", True, False),
+        ("/v/bin/python -m snakemake --snakefile S --executor slurm-jobstep --jobs 1 --mode remote", False, True),
+        ("/v/bin/python -m snakemake --snakefile S --cores 'all' --mode 'remote'", False, True),
+        ("/v/bin/python -m snakemake --snakefile S --mode subprocess", False, True),
+        ("/v/bin/python /f/.snakemake/scripts/tmpx.label_group.py", False, True),
+        ("vim Snakefile", False, False),
+    ],
+)
+def test_runs_and_their_workers_are_told_apart(command: str, run: bool, worker: bool) -> None:
+    assert is_run(command) is run
+    assert is_worker(command) is worker

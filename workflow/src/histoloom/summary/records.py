@@ -1,0 +1,131 @@
+"""Jobs of a run, as a log tells them, and what the benchmark files add."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Try:
+    """One start of a job.
+
+    Attributes
+    ----------
+    mem_mb, minutes, gpus, threads
+        What was asked for; None where it is not known.
+    external
+        The scheduler's job number; empty on one machine.
+    problem
+        Why it failed; empty otherwise.
+    """
+
+    mem_mb: int | None = None
+    minutes: int | None = None
+    gpus: int = 0
+    threads: int = 1
+    external: str = ""
+    problem: str = ""
+
+
+@dataclass
+class Job:
+    """One job: a rule and its wildcards, with all its tries.
+
+    Attributes
+    ----------
+    group
+        Number of the group that it is submitted with; None for a job by itself.
+    log, benchmark
+        Paths, as the run wrote them.
+    state
+        ``planned``, ``finished``, ``failed``; a job that was started and neither ended well nor badly is ``lost``.
+    """
+
+    number: str
+    rule: str
+    wildcards: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    log: str = ""
+    benchmark: str = ""
+    group: int | None = None
+    tries: list[Try] = field(default_factory=list)
+    state: str = "planned"
+
+    @property
+    def name(self) -> str:
+        """Rule and wildcards."""
+        return f"{self.rule} ({self.wildcards})" if self.wildcards else self.rule
+
+    @property
+    def submission(self) -> str:
+        """What identifies the job's submission: jobs of one group share it."""
+        return f"job {self.number}" if self.group is None else f"group {self.group}"
+
+
+@dataclass
+class Run:
+    """A run, read from its log.
+
+    Attributes
+    ----------
+    ended
+        Whether the log says that the run came to an end by itself; a run that was killed says nothing.
+    """
+
+    log: str = ""
+    started: str = ""
+    host: str = ""
+    command: str = ""
+    elapsed: str = ""
+    ended: bool = False
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def by_rule(self) -> dict[str, list[Job]]:
+        """Return the jobs of each rule, in the order they were named."""
+        found: dict[str, list[Job]] = {}
+        for job in self.jobs.values():
+            found.setdefault(job.rule, []).append(job)
+        return found
+
+    def submissions(self) -> int:
+        """Return how many jobs a scheduler sees."""
+        return len({job.submission for job in self.jobs.values()})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds and peak memory (MB) of a finished job."""
+
+    seconds: float
+    peak_mb: float | None
+
+
+def read_benchmark(path: Path) -> Measured | None:
+    """Read a benchmark file; None where there is none or it cannot be read."""
+    try:
+        with path.open() as file:
+            row = next(csv.DictReader(file, delimiter="\t"))
+        seconds, peak = row["s"], row["max_rss"]
+        return Measured(float(seconds), None if peak in {"", "-", "NA"} else float(peak))
+    except (OSError, StopIteration, KeyError, ValueError):
+        return None
+
+
+def last_lines(path: Path, count: int = 8) -> list[str]:
+    """Return the last lines of a log; none where it does not exist or is empty."""
+    try:
+        with path.open(errors="replace") as file:
+            lines = [line.rstrip() for line in file if line.strip()]
+    except OSError:
+        return []
+    return lines[-count:]
+
+
+def largest(values: Iterable[float | None]) -> float | None:
+    """Return the largest known value, or None."""
+    known = [value for value in values if value is not None]
+    return max(known) if known else None

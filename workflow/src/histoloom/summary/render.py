@@ -1,0 +1,158 @@
+"""Plans and summaries as text that reads well in a terminal and as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from histoloom.summary.records import Job, Measured, Run, largest, last_lines, read_benchmark
+
+_RULES_THAT_ONLY_GATHER = frozenset({"all"})
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a markdown table whose columns are aligned; numbers stand to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(header)]
+
+    def line(row: Sequence[str], first_left: bool = True) -> str:
+        parts = [
+            cell.ljust(width) if i == 0 and first_left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "| " + " | ".join(parts) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(header), rule, *(line(row) for row in cells)])
+
+
+def count_bytes(size: float) -> str:
+    """Return a size that a person can read."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def span(values: Iterable[float | None], digits: int = 0) -> str:
+    """Return one value, or the smallest and the largest."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return "?"
+    low, high = (f"{value:.{digits}f}" for value in (known[0], known[-1]))
+    return low if low == high else f"{low}-{high}"
+
+
+def working(run: Run) -> dict[str, list[Job]]:
+    """Return a run's jobs by rule, without rules that only gather."""
+    return {rule: jobs for rule, jobs in run.by_rule().items() if rule not in _RULES_THAT_ONLY_GATHER}
+
+
+def gpu_hours(jobs: Iterable[Job]) -> float:
+    """Return the GPU-hours that jobs may take at most: GPUs times the time limit of the first try."""
+    first = [job.tries[0] for job in jobs if job.tries]
+    return sum(t.gpus * (t.minutes or 0) / 60 for t in first)
+
+
+def plan_text(run: Run, downloads: Mapping[str, int], read: int, free: int) -> str:
+    """Return what a run will do.
+
+    Parameters
+    ----------
+    run
+        The plan: every job with one try that was never started.
+    downloads
+        Bytes to fetch, by file.
+    read
+        Bytes of inputs that are there already.
+    free
+        Bytes that are free where results go.
+    """
+    rows = []
+    for rule, jobs in working(run).items():
+        asked = [job.tries[0] for job in jobs if job.tries]
+        rows.append(
+            [
+                rule,
+                len(jobs),
+                len({job.submission for job in jobs}),
+                span(t.mem_mb for t in asked),
+                span(t.minutes for t in asked),
+                span(t.threads for t in asked),
+                sum(t.gpus for t in asked) or "",
+                f"{gpu_hours(jobs):.1f}" if any(t.gpus for t in asked) else "",
+            ]
+        )
+    jobs = [job for found in working(run).values() for job in found]
+    header = ["rule", "jobs", "submissions", "MB each", "minutes each", "threads", "GPUs", "GPU-hours at most"]
+    lines = [
+        table(header, rows),
+        "",
+        f"{len(jobs)} jobs in {len({job.submission for job in jobs})} submissions; "
+        f"at most {gpu_hours(jobs):.1f} GPU-hours.",
+        f"To download: {count_bytes(sum(downloads.values()))} in {len(downloads)} files. "
+        f"To read: {count_bytes(read)} that are there. Free for results: {count_bytes(free)}.",
+    ]
+    return "\n".join(lines)
+
+
+def summary_text(run: Run, folder: Path) -> str:
+    """Return what a run did; benchmark files and logs are looked up in its folder."""
+    rows = [summary_row(rule, jobs, folder) for rule, jobs in working(run).items()]
+    jobs = [job for found in working(run).values() for job in found]
+    count = {state: sum(job.state == state for job in jobs) for state in ("finished", "failed", "lost", "planned")}
+    retried = sum(max(len(job.tries) - 1, 0) for job in jobs)
+    verdict = "ended well" if run.ended and count["finished"] == len(jobs) else "ended with failures"
+    if not run.ended:
+        verdict = "has not ended: it is alive, or it was killed"
+    lines = [
+        f"# Run of {run.started or 'unknown date'}",
+        "",
+        f"The run {verdict}. {len(jobs)} jobs: {count['finished']} finished, {count['failed']} failed, "
+        f"{count['lost']} lost, {count['planned']} never started; {retried} started again. "
+        f"Elapsed: {run.elapsed or 'unknown'}. Host: {run.host}.",
+        "",
+        table(["rule", "jobs", "done", "tries", "seconds", "peak MB", "MB asked", "GPUs", "problems"], rows),
+    ]
+    bad = [job for job in jobs if any(t.problem for t in job.tries) or job.state in {"failed", "lost"}]
+    if bad:
+        lines += ["", "## Problems", *(line for job in bad for line in problem_lines(job, folder))]
+    return "\n".join(lines) + "\n"
+
+
+def summary_row(rule: str, jobs: Sequence[Job], folder: Path) -> list[object]:
+    """Return a rule's row of the summary."""
+    measured = [benchmark_of(job, folder) for job in jobs]
+    tries = [t for job in jobs for t in job.tries]
+    peak = largest(m.peak_mb for m in measured if m)
+    seconds = sum(m.seconds for m in measured if m)
+    return [
+        rule,
+        len(jobs),
+        sum(job.state == "finished" for job in jobs),
+        len(tries),
+        f"{seconds:.0f}" if any(measured) else "?",
+        "?" if peak is None else f"{peak:.0f}",
+        span(t.mem_mb for t in tries),
+        sum(t.gpus for t in tries) or "",
+        sum(bool(t.problem) for t in tries) or "",
+    ]
+
+
+def benchmark_of(job: Job, folder: Path) -> Measured | None:
+    """Return what a finished job took."""
+    return read_benchmark(folder / job.benchmark) if job.benchmark and job.state == "finished" else None
+
+
+def problem_lines(job: Job, folder: Path) -> list[str]:
+    """Return what went wrong with a job, and the last lines of its log where it never went well."""
+    lines = ["", f"### {job.name}: {job.state} after {len(job.tries)} tries", ""]
+    for number, attempt in enumerate(job.tries, start=1):
+        where = f", SLURM job {attempt.external}" if attempt.external else ""
+        asked = f"{attempt.mem_mb or '?'} MB, {attempt.minutes or '?'} min"
+        lines.append(f"* try {number} ({asked}{where}): {attempt.problem or 'no problem noted'}")
+    if job.state != "finished":
+        last = last_lines(folder / job.log) if job.log else []
+        lines += ["", f"Last lines of {job.log or 'no log'}:", "", *(f"    {line}" for line in last or ["(empty)"])]
+    return lines
