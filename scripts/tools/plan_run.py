@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ import yaml  # noqa: E402
 from clear_run import command, is_run, processes_here, run_elsewhere  # noqa: E402
 from run_log import read_text  # noqa: E402
 
-from histoloom.summary import Job, Run, plan_text  # noqa: E402
+from histoloom.summary import Job, Run, Try, plan_text  # noqa: E402
 
 SKEW_SECONDS = 5
 # A results folder with less than this is full for all that matters.
@@ -88,8 +89,10 @@ def downloads(run: Run) -> dict[str, int]:
         for row in csv.DictReader(lines, delimiter="\t"):
             if (row.get("bytes") or "").isdigit():
                 known[f"{table.stem}/{row.get('path') or row.get('file')}"] = int(row["bytes"])
-    outputs = [path for job in run.jobs.values() if job.rule == "fetch_file" for path in job.outputs]
-    return {path: known.get(path.split("sources/", 1)[-1], 0) for path in outputs}
+    jobs = [job for job in run.jobs.values() if job.rule == "fetch_file"]
+    # A raw_dir of its own has any name; source and file are the job's wildcards.
+    named = {path: re.sub(r"source=([^,]*), file=", r"\1/", job.wildcards) for job in jobs for path in job.outputs}
+    return {path: known.get(name, 0) for path, name in named.items()}
 
 
 # checks ------------------------------------------------------------------------------------------------------
@@ -183,6 +186,31 @@ def partitions(profile_folder: Path, profile: dict) -> list[str]:
     return list(dict.fromkeys(name for name in found if name))
 
 
+def submissions(run: Run, cores: int) -> Iterator[tuple[Job, Try]]:
+    """Yield what the scheduler is asked for: each job by itself, and each group with its first job.
+
+    A group runs its rules one after the other, and the jobs of a rule side by side on the profile's cores.
+    """
+    found: dict[str, list[Job]] = {}
+    for job in run.jobs.values():
+        if job.rule != "all" and job.tries:
+            found.setdefault(job.submission, []).append(job)
+    for jobs in found.values():
+        if jobs[0].group is None:
+            yield jobs[0], jobs[0].tries[0]
+            continue
+        whole = Try(0, 0, 0, 0)
+        for rule in dict.fromkeys(job.rule for job in jobs):
+            tries = [job.tries[0] for job in jobs if job.rule == rule]
+            beside = min(len(tries), max((cores or len(tries)) // max(t.threads for t in tries), 1))
+            layers = -(-len(tries) // beside)
+            whole.mem_mb = max(whole.mem_mb or 0, beside * max(t.mem_mb or 0 for t in tries))
+            whole.minutes = (whole.minutes or 0) + layers * max(t.minutes or 0 for t in tries)
+            whole.threads = max(whole.threads, beside * max(t.threads for t in tries))
+            whole.gpus = max(whole.gpus, beside * max(t.gpus for t in tries))
+        yield jobs[0], whole
+
+
 def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator[str]:
     """Ask the scheduler whether it would take the largest job of each rule; nothing is submitted."""
     import logging
@@ -194,10 +222,7 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
     quiet.propagate = False
     file, defaults = profile.get("slurm-partition-config"), profile.get("default-resources") or {}
     asked: dict[tuple, Job] = {}
-    for job in run.jobs.values():
-        if job.rule == "all" or not job.tries:
-            continue
-        t = job.tries[0]
+    for job, t in submissions(run, int(profile.get("cores") or 0)):
         own = (profile.get("set-resources") or {}).get(job.rule, {}).get("slurm_partition")
         partition = own or defaults.get("slurm_partition")
         if not partition and file:
@@ -205,10 +230,12 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
             like = SimpleNamespace(name=job.rule, threads=t.threads, resources=resources)
             partition = get_best_partition(read_partition_file(profile_folder / file), like, quiet)
             if partition is None:
+                group = " and its group" if job.group is not None else ""
                 yield (
-                    f"{profile_folder / file}: no partition takes rule {job.rule} ({t.mem_mb} MB, {t.minutes} min, "
-                    f"{t.threads} threads, {t.gpus} GPUs). Remedy: raise a partition's limits to what the cluster has, "
-                    f"or lower the rule's in `set-resources`{' (gpu: 0 runs it on CPUs)' if t.gpus else ''}."
+                    f"{profile_folder / file}: no partition takes rule {job.rule}{group} ({t.mem_mb} MB, "
+                    f"{t.minutes} min, {t.threads} threads, {t.gpus} GPUs). Remedy: raise a partition's limits to what "
+                    "the cluster has; or lower the rule's in `set-resources`"
+                    f"{' (gpu: 0 runs it on CPUs)' if t.gpus else ''}, or the size of its group in `group-components`."
                 )
                 continue
         asked.setdefault((partition, t.mem_mb, t.gpus, t.threads, t.minutes), job)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import anndata
@@ -21,11 +20,8 @@ from histoloom.samples.her2st import Her2stReader
 from histoloom.samples.hest_meta import hest_rows, read_hest_table
 from histoloom.samples.polygons import read_polygons, write_polygons
 from histoloom.samples.stnet import STNetReader
-from histoloom.samples.tenx_h5 import read_feature_matrix
 from histoloom.samples.xenium import XeniumReader
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from raw_layouts import write_10x_h5, write_ome  # noqa: E402
+from raw_layouts import write_10x_h5, write_ome
 
 pytestmark = pytest.mark.real
 
@@ -225,14 +221,3 @@ def test_real_cells_on_their_slide(real_data: Path, tmp_path: Path, turned: bool
     elsewhere = np.column_stack([rng.integers(0, n, 2000) for n in (image.shape[1], image.shape[0])])
     on, off = (image[xy[:, 1], xy[:, 0]].mean() for xy in (at, elsewhere))
     assert on < off - 25
-
-
-def test_real_counts_are_the_same_by_another_reader(real_data: Path) -> None:
-    scanpy = pytest.importorskip("scanpy")
-    path = real_data / "xenium_small_SpatialExperimentIO/inst/extdata/Xenium_small/cell_feature_matrix.h5"
-    mine = read_feature_matrix(path)
-    try:
-        other = scanpy.read_10x_h5(path)
-    except (TypeError, ValueError):
-        pytest.skip("scanpy does not read a matrix that R wrote")
-    np.testing.assert_array_equal(mine.matrix.toarray(), other.X.toarray())

@@ -120,6 +120,13 @@ def ask(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout.strip()
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that ended and was not yet waited for does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def running_pid(name: str, program: str) -> int | None:
     """Return the pid in a pid file, if that process runs and is that program."""
     with contextlib.suppress(OSError, ValueError):

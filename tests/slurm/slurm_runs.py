@@ -73,9 +73,9 @@ class Site:
         self.log = folder / "run.log"
         self.running: subprocess.Popen[bytes] | None = None
 
-    def take_over(self, finished: Path) -> None:
+    def take_over(self, finished: Path, parts: tuple[str, ...] = ("results", ".snakemake/metadata")) -> None:
         """Start from another run's sections, without its labels."""
-        for part in ("results", ".snakemake/metadata"):
+        for part in parts:
             shutil.copytree(finished / part, self.folder / part, symlinks=True)
         for part in ("labels", "metrics", "efficiency"):
             shutil.rmtree(self.folder / "results" / part, ignore_errors=True)
@@ -145,6 +145,10 @@ class Site:
         """Return this folder's jobs in the queue."""
         lines = cluster.ask("squeue", "-h", "-t", state, "-o", "%A %Z").splitlines()
         return [line.split()[0] for line in lines if line.split()[-1] == str(self.folder)]
+
+    def gpu_jobs(self) -> list[str]:
+        """Return this folder's jobs in the queue that ask for a GPU."""
+        return [job for job in self.queued() if "gres/gpu" in cluster.ask("scontrol", "-o", "show", "job", job)]
 
     def ledger(self, script: str | None = None) -> list[Event]:
         """Return starts and ends of scripts, in order."""

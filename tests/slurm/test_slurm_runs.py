@@ -5,6 +5,7 @@ Two faults run by default where SLURM can be started; `make test-slurm` runs all
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import cluster
 import pytest
-from slurm_runs import ROOT, SNAKEMAKE, Site, tables
+import yaml
+from slurm_runs import PROFILE, ROOT, SNAKEMAKE, TINY, Site, tables
 
 pytestmark = pytest.mark.slurm
 RETRIES = 2  # of the profile
@@ -107,7 +109,7 @@ def test_a_killed_run_resumes_and_never_writes_twice(site: Site, local: Path) ->
     assert clear.returncode == 0, clear.stderr
     assert orphan.job in clear.stdout
     assert not site.queued()
-    assert not Path(f"/proc/{orphan.pid}").exists()
+    assert not cluster.alive(orphan.pid)
     subprocess.run([*SNAKEMAKE, "--directory", str(site.folder), "--unlock"], check=True, capture_output=True)
     assert site.run() == 0, site.text()[-5000:]
     assert_same_tables(site, local)
@@ -140,3 +142,117 @@ def test_what_always_fails_fails_soon_and_clearly(site: Site) -> None:
     assert site.starts("label_group") == RETRIES + 1
     assert not (site.folder / "results/labels/nnls/tiny/P.0.h5ad").exists()
     assert not list((site.folder / "results").rglob(".*.part*"))
+
+
+@pytest.mark.slurm_long
+def test_the_whole_cohort_with_a_drained_gpu_node(slurm: None, whole: Path, tmp_path: Path) -> None:
+    """The GPU job waits while its node is drained; it alone carries the GPU; all tables equal those of a local run."""
+    site = Site(tmp_path / "run")
+    site.take_over(whole, parts=("results/sources", ".snakemake/metadata"))
+    cluster.ask("scontrol", "update", "nodename=gpu1", "state=drain", "reason=test")
+    try:
+        site.start(targets=())
+        site.wait("the GPU job in the queue", lambda: bool(site.gpu_jobs()), 420)
+        (job,) = site.gpu_jobs()
+        shown = cluster.ask("scontrol", "-o", "show", "job", job)
+        assert "JobState=PENDING" in shown
+        assert "gres/gpu=1" in shown
+        cluster.ask("scontrol", "update", "nodename=gpu1", "state=resume")
+        assert site.finish() == 0, site.text()[-5000:]
+    finally:
+        site.stop()
+        cluster.start_node("gpu1")
+    records = site.records()
+    assert {r.job for r in records.values() if "gres/gpu" in r.tres} == {job}
+    assert records[job].nodes == "gpu1"
+    assert {e.gpu for e in site.ledger() if e.job == job} == {"0"}
+    assert {e.gpu for e in site.ledger() if e.job != job} <= {"-"}
+    # 48 jobs of the plan are some 17 for the scheduler.
+    assert len(records) <= 20
+    assert site.tables() == tables(whole)
+
+
+@pytest.mark.slurm_long
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("slurm_partition=nowhere",), "Invalid partition name"),
+        (("slurm_partition=cpu", "mem_mb=2000", "constraint=moon"), "Invalid feature specification"),
+    ],
+    ids=["partition", "constraint"],
+)
+def test_refused_submissions_end_in_a_clear_failure(site: Site, arguments: tuple[str, ...], says: str) -> None:
+    assert site.run("--default-resources", *arguments, "--retries", "0") == 1
+    assert says in site.text()
+    assert not site.records()
+
+
+@pytest.mark.slurm_long
+def test_more_memory_than_any_node_has_is_refused(site: Site) -> None:
+    assert site.run("--set-resources", "label_group:mem_mb=900000", "--retries", "0") == 1
+    assert "sbatch failed" in site.text()
+    assert not site.starts("label_group")
+
+
+def plan(site: Site, profile: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(ROOT / "scripts/tools/plan_run.py"), *SNAKEMAKE[3:], "--directory", str(site.folder)]
+    words += [Site.LIGHT, "--workflow-profile", str(profile), *arguments]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+
+
+def changed_profile(tmp_path: Path, edits: dict[str, tuple[str, str]]) -> Path:
+    """Copy the shipped profile with texts replaced, by file."""
+    copy = tmp_path / "profile"
+    shutil.copytree(PROFILE, copy)
+    for name, (old, new) in edits.items():
+        text = (copy / name).read_text()
+        assert old in text
+        (copy / name).write_text(text.replace(old, new))
+    return copy
+
+
+@pytest.mark.slurm_long
+@pytest.mark.parametrize(
+    ("edits", "says"),
+    [
+        ({}, None),
+        (
+            {"partitions.yaml": ("  cpu:", "  nowhere:")},
+            "no partition 'nowhere' on this cluster. Remedy: use one of cpu, gpu",
+        ),
+        ({"partitions.yaml": ("max_mem_mb: 16000", "max_mem_mb: 100")}, "no partition takes rule"),
+    ],
+    ids=["good", "partition", "memory"],
+)
+def test_the_plan_says_what_the_cluster_would_refuse(site: Site, tmp_path: Path, edits: dict, says: str | None) -> None:
+    result = plan(site, changed_profile(tmp_path, edits))
+    assert (result.returncode == 0) is (says is None), result.stderr
+    assert says is None or says in result.stderr
+    assert "submissions" in result.stdout
+    assert not site.queued()
+
+
+@pytest.mark.slurm_long
+def test_cell2location_trains_inside_a_job(slurm: None, tmp_path: Path) -> None:
+    """Lightning takes a SLURM job for a cluster of its own; the fit must not."""
+    config = cell2location_config(tmp_path)
+    site = Site(tmp_path / "run")
+    site.start("--configfile", str(config), targets=("results/labels/c2l/tiny/P.0.h5ad",))
+    assert site.finish(500) == 0, site.text()[-5000:]
+    fits = {e.job for e in site.ledger("label_group")}
+    assert len(fits) == 1
+    assert "gres/gpu=1" in site.records()[fits.pop()].tres
+
+
+def cell2location_config(folder: Path) -> Path:
+    raw = yaml.safe_load(TINY.read_text())
+    for cohort in raw["cohorts"].values():
+        cohort["sheet"] = str(TINY.parent / cohort["sheet"])
+    raw["labels"]["c2l"] = {
+        "method": "cell2location", "reference": "sim", "group_by": "patient", "seeds": [0],
+        "n_cells_per_location": 15, "max_epochs": 20, "posterior_samples": 20,
+    }  # fmt: skip
+    raw["experiments"]["tiny"]["labels"] = "c2l"
+    path = folder / "c2l.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path

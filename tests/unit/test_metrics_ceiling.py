@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import anndata
-import label_inputs as inputs
 import numpy as np
 import pandas as pd
 import pytest
 from metrics_inputs import make_obs, make_values, write_labels
 from scipy.sparse import csr_matrix
 
+import label_inputs as inputs
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics.ceiling import attainable, reliability

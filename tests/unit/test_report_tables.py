@@ -25,7 +25,7 @@ MLP = {
     "kind": "mlp",
     "encoders": {
         "u": {"card": "uni", "revision": "abc", "weights_sha256": "1"},
-        "c": {"card": "conch", "revision": "def", "weights_sha256": "2"},
+        "c": {"card": "conch_v1", "revision": "def", "weights_sha256": "2"},
     },
 }  # fmt: skip
 ROLES = {"summary_csv": "s.csv", "summary_md": "s.md", "summary_html": "s.html"}
@@ -175,7 +175,7 @@ def test_status_follows_the_stamps(published):
 
 def test_a_row_is_found_by_what_ran_and_not_by_its_name(published):
     table = published[2]
-    assert table.find("mlp", ["uni", "conch"]).name == "CONCH+UNI_MLP"
+    assert table.find("mlp", ["uni", "conch_v1"]).name == "CONCH+UNI_MLP"
     assert table.find("mlp", ["uni"]).name == "UNI_MLP"
     assert table.find("ridge", ["uni"]) is None
     assert table.find("mlp", ["uni2"]) is None

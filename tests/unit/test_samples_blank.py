@@ -23,7 +23,12 @@ def test_blank_slide_holds_all_places() -> None:
 
 @pytest.mark.real
 def test_a_section_is_read_without_its_slide(real_data: Path, tmp_path: Path) -> None:
-    row = {"sample": "G2", "patient": "BC23903", "image": "x.jpg", "regions": "data/ST-pat/lbl/G2_labeled_coordinates.tsv"}
+    row = {
+        "sample": "G2",
+        "patient": "BC23903",
+        "image": "x.jpg",
+        "regions": "data/ST-pat/lbl/G2_labeled_coordinates.tsv",
+    }
     spec = {"source": "her2st", "images": False}
     files = Her2stReader.files(row, spec, real_data / "her2st")
     assert "image" not in files

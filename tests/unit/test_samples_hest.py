@@ -9,13 +9,13 @@ import anndata
 import h5py
 import numpy as np
 import pytest
-from raw_layouts import HestSample
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.hest import HestReader, plain_id
 from histoloom.samples.hest_meta import COLUMNS, hest_rows, patient_id, read_hest_table
+from raw_layouts import HestSample
 
 TECHNOLOGIES = ("Visium", "Spatial Transcriptomics", "Xenium", "Visium HD")
 

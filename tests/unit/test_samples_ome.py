@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from raw_layouts import write_ome
 
 from histoloom.errors import InputError
 from histoloom.slides_ome import OmeSlide, is_ome
+from raw_layouts import write_ome
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (700, 1100, 3), dtype=np.uint8)
 
@@ -27,6 +27,8 @@ def test_every_layout_gives_the_pixels_that_were_written(tmp_path: Path, layout:
         assert slide.mpp == pytest.approx(0.2738)
         np.testing.assert_array_equal(slide.read(300, 200, 280, 270), IMAGE[200:470, 300:580])
         np.testing.assert_array_equal(slide.read(1000, 650, 100, 50), IMAGE[650:, 1000:])
+        assert (slide.level_dimensions, slide.level_downsamples) == ([(1100, 700), (550, 350)], [1, 2])
+        np.testing.assert_array_equal(slide.read_level(1, 20, 30, 90, 80), IMAGE[::2, ::2][30:110, 20:110])
         assert slide.thumbnail(275).shape == (175, 275, 3)
         np.testing.assert_array_equal(slide.thumbnail(5000), IMAGE)
         with pytest.raises(ValueError, match="not inside"):

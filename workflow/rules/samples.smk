@@ -21,7 +21,7 @@ rule read_section:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
+        mem_mb=5000,
         runtime=30,
     params:
         spec=get_spec("cohort_spec", "cohort"),

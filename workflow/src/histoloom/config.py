@@ -238,18 +238,20 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
         sheets[name] = read_sheet(path, cohort["source"])
         paths[name] = path
         _check_subset(name, cohort, sheets[name], origin)
-        if cohort.get("root") and "{mirror_dir}" in cohort["root"]:
-            if mirror is None:
-                raise InputError(
-                    f"{origin}: cohorts.{name}.root",
-                    "needs mirror_dir, which is not set.",
-                    "add `--config mirror_dir=DIR`.",
-                )
-            cohort["root"] = cohort["root"].replace("{mirror_dir}", mirror)
+        for key in ("root", "gene_table"):
+            if cohort.get(key):
+                cohort[key] = _place(cohort[key], mirror, str(top["raw_dir"]), f"{origin}: cohorts.{name}.{key}")
     only = None if top["only"] is None else tuple(top["only"])
     config = Config(entries, sheets, mirror, str(top["raw_dir"]), only, origin, paths)
     check_names(config)
     return config
+
+
+def _place(path: str, mirror: str | None, raw: str, where: str) -> str:
+    """Put the folders of local copies and of raw files into a path."""
+    if "{mirror_dir}" in path and mirror is None:
+        raise InputError(where, "needs mirror_dir, which is not set.", "add `--config mirror_dir=DIR`.")
+    return path.replace("{mirror_dir}", mirror or "").replace("{raw_dir}", raw)
 
 
 def _check_subset(name: str, cohort: Entry, rows: list[dict[str, str]], origin: str) -> None:
@@ -318,13 +320,13 @@ def check_names(config: Config) -> None:
                 f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{_nearest(name, known)}",
                 f"use one of these or add '{name}' under {section}.",
             )
-    known = [*config.entries["experiments"], *config.entries["judges"]]
+    runnable = [*config.entries["experiments"], *config.entries["judges"]]
     for name in config.only or ():
-        if name not in known:
+        if name not in runnable:
             raise InputError(
                 f"{config.origin}: only",
-                f"'{name}' is neither an experiment nor a judge.{_nearest(name, known)}",
-                f"use some of: {', '.join(known)}.",
+                f"'{name}' is neither an experiment nor a judge.{_nearest(name, runnable)}",
+                f"use some of: {', '.join(runnable)}.",
             )
     for name, entry in config.entries["experiments"].items():
         for model in entry.get("models") or []:

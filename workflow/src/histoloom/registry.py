@@ -37,6 +37,7 @@ ENCODERS: Mapping[str, str] = {
     "stain_texture": "histoloom.embeddings.stain_texture:StainTexture",
     "timm": "histoloom.embeddings.timm_encoder:TimmEncoder",
     "conch": "histoloom.embeddings.towers:ConchEncoder",
+    "scgpt": "histoloom.embeddings.scgpt:ScGPT",
     "ctranspath": "histoloom.embeddings.towers:CTransPathEncoder",
 }
 MODELS: Mapping[str, str] = {

@@ -246,6 +246,10 @@ def open_slide(path: str | Path) -> Slide:
         )
     if path.stat().st_size == 0:
         raise InputError(path, "the slide image has zero bytes.", _REMEDY)
+    from histoloom.slides_ome import OmeSlide, is_ome
+
+    if is_ome(path):
+        return OmeSlide(path)
     return WholeSlide(path) if openslide.OpenSlide.detect_format(path) else PlainSlide(path)
 
 

@@ -63,10 +63,13 @@ class OmeSlide(Slide):
                 "give the H&E image, not the fluorescence one, as 8-bit RGB.",
             )
         self.height, self.width = shape["Y"], shape["X"]
+        place = {axis: number for number, axis in enumerate(axes)}
+        self.level_dimensions = [(int(a.shape[place["X"]]), int(a.shape[place["Y"]])) for a in self._levels]
+        self.level_downsamples = [self.width / width for width, _ in self.level_dimensions]
         self.mpp = _physical_size(self._file.ome_metadata)
 
-    def _window(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
-        """Return a rectangle of a level, (h, w, 3)."""
+    def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
+        """Return a rectangle of a coarser level, (h, w, 3); all numbers in that level's px."""
         where = {"X": slice(x, x + w), "Y": slice(y, y + h), "S": slice(None), "C": slice(None)}
         array = self._levels[level]
         axes = self._axes
@@ -79,7 +82,7 @@ class OmeSlide(Slide):
         return np.ascontiguousarray(pixels.transpose(order)[..., :3])
 
     def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
-        return self._window(0, x, y, w, h)
+        return self.read_level(0, x, y, w, h)
 
     def thumbnail(self, max_px: int) -> UInt8:
         """Return the reduced slide, (h, w, 3), from the smallest level that is large enough."""
@@ -87,15 +90,14 @@ class OmeSlide(Slide):
 
         factor = min(1.0, max_px / max(self.width, self.height))
         size = (max(1, round(self.width * factor)), max(1, round(self.height * factor)))
-        place = {axis: number for number, axis in enumerate(self._axes)}
-        sides = [(a.shape[place["X"]], a.shape[place["Y"]]) for a in self._levels]
+        sides = self.level_dimensions
         level = max((i for i, side in enumerate(sides) if side[0] >= size[0] and side[1] >= size[1]), default=0)
         width, height = sides[level]
         reduce = max(1, width // size[0])
         step = max(reduce, _BAND // reduce * reduce)
         # In bands: without a pyramid the whole level may not fit in memory.
         bands = [
-            np.asarray(Image.fromarray(self._window(level, 0, top, width, min(step, height - top))).reduce(reduce))
+            np.asarray(Image.fromarray(self.read_level(level, 0, top, width, min(step, height - top))).reduce(reduce))
             for top in range(0, height, step)
         ]
         image = Image.fromarray(np.concatenate(bands))

@@ -226,9 +226,15 @@ def _check_same(
     if wanted is not None and canonical_json(card_content(facts["card"])) != canonical_json(card_content(wanted)):
         told = _differences(card_content(facts["card"]), card_content(wanted))
         raise InputError(path, f"was made with another card: {told}.", remedy)
+    if first is not None and _settings(facts) != _settings(first):
+        raise InputError(path, "averages other tokens than the file before it.", remedy)
     for key in _SAME if first is not None else ():
         if facts.get(key) != (first or {}).get(key):
             raise InputError(path, f"differs in {key} from the file before it: not the same encoder.", remedy)
+
+
+def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: (facts.get("tokens") or {}).get(key) for key in ("mode", "k", "stride_um")}
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

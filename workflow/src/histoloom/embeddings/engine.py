@@ -20,6 +20,7 @@ from histoloom.embeddings.cards import Encoder, build_encoder, full_spec
 from histoloom.embeddings.efficiency import Progress, efficiency_record
 from histoloom.embeddings.reader import Batch, TileReader
 from histoloom.embeddings.sections import PartWriter, Section, load_part, open_sections
+from histoloom.embeddings.tokens import CellWriter, saved, windows_of
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
 from histoloom.tiles.spec import TileSpec
@@ -113,6 +114,7 @@ def _metadata(
         "feature_names": encoder.feature_names,
         "tiles_spec": tiles_spec,
         "encoder": spec["name"],
+        **({"tokens": {**spec["tokens"], **saved(sections, spec["tokens"])}} if spec["tokens"] else {}),
         "identity": make_identity("embeddings", STAGE_VERSION, params, inputs),
     }
 
@@ -123,6 +125,7 @@ def _content(spec: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
         "card": card_content(spec["card"]),
         "weights_sha256": encoder.weights_sha256,
         "upsample": spec["upsample"],
+        **({"tokens": spec["tokens"]} if spec["tokens"] else {}),
         "tiles_spec": TileSpec.from_dict(spec["tiles_spec"]).as_dict(),
     }
 
@@ -171,10 +174,16 @@ def embed_sections(
         else:
             progress.skip(len(section))
             logger.info("%s: %d tiles taken over from the interrupted run", section.sample, len(section))
+    if getattr(encoder, "reads", "pixels") == "expression":
+        for section, identity in todo:
+            embed_counts(section, identity, encoder, scratch)
+            progress.add(len(section))
+        return
     readers = threads if encoder.device.startswith("cuda") else max(1, threads // 2)
-    parts = _Parts(todo, scratch, encoder.dim)
+    parts = _Parts(todo, scratch, encoder, spec["tokens"])
+    progress.total = progress.skipped + sum(map(len, parts.sections))
     reader = TileReader(
-        [section for section, _ in todo],
+        parts.sections,
         TileSpec.from_dict(spec["tiles_spec"]),
         encoder.chunk,
         threads=readers,
@@ -201,6 +210,27 @@ def embed_sections(
                 raise batch.error
         while under_way:
             finish()
+
+
+def embed_counts(section: Section, identity: str, encoder: Any, scratch: Path) -> None:
+    """Encode the counts of a section's kept tiles.
+
+    Raises
+    ------
+    InputError
+        If the section lacks genes, or an observation of its tiles.
+    """
+    import anndata as ad
+    import scipy.sparse as sp
+
+    data = ad.read_h5ad(section.path)
+    rows = data.obs_names.get_indexer(list(section.obs_id))
+    if data.n_vars == 0 or (rows < 0).any():
+        what = "has no genes" if data.n_vars == 0 else f"lacks {int((rows < 0).sum())} observations of its tiles"
+        raise InputError(section.path, f"{what}.", "use an encoder of expression on sections with counts only.")
+    keys = [f"{section.sample}/{obs_id}" for obs_id in section.obs_id]
+    features = encoder.encode_counts(sp.csr_matrix(data.X)[rows], list(data.var_names), keys)
+    PartWriter(scratch, section, identity, encoder.dim).add(features)
 
 
 def _submit(encoder: Encoder, batch: Batch) -> Callable[[], Features]:
@@ -230,18 +260,29 @@ def _check_finite(batch: Batch, features: Features, sections: Sequence[Section],
 class _Parts:
     """The parts being written; batches come in the order of sections and tiles."""
 
-    def __init__(self, todo: Sequence[tuple[Section, str]], scratch: Path, dim: int) -> None:
-        self._todo, self._scratch, self._dim = todo, scratch, dim
-        self._writers: dict[int, PartWriter] = {}
+    def __init__(
+        self, todo: Sequence[tuple[Section, str]], scratch: Path, encoder: Encoder, tokens: Mapping[str, Any] | None
+    ) -> None:
+        self._todo, self._scratch, self._encoder, self._tokens = todo, scratch, encoder, tokens
+        self._shared = [windows_of(s, tokens) for s, _ in todo] if tokens and tokens["mode"] == "shared" else None
+        self.sections = [s for s, _ in (self._shared or todo)]
+        self._writers: dict[int, PartWriter | CellWriter] = {}
 
     def add(self, batch: Batch, features: Features) -> None:
         """Append a batch's features to the parts they belong to."""
         for run in batch.runs:
             if run.section not in self._writers:
-                section, identity = self._todo[run.section]
-                self._writers[run.section] = PartWriter(self._scratch, section, identity, self._dim)
+                self._writers[run.section] = self._writer(run.section)
             if self._writers[run.section].add(features[run.offset : run.offset + len(run)]):
                 del self._writers[run.section]
+
+    def _writer(self, number: int) -> PartWriter | CellWriter:
+        section, identity = self._todo[number]
+        if self._shared is None or self._tokens is None:
+            return PartWriter(self._scratch, section, identity, self._encoder.dim)
+        grid, k = int(getattr(self._encoder, "token_grid", 0)), int(self._tokens["k"])
+        windows = self._shared[number][1]
+        return CellWriter(self._scratch, section, identity, self._encoder.dim, windows, grid, k)
 
     def close(self) -> None:
         """Remove parts that are not complete."""

@@ -20,28 +20,33 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def fetch_from_hub(card: Mapping[str, Any]) -> Path:
     """Return the card's checkpoint in the hub's cache, downloading it when it is not there.
 
-    The token comes from the environment or the hub's own login; HF_HUB_OFFLINE is honoured by the hub's client. A card
-    may name several files; the first that the repository has is taken (safetensors stand first).
+    What is cached for the card's revision is taken without asking the hub. The token comes from the environment or the
+    hub's own login; HF_HUB_OFFLINE is honoured by the hub's client. A card may name several files; the first that the
+    repository has is taken (safetensors stand first).
 
     Raises
     ------
     InputError
         No access (names the page to accept and the variable), wrong revision or file, hub out of reach.
     """
-    from huggingface_hub import errors
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
     files = checkpoint_files(card)
     if not files:
         raise InputError(f"card {card['name']}", "names no checkpoint.file.", "add it to resources/encoders.yaml.")
-    for file in files[:-1]:
+    more = {"repo_type": card["hub_type"]} if card.get("hub_type", "model") != "model" else {}
+    for file in files:
+        cached = try_to_load_from_cache(card["hub_id"], file, revision=card["revision"], **more)
+        if isinstance(cached, str):
+            return Path(cached)
+    for file in files:
         try:
-            return _download(card, file)
-        except errors.EntryNotFoundError:
-            # Also what an offline client raises for a file that is not in the cache.
-            logger.debug("%s has no %s", card["hub_id"], file)
-        except (errors.HFValidationError, OSError):
-            return _explained(card, file)
-    return _explained(card, files[-1])
+            return Path(hf_hub_download(card["hub_id"], file, revision=card["revision"], **more))
+        except (errors.EntryNotFoundError, errors.HFValidationError, OSError) as error:
+            if file != files[-1] and isinstance(error, errors.RemoteEntryNotFoundError):
+                continue
+            raise _explained(card, file, error) from error
+    raise AssertionError("unreachable: the last file returns or raises")
 
 
 def checkpoint_files(card: Mapping[str, Any]) -> list[str]:
@@ -65,40 +70,25 @@ def resolved_revision(card: Mapping[str, Any], path: Path) -> str:
     return commit
 
 
-def _download(card: Mapping[str, Any], file: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    more = {"repo_type": card["hub_type"]} if card.get("hub_type", "model") != "model" else {}
-    return Path(hf_hub_download(card["hub_id"], file, revision=card["revision"], **more))
-
-
-def _explained(card: Mapping[str, Any], file: str) -> Path:
-    """Download, and turn what the hub's client raises into an error a person can act on."""
+def _explained(card: Mapping[str, Any], file: str, error: Exception) -> InputError:
+    """Turn what the hub's client raises into an error a person can act on."""
     from huggingface_hub import errors
 
     where = f"{card['hub_id']}@{card['revision']}: {file}"
     local = f"or set `weights:` of the encoder to a local copy of {file}"
-    try:
-        return _download(card, file)
-    except errors.LocalEntryNotFoundError as error:
-        if _status(error.__cause__) in {401, 403}:
-            raise _no_access(card, where, local) from error
+    if isinstance(error, errors.LocalEntryNotFoundError) and _status(error.__cause__) not in {401, 403}:
         offline = os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
         why = "HF_HUB_OFFLINE is set" if offline else "the hub is out of reach"
-        raise InputError(
-            where, f"is not in the cache, and {why}.", f"run once online on a machine that shares HF_HOME, {local}."
-        ) from error
-    except (errors.RevisionNotFoundError, errors.EntryNotFoundError, errors.HFValidationError) as error:
-        raise InputError(where, "the hub has no such revision or file.", f"mend the card, {local}.") from error
-    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
-        raise _no_access(card, where, local) from error
-    except errors.HfHubHTTPError as error:
-        status = _status(error)
-        if status in {401, 403}:
-            raise _no_access(card, where, local) from error
-        raise InputError(where, f"the hub answered {status}.", f"try again later, {local}.") from error
-    except OSError as error:
-        raise InputError(where, f"the hub is out of reach ({error}).", f"check the network, {local}.") from error
+        remedy = f"run once online on a machine that shares HF_HOME, {local}."
+        return InputError(where, f"is not in the cache, and {why}.", remedy)
+    if isinstance(error, (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError, errors.HFValidationError)):
+        return InputError(where, "the hub has no such revision or file.", f"mend the card, {local}.")
+    status = _status(error) or _status(error.__cause__)
+    if isinstance(error, errors.RepositoryNotFoundError) or status in {401, 403}:
+        return _no_access(card, where, local)
+    if isinstance(error, errors.HfHubHTTPError):
+        return InputError(where, f"the hub answered {status}.", f"try again later, {local}.")
+    return InputError(where, f"the hub is out of reach ({error}).", f"check the network, {local}.")
 
 
 def _status(error: BaseException | None) -> int | None:

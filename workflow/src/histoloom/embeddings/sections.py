@@ -38,6 +38,8 @@ class Section:
         float64, (n, 2), level-0 px.
     identity
         Identity of its table of tiles, which covers section and slide.
+    path
+        The section (h5ad).
     """
 
     sample: str
@@ -46,6 +48,7 @@ class Section:
     obs_id: npt.NDArray[np.object_]
     centres: npt.NDArray[np.float64]
     identity: str
+    path: Path
 
     def __len__(self) -> int:
         return len(self.obs_id)
@@ -107,6 +110,7 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
         obs_id=frame["obs_id"].to_numpy(dtype=object),
         centres=frame[["x", "y"]].to_numpy(dtype=np.float64),
         identity=identity_of(tiles),
+        path=Path(sample),
     )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from histoloom.embeddings.tokens import token_block
 from histoloom.embeddings.torch_encoder import TorchEncoder
 from histoloom.errors import InputError
 
@@ -21,6 +24,8 @@ class TimmEncoder(TorchEncoder):
         """Return (n, dim)."""
         import torch
 
+        if self.tokens:
+            return self._of_tokens(self._patches(self.model.forward_features(images)))
         layer = self.card["layer"]
         if layer is None:
             features = self.model.forward_features(images)
@@ -32,6 +37,19 @@ class TimmEncoder(TorchEncoder):
         first, patches = features[:, 0], self._patches(features).mean(dim=1)
         pooling = self.card["pooling"]
         return {"cls": first, "mean": patches}[pooling] if pooling != "cls_mean" else torch.cat([first, patches], 1)
+
+    def _of_tokens(self, patches: Any) -> Any:
+        settings = self.tokens or {}
+        if settings["mode"] == "shared":
+            return patches.flatten(1)
+        block = token_block(np.zeros((1, 2)), 1.0, self.token_grid, int(settings["k"]))[0]
+        return patches[:, block.tolist()].float().mean(dim=1)
+
+    def _token_shape(self, model: Any) -> tuple[int, int]:
+        grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+        if grid is None or not hasattr(model, "num_prefix_tokens"):
+            return super()._token_shape(model)
+        return int(model.num_features), int(grid[0])
 
     def _patches(self, tokens: Any) -> Any:
         """Return the tokens that stand for patches: class and register tokens lead and are dropped."""

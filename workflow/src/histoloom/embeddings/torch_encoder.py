@@ -51,6 +51,9 @@ class TorchEncoder:
         Whether torch.compile is used; batches are then padded to one shape.
     tile_px
         Side of the tiles that the automatic batch size is tried with.
+    tokens
+        ``mode`` and ``k`` where cells are wanted by their tokens (`histoloom.embeddings.tokens`): ``"exact"`` gives the
+        mean of the k tokens in a tile's middle, ``"shared"`` all patch tokens, one after another.
     """
 
     feature_names: ClassVar[list[str] | None] = None
@@ -67,10 +70,13 @@ class TorchEncoder:
         revision: str | None,
         compiled: bool = False,
         tile_px: int = _DEFAULT_PX,
+        tokens: Mapping[str, Any] | None = None,
     ) -> None:
         import torch
 
         self.card, self.device, self.upsample, self.compiled = card, device, upsample, compiled
+        self.tokens = tokens
+        self.token_dim, self.token_grid = self._token_shape(model) if tokens else (0, 0)
         self.weights_sha256: str | None = weights_sha256
         self.revision = revision
         self.on_gpu = device.startswith("cuda")
@@ -94,6 +100,10 @@ class TorchEncoder:
     def _pooled(self, images: Any) -> Any:
         """Return (n, dim) of normalised (n, 3, h, w)."""
         raise NotImplementedError
+
+    def _token_shape(self, model: Any) -> tuple[int, int]:
+        """Return length and number along a side of the patch tokens."""
+        raise InputError(f"encoder card {self.card['name']}", "has no patch tokens.", "use a vision transformer.")
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> Any:
@@ -132,6 +142,7 @@ class TorchEncoder:
             revision=revision,
             compiled=bool(spec.get("compile", False)),
             tile_px=int(tile_px or card["input_px"] or _DEFAULT_PX),
+            tokens=spec.get("tokens"),
         )
 
     @classmethod
@@ -145,8 +156,8 @@ class TorchEncoder:
 
     @property
     def dim(self) -> int:
-        """Length of the embedding, as the card says."""
-        return int(self.card["dim"])
+        """Length of the embedding, as the card says; of a token, where cells are wanted by their tokens."""
+        return self.token_dim if self.tokens else int(self.card["dim"])
 
     def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]) -> Features:
         """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles; `um_per_px` is not used.
@@ -179,7 +190,8 @@ class TorchEncoder:
             return lambda: np.zeros((0, self.dim), np.float32)
         with torch.inference_mode():
             found = torch.cat(self._in_batches(torch.from_numpy(np.ascontiguousarray(tiles))))
-            if found.shape[1] != self.dim:
+            shared = self.tokens is not None and self.tokens["mode"] == "shared"
+            if found.shape[1] != self.dim * (self.token_grid**2 if shared else 1):
                 raise InputError(
                     f"card {self.card['name']}",
                     f"says dim {self.dim}, but the model gives {found.shape[1]}.",

@@ -85,8 +85,8 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
     -------
     list of DataFrame
         ``morans_r`` (z-scores within the section), ``morans_p`` and ``morans_q`` per section; the same per cohort, R
-        being the mean over patients of means over sections and whose null is that mean under the same permutations; q is
-        over the pairs i < j. ``w_neighbours`` and ``w_self_share`` per section and rolled up. Badged sections enter no
+        being the mean over patients of means over sections, its null that mean under the same permutations; q is over
+        the pairs i < j. ``w_neighbours`` and ``w_self_share`` per section and rolled up. Badged sections enter no
         cohort value.
     """
     moran, count, scheme = spec.get("moran") or {}, int(spec["permutations"]), str(spec["scheme"])

@@ -39,19 +39,20 @@ def score_nuclei(spec: Mapping[str, Any], labels: Labels, nuclei: pd.Series) -> 
     -------
     list of DataFrame
         ``nuclei_cc`` (Pearson's r of total abundance with the count) and ``nuclei_ratio`` (sum of abundance over sum
-        of nuclei; meaningless for proportions, whose total is 1: then both are NaN), per section, patient and cohort;
+        of nuclei; NaN for proportions, whose total is 1 or nearly so), per section, patient and cohort;
         ``nuclei_median`` per section.
     """
+    shares = "proportion" in str(labels.metadata.get("units", ""))
     counted = nuclei.reindex(labels.obs.index).to_numpy(dtype=float)
     total = np.nansum(labels.values, axis=1)
     rows, medians = [], []
     for place, index in sections_of(labels):
         known = index[np.isfinite(counted[index])]
         r, n = column_correlation(total[known, None], counted[known, None])
-        share = counted[known].sum()
-        constant = not np.isfinite(r[0]) and len(known) > 0 and np.ptp(total[known]) < 1e-6 * max(total[known].max(), 1)
-        ratio = float(total[known].sum() / share) if share > 0 and not constant else np.nan
-        for metric, value in (("nuclei_cc", float(r[0])), ("nuclei_ratio", ratio)):
+        nuclei_sum = counted[known].sum()
+        ratio = float(total[known].sum() / nuclei_sum) if nuclei_sum > 0 else np.nan
+        for metric, found in (("nuclei_cc", float(r[0])), ("nuclei_ratio", ratio)):
+            value = np.nan if shares else found
             rows.append({"metric": metric, "value": value, "n": int(n[0]), "n_nan": int(np.isnan(value)), **place})
         median = float(np.median(counted[known])) if len(known) else np.nan
         medians.append(

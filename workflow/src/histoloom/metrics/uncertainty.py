@@ -17,7 +17,7 @@ _PATTERNS = 100_000
 
 
 def sign_flip_p(differences: npt.ArrayLike, *, seed: int = 0) -> float:
-    """Return the two-sided p of a paired sign-flip test: is the mean difference zero?
+    """Return the two-sided p of a paired sign-flip test of the mean difference against zero.
 
     Under the null a patient's difference is as likely to have the other sign; the p is the share of all ``2^n`` sign
     patterns whose mean is at least as far from zero (Fisher 1935). It is exact, assumes no distribution and takes

@@ -15,7 +15,7 @@ from histoloom.identity import canonical_json, sha256_text
 
 Row = dict[str, str]
 # Keys of a cohort that choose sections or find files; they do not change what is read from one.
-_NOT_SCIENCE = frozenset({"sheet", "samples", "root"})
+_NOT_SCIENCE = frozenset({"sheet", "samples", "root", "gene_table"})
 # Labels that need no fit come for a whole cohort in one job.
 _TABLE_METHODS = frozenset({"published", "truth"})
 _WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
@@ -89,9 +89,11 @@ class SectionPlan:
         entry = self.config.get("cohorts", cohort)
         if entry["source"] == "simulated":
             return f"{self.config.raw_dir}/simulated/{cohort}"
+        if entry.get("root"):
+            return str(entry["root"])
         if entry["source"] in self.downloaded_sources:
             return f"{self.config.raw_dir}/{entry['source']}"
-        return entry.get("root") or str(self.config.sheet_paths[cohort].parent)
+        return str(self.config.sheet_paths[cohort].parent)
 
     @cached_property
     def downloaded_sources(self) -> list[str]:

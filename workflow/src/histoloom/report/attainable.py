@@ -15,10 +15,11 @@ from histoloom.report.pages import Page, number, write_csv
 from histoloom.report.style import colour, figure, note, save, short_names
 
 _READING = (
-    "Each count is split in two at random and both halves are labelled like the whole. Reliability = 2r / (1 + r), r being "
-    "the correlation of the two; ceiling = its square root: what a predictor of the true abundance would reach against "
-    f"these labels. Types with a reliability below {IDENTIFIABLE:g} are not identifiable and stay outside of means. The "
-    "ceiling knows the noise of counting only; a label that is wrong in the same way in both halves keeps it high."
+    "Each count is split in two at random and both halves are labelled like the whole. Reliability = 2r / (1 + r), r "
+    "being the correlation of the two; ceiling = its square root: what a predictor of the true abundance would reach "
+    f"against these labels. Types with a reliability below {IDENTIFIABLE:g} are not identifiable and stay outside of "
+    "means. The ceiling knows the noise of counting only; a label that is wrong in the same way in both halves keeps "
+    "it high."
 )
 
 

@@ -11,9 +11,9 @@ from histoloom.artefacts import read_metadata
 from histoloom.report.style import PALETTE, figure, note, save
 
 _PANELS = (
-    ("genes_shared", "share", "spots with a twin on shared genes"),
-    ("totals_shared", "share", "spots with equal totals and detected genes"),
-    ("picture", "picture", "differing bits of the picture's hash"),
+    ("genes_shared", "share", "spots with a twin\non shared genes"),
+    ("totals_shared", "share", "spots with equal totals\nand detected genes"),
+    ("picture", "picture", "differing bits of\nthe picture's hash"),
 )
 _GROUPS = (
     ("different patients", PALETTE[0]),

@@ -71,11 +71,11 @@ def draw_between(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[
             save(fig, out)
             return
         grid = fig.subplots(len(cohorts), len(_PANELS), sharex=True, sharey=True, squeeze=False)
-        for line, cohort in zip(grid, cohorts, strict=True):
+        for number, (line, cohort) in enumerate(zip(grid, cohorts, strict=True)):
             table = between_table(rows, models, cohort)
             for ax, (aggregation, label) in zip(line, _PANELS, strict=True):
                 _panel(ax, table[table["aggregation"] == aggregation])
-                ax.set_title(label if line is grid[0] else "", fontsize=9)
+                ax.set_title(label if number == 0 else "", fontsize=9)
             line[0].set_yticks(range(len(models)), models)
             line[0].set_ylabel(cohort)
         grid[0][0].invert_yaxis()
@@ -92,8 +92,9 @@ def _panel(ax: Any, table: pd.DataFrame) -> None:
     cc, between = table["cc"].to_numpy(dtype=float), table["between"].to_numpy(dtype=float)
     if np.isfinite(between).any():
         within = cc - between
-        ax.barh(y, between, 0.55, color=PALETTE[1], label="part between sections", zorder=1)
-        ax.barh(y, within, 0.55, left=between, color=PALETTE[0], label="part within sections", zorder=1)
+        # Side by side from zero: the parts may have opposite signs; their sum is the CC.
+        ax.barh(y - 0.15, between, 0.28, color=PALETTE[1], label="part between sections", zorder=1)
+        ax.barh(y + 0.15, within, 0.28, color=PALETTE[0], label="part within sections", zorder=1)
         known = float(np.nanmean(table["section_mean"]))
         ax.axvline(known, color="black", ls="--", lw=1, zorder=4, label="predictor that knows section means only")
         ax.text(known, -0.62, f"{known:.2f}", ha="center", va="bottom", fontsize=7)
@@ -103,8 +104,9 @@ def _panel(ax: Any, table: pd.DataFrame) -> None:
         ax.plot(cc, y, "D", ms=5, mfc="white", mec="black", ls="none", zorder=5)
     for at, value in zip(y, cc, strict=True):
         text = f"{value:.2f}" if np.isfinite(value) else "undefined"
+        box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.3}
         ax.annotate(text, (value if np.isfinite(value) else 0.0, at), xytext=(6, 0), textcoords="offset points",
-                    va="center", fontsize=7, bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.3}, zorder=6)  # fmt: skip
+                    va="center", fontsize=7, bbox=box, zorder=6)  # fmt: skip
     ax.axvline(0, color="black", lw=0.6)
     ax.set_ylim(-0.9, len(table) - 0.4)
     ax.margins(x=0.16)

@@ -10,6 +10,14 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.rows import read_metrics
+from histoloom.report.judge_more import (
+    draw_ceiling,
+    draw_kept,
+    draw_nuclei,
+    draw_predicted_regions,
+    draw_sensitivity,
+    draw_significance,
+)
 from histoloom.report.style import DIVERGING, PALETTE, figure, jitter, note, save, short_names
 
 if TYPE_CHECKING:
@@ -28,10 +36,15 @@ def draw_judge(*, spec: Mapping[str, Any], metrics: Path, out: Path) -> None:
     metrics
         Its metrics.
     out
-        png: a heatmap (truth), correlations type by type (labels) or AUROC with intervals (regions).
+        png: a heatmap (truth), correlations type by type (labels), AUROC with intervals (regions), or a figure of
+        `histoloom.report.judge_more`.
     """
     rows = read_metrics([metrics])
-    draw = {"truth": _draw_truth, "labels": _draw_agreement, "regions": _draw_regions}[spec["kind"]]
+    draw = {
+        "truth": _draw_truth, "labels": _draw_agreement, "regions": _draw_regions, "ceiling": draw_ceiling,
+        "sensitivity": draw_sensitivity, "colocalization": draw_significance, "nuclei": draw_nuclei,
+        "predicted_nuclei": draw_nuclei, "predicted_regions": draw_predicted_regions, "kept": draw_kept,
+    }[spec["kind"]]  # fmt: skip
     draw(spec, rows, str(spec.get("title") or spec.get("name") or ""), out)
 
 

@@ -29,6 +29,7 @@ CELL_COLUMNS = [
     "table", "row", "ran", "experiment", "column", "metric", "form", "value", "n", "n_nan", "status", "details",
     "published", "difference",
 ]  # fmt: skip
+LISTED = "listed"
 _FORMS = {"diag1_row": "diagonal 1", "nodiag_row": "without diagonal"}
 _LEGEND = (
     "same: every choice the paper states agrees, a difference is printed; deviates: measured otherwise, as listed; "
@@ -122,7 +123,8 @@ def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame
     Parameters
     ----------
     table
-        With layout ``cohort`` (experiments that train and test on the same cohorts) or ``transfer``.
+        With layout ``cohort`` (experiments that train and test on the same cohorts), ``transfer``, or ``listed`` (no
+        run of ours is such a row yet: every cell stands as printed, with status ``not run``).
     spec
         ``experiments``: entries by name, with ``sources`` and ``label_spec``.
     metrics
@@ -133,13 +135,13 @@ def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame
     DataFrame
         `CELL_COLUMNS`, one row per cell.
     """
-    transfer = table.content["layout"] == "transfer"
+    layout = table.content["layout"]
     wanted = list(dict.fromkeys(column["metric"] for column in table.columns))
     cells: list[dict[str, Any]] = []
     covered: set[tuple[str, str]] = set()
     for experiment, model, cohort, rows in _runs(metrics, spec):
         entry = spec["experiments"][experiment]
-        if (entry["split"] == "transfer") != transfer:
+        if layout == LISTED or (entry["split"] == "transfer") != (layout == "transfer"):
             continue
         for metric in wanted:
             for form in _FORMS if metric.startswith("coloc") else ("",):
@@ -157,10 +159,10 @@ def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame
     )
 
 
-def _shown(cell: Mapping[str, Any]) -> str:
-    """Return a cell for people."""
+def _shown(cell: Mapping[str, Any], digits: int = 2) -> str:
+    """Return a cell for people; `digits` as the paper prints its values."""
     if cell["status"] == NOT_RUN:
-        return f"{number(cell['published'], 2)} published; not run: {cell['details']}"
+        return f"{number(cell['published'], digits)} published; not run: {cell['details']}"
     text = f"{number(cell['value'])}; {cell['status']}"
     if cell["status"] in {SAME, DEVIATES} and not pd.isna(cell["published"]):
         text += f"; published {number(cell['published'], 2)}"
@@ -175,10 +177,12 @@ def paper_page(table: Published, cells: pd.DataFrame) -> Page:
     page = Page(f"Table {content['table']} of {content['paper']}: {content['title']}")
     page.text(content["citation"] + ".")
     columns = [c for c in dict.fromkeys(cells["column"]) if (cells["column"] == c).any()]
+    decimals = {column["title"]: int(column["decimals"]) for column in table.columns}
     rows = []
     for (name, experiment), part in cells.groupby(["row", "experiment"], sort=False):
         ran = part["ran"].iloc[0]
-        cells_shown = [_shown(dict(zip(part.columns, cell, strict=True))) for cell in part.itertuples(index=False)]
+        records = [dict(zip(part.columns, cell, strict=True)) for cell in part.itertuples(index=False)]
+        cells_shown = [_shown(cell, decimals.get(cell["column"], 2)) for cell in records]
         shown = dict(zip(part["column"], cells_shown, strict=True))
         rows.append(
             {"model": str(name) + (f" ({ran})" if ran else " (paper)"), "experiment": experiment or "–"}

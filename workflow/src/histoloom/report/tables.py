@@ -13,19 +13,21 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.metrics.protocol import short
 from histoloom.metrics.rows import read_metrics
-from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval
+from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval, compare_models
 from histoloom.report.pages import Page, listed, number, write_csv
 
 SUMMARY_COLUMNS = [
     "model", "variant", "cohort", "badge", "against", "cc", "cc_low", "cc_high", "cc_seed_sd", "cc_pooled_patient",
-    "cc_pooled", "cc_spot", "l1", "l1_mean_predictor", "l1_skill", "coloc_cosine", "coloc_correlation",
+    "cc_pooled", "cc_pooled_between", "cc_pooled_section_mean", "cc_spot",
+    "l1", "l1_mean_predictor", "l1_skill", "coloc_cosine", "coloc_correlation",
     "n_patients", "n_patients_nan", "n_sections", "n_types", "n_nan", "protocol",
 ]  # fmt: skip
 _PLACE = ["model", "variant", "cohort", "against"]
 _COLOC_FORM = "nodiag_row"
 _READING = (
     "CC: Pearson's r per type over the spots of a section, mean over types, sections of a patient, then patients. "
-    "Pooled columns put spots of a patient or of all patients together first and so reward knowing a section's mean. "
+    "Pooled columns put spots of a patient or of all patients together first and so reward knowing a section's mean: "
+    "beside them stand the part that lies between sections and what a predictor of section means alone would reach. "
     "Skill = 1 - L1 / L1 of the training mean. Interval: bootstrap over patients, from "
     f"{MIN_PATIENTS} patients on. 'Undefined' counts section-type pairs where a column is constant; they enter no mean."
 )
@@ -57,6 +59,8 @@ def summary_row(rows: pd.DataFrame) -> dict[str, Any]:
         "cc_seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan,
         "cc_pooled_patient": _value(pooled_patient, metric="cc", aggregation="pooled_patient"),
         "cc_pooled": _value(rows, metric="cc", aggregation="pooled"),
+        "cc_pooled_between": _value(rows, metric="cc_between", aggregation="pooled"),
+        "cc_pooled_section_mean": _value(rows, metric="cc_section_mean", aggregation="pooled"),
         "cc_spot": _value(pooled_patient, metric="cc", aggregation="spot"),
         **{name: _value(rows, metric=name, **cohort) for name in ("l1", "l1_mean_predictor", "l1_skill")},
         **{
@@ -148,6 +152,8 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
                 "sd over seeds": number(row["cc_seed_sd"]),
                 "CC pooled per patient": number(row["cc_pooled_patient"]),
                 "CC pooled": number(row["cc_pooled"]),
+                "of it between sections": number(row["cc_pooled_between"]),
+                "section means alone": number(row["cc_pooled_section_mean"]),
                 "CC across types": number(row["cc_spot"]),
                 "L1": number(row["l1"]),
                 "L1 of mean": number(row["l1_mean_predictor"]),
@@ -160,6 +166,27 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _add_comparisons(page: Page, rows: pd.DataFrame, models: Sequence[str]) -> None:
+    """Add the comparison of every two models over patients."""
+    table = compare_models(rows, models)
+    table = table[table["n_patients"] > 0]
+    if table.empty:
+        return
+    page.heading("Which differences hold")
+    page.text(
+        "Difference in CC, patient by patient; p: exact sign-flip test over patients, Holm's correction over the pairs "
+        f"of models of a cohort. Below {MIN_PATIENTS} patients no p is given: no pattern of signs could make one small."
+    )
+    shown = [
+        {"cohort": row["cohort"], "against": row["against"], "models": f"{row['first']} − {row['second']}",
+         "difference": number(row["difference"]),
+         "first is higher in": f"{row['n_first_higher']} of {row['n_patients']}",
+         "p": number(row["p"], 4), "p (Holm)": number(row["p_holm"], 4)}
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    page.table(pd.DataFrame(shown))
 
 
 def _by_type(metrics: pd.DataFrame, models: Sequence[str], against: str) -> pd.DataFrame:
@@ -207,8 +234,8 @@ def write_tables(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[
     metrics
         Metrics of its models.
     out
-        Path by role: ``summary_csv`` (all numbers, one row per model, cohort, reference and badge), ``summary_md`` and
-        ``summary_html`` (for people); roles may be left out.
+        Path by role: ``summary_csv`` (all numbers, one row per model, cohort, reference and badge), ``comparisons_csv``
+        (every two models over patients), ``summary_md`` and ``summary_html`` (for people); roles may be left out.
 
     Raises
     ------
@@ -227,6 +254,8 @@ def write_tables(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[
     table = summarise(rows, models)
     if "summary_csv" in out:
         write_csv(table, out["summary_csv"])
+    if "comparisons_csv" in out:
+        write_csv(compare_models(rows, models), out["comparisons_csv"])
     page = _page(experiment, spec, rows, table, models)
     if "summary_md" in out:
         out["summary_md"].write_text(page.markdown(), encoding="utf-8")
@@ -245,6 +274,7 @@ def _page(
     if len(badged):
         page.heading("Shown, kept out of all means")
         page.table(_for_people(badged)[["model", "cohort", "against", "CC", "L1", "skill", "patients", "sections"]])
+    _add_comparisons(page, rows, models)
     for against in sorted(rows["against"].unique()):
         page.heading(f"CC by cell type, against {against}")
         page.table(_by_type(rows, models, against))

@@ -81,12 +81,10 @@ XENIUM_IDS = [f"ENSG{i:011d}" for i in range(1, 7)]
 CONTROLS = {"NegControlProbe_00042": "Negative Control Probe", "UnassignedCodeword_0001": "Unassigned Codeword"}
 
 
-def xenium_matrix(
-    angle: float = 0.05, scale: float = 1.2884, shift: tuple[float, float] = (310.0, 150.0)
-) -> np.ndarray:
-    """H&E px -> morphology px: a rotation, 0.2738 um/px over 0.2125, a shift, and a mirror as 10x's have."""
+def xenium_matrix(angle: float = 0.3, scale: float = 1.2884, shift: tuple[float, float] = (310.0, 150.0)) -> np.ndarray:
+    """H&E px -> morphology px: a rotation, 0.2738 um/px over 0.2125, a shift. Not symmetric: a transposed one shows."""
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return np.vstack([np.column_stack([turn @ np.diag([1.0, -1.0]), [shift[0], shift[1] + 1100.0]]), [0, 0, 1]])
+    return np.vstack([np.column_stack([turn, shift]), [0, 0, 1]])
 
 
 class XeniumBundle:

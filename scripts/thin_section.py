@@ -1,0 +1,22 @@
+"""Adapter of rule thin_section: half of a section's counts, for the attainable correlation."""
+
+import json
+from pathlib import Path
+
+from histoloom.jobs import job
+
+
+def main(snakemake):
+    with job(snakemake.log[0], snakemake.output.items()) as out:
+        from histoloom.metrics.thinning import thin_section
+
+        thin_section(
+            sample=Path(snakemake.input.sample),
+            half=int(snakemake.wildcards.half),
+            seed=json.loads(snakemake.params.seed),
+            out=out["sample"],
+        )
+
+
+if "snakemake" in globals():
+    main(snakemake)

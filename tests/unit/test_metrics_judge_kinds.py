@@ -1,0 +1,155 @@
+"""Judges of choices and of held-out predictions: sensitivity, regions of predictions, kept tiles; all their figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from metrics_inputs import SPEC, make_obs, make_values, write_inputs, write_labels, write_section
+from sklearn.metrics import roc_auc_score
+
+from histoloom.artefacts import write_parquet
+from histoloom.config import check, load_schema
+from histoloom.errors import InputError
+from histoloom.metrics import score_predictions
+from histoloom.metrics.judges import score_labels
+from histoloom.metrics.labelled import read_predicted
+from histoloom.metrics.rows import read_metrics
+from histoloom.report.attainable import draw_attainable, write_attainable
+from histoloom.report.figures import draw_judge
+
+OBS = make_obs({("A", "A1"): 49, ("A", "A2"): 49, ("B", "B1"): 49})
+NAMES = ["Plasma", "Cancer", "Fibro"]
+
+
+def judge(kind: str, folder, judged, against, /, **more) -> pd.DataFrame:
+    """Validate, score, draw twice, and return the rows."""
+    spec = {"kind": kind, **more}
+    check(spec, load_schema(f"judge.{kind}"), "judges.j")
+    spec["name"] = "j"
+    score_labels(spec=spec, labels=judged, against=against, out=folder / "j.parquet")
+    for name in ("a.png", "b.png"):
+        draw_judge(spec=spec, metrics=folder / "j.parquet", out=folder / name)
+    assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
+    return read_metrics([folder / "j.parquet"])
+
+
+def variants(tmp_path, **values) -> list:
+    files = []
+    for name, (numbers, types) in values.items():
+        (tmp_path / name).mkdir()
+        files.append(write_labels(tmp_path / name / "demo.h5ad", OBS, numbers, types))
+    return files
+
+
+def test_labels_made_in_several_ways_are_compared_pair_by_pair(tmp_path):
+    base = make_values(OBS, types=3)
+    noisy = base + np.random.default_rng(0).normal(size=base.shape)
+    files = variants(tmp_path, n30=(base, NAMES), n60=(2 * base, NAMES), other=(noisy[:, [2, 0]], ["Fibro", "Plasma"]))
+    rows = judge("sensitivity", tmp_path, files, [], labels=["n30", "n60", "other"], cohorts=["demo"])
+    cohort = rows[rows["aggregation"] == "cohort"].set_index(["gene_set", "k", "metric", "target"])["value"]
+    assert cohort["n30", "n60", "cc", "Plasma"] == pytest.approx(1)
+    assert cohort["n30", "n60", "abundance_ratio", ""] == pytest.approx(2)
+    at = (OBS["sample"] == "A1").to_numpy()
+    section = rows[(rows["aggregation"] == "section") & (rows["sample"] == "A1") & (rows["k"] == "other")]
+    got = section[(section["gene_set"] == "n30") & (section["target"] == "Fibro")]["value"].iloc[0]
+    assert got == pytest.approx(np.corrcoef(base[at, 2], noisy[at, 2])[0, 1])
+    assert ("n30", "other", "cc", "Cancer") not in cohort.index
+    assert set(rows["model"]) == {"n30+n60+other"}
+
+
+def test_variants_without_a_common_type_are_refused(tmp_path):
+    base = make_values(OBS, types=2)
+    files = variants(tmp_path, a=(base, ["x", "y"]), b=(base, ["u", "v"]))
+    with pytest.raises(InputError, match="'a' and 'b' share no type"):
+        judge("sensitivity", tmp_path, files, [], labels=["a", "b"], cohorts=["demo"])
+
+
+def predictions(tmp_path, seed=1) -> tuple:
+    values = make_values(OBS, types=3)
+    made = values + np.random.default_rng(seed).normal(size=values.shape)
+    return made, write_inputs(tmp_path / "in", OBS, values, made, types=NAMES)
+
+
+def sections(tmp_path) -> tuple:
+    region = np.where(np.arange(len(OBS)) % 3 == 0, "immune infiltrate", "connective tissue").astype(object)
+    region[np.arange(len(OBS)) % 5 == 0] = ""
+    obs = OBS.assign(region=region)
+    return obs, [write_section(tmp_path / f"{s}.h5ad", "demo", s, part) for s, part in obs.groupby("sample")]
+
+
+def test_held_out_predictions_are_held_against_regions(tmp_path):
+    made, files = predictions(tmp_path)
+    obs, paths = sections(tmp_path)
+    pairs = [{"type": "Plasma", "region": "immune infiltrate"}]
+    rows = judge("predicted_regions", tmp_path, [files["predictions"]], paths, experiment="loo", pairs=pairs)
+    assert set(rows["model"]) == {"ridge"}
+    for sample in ("A1", "B1"):
+        at = ((obs["sample"] == sample) & (obs["region"] != "")).to_numpy()
+        inside = (obs["region"] == "immune infiltrate").to_numpy()[at]
+        found = rows[(rows["metric"] == "auroc") & (rows["sample"] == sample) & (rows["aggregation"] == "section")]
+        assert found["value"].iloc[0] == pytest.approx(roc_auc_score(inside, made[at, 0]))
+
+
+def test_predictions_read_as_labels_are_one_row_per_observation(tmp_path):
+    made, files = predictions(tmp_path)
+    (labels,) = read_predicted(files["predictions"])
+    assert labels.values == pytest.approx(made)
+    assert list(labels.obs.index) == list(OBS.index)
+
+
+def test_predicted_cellularity_has_a_figure(tmp_path):
+    made, files = predictions(tmp_path)
+    counted = []
+    for sample, part in OBS.groupby("sample"):
+        total = made[(OBS["sample"] == sample).to_numpy()].sum(axis=1)
+        table = pd.DataFrame({"obs_id": part["obs_id"].to_numpy(), "nuclei": total / 2, "nuclei_area_um2": 0.0})
+        write_parquet(table, tmp_path / f"{sample}.parquet", {"cohort": "demo", "sample": sample})
+        counted.append(tmp_path / f"{sample}.parquet")
+    rows = judge("predicted_nuclei", tmp_path, [files["predictions"]], counted, experiment="loo")
+    cohort = rows[rows["aggregation"] == "cohort"].set_index("metric")["value"]
+    assert cohort["nuclei_cc"] == pytest.approx(1)
+    assert cohort["nuclei_ratio"] == pytest.approx(2)
+
+
+def test_tiles_kept_per_region_are_counted_against_all(tmp_path):
+    obs, paths = sections(tmp_path)
+    tables = []
+    for sample, part in obs.groupby("sample"):
+        kept = ~((part["region"] == "connective tissue") & (np.arange(len(part)) % 2 == 0)).to_numpy()
+        reason = np.where(kept, "", "background")
+        table = pd.DataFrame({"obs_id": part["obs_id"].to_numpy(), "kept": kept, "reason": reason})
+        write_parquet(table, tmp_path / f"{sample}.t", {"cohort": "demo", "sample": sample, "patient": sample[0]})
+        tables.append((tmp_path / f"{sample}.t").rename(tmp_path / f"{sample}.tiles.parquet"))
+    rows = judge("kept", tmp_path, tables, paths, tiles="um112", cohorts=["demo"])
+    section = rows[(rows["aggregation"] == "section") & (rows["sample"] == "A1") & (rows["metric"] == "kept")]
+    value = section.set_index("target")["value"]
+    a1 = obs[obs["sample"] == "A1"]
+    lost = ((a1["region"] == "connective tissue") & (np.arange(len(a1)) % 2 == 0)).sum()
+    assert value["immune infiltrate"] == 1
+    assert value["connective tissue"] == pytest.approx(1 - lost / (a1["region"] == "connective tissue").sum())
+    assert value["all"] == pytest.approx(1 - lost / len(a1))
+
+
+def test_ceiling_and_colocalization_have_figures_and_cc_stands_beside_its_ceiling(tmp_path):
+    made, files = predictions(tmp_path)
+    base, rng = make_values(OBS, types=3), np.random.default_rng(0)
+    halves = [np.abs(base + rng.normal(size=base.shape) * [0.2, 0.5, 30.0]) for _ in range(2)]
+    paths = [write_labels(tmp_path / f"h{i}.h5ad", OBS, half, NAMES) for i, half in enumerate(halves)]
+    judge("ceiling", tmp_path, paths[:1], paths[1:], labels="c2l", cohorts=["demo"])
+    ceilings = (tmp_path / "j.parquet").rename(tmp_path / "ceilings.parquet")
+    placed = [write_section(tmp_path / f"{s}.h5ad", "demo", s, p, pitch_um=200.0) for s, p in OBS.groupby("sample")]
+    judge("colocalization", tmp_path, paths[:1], placed, labels="c2l", cohorts=["demo"], permutations=19)
+    score_predictions(spec=SPEC, experiment="loo", model="ridge", out=tmp_path / "m.parquet", **files)
+    more = {"metrics": [tmp_path / "m.parquet"], "ceilings": [ceilings]}
+    spec = {"models": ["ridge"], "title": "t"}
+    for name in ("c.png", "d.png"):
+        draw_attainable(spec=spec, out=tmp_path / name, **more)
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "d.png").read_bytes()
+    write_attainable(spec=spec, out={"csv": tmp_path / "t.csv", "md": tmp_path / "t.md"}, **more)
+    table = pd.read_csv(tmp_path / "t.csv").set_index("target")
+    assert not table.loc["Fibro", "identifiable"]
+    assert table.loc["Plasma", "share_ridge"] == pytest.approx(
+        table.loc["Plasma", "cc_ridge"] / table.loc["Plasma", "ceiling"], abs=1e-5
+    )
+    assert "## Not identifiable: 1 types" in (tmp_path / "t.md").read_text()

@@ -1,0 +1,300 @@
+"""scGPT as an encoder of expression: a cell's counts to the state of its class token.
+
+Cui et al., scGPT: toward building a foundation model for single-cell multi-omics using generative AI, Nat. Methods 21
+(2024) 1470, doi:10.1038/s41592-024-02201-0. The forward pass of its published checkpoints (best_model.pt, args.json,
+vocab.json) without its package: gene and value embeddings are added, a post-norm transformer runs over them, the class
+token's state is scaled to length one. Its cell embedding draws ties of bins and, above 1,200 tokens, genes at random; here
+the draws follow from the seed and the cell's own key, so that neither order nor batch matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+import histoloom.torch_compat  # noqa: F401
+from histoloom.embeddings.devices import CPU_BATCH, pick_device
+from histoloom.embeddings.weights import load_strictly, read_state
+from histoloom.errors import InputError
+from histoloom.identity import sha256_file
+
+logger = logging.getLogger(__name__)
+
+MODEL, ARGS, VOCAB = "best_model.pt", "args.json", "vocab.json"
+CLS = "<cls>"
+_MOST = 512.0
+_GPU_BATCH = 64
+Features = npt.NDArray[np.float32]
+
+
+class ScGPT:
+    """A frozen scGPT.
+
+    Parameters
+    ----------
+    model
+        From `scgpt_model`, weights loaded.
+    vocab
+        Token of each gene symbol and of ``<cls>``.
+    settings
+        The checkpoint's args.json.
+    card
+        The full card; ``args``: bins, max_length, min_shared_genes.
+    device, batch_size, seed
+        Where, how many cells at once, and the seed of the draws.
+    weights_sha256
+        Hash of the three files.
+    """
+
+    reads: ClassVar[str] = "expression"
+    feature_names: ClassVar[list[str] | None] = None
+    revision: str | None = "local"
+
+    def __init__(
+        self,
+        model: Any,
+        vocab: Mapping[str, int],
+        settings: Mapping[str, Any],
+        card: Mapping[str, Any],
+        *,
+        device: str,
+        batch_size: int | str,
+        seed: int,
+        weights_sha256: str | None,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.vocab, self.card, self.device, self.seed = vocab, card, device, seed
+        self.weights_sha256 = weights_sha256
+        self.precision = str(card["dtype"]) if device.startswith("cuda") else "float32"
+        automatic = _GPU_BATCH if device.startswith("cuda") else CPU_BATCH
+        self.chunk = batch_size if isinstance(batch_size, int) else automatic
+        self.pad_value = float(settings["pad_value"])
+        self._pad = vocab[settings["pad_token"]]
+        args = {"bins": 51, "max_length": 1200, "min_shared_genes": 100, **card["args"]}
+        self.bins, self.max_length, self.least = (
+            int(args["bins"]),
+            int(args["max_length"]),
+            int(args["min_shared_genes"]),
+        )
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> ScGPT:
+        """Build from a full encoder entry whose ``weights`` is the checkpoint's folder.
+
+        Raises
+        ------
+        InputError
+            If the folder lacks a file, or the files do not fit one another.
+        """
+        import torch
+
+        if threads > 0:
+            torch.set_num_threads(threads)
+        card, folder = spec["card"], Path(str(spec["weights"]))
+        lost = [name for name in (MODEL, ARGS, VOCAB) if not (folder / name).is_file()]
+        if lost:
+            raise InputError(
+                f"encoders.{spec['name']}.weights: {folder}",
+                f"lacks {', '.join(lost)}.",
+                f"give the folder of a published checkpoint with {MODEL}, {ARGS} and {VOCAB}.",
+            )
+        settings, vocab = _json(folder / ARGS), _json(folder / VOCAB)
+        needed = {CLS, settings.get("pad_token")} - set(vocab)
+        if needed or {"embsize", "nheads", "d_hid", "nlayers", "pad_value"} - set(settings):
+            raise InputError(
+                folder, f"{VOCAB} or {ARGS} lacks what a checkpoint has ({needed or 'sizes'}).", "fetch it anew."
+            )
+        model = scgpt_model(settings, len(vocab))
+        path = folder / MODEL
+        load_strictly(model, rename(read_state(path, card)), str(path))
+        digest = hashlib.sha256("".join(sha256_file(folder / n) for n in (MODEL, ARGS, VOCAB)).encode()).hexdigest()
+        return cls(
+            model,
+            vocab,
+            settings,
+            card,
+            device=pick_device(device),
+            batch_size=spec["batch_size"],
+            seed=int(spec["seed"]),
+            weights_sha256=digest,
+        )
+
+    @property
+    def dim(self) -> int:
+        """Length of the embedding, as the card says."""
+        return int(self.card["dim"])
+
+    def encode_counts(self, counts: Any, genes: Sequence[str], keys: Sequence[str]) -> Features:
+        """Embed cells.
+
+        Parameters
+        ----------
+        counts
+            CSR (cells, genes), raw counts.
+        genes
+            Gene symbols of the columns; those that the vocabulary lacks are left out.
+        keys
+            Name of each cell, of which its draws follow.
+
+        Returns
+        -------
+        ndarray
+            float32, (cells, dim), of length one. A cell without any of the genes has the class token's state alone.
+
+        Raises
+        ------
+        InputError
+            If too few genes are shared, or the model's size is not the card's dim.
+        """
+        tokens = np.array([self.vocab.get(str(gene), -1) for gene in genes], np.int64)
+        shared = int((tokens >= 0).sum())
+        if shared < self.least:
+            raise InputError(
+                f"card {self.card['name']}",
+                f"its vocabulary shares {shared} of {len(genes)} genes ({', '.join(map(str, genes[:5]))} ...).",
+                "use gene symbols as var names, or another encoder; args.min_shared_genes of the card sets the limit.",
+            )
+        cells = [self._cell(counts[i], tokens, key) for i, key in enumerate(keys)]
+        empty = sum(len(genes_of) == 1 for genes_of, _ in cells)
+        logger.info("%d of %d genes are in the vocabulary, %d cells hold none of them", shared, len(genes), empty)
+        parts = [self._forward(cells[i : i + self.chunk]) for i in range(0, len(cells), self.chunk)]
+        found = np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+        if found.shape[1] != self.dim:
+            raise InputError(
+                f"card {self.card['name']}", f"says dim {self.dim}, the model has {found.shape[1]}.", "mend dim."
+            )
+        return found
+
+    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]) -> Features:
+        """Raise: it reads counts, not pixels."""
+        raise InputError(f"card {self.card['name']}", "reads counts, not pixels.", "use encode_counts.")
+
+    def close(self) -> None:
+        """Forget the model."""
+        self.model = None
+
+    def _cell(self, row: Any, tokens: npt.NDArray[np.int64], key: str) -> tuple[npt.NDArray[np.int64], Features]:
+        """Return tokens and binned values of a cell's genes, the class token first."""
+        known = (row.data > 0) & (tokens[row.indices] >= 0)
+        order = np.argsort(row.indices[known], kind="stable")
+        of_gene, values = tokens[row.indices[known]][order], row.data[known][order].astype(np.float64)
+        seed = hashlib.sha256(f"{self.seed}|{key}".encode()).digest()[:8]
+        draw = np.random.default_rng(int.from_bytes(seed, "little"))
+        binned = bin_values(values, self.bins, draw)
+        if len(of_gene) > self.max_length - 1:
+            chosen = draw.permutation(len(of_gene))[: self.max_length - 1]
+            of_gene, binned = of_gene[chosen], binned[chosen]
+        first = np.array([self.vocab[CLS]], np.int64)
+        return np.concatenate([first, of_gene]), np.concatenate([[self.pad_value], binned]).astype(np.float32)
+
+    def _forward(self, cells: list[tuple[npt.NDArray[np.int64], Features]]) -> Features:
+        import torch
+
+        longest = max(len(of_gene) for of_gene, _ in cells)
+        genes = torch.full((len(cells), longest), self._pad, dtype=torch.int64)
+        values = torch.full((len(cells), longest), self.pad_value)
+        for i, (of_gene, binned) in enumerate(cells):
+            genes[i, : len(of_gene)] = torch.from_numpy(of_gene)
+            values[i, : len(of_gene)] = torch.from_numpy(binned)
+        precision = getattr(torch, self.precision)
+        with torch.inference_mode(), torch.autocast("cuda", dtype=precision, enabled=precision != torch.float32):
+            states = self.model(genes.to(self.device), values.to(self.device), genes.to(self.device) == self._pad)
+            return np.asarray(torch.nn.functional.normalize(states.float(), dim=1).cpu().numpy())
+
+
+def bin_values(values: npt.NDArray[np.float64], bins: int, draw: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return the bin of each positive value by the cell's own quantiles; among equal edges, one at random.
+
+    Parameters
+    ----------
+    values
+        Positive counts of a cell.
+    bins
+        Number of bins, that of zero included.
+    draw
+        Decides ties.
+    """
+    if len(values) == 0:
+        return values
+    edges = np.quantile(values, np.linspace(0, 1, bins - 1))
+    left, right = np.digitize(values, edges), np.digitize(values, edges, right=True)
+    return np.asarray(np.ceil(draw.random(len(values)) * (right - left) + left))
+
+
+def rename(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename flash attention's ``Wqkv`` to torch's ``in_proj_``."""
+    return {key.replace("self_attn.Wqkv.", "self_attn.in_proj_"): value for key, value in state.items()}
+
+
+def scgpt_model(settings: Mapping[str, Any], tokens: int) -> Any:
+    """Return the encoder part of scGPT, random weights, under the checkpoint's key names.
+
+    Parameters
+    ----------
+    settings
+        embsize, nheads, d_hid, nlayers of args.json.
+    tokens
+        Size of the vocabulary.
+
+    Returns
+    -------
+    torch.nn.Module
+        Maps genes (n, length), values (n, length) and a mask of padding to the class token's states (n, embsize).
+    """
+    import torch
+    from torch import nn
+
+    width = int(settings["embsize"])
+
+    class Genes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(tokens, width)
+            self.enc_norm = nn.LayerNorm(width)
+
+        def forward(self, genes: Any) -> Any:
+            return self.enc_norm(self.embedding(genes))
+
+    class Values(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear1, self.linear2 = nn.Linear(1, width), nn.Linear(width, width)
+            self.norm = nn.LayerNorm(width)
+
+        def forward(self, values: Any) -> Any:
+            hidden = torch.relu(self.linear1(values.unsqueeze(-1).clamp(max=_MOST)))
+            return self.norm(self.linear2(hidden))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.value_encoder = Genes(), Values()
+            layer = nn.TransformerEncoderLayer(
+                width, int(settings["nheads"]), int(settings["d_hid"]), dropout=0.0, batch_first=True
+            )
+            self.transformer_encoder = nn.TransformerEncoder(
+                layer, int(settings["nlayers"]), enable_nested_tensor=False
+            )
+
+        def forward(self, genes: Any, values: Any, padding: Any) -> Any:
+            tokens_in = self.encoder(genes) + self.value_encoder(values)
+            return self.transformer_encoder(tokens_in, src_key_padding_mask=padding)[:, 0]
+
+    return Model()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(path, f"is no JSON ({error}).", "fetch the checkpoint's folder anew.") from error
+    if not isinstance(found, dict):
+        raise InputError(path, "holds no mapping.", "fetch the checkpoint's folder anew.")
+    return found

@@ -1,0 +1,210 @@
+"""Cells by the patch tokens around their nucleus, from a window each or from windows that cells share.
+
+CellSymphony's UNI2*: a ViT's window of 112 um around a nucleus, of whose 16 x 16 patch tokens (class and register
+tokens dropped) the four in the middle, or a block of 4 x 4, are averaged. A window each costs one forward pass per
+cell. Where windows are shared, they lie on a grid, and a cell takes the tokens around its nucleus from the window in
+which it is most central: tissue that several cells have in common is computed once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.embeddings.sections import Section, part_path
+from histoloom.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows that the cells of a section share.
+
+    Attributes
+    ----------
+    centres
+        float64, (m, 2), level-0 px.
+    of_cell
+        int64, (n,), the window of each cell.
+    offset
+        float64, (n, 2), nucleus minus the window's centre, level-0 px.
+    """
+
+    centres: Floats
+    of_cell: Integers
+    offset: Floats
+
+
+def share_windows(cells: npt.ArrayLike, stride: float) -> Windows:
+    """Lay windows on a grid over cells; only those that a cell needs are kept.
+
+    Parameters
+    ----------
+    cells
+        (n, 2), nuclei, level-0 px.
+    stride
+        Distance of the windows, level-0 px; a cell lies at most half of it off a centre along each axis.
+
+    Notes
+    -----
+    No window's centre lies outside the cells' own range: where each cell's window is inside the slide, so is each
+    shared one.
+    """
+    places = np.asarray(cells, np.float64)
+    low, high = places.min(axis=0), places.max(axis=0)
+    steps = np.rint((places - low) / stride).astype(np.int64)
+    kept, of_cell = np.unique(steps, axis=0, return_inverse=True)
+    centres = np.minimum(low + kept * stride, high)
+    of_cell = of_cell.reshape(-1)
+    return Windows(centres, of_cell.astype(np.int64), places - centres[of_cell])
+
+
+def token_block(offset: npt.ArrayLike, side: float, grid: int, k: int) -> Integers:
+    """Return the tokens around a place in a window.
+
+    Parameters
+    ----------
+    offset
+        (n, 2), place minus the window's centre, x and y, in the unit of `side`.
+    side
+        Side of the window.
+    grid
+        Tokens along a side.
+    k
+        Tokens to take, a square number: of an even side (4, 16, 256) the block whose middle is the corner of tokens
+        nearest to the place, of an odd side (1, 9) the block around the token that holds it. At an edge, the block is
+        moved inwards.
+
+    Returns
+    -------
+    ndarray
+        int64, (n, k), row-major numbers of patch tokens.
+
+    Raises
+    ------
+    InputError
+        If `k` is no square number or more than there are.
+    """
+    width = math.isqrt(k)
+    if width * width != k or not 1 <= width <= grid:
+        raise InputError("tokens.k", f"{k} is no square number from 1 to {grid * grid}.", "use 1, 4, 9, 16 or all.")
+    place = (np.asarray(offset, np.float64) / side + 0.5) * grid
+    first = np.rint(place) - width // 2 if width % 2 == 0 else np.floor(place) - width // 2
+    column, row = np.clip(first, 0, grid - width).astype(np.int64).T
+    steps = np.arange(width)
+    block = (row[:, None, None] + steps[None, :, None]) * grid + column[:, None, None] + steps[None, None, :]
+    return block.reshape(len(column), k)
+
+
+def cells_from_tokens(tokens: Features, block: Integers) -> Features:
+    """Average each cell's tokens: (n, tokens, dim) and (n, k) -> (n, dim)."""
+    picked = np.take_along_axis(tokens, block[:, :, None], axis=1)
+    return np.asarray(picked.mean(axis=1, dtype=np.float64), np.float32)
+
+
+def windows_of(section: Section, settings: Mapping[str, Any]) -> tuple[Section, Windows]:
+    """Return a section of shared windows in place of one of cells, and which cell has which."""
+    facts = section.facts
+    um_per_level0_px = float(facts["um_per_px"]) * int(facts["spec"]["size_px"]) / float(facts["size_level0_px"])
+    shared = share_windows(section.centres, float(settings["stride_um"]) / um_per_level0_px)
+    names = np.array([f"window-{i}" for i in range(len(shared.centres))], dtype=object)
+    return replace(section, centres=shared.centres, obs_id=names), shared
+
+
+class CellWriter:
+    """Features of a section's cells, written as the windows come; the file gets its name when it is whole.
+
+    Parameters
+    ----------
+    scratch, section, identity, dim
+        As of `histoloom.embeddings.sections.PartWriter`; the section of cells.
+    shared
+        Windows of the cells.
+    grid, k
+        Tokens along a window's side, tokens of a cell.
+    """
+
+    def __init__(
+        self, scratch: Path, section: Section, identity: str, dim: int, shared: Windows, grid: int, k: int
+    ) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.path = part_path(scratch, section, identity)
+        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part")
+        self._shared, self._done, self._dim = shared, 0, dim
+        self._cells = np.argsort(shared.of_cell, kind="stable")
+        self._first = np.searchsorted(shared.of_cell[self._cells], np.arange(len(shared.centres) + 1))
+        self._block = token_block(shared.offset, float(section.facts["size_level0_px"]), grid, k)
+        self._out = np.lib.format.open_memmap(self._temporary, "w+", np.float32, (len(section), dim))
+
+    def add(self, features: Features) -> bool:
+        """Take the tokens of the next windows, (m, tokens x dim); return whether the section is complete."""
+        tokens = features.reshape(len(features), -1, self._dim)
+        for i, window in enumerate(tokens, start=self._done):
+            cells = self._cells[self._first[i] : self._first[i + 1]]
+            self._out[cells] = window[self._block[cells]].mean(axis=1, dtype=np.float64)
+        self._done += len(features)
+        if self._done < len(self._shared.centres):
+            return False
+        self._out.flush()
+        os.replace(self._temporary, self.path)
+        return True
+
+    def discard(self) -> None:
+        """Remove what is not complete."""
+        self._temporary.unlink(missing_ok=True)
+
+
+def cosine(one: Features, other: Features) -> npt.NDArray[np.float64]:
+    """Return the cosine of each row of two embeddings of the same cells."""
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    return np.asarray((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)))
+
+
+def trade_off(cells: npt.ArrayLike, exact: Features, shared: Mapping[float, Features]) -> list[dict[str, float]]:
+    """Return what sharing saves and costs, by stride.
+
+    Parameters
+    ----------
+    cells
+        (n, 2), nuclei, in the unit of the strides.
+    exact
+        Features of mode exact.
+    shared
+        Stride -> features of mode shared, same cells.
+
+    Returns
+    -------
+    list of dict
+        stride, forwards_share (windows over cells), cosine_median, cosine_p05.
+    """
+    rows: list[dict[str, float]] = []
+    n = len(np.asarray(cells))
+    for stride, features in shared.items():
+        near = cosine(exact, features)
+        rows.append(
+            {
+                "stride": float(stride),
+                "forwards_share": len(share_windows(cells, stride).centres) / n,
+                "cosine_median": float(np.median(near)),
+                "cosine_p05": float(np.quantile(near, 0.05)),
+            }
+        )
+    return rows
+
+
+def saved(sections: Sequence[Section], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return cells, forward passes and their ratio, for the artefact's metadata."""
+    cells = sum(map(len, sections))
+    shared = settings["mode"] == "shared"
+    forwards = sum(len(windows_of(s, settings)[0]) for s in sections) if shared else cells
+    return {"cells": cells, "forwards": forwards, "forwards_share": round(forwards / cells, 6)}

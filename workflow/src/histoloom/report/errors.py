@@ -1,0 +1,220 @@
+"""The error gallery: for each type the best hits, false positives and misses of held-out patients, as tiles.
+
+A number says how often a model errs; a pathologist wants to see on what. Cases are chosen by ranks within a section, so
+that a section's level neither makes nor hides an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from histoloom.artefacts import read_metadata
+from histoloom.errors import InputError
+from histoloom.report.geojson import square
+from histoloom.report.style import figure, note, save, short_names
+from histoloom.slides import open_slide
+
+_KEYS = ["cohort", "sample", "patient", "obs_id"]
+KINDS = ("hit", "false positive", "miss")
+_COLOURS = {"hit": (0, 158, 115), "false positive": (213, 94, 0), "miss": (0, 114, 178)}
+_TILE_PX = 168
+_TILE_UM = 160.0
+_BAR_UM = 50.0
+COLUMNS = [
+    "target", "case", "place", "cohort", "sample", "patient", "obs_id", "x", "y", "label", "prediction", "label_rank",
+    "prediction_rank",
+]  # fmt: skip
+
+
+def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: int = 8, each: int = 3) -> pd.DataFrame:
+    """Choose the cases of a model's held-out predictions.
+
+    Parameters
+    ----------
+    predictions
+        h5ad of held-out observations with layer ``truth``.
+    types
+        Types to show; None: the `most` types whose label varies most for their mean.
+    most, each
+        Types, and cases of each kind.
+
+    Returns
+    -------
+    DataFrame
+        `COLUMNS`; ranks are shares of the section's observations that are lower, 0 to 1. A hit has high ranks in both
+        (the lower one counts), a false positive a high prediction on a low label, a miss the reverse. Patients take
+        turns where several were held out; a badged section gives no case.
+    """
+    import anndata
+
+    data = anndata.read_h5ad(predictions)
+    obs = data.obs.reset_index(drop=True)
+    for column in ("cohort", "sample", "patient", "obs_id"):
+        obs[column] = obs[column].astype(str)
+    plain = (obs["badge"].astype(str) == "").to_numpy() if "badge" in obs else np.ones(len(obs), dtype=bool)
+    first = ~obs.duplicated(["cohort", "sample", "obs_id"]).to_numpy()
+    kept = np.flatnonzero(plain & first)
+    obs, xy = obs.iloc[kept].reset_index(drop=True), np.asarray(data.obsm["spatial"], dtype=float)[kept]
+    names = [str(name) for name in data.var_names]
+    label = pd.DataFrame(np.asarray(data.layers["truth"], dtype=float)[kept], columns=names)
+    made = pd.DataFrame(np.asarray(data.X, dtype=float)[kept], columns=names)
+    if types is None:
+        spread = (label.std() / label.mean().where(label.mean() > 0)).sort_values(ascending=False, kind="stable")
+        types = list(spread.dropna().index[:most])
+    missing = [name for name in types if name not in names]
+    if missing:
+        raise InputError(predictions, f"has no type '{missing[0]}'.", f"use: {', '.join(names)}.")
+    section = [obs["cohort"], obs["sample"]]
+    found = []
+    for name in types:
+        ranks = pd.DataFrame({"label": label[name], "prediction": made[name]})
+        ranks = ranks.groupby(section).rank(method="average", pct=True)
+        constant = pd.DataFrame({"v": made[name]}).groupby(section)["v"].transform("nunique") < 2
+        score = {
+            "hit": ranks.min(axis=1),
+            "false positive": ranks["prediction"] - ranks["label"],
+            "miss": ranks["label"] - ranks["prediction"],
+        }
+        for case in KINDS:
+            for place, i in enumerate(_turns(score[case].mask(constant), obs["patient"], each)):
+                found.append(
+                    {"target": name, "case": case, "place": place, **dict(obs.loc[i, _KEYS]),
+                     "x": xy[i, 0], "y": xy[i, 1], "label": label[name][i], "prediction": made[name][i],
+                     "label_rank": ranks["label"][i], "prediction_rank": ranks["prediction"][i]}
+                )  # fmt: skip
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def _turns(score: pd.Series, patient: pd.Series, each: int) -> list[int]:
+    """Return the positions of the best scores, patients taking turns."""
+    order = score.dropna().sort_values(ascending=False, kind="stable").index
+    turn = patient[order].groupby(patient[order], sort=False).cumcount()
+    chosen = turn.sort_values(kind="stable").index[:each]
+    return [int(i) for i in sorted(chosen, key=lambda i: -score[i])]
+
+
+def draw_errors(*, cases: pd.DataFrame, samples: Sequence[Path], slides: Sequence[Path], title: str, out: Path) -> None:
+    """Draw the cases as tiles of their slides.
+
+    Parameters
+    ----------
+    cases
+        From `find_cases`.
+    samples, slides
+        Section artefacts and their slides, in the same order; those of all sections with a case.
+    title
+        Heading.
+    out
+        png: one line per type; ranks of label and prediction under each tile, the spot as a circle, a bar of 50 um.
+    """
+    facts = {}
+    for sample, slide in zip(samples, slides, strict=True):
+        metadata = read_metadata(sample)
+        facts[str(metadata["cohort"]), str(metadata["sample"])] = (metadata, slide)
+    tiles = _read_tiles(cases, facts)
+    types = list(dict.fromkeys(cases["target"]))
+    each = int(cases["place"].max()) + 1 if len(cases) else 1
+    with figure(1.15 * each * len(KINDS) + 1.6, 1.36 * max(len(types), 1) + 0.9) as fig:
+        if not len(cases):
+            note(fig.subplots(), "no held-out section without a badge")
+            save(fig, out)
+            return
+        axes = fig.subplots(len(types), each * len(KINDS), squeeze=False)
+        for ax in axes.ravel():
+            ax.set_axis_off()
+        for k, case in enumerate(KINDS):
+            axes[0][k * each + each // 2].set_title(f"{case}\n", fontsize=9.5, color=np.array(_COLOURS[case]) / 255)
+        for cells in cases.itertuples(index=False):
+            row: dict[str, Any] = dict(zip(COLUMNS, cells, strict=True))
+            i, j = types.index(row["target"]), KINDS.index(row["case"]) * each + int(row["place"])
+            metadata, _ = facts[row["cohort"], row["sample"]]
+            _draw_tile(axes[i][j], tiles[row["cohort"], row["sample"], row["obs_id"]], metadata, row)
+        for i, name in enumerate(types):
+            axes[i][0].text(-0.12, 0.5, "\n".join(short_names(name.split(" "), 14)), ha="right", va="center",
+                            fontsize=8, transform=axes[i][0].transAxes)  # fmt: skip
+        patients = cases["patient"].nunique()
+        fig.suptitle(
+            f"{title}: tiles of {patients} held-out patients; under each its section and spot, and the rank of label → "
+            "prediction within the section", x=0.01, ha="left", fontsize=9,
+        )  # fmt: skip
+        save(fig, out)
+
+
+def _read_tiles(cases: pd.DataFrame, facts: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str, str], np.ndarray]:
+    """Return a picture of each case; each slide is opened once."""
+    from PIL import Image
+
+    found = {}
+    for key, part in cases.groupby(["cohort", "sample"], sort=True):
+        cohort, sample = (str(name) for name in cast("tuple[str, str]", key))
+        if (cohort, sample) not in facts:
+            raise InputError(f"{cohort}/{sample}", "its slide was not given.", "give the sections that were predicted.")
+        metadata, path = facts[cohort, sample]
+        half = _TILE_UM / 2 / float(metadata["mpp"])
+        with open_slide(path) as slide:
+            for obs_id, x, y in part[["obs_id", "x", "y"]].drop_duplicates("obs_id").itertuples(index=False):
+                left, top = (int(np.clip(round(c - half), 0, s - 1)) for c, s in ((x, slide.width), (y, slide.height)))
+                right, bottom = min(slide.width, round(x + half)), min(slide.height, round(y + half))
+                canvas = np.full((round(2 * half), round(2 * half), 3), 255, np.uint8)
+                dx, dy = left - round(x - half), top - round(y - half)
+                pixels = slide.read(left, top, right - left, bottom - top)[: len(canvas) - dy, : len(canvas) - dx]
+                canvas[dy : dy + pixels.shape[0], dx : dx + pixels.shape[1]] = pixels
+                image = Image.fromarray(canvas).resize((_TILE_PX, _TILE_PX), Image.Resampling.BOX)
+                found[cohort, sample, str(obs_id)] = np.asarray(image)
+    return found
+
+
+def _draw_tile(ax: Any, tile: np.ndarray, metadata: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    from matplotlib.patches import Circle
+
+    ax.imshow(tile, interpolation="bilinear")
+    per_um = _TILE_PX / _TILE_UM
+    tone = np.array(_COLOURS[row["case"]]) / 255
+    diameter = metadata.get("spot_diameter_um")
+    if diameter:
+        ax.add_patch(Circle((_TILE_PX / 2, _TILE_PX / 2), float(diameter) / 2 * per_um, fill=False, ec=tone, lw=1.1))
+    ax.plot([8, 8 + _BAR_UM * per_um], [_TILE_PX - 9] * 2, color="black", lw=2.2, solid_capstyle="butt")
+    ax.set_xlim(0, _TILE_PX)
+    ax.set_ylim(_TILE_PX, 0)
+    ax.text(_TILE_PX / 2, _TILE_PX + 6, f"{row['sample']} {row['obs_id']}\n"
+            f"{row['label_rank']:.0%} → {row['prediction_rank']:.0%}", ha="center", va="top", fontsize=6.3)  # fmt: skip
+
+
+def write_error_geojson(*, cases: pd.DataFrame, sample: Path, out: Path) -> None:
+    """Write a section's cases as QuPath annotations, one class per kind.
+
+    Parameters
+    ----------
+    cases
+        From `find_cases`, of all sections.
+    sample
+        The section's artefact.
+    out
+        geojson; coordinates are level-0 px. A section without a case gives an empty collection.
+    """
+    metadata = read_metadata(sample)
+    side = _TILE_UM / float(metadata["mpp"])
+    mine = cases[(cases["cohort"] == metadata["cohort"]) & (cases["sample"] == metadata["sample"])]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [square(float(row["x"]), float(row["y"]), side)]},
+            "properties": {
+                "objectType": "annotation",
+                "name": f"{row['target']}: {row['case']} ({row['obs_id']})",
+                "classification": {"name": row["case"], "color": list(_COLOURS[row["case"]])},
+                "measurements": {
+                    key: float(f"{row[key]:.6g}") for key in ("label", "prediction", "label_rank", "prediction_rank")
+                },
+            },
+        }
+        for row in mine.to_dict("records")
+    ]
+    text = json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"), allow_nan=False)
+    out.write_text(text + "\n", encoding="utf-8")
