@@ -1,6 +1,5 @@
 """Adapter of rule thin_section: half of a section's counts, for the attainable correlation."""
 
-import json
 from pathlib import Path
 
 from histoloom.jobs import job
@@ -13,7 +12,7 @@ def main(snakemake):
         thin_section(
             sample=Path(snakemake.input.sample),
             half=int(snakemake.wildcards.half),
-            seed=json.loads(snakemake.params.seed),
+            seed=int(snakemake.wildcards.seed),
             out=out["sample"],
         )
 

@@ -7,6 +7,7 @@ names is removed. `make resume` calls this before it unlocks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -121,6 +122,19 @@ def used_slurm(folder: Path) -> bool:
     return (folder / ".snakemake" / "slurm_logs").is_dir()
 
 
+def end_workers(folder: Path) -> None:
+    """End the orphaned jobs of a folder on this machine; one may end by itself meanwhile."""
+    workers = [process for process in processes_here(folder) if is_worker(command(process))]
+    for process in workers:
+        print(f"ending orphaned job, process {process.pid}")
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(workers, timeout=GRACE_SECONDS)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(workers, timeout=GRACE_SECONDS)
+
+
 def main(folder: Path, *, elsewhere_is_dead: bool = False) -> int:
     """End orphaned workers and jobs, and remove what they left half-written; 1 if a run is alive or a job stays."""
     host = None if elsewhere_is_dead else run_elsewhere(folder)
@@ -131,8 +145,7 @@ def main(folder: Path, *, elsewhere_is_dead: bool = False) -> int:
             file=sys.stderr,
         )
         return 1
-    found = [(process, command(process)) for process in processes_here(folder)]
-    runs = [process.pid for process, text in found if is_run(text)]
+    runs = [process.pid for process in processes_here(folder) if is_run(command(process))]
     if runs:
         print(f"A run is alive in {folder} (process {runs[0]}): stop it first, or let it finish.", file=sys.stderr)
         return 1
@@ -148,16 +161,13 @@ def main(folder: Path, *, elsewhere_is_dead: bool = False) -> int:
                 file=sys.stderr,
             )
             return 1
-    workers = [process for process, text in found if is_worker(text)]
-    for process in workers:
-        print(f"ending orphaned job, process {process.pid}")
-        process.terminate()
-    for process in psutil.wait_procs(workers, timeout=GRACE_SECONDS)[1]:
-        process.kill()
-    psutil.wait_procs(workers, timeout=GRACE_SECONDS)
+    end_workers(folder)
     for path in (folder / "results").glob("**/.*.part*"):
         print(f"removing half-written {path.relative_to(folder)}")
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return 0
 
 

@@ -130,8 +130,8 @@ def check_folders(folder: Path, need: int) -> Iterator[str]:
     free = shutil.disk_usage(nearest(folder / "results")).free
     if free < need + SPARE_BYTES:
         yield (
-            f"{folder / 'results'}: {free / 1e9:.1f} GB are free, and {(need + SPARE_BYTES) / 1e9:.1f} GB are needed "
-            "for downloads alone. Remedy: free space, or set `raw_dir` to a larger disk."
+            f"{folder / 'results'}: {free / 1e9:.1f} GB are free, and {(need + SPARE_BYTES) / 1e9:.1f} GB is the least that "
+            "a run needs. Remedy: free space, or set `raw_dir` to a larger disk."
         )
 
 
@@ -184,6 +184,12 @@ def partitions(profile_folder: Path, profile: dict) -> list[str]:
     if file:
         found += list(yaml.safe_load((profile_folder / file).read_text())["partitions"])
     return list(dict.fromkeys(name for name in found if name))
+
+
+def resting(partition: str) -> bool:
+    """Whether nodes of a partition are away for now: the scheduler then cannot tell what it could do with them."""
+    call = ["sinfo", "-h", "-p", partition, "-t", "drain,down", "-o", "%n"]
+    return bool(subprocess.run(call, capture_output=True, text=True, check=False, timeout=60).stdout.strip())
 
 
 def submissions(run: Run, cores: int) -> Iterator[tuple[Job, Try]]:
@@ -251,6 +257,9 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
         problem = result.stderr.strip().splitlines()[-1:] if result.returncode else []
         if problem and problem[0] not in said:
             said.add(problem[0])
+            if "not available" in problem[0] and partition and resting(partition):
+                print(f"Note: nodes of partition {partition} are drained or down; jobs will wait for them.")
+                continue
             yield (
                 f"{profile_folder}: the cluster would refuse rule {job.rule} (partition {partition}, account "
                 f"{defaults.get('slurm_account')}, {memory} MB, {gpus} GPUs, {minutes} min): {problem[0]}. Remedy: "
@@ -260,6 +269,8 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
 
 def main(arguments: list[str]) -> int:
     """Print the plan and what is wrong; 1 if anything is."""
+    # Called by a run for itself, with its own options (Snakemake's, so this one is not theirs).
+    arguments = [word for word in arguments if word != "--from-run"]
     folder = Path(option(arguments, "--directory") or option(arguments, "-d") or ".").resolve()
     problems: list[str] = []
     try:

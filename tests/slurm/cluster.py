@@ -27,7 +27,7 @@ MARK = "# written by histoloom's tests"
 PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo", "munged", "munge")
 NODES = ("cpu1", "cpu2", "gpu1")
-CPUS, MEMORY_MB = 4, 16000
+CPUS, MEMORY_MB = 4, 64000
 ACCOUNT = "lab"
 
 SLURM_CONF = """{mark}

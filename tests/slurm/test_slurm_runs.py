@@ -220,7 +220,7 @@ def changed_profile(tmp_path: Path, edits: dict[str, tuple[str, str]]) -> Path:
             {"partitions.yaml": ("  cpu:", "  nowhere:")},
             "no partition 'nowhere' on this cluster. Remedy: use one of cpu, gpu",
         ),
-        ({"partitions.yaml": ("max_mem_mb: 16000", "max_mem_mb: 100")}, "no partition takes rule"),
+        ({"partitions.yaml": ("max_mem_mb: 64000", "max_mem_mb: 100")}, "no partition takes rule"),
     ],
     ids=["good", "partition", "memory"],
 )

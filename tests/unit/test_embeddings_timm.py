@@ -22,6 +22,7 @@ from histoloom.errors import InputError
 from histoloom.identity import sha256_file
 
 torch = pytest.importorskip("torch")
+import plain_encoders as plain  # noqa: E402
 
 CARDS = load_cards()
 # Small relatives: the same code and key names, depth 2.
@@ -52,45 +53,6 @@ def checkpoint(path: Path, card: Mapping[str, Any] = SMALL_VIT, seed: int = 3, *
     return path
 
 
-def slow_vit(state: Mapping[str, Any], images: Any, heads: int, patch: int) -> Any:
-    """A ViT forward in plain torch, from the state dict alone (Dosovitskiy et al. 2021, eq. 1-4; pre-norm)."""
-    f = torch.nn.functional
-    n, _, size, _ = images.shape
-    grid = size // patch
-    cut = images.reshape(n, 3, grid, patch, grid, patch).permute(0, 2, 4, 1, 3, 5).reshape(n, grid * grid, -1)
-    w = state["patch_embed.proj.weight"]
-    tokens = cut @ w.reshape(w.shape[0], -1).T + state["patch_embed.proj.bias"]
-    dim = tokens.shape[2]
-    prefix = [state["cls_token"].expand(n, -1, -1)]
-    if "reg_token" in state:
-        prefix.append(state["reg_token"].expand(n, -1, -1))
-        tokens = torch.cat([*prefix, tokens + state["pos_embed"]], 1)
-    else:
-        tokens = torch.cat([*prefix, tokens], 1) + state["pos_embed"]
-
-    def norm(x: Any, key: str) -> Any:
-        return f.layer_norm(x, (dim,), state[f"{key}.weight"], state[f"{key}.bias"], 1e-6)
-
-    def linear(x: Any, key: str) -> Any:
-        return x @ state[f"{key}.weight"].T + state[f"{key}.bias"]
-
-    depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
-    for i in range(depth):
-        b = f"blocks.{i}"
-        q, k, v = linear(norm(tokens, f"{b}.norm1"), f"{b}.attn.qkv").reshape(n, -1, 3, heads, dim // heads).unbind(2)
-        scores = torch.einsum("nqhd,nkhd->nhqk", q, k) / math.sqrt(dim // heads)
-        mixed = torch.einsum("nhqk,nkhd->nqhd", scores.softmax(-1), v).reshape(n, -1, dim)
-        tokens = tokens + linear(mixed, f"{b}.attn.proj") * state.get(f"{b}.ls1.gamma", 1)
-        hidden = linear(norm(tokens, f"{b}.norm2"), f"{b}.mlp.fc1")
-        if state[f"{b}.mlp.fc2.weight"].shape[1] * 2 == hidden.shape[-1]:
-            gate, value = hidden.chunk(2, -1)
-            hidden = gate * torch.sigmoid(gate) * value
-        else:
-            hidden = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
-        tokens = tokens + linear(hidden, f"{b}.mlp.fc2") * state.get(f"{b}.ls2.gamma", 1)
-    return norm(tokens, "norm")
-
-
 def normalised(tiles: np.ndarray, card: Mapping[str, Any]) -> Any:
     images = (tiles / 255 - np.array(card["mean"])) / np.array(card["std"])
     return torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.float32)
@@ -118,7 +80,7 @@ def test_forward_is_the_plain_restatement(
     torch.save(state, tmp_path / "w.bin")
     tiles = TILES[:3, :size, :size]
     found = encoder(card, weights=str(tmp_path / "w.bin")).encode(tiles, 0.5)
-    tokens = slow_vit(state, normalised(tiles, card), heads, patch)
+    tokens = plain.vit(state, normalised(tiles, card), heads, patch)
     first, patches = tokens[:, 0], tokens[:, prefix:].mean(1)
     expected = {"cls": first, "mean": patches, "cls_mean": torch.cat([first, patches], 1)}[pooling]
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)

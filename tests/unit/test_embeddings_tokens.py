@@ -119,11 +119,11 @@ def test_both_modes_are_the_plain_forwards_tokens(job: tuple[Toy, Any, Any], k: 
         # 20 um are 40 px at 0.5 um/px.
         windows = share_windows(cells, 40.0)
         forwards += len(windows.centres)
+        of_windows = plain_tokens(state, toy.folder / f"{name}.png", windows.centres)
         for i, cell in enumerate(np.flatnonzero(rows)):
-            window = windows.centres[[windows.of_cell[i]]]
-            token = plain_tokens(state, toy.folder / f"{name}.png", window)
-            block = token_block(cells[[i]] - window, SIDE, 4, k)
-            np.testing.assert_allclose(two.features[cell], token[0][block[0]].mean(0), rtol=1e-4, atol=1e-4)
+            window = windows.of_cell[i]
+            (block,) = token_block(cells[[i]] - windows.centres[window], SIDE, 4, k)
+            np.testing.assert_allclose(two.features[cell], of_windows[window][block].mean(0), rtol=1e-4, atol=1e-4)
     told = read_metadata(shared)["tokens"]
     assert (told["cells"], told["forwards"]) == (len(one.obs_id), forwards)
     assert forwards < len(one.obs_id)

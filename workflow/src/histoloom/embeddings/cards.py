@@ -93,10 +93,9 @@ def full_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     card = full_card(spec["card"])
     if entry["weights"] == "card" or card["default_weights"] == "none":
         entry["weights"] = card["default_weights"]
-    if entry["weights"] == "hub" and not card["hub_id"]:
-        raise InputError(
-            f"encoders.{name}.weights", f"card '{card['name']}' has no weights on the hub.", "use random or a path."
-        )
+    if entry["weights"] == "path" or (entry["weights"] == "hub" and not card["hub_id"]):
+        remedy = "give the path of its checkpoint." if card["default_weights"] == "path" else "use random or a path."
+        raise InputError(f"encoders.{name}.weights", f"card '{card['name']}' has no weights on the hub.", remedy)
     return {**entry, "name": name, "card": card, "tiles_spec": dict(spec["tiles_spec"])}
 
 

@@ -181,6 +181,7 @@ class _Slides:
         self._sections, self._ahead = sections, ahead
         self._left = [len(section) for section in sections]
         self._open: dict[int, Future[Slide]] = {}
+        self._closed: set[int] = set()
         self._lock = Lock()
         # A pool of its own: readers that wait for a slide must not keep it from being opened.
         self._pool = ThreadPoolExecutor(ahead, "slide-opener")
@@ -199,12 +200,14 @@ class _Slides:
             self._left[number] -= tiles
             finished = self._left[number] == 0
         if finished:
+            # Once only: OpenSlide takes offence at a second time.
+            self._closed.add(number)
             self._open[number].result().close()
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        for slide in self._open.values():
-            if slide.done() and not slide.cancelled() and slide.exception() is None:
+        for number, slide in self._open.items():
+            if number not in self._closed and slide.done() and not slide.cancelled() and slide.exception() is None:
                 slide.result().close()
 
 

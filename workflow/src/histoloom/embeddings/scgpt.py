@@ -3,7 +3,7 @@
 Cui et al., scGPT: toward building a foundation model for single-cell multi-omics using generative AI, Nat. Methods 21
 (2024) 1470, doi:10.1038/s41592-024-02201-0. The forward pass of its published checkpoints (best_model.pt, args.json,
 vocab.json) without its package: gene and value embeddings are added, a post-norm transformer runs over them, the class
-token's state is scaled to length one. Its cell embedding draws ties of bins and, above 1,200 tokens, genes at random; here
+token's state is scaled to length one. The original draws ties of bins and, above 1,200 tokens, genes at random; here
 the draws follow from the seed and the cell's own key, so that neither order nor batch matters.
 """
 
@@ -75,6 +75,7 @@ class ScGPT:
         self.precision = str(card["dtype"]) if device.startswith("cuda") else "float32"
         automatic = _GPU_BATCH if device.startswith("cuda") else CPU_BATCH
         self.chunk = batch_size if isinstance(batch_size, int) else automatic
+        self._width = int(settings["embsize"])
         self.pad_value = float(settings["pad_value"])
         self._pad = vocab[settings["pad_token"]]
         args = {"bins": 51, "max_length": 1200, "min_shared_genes": 100, **card["args"]}
@@ -161,11 +162,14 @@ class ScGPT:
                 f"its vocabulary shares {shared} of {len(genes)} genes ({', '.join(map(str, genes[:5]))} ...).",
                 "use gene symbols as var names, or another encoder; args.min_shared_genes of the card sets the limit.",
             )
-        cells = [self._cell(counts[i], tokens, key) for i, key in enumerate(keys)]
-        empty = sum(len(genes_of) == 1 for genes_of, _ in cells)
+        parts, empty = [np.zeros((0, self._width), np.float32)], 0
+        for start in range(0, len(keys), self.chunk):
+            named = enumerate(keys[start : start + self.chunk], start)
+            cells = [self._cell(counts[i], tokens, key) for i, key in named]
+            empty += sum(len(genes_of) == 1 for genes_of, _ in cells)
+            parts.append(self._forward(cells))
         logger.info("%d of %d genes are in the vocabulary, %d cells hold none of them", shared, len(genes), empty)
-        parts = [self._forward(cells[i : i + self.chunk]) for i in range(0, len(cells), self.chunk)]
-        found = np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+        found = np.concatenate(parts)
         if found.shape[1] != self.dim:
             raise InputError(
                 f"card {self.card['name']}", f"says dim {self.dim}, the model has {found.shape[1]}.", "mend dim."

@@ -80,6 +80,9 @@ class TorchEncoder:
         self.weights_sha256: str | None = weights_sha256
         self.revision = revision
         self.on_gpu = device.startswith("cuda")
+        if self.on_gpu:
+            # One process, one GPU: whatever names no device means this one.
+            torch.cuda.set_device(torch.device(device).index or 0)
         # A CPU gains little from half precision and loses comparability.
         self.precision = str(card["dtype"]) if self.on_gpu else "float32"
         self.model = model.eval().requires_grad_(False).to(device)
@@ -202,7 +205,7 @@ class TorchEncoder:
             host = torch.empty(found.shape, dtype=torch.float32, pin_memory=True)
             host.copy_(found, non_blocking=True)
             done = torch.cuda.Event()
-            done.record()
+            done.record(torch.cuda.current_stream(self.device))
 
         def wait() -> Features:
             done.synchronize()

@@ -1,0 +1,16 @@
+"""Adapter of rule export_qupath: a section for other software."""
+
+from pathlib import Path
+
+from histoloom.jobs import job
+
+
+def main(snakemake):
+    with job(snakemake.log[0], snakemake.output.items()) as out:
+        from histoloom.exports.qupath import write_qupath
+
+        write_qupath(sample=Path(snakemake.input.sample), out=out["geojson"])
+
+
+if "snakemake" in globals():
+    main(snakemake)

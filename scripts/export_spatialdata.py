@@ -1,0 +1,16 @@
+"""Adapter of rule export_spatialdata: a section for other software."""
+
+from pathlib import Path
+
+from histoloom.jobs import job
+
+
+def main(snakemake):
+    with job(snakemake.log[0], snakemake.output.items()) as out:
+        from histoloom.exports.spatialdata import write_spatialdata
+
+        write_spatialdata(sample=Path(snakemake.input.sample), out=out["zarr"])
+
+
+if "snakemake" in globals():
+    main(snakemake)

@@ -1,0 +1,44 @@
+# READS   results/samples/
+# WRITES  results/exports/{cohort}/{sample}.geojson and .zarr  for QuPath and SpatialData; by target, not part of `all`
+
+
+rule export_qupath:
+    input:
+        sample="results/samples/{cohort}/{sample}.h5ad",
+    output:
+        geojson="results/exports/{cohort}/{sample}.geojson",
+    log:
+        "logs/exports/export_qupath/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/exports/export_qupath/{cohort}/{sample}.tsv"
+    params:
+        code=PLAN.code.get("exports"),
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../../scripts/export_qupath.py"
+
+
+rule export_spatialdata:
+    input:
+        sample="results/samples/{cohort}/{sample}.h5ad",
+    output:
+        zarr=directory("results/exports/{cohort}/{sample}.zarr"),
+    log:
+        "logs/exports/export_spatialdata/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/exports/export_spatialdata/{cohort}/{sample}.tsv"
+    params:
+        code=PLAN.code.get("exports"),
+    threads: 1
+    resources:
+        mem_mb=6000,
+        runtime=60,
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../../scripts/export_spatialdata.py"
