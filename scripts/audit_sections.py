@@ -19,7 +19,7 @@ def main(snakemake):
             folds=Path(snakemake.input.folds),
             out=out["table"],
         )
-        draw_audit(table=out["table"], title=spec.get("title") or spec["name"], out=out["figure"])
+        draw_audit(table=out["table"], title=spec["name"], out=out["figure"])
 
 
 if "snakemake" in globals():

@@ -130,8 +130,8 @@ def check_folders(folder: Path, need: int) -> Iterator[str]:
     free = shutil.disk_usage(nearest(folder / "results")).free
     if free < need + SPARE_BYTES:
         yield (
-            f"{folder / 'results'}: {free / 1e9:.1f} GB are free, and {(need + SPARE_BYTES) / 1e9:.1f} GB is the least that "
-            "a run needs. Remedy: free space, or set `raw_dir` to a larger disk."
+            f"{folder / 'results'}: {free / 1e9:.1f} GB are free, and {(need + SPARE_BYTES) / 1e9:.1f} GB is the least "
+            "that a run needs. Remedy: free space, or set `raw_dir` to a larger disk."
         )
 
 

@@ -14,7 +14,20 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "workflow" / "src" / "histoloom"
 # Left to right: a stage imports only from its left. Modules of the first row serve all.
-BASE = ["errors", "config", "identity", "artefacts", "jobs", "versions", "registry", "torch_compat", "slides", "slides_ome", "genes", "resources"]
+BASE = [
+    "errors",
+    "config",
+    "identity",
+    "artefacts",
+    "jobs",
+    "versions",
+    "registry",
+    "torch_compat",
+    "slides",
+    "slides_ome",
+    "genes",
+    "resources",
+]
 FLOW = [
     "simulate", "sources", "samples", "exports", "tiles", "embeddings", "probe", "references", "labels", "targets", "folds", "models", "nuclei", "audit",
     "metrics", "report", "summary",

@@ -21,7 +21,9 @@ def command(folder: Path, *arguments: str, config: Path | None = TINY, cores: in
     ]  # fmt: skip
 
 
-def run(folder: Path, *arguments: str, config: Path | None = TINY, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *arguments: str, config: Path | None = TINY, check: bool = True
+) -> subprocess.CompletedProcess[str]:
     """Run and return what was printed; with `check` a failing run fails the test with its output."""
     result = subprocess.run(
         command(folder, *arguments, config=config), capture_output=True, text=True, check=False, env={**os.environ}

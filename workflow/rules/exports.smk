@@ -11,14 +11,14 @@ rule export_qupath:
         "logs/exports/export_qupath/{cohort}/{sample}.log",
     benchmark:
         "benchmarks/exports/export_qupath/{cohort}/{sample}.tsv"
-    params:
-        code=PLAN.code.get("exports"),
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=3000,
         runtime=30,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        code=PLAN.code.get("exports"),
     script:
         "../../scripts/export_qupath.py"
 
@@ -32,13 +32,13 @@ rule export_spatialdata:
         "logs/exports/export_spatialdata/{cohort}/{sample}.log",
     benchmark:
         "benchmarks/exports/export_spatialdata/{cohort}/{sample}.tsv"
-    params:
-        code=PLAN.code.get("exports"),
+    conda:
+        "../../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=6000,
         runtime=60,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        code=PLAN.code.get("exports"),
     script:
         "../../scripts/export_spatialdata.py"

@@ -64,7 +64,29 @@ rule gather_labels:
         mem_mb=2000,
         runtime=30,
     params:
-        spec=get_spec("entry", "labels", section="labels"),
+        spec=get_spec("labels_entry", "labels"),
         version=STAGE_VERSIONS["labels"],
     script:
         "../../scripts/gather_labels.py"
+
+
+# Labels named {labels}-half0 and {labels}-half1 are the same method on these sections; see the plan.
+rule thin_section:
+    input:
+        sample="results/samples/{cohort}/{sample}.h5ad",
+    output:
+        sample="results/thinned/{half}.{seed}/{cohort}/{sample}.h5ad",
+    log:
+        "logs/labels/thin_section/{half}.{seed}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/labels/thin_section/{half}.{seed}/{cohort}/{sample}.tsv"
+    wildcard_constraints:
+        half="[01]",
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2500,
+        runtime=20,
+    script:
+        "../../scripts/thin_section.py"

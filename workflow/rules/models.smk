@@ -1,4 +1,4 @@
-# READS   results/targets/, results/folds/, results/embeddings/
+# READS   results/targets/, results/folds/, results/embeddings/, results/audit/
 # WRITES  results/models/{experiment}/{model}.pt  all folds and seeds, and the fold `all`;
 #         results/predictions/{experiment}/{model}/...
 
@@ -8,6 +8,8 @@ rule train_model:
         unpack(get("model_embeddings", "experiment", "model")),
         target="results/targets/{experiment}/target.h5ad",
         folds="results/folds/{experiment}.parquet",
+        # Nothing is trained before the content guard has passed; a new look at the sections retrains nothing.
+        audit=ancient(get("audit_file", "experiment")),
     output:
         model="results/models/{experiment}/{model}.pt",
         efficiency="results/efficiency/models/{experiment}/{model}.json",

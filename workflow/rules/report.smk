@@ -231,3 +231,123 @@ rule list_exclusions:
         code=PLAN.code.get("report"),
     script:
         "../../scripts/list_exclusions.py"
+
+
+rule draw_between:
+    input:
+        unpack(get("experiment_results", "experiment")),
+    output:
+        figure=report(
+            "results/figures/{experiment}/between.png",
+            caption="../report/between.rst",
+            category="1. Results",
+            labels={"experiment": "{experiment}", "what": "aggregations"},
+        ),
+    log:
+        "logs/report/draw_between/{experiment}.log",
+    benchmark:
+        "benchmarks/report/draw_between/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="all"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/draw_between.py"
+
+
+rule draw_attainable:
+    input:
+        unpack(get("attainable_files", "experiment")),
+    output:
+        figure=report(
+            "results/figures/{experiment}/attainable.png",
+            caption="../report/attainable.rst",
+            category="1. Results",
+            labels={"experiment": "{experiment}", "what": "CC and ceiling"},
+        ),
+        csv="results/tables/{experiment}/attainable.csv",
+        md="results/tables/{experiment}/attainable.md",
+        html="results/tables/{experiment}/attainable.html",
+    log:
+        "logs/report/draw_attainable/{experiment}.log",
+    benchmark:
+        "benchmarks/report/draw_attainable/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="all"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/draw_attainable.py"
+
+
+rule draw_errors:
+    input:
+        unpack(get("error_files", "experiment")),
+        predictions="results/predictions/{experiment}/{model}/default.h5ad",
+    output:
+        figure=report(
+            "results/figures/{experiment}/{model}/errors.png",
+            caption="../report/errors.rst",
+            category="2. Maps",
+            labels={
+                "experiment": "{experiment}",
+                "model": "{model}",
+                "what": "errors",
+            },
+        ),
+        cases="results/tables/{experiment}/{model}/errors.csv",
+    log:
+        "logs/report/draw_errors/{experiment}/{model}.log",
+    benchmark:
+        "benchmarks/report/draw_errors/{experiment}/{model}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    params:
+        title=get_spec("experiment_title", "experiment"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/draw_errors.py"
+
+
+rule export_errors:
+    input:
+        cases="results/tables/{experiment}/{model}/errors.csv",
+        sample="results/samples/{cohort}/{sample}.h5ad",
+    output:
+        geojson="results/slides/{experiment}/{model}/{cohort}/{sample}.errors.geojson",
+    log:
+        "logs/report/export_errors/{experiment}/{model}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/report/export_errors/{experiment}/{model}/{cohort}/{sample}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/export_errors.py"

@@ -297,11 +297,13 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
             if entry.get(key):
                 yield f"{where}.{key}", section, entry[key]
     for name, entry in config.entries["judges"].items():
-        yield f"judges.{name}.labels", "labels", entry["labels"]
-        if entry.get("against"):
-            yield f"judges.{name}.against", "labels", entry["against"]
-        for item in entry["cohorts"]:
-            yield f"judges.{name}.cohorts", "cohorts", item
+        for key, section in (("labels", "labels"), ("against", "labels"), ("cohorts", "cohorts"), ("models", "models")):
+            value = entry.get(key) or []
+            for item in [value] if isinstance(value, str) else value:
+                yield f"judges.{name}.{key}", section, item
+        for key, section in (("experiment", "experiments"), ("tiles", "tiles")):
+            if entry.get(key):
+                yield f"judges.{name}.{key}", section, entry[key]
 
 
 def check_names(config: Config) -> None:

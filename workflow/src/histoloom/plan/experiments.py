@@ -42,6 +42,7 @@ _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
         "shuffle_labels",
         "seed",
     ),
+    "audit": ("content_guard",),
     "all": None,
 }
 _PRESENTATION = frozenset({"title", "paper", "models"})
@@ -135,16 +136,81 @@ class Plan(SectionPlan):
         }
 
     def judge_files(self, judge: str) -> dict[str, list[str]]:
-        """Return what a judge of labels reads, by role."""
+        """Return what a judge reads, by role: what is judged, and what it is held against."""
         entry = self.config.get("judges", judge)
+        kind, against = entry["kind"], entry.get("against")
+        if kind.startswith("predicted_"):
+            return self._predicted_files(entry)
         cohorts = entry["cohorts"]
-        against = entry.get("against")
+        sections = [f"{c}/{s}" for c in cohorts for s in self.samples(c)]
+        samples = [f"results/samples/{name}.h5ad" for name in sections]
+        if kind == "sensitivity":
+            return {"labels": [f"results/labels/{n}/{c}.h5ad" for c in cohorts for n in entry["labels"]], "against": []}
+        if kind == "ceiling":
+            halves = [f"{entry['labels']}-half{half}s{entry['seed']}" for half in (0, 1)]
+            first, second = ([f"results/labels/{name}/{c}.h5ad" for c in cohorts] for name in halves)
+            return {"labels": first, "against": second}
+        if kind == "kept":
+            return {"labels": [f"results/tiles/{entry['tiles']}/{n}.parquet" for n in sections], "against": samples}
+        if kind == "nuclei":
+            samples = [f"results/nuclei/{name}.parquet" for name in sections]
         return {
             "labels": [f"results/labels/{entry['labels']}/{c}.h5ad" for c in cohorts],
-            "against": [f"results/labels/{against}/{c}.h5ad" for c in cohorts]
-            if against
-            else [f"results/samples/{c}/{s}.h5ad" for c in cohorts for s in self.samples(c)],
+            "against": [f"results/labels/{against}/{c}.h5ad" for c in cohorts] if against else samples,
         }
+
+    def _predicted_files(self, entry: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return what a judge of held-out predictions reads."""
+        experiment = entry["experiment"]
+        models = entry["models"] or [
+            m for m in self.config.get("experiments", experiment)["models"] if self.draws_maps(m)
+        ]
+        nuclei = entry["kind"] == "predicted_nuclei"
+        form = "results/nuclei/{}/{}.parquet" if nuclei else "results/samples/{}/{}.h5ad"
+        return {
+            "labels": [f"results/predictions/{experiment}/{m}/default.h5ad" for m in models],
+            "against": [form.format(c, s) for c, s in self.experiment_samples(experiment)],
+        }
+
+    def audit_samples(self, experiment: str) -> list[str]:
+        """Return the sections that the content guard compares."""
+        return [f"results/samples/{c}/{s}.h5ad" for c, s in self.experiment_samples(experiment)]
+
+    def audit_file(self, experiment: str) -> list[str]:
+        """Return the table of the content guard, which training waits for; nothing where it is off."""
+        guard = self.config.get("experiments", experiment)["content_guard"]
+        return [] if guard == "off" else [f"results/audit/{experiment}.parquet"]
+
+    def ceilings(self, experiment: str) -> list[str]:
+        """Return the judges of kind ceiling on an experiment's labels and cohorts."""
+        entry = self.config.get("experiments", experiment)
+        judges = self.config.entries["judges"]
+        return [
+            name
+            for name in self.judges()
+            if judges[name]["kind"] == "ceiling"
+            and judges[name]["labels"] == entry["labels"]
+            and set(judges[name]["cohorts"]) & set(self.experiment_cohorts(experiment))
+        ]
+
+    def attainable_files(self, experiment: str) -> dict[str, list[str]]:
+        """Return the metrics of an experiment's models and the ceilings of its labels, by role."""
+        return {
+            "metrics": self.experiment_results(experiment)["metrics"],
+            "ceilings": [f"results/metrics/judges/{name}.parquet" for name in self.ceilings(experiment)],
+        }
+
+    def error_files(self, experiment: str) -> dict[str, list[str]]:
+        """Return an experiment's sections and slides, in the same order."""
+        sections = self.experiment_samples(experiment)
+        return {
+            "samples": [f"results/samples/{c}/{s}.h5ad" for c, s in sections],
+            "slides": [self.slide(c, s) for c, s in sections],
+        }
+
+    def experiment_title(self, experiment: str) -> str:
+        """Return an experiment's heading."""
+        return str(self.config.get("experiments", experiment).get("title") or "")
 
     def experiment_results(self, experiment: str) -> dict[str, list[str]]:
         """Return the metrics and efficiency records of an experiment's models."""
@@ -182,11 +248,13 @@ class Plan(SectionPlan):
         wanted: list[str] = []
         for name in self.experiments("abundance"):
             wanted += [f"results/tables/{name}/summary.{e}" for e in ("csv", "md", "html")]
-            wanted += [f"results/figures/{name}/{f}.png" for f in ("bars", "ladder")]
+            wanted += [f"results/figures/{name}/{f}.png" for f in ("bars", "ladder", "between")]
+            wanted += self.audit_file(name)
+            if self.ceilings(name):
+                wanted += [f"results/tables/{name}/attainable.{e}" for e in ("csv", "md", "html")]
             models = [m for m in self.config.get("experiments", name)["models"] if self.draws_maps(m)]
-            wanted += [
-                f"results/figures/{name}/{m}/{f}.png" for m in models for f in ("maps", "colocalization", "ranks")
-            ]
+            pictures = ("maps", "colocalization", "ranks", "errors")
+            wanted += [f"results/figures/{name}/{m}/{f}.png" for m in models for f in pictures]
             wanted += [f"results/figures/samples/{c}/{s}.png" for c, s in self.experiment_samples(name)]
         for name in self.experiments("apply"):
             for model in self.config.get("experiments", name)["models"]:

@@ -23,6 +23,18 @@ _WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
 _PATHS = frozenset({"path", "folder", "annotation"})
 
 
+def _half(labels: str) -> tuple[str, str | None]:
+    """Split the name of labels into that of their entry and, for labels of thinned counts, half and seed."""
+    base, mark, half = labels.partition("-half")
+    return (base, half) if mark else (labels, None)
+
+
+def _sections_of(labels: str) -> str:
+    """Return the folder of the sections that labels are made from."""
+    half = _half(labels)[1]
+    return "results/samples" if half is None else f"results/thinned/{half.replace('s', '.')}"
+
+
 class SectionPlan:
     """The part of a plan that ends at labels.
 
@@ -186,9 +198,15 @@ class SectionPlan:
 
     # labels --------------------------------------------------------------------------------------------------
 
+    def labels_entry(self, labels: str) -> dict[str, Any]:
+        """Return a label method's entry; those of halves of the counts are their method's, with one seed."""
+        base, half = _half(labels)
+        entry = self.config.get("labels", base)
+        return entry if half is None else {**entry, "seeds": list(entry.get("seeds") or [0])[:1]}
+
     def label_groups(self, labels: str, cohort: str) -> dict[str, list[str]]:
         """Return sections by deconvolution group; the group's name is a patient, a section or ``all``."""
-        entry = self.config.get("labels", labels)
+        entry = self.labels_entry(labels)
         group_by = "cohort" if entry["method"] in _TABLE_METHODS else entry["group_by"]
         groups: dict[str, list[str]] = {}
         for row in self.rows(cohort):
@@ -198,7 +216,7 @@ class SectionPlan:
 
     def label_seeds(self, labels: str) -> list[int]:
         """Return the optimiser seeds of a label method."""
-        return list(self.config.get("labels", labels).get("seeds") or [0])
+        return list(self.labels_entry(labels).get("seeds") or [0])
 
     def label_files(self, labels: str, cohort: str) -> list[str]:
         """Return the files of all groups and seeds."""
@@ -210,7 +228,7 @@ class SectionPlan:
 
     def label_tables(self, labels: str, cohort: str, group: str) -> list[str]:
         """Return the published or planted tables that a label job reads."""
-        entry = self.config.get("labels", labels)
+        entry = self.labels_entry(labels)
         cohort_entry, reader, root = (
             self.config.get("cohorts", cohort),
             self.reader(cohort),
@@ -273,21 +291,21 @@ class SectionPlan:
 
     def label_gpu(self, labels: str) -> int:
         """Return how many GPUs a label job can use."""
-        return int(self.config.get("labels", labels)["method"] == "cell2location")
+        return int(self.labels_entry(labels)["method"] == "cell2location")
 
     def fit_threads(self, labels: str) -> int:
         """Return the threads of a label job: they change floats, so the config decides, not the machine."""
-        return int(self.config.get("labels", labels).get("fit_threads", 1))
+        return int(self.labels_entry(labels).get("fit_threads", 1))
 
     def label_spec(self, labels: str) -> dict[str, Any]:
         """Return a label method's entry without its seeds: one more seed must not refit the others."""
-        return {key: value for key, value in self.config.get("labels", labels).items() if key != "seeds"}
+        return {key: value for key, value in self.labels_entry(labels).items() if key != "seeds"}
 
     def label_inputs(self, labels: str, cohort: str, group: str) -> dict[str, list[str]]:
         """Return what a label job reads, by role."""
-        reference = self.config.get("labels", labels).get("reference")
+        reference = self.labels_entry(labels).get("reference")
         return {
-            "samples": [f"results/samples/{cohort}/{s}.h5ad" for s in self.label_groups(labels, cohort)[group]],
+            "samples": [f"{_sections_of(labels)}/{cohort}/{s}.h5ad" for s in self.label_groups(labels, cohort)[group]],
             "reference": [f"results/references/{reference}.h5ad"] if reference else [],
             "tables": self.label_tables(labels, cohort, group),
         }

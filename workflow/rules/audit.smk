@@ -1,0 +1,33 @@
+# READS   results/samples/, results/folds/
+# WRITES  results/audit/{experiment}.parquet  what every two sections have in common; stops where one is on both sides
+
+
+rule audit_sections:
+    input:
+        samples=get("audit_samples", "experiment"),
+        folds="results/folds/{experiment}.parquet",
+    output:
+        table="results/audit/{experiment}.parquet",
+        figure=report(
+            "results/figures/{experiment}/content.png",
+            caption="../report/audit.rst",
+            category="1. Results",
+            labels={"experiment": "{experiment}", "what": "content guard"},
+        ),
+    log:
+        "logs/audit/audit_sections/{experiment}.log",
+    benchmark:
+        "benchmarks/audit/audit_sections/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=6000,
+        runtime=60,
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="audit"),
+        code=PLAN.code.get("audit"),
+    script:
+        "../../scripts/audit_sections.py"

@@ -1,0 +1,24 @@
+# READS   results/samples/, the slide
+# WRITES  results/nuclei/{cohort}/{sample}.parquet  nuclei counted under each spot
+
+
+rule count_nuclei:
+    input:
+        sample="results/samples/{cohort}/{sample}.h5ad",
+        slide=get("slide", "cohort", "sample"),
+    output:
+        nuclei="results/nuclei/{cohort}/{sample}.parquet",
+    log:
+        "logs/nuclei/count_nuclei/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/nuclei/count_nuclei/{cohort}/{sample}.tsv"
+    conda:
+        "../../envs/embed.yaml"
+    threads: 1
+    resources:
+        mem_mb=2500,
+        runtime=60,
+    params:
+        code=PLAN.code.get("nuclei"),
+    script:
+        "../../scripts/count_nuclei.py"
