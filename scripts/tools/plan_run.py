@@ -192,6 +192,12 @@ def resting(partition: str) -> bool:
     return bool(subprocess.run(call, capture_output=True, text=True, check=False, timeout=60).stdout.strip())
 
 
+def group_width(profile: dict) -> int:
+    """Return how many jobs of a group the profile lets run side by side; 0 for all of them."""
+    slots = (profile.get("resources") or {}).get("group_slot")
+    return int(slots or profile.get("cores") or 0)
+
+
 def submissions(run: Run, cores: int) -> Iterator[tuple[Job, Try]]:
     """Yield what the scheduler is asked for: each job by itself, and each group with its first job.
 
@@ -228,7 +234,7 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
     quiet.propagate = False
     file, defaults = profile.get("slurm-partition-config"), profile.get("default-resources") or {}
     asked: dict[tuple, Job] = {}
-    for job, t in submissions(run, int(profile.get("cores") or 0)):
+    for job, t in submissions(run, group_width(profile)):
         own = (profile.get("set-resources") or {}).get(job.rule, {}).get("slurm_partition")
         partition = own or defaults.get("slurm_partition")
         if not partition and file:

@@ -80,9 +80,13 @@ DEMANDS: Mapping[str, Demand] = {
 }
 
 
+# For a rule that was not measured yet: a guess on the large side.
+UNMEASURED = Demand(1500, picture_mb=100, file_mb=20, base_minutes=30, minutes_per_mb=0.5)
+
+
 def demand(job: str) -> Demand:
     """Return what a kind of job needs; ``rule.kind`` falls back to ``rule``."""
-    return DEMANDS.get(job) or DEMANDS[job.partition(".")[0]]
+    return DEMANDS.get(job) or DEMANDS.get(job.partition(".")[0]) or UNMEASURED
 
 
 def input_mb(paths: Iterable[str | Path], typical_mb: float) -> tuple[float, float]:

@@ -179,8 +179,10 @@ def check_weights(spec: dict[str, Any], alive: dict[str, bool]) -> Finding:
     about, card, weights = f"encoder: {spec['name']}", spec["card"], weights_of(spec)
     if weights in {"none", "random"}:
         return Finding(about, OK, "needs no weights" if weights == "none" else "random weights, from its seed")
+    if weights == "path":
+        return Finding(about, FAIL, f"card '{card['name']}' is on no hub: give `weights:` a local file or folder.")
     if weights != "hub":
-        there = Path(weights).is_file()
+        there = Path(weights).exists()
         return Finding(about, OK if there else FAIL, weights if there else f"no file {weights}: correct `weights:`.")
     from huggingface_hub import try_to_load_from_cache
 
@@ -189,10 +191,12 @@ def check_weights(spec: dict[str, Any], alive: dict[str, bool]) -> Finding:
     names = [named] if isinstance(named, str) else list(named or [])
     file = " or ".join(names)
     local = f"or set `weights:` of encoder '{spec['name']}' to a local copy of {file}."
-    if any(isinstance(try_to_load_from_cache(card["hub_id"], name, revision=revision), str) for name in names):
+    kind = card["hub_type"]
+    cached = [try_to_load_from_cache(card["hub_id"], n, revision=revision, repo_type=kind) for n in names]
+    if any(isinstance(path, str) for path in cached):
         return Finding(about, OK, f"{card['hub_id']} is in the hub's cache")
     if card.get("gate"):
-        state, told = access_to(card["hub_id"], "model", alive)
+        state, told = access_to(card["hub_id"], kind, alive)
         if state == FAIL:
             return Finding(
                 about, FAIL, f"{told}; accept the terms at {card['gate']}, put a read token in HF_TOKEN, {local}"

@@ -49,7 +49,8 @@ def wanted_labels(plan: Plan) -> Iterator[tuple[str, str]]:
             yield from ((labels, cohort) for cohort in plan.experiment_cohorts(name))
     for name in plan.judges():
         entry = plan.config.get("judges", name)
-        for labels in filter(None, (entry["labels"], entry.get("against"))):
+        named = entry.get("labels") or []
+        for labels in filter(None, [*([named] if isinstance(named, str) else named), entry.get("against")]):
             yield from ((labels, cohort) for cohort in entry["cohorts"])
 
 
@@ -70,7 +71,7 @@ def raw_paths(plan: Plan) -> list[str]:
         pair for task in ("abundance", "apply") for e in plan.experiments(task) for pair in plan.experiment_samples(e)
     ]
     sections += [
-        (c, s) for j in plan.judges() for c in plan.config.get("judges", j)["cohorts"] for s in plan.samples(c)
+        (c, s) for j in plan.judges() for c in plan.config.get("judges", j).get("cohorts", []) for s in plan.samples(c)
     ]
     found = [path for cohort, sample in dict.fromkeys(sections) for path in plan.sample_files(cohort, sample).values()]
     references = []

@@ -143,6 +143,12 @@ def _joined(names: str | list[str]) -> str:
     return names if isinstance(names, str) else " + ".join(names)
 
 
+def _few(joined: str) -> str:
+    """Return the first of many joined names and the number of the others."""
+    names = joined.split(" + ")
+    return joined if len(names) < 3 else f"{names[0]} and {len(names) - 1} more types"
+
+
 def _draw_regions(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
     sections = rows[rows["aggregation"] == "section"]
     wide = sections.pivot_table(
@@ -171,7 +177,7 @@ def _draw_regions(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: 
                 names.append(f"{row['sample']} ({int(row['n_inside'])} of {int(row['n'])})")
                 y += 1
             mean = mine.loc[mine["badge"] == "", "auroc"].mean()
-            text = f"{kind} in {region}: mean {mean:.2f}, {len(mine)} sections"
+            text = f"{_few(kind)} in {_few(region)}: mean {mean:.2f}, {len(mine)} sections"
             if skipped.get((kind, region), 0):
                 text += f" ({int(skipped[kind, region])} without both sides)"
             ax.text(
@@ -182,7 +188,7 @@ def _draw_regions(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: 
         ax.set_yticks(ticks, names)
         ax.set_ylim(y - 1.2, -1.8)
         ax.set_xlim(max(0.0, float(np.nanmin(wide[["auroc", "auroc_low"]])) - 0.05), 1.0)
-        ax.set_xlabel("AUROC (0.5: no better than chance); line: 95 % DeLong interval over spots, which are neighbours")
+        ax.set_xlabel("AUROC (0.5: no better than chance)\nline: 95 % DeLong interval over spots, which are neighbours")
         ax.set_ylabel("section (annotated spots inside of all)")
-        fig.suptitle(f"{title}: {spec['labels']} against the pathologist's regions", x=0.01, ha="left", fontsize=9.5)
+        fig.suptitle(title, x=0.01, ha="left", fontsize=9.5)
         save(fig, out)
