@@ -148,7 +148,12 @@ class Site:
 
     def gpu_jobs(self) -> list[str]:
         """Return this folder's jobs in the queue that ask for a GPU."""
-        return [job for job in self.queued() if "gres/gpu" in cluster.ask("scontrol", "-o", "show", "job", job)]
+        return [job for job in self.queued() if self.carries_gpu(job)]
+
+    @staticmethod
+    def carries_gpu(job: str) -> bool:
+        """Whether the controller says that a job carries a GPU."""
+        return "TresPerJob=gres:gpu:1" in cluster.ask("scontrol", "-o", "show", "job", job)
 
     def ledger(self, script: str | None = None) -> list[Event]:
         """Return starts and ends of scripts, in order."""

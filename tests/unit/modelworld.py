@@ -150,7 +150,7 @@ class World:
                         "cohort": self.cohort,
                         "batch": f"b{number}",
                         "samples": batch,
-                        "card": "toy",
+                        "card": {"name": "toy"},
                         "revision": "1",
                         "weights_sha256": None,
                         "dim": x.shape[1],

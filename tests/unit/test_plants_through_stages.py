@@ -69,8 +69,9 @@ def test_every_tile_of_the_barcode_slide_decodes_to_its_own_spot(name: str, um_p
     for obs_id, tile in zip(tiles["obs_id"], pixels, strict=True):
         found = decode_barcode(tile, facts["um_per_px"])
         assert obs_id == f"{found.row}x{found.col}"
-        assert abs(found.dx) <= 0.5
-        assert abs(found.dy) <= 0.5
+        # Whole pixels are cut, so up to half a pixel; the decoder measures to a tenth of that.
+        assert abs(found.dx) <= 0.55
+        assert abs(found.dy) <= 0.55
 
 
 def test_a_wrong_mpp_in_the_sheet_stops_the_section(tmp_path: Path) -> None:

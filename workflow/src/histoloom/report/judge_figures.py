@@ -181,7 +181,7 @@ def _draw_regions(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: 
             if skipped.get((kind, region), 0):
                 text += f" ({int(skipped[kind, region])} without both sides)"
             ax.text(
-                0.0, top - 0.95, text, fontsize=8, fontweight="bold", transform=ax.get_yaxis_transform(), va="center"
+                0.0, top - 0.95, text, fontsize=7, fontweight="bold", transform=ax.get_yaxis_transform(), va="center"
             )
             y += 1.4
         ax.axvline(0.5, color="black", lw=0.8, ls="--")
