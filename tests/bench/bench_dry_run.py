@@ -1,0 +1,78 @@
+"""How long does the plan of a thousand sections take? `python tests/bench/bench_dry_run.py HEST_v1_1_0.csv`.
+
+Writes a sheet with every sample of HEST-1k and a config with five encoders, and times `snakemake -n` on it. Goal: under 30 s.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+import pandas as pd
+import yaml
+
+ENCODERS = ("uni", "uni2_h", "conch_v1", "resnet50", "densenet121")
+
+
+def write_config(table: Path, folder: Path) -> Path:
+    """Write the sheet and the config; the raw files are empty stand-ins, a dry run opens none."""
+    meta = pd.read_csv(table, dtype=str, keep_default_na=False)
+    sheet = pd.DataFrame({"sample": meta["id"], "patient": meta["id"], "mpp": "0.5", "pitch_um": "100"})
+    sheet["spot_diameter_um"] = "55"
+    for column, suffix in (("counts", "h5ad"), ("image", "tif")):
+        sheet[column] = [f"{column}/{name}.{suffix}" for name in meta["id"]]
+        (folder / column).mkdir()
+        for name in sheet[column]:
+            (folder / name).touch()
+    sheet = sheet.assign(positions="", exclude="", badge="")
+    sheet.to_csv(folder / "hest.tsv", sep="\t", index=False)
+    config: dict[str, Any] = {
+        "cohorts": {"hest": {"source": "files", "sheet": "hest.tsv"}},
+        "tiles": {"um112": {"size_px": 224, "um_per_px": 0.5}},
+        "references": {"atlas": {"source": "h5ad", "path": str(folder / "counts" / f"{meta['id'][0]}.h5ad")}},
+        "labels": {"nnls": {"method": "nnls", "reference": "atlas"}},
+        "encoders": {name: {"card": name, "tiles": "um112", "upsample": True} for name in ENCODERS},
+        "models": {f"ridge_{name}": {"kind": "ridge", "inputs": [name]} for name in ENCODERS},
+        "experiments": {
+            "all": {
+                "task": "abundance", "cohorts": ["hest"], "tiles": "um112", "split": "leave_one_patient_out",
+                "labels": "nnls", "models": [f"ridge_{name}" for name in ENCODERS],
+            }
+        },
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder / "config.yaml"
+
+
+def main() -> None:
+    """Time the dry run."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = write_config(Path(sys.argv[1]), folder)
+        command = [sys.executable, "-m", "snakemake", "-n", "-s", str(ROOT / "Snakefile"), "--directory", name]
+        command += [
+            "--workflow-profile",
+            str(ROOT / "profiles" / "ci"),
+            "--configfile",
+            str(config),
+            "--quiet",
+            "rules",
+        ]
+        started = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
+        jobs = re.search(r"^total\s+(\d+)", done.stdout + done.stderr, re.M)
+        print(f"dry run of {jobs.group(1) if jobs else '?'} jobs: {seconds:.1f} s, {seconds / 30:.2f} of 30 s")
+
+
+if __name__ == "__main__":
+    main()
