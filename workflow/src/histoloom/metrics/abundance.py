@@ -12,7 +12,7 @@ from histoloom.metrics.aggregate import add_ratio, mean_by, over_types, roll_up,
 from histoloom.metrics.correlation import Floats, column_correlation, row_correlation
 
 if TYPE_CHECKING:
-    from histoloom.metrics.score import Scored
+    from histoloom.metrics.scored import Scored
 
 _PLACE = ["fold", "cohort", "patient", "sample", "badge"]
 

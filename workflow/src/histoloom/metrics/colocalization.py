@@ -21,7 +21,7 @@ from histoloom.metrics.moran import (
 )
 
 if TYPE_CHECKING:
-    from histoloom.metrics.score import Scored
+    from histoloom.metrics.scored import Scored
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +18,12 @@ from histoloom.metrics.colocalization import score_colocalization
 from histoloom.metrics.correlation import Floats
 from histoloom.metrics.protocol import stamp
 from histoloom.metrics.rows import assemble, write_metrics
+from histoloom.metrics.scored import Scored
 
 logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
 _OBS = ["fold", "cohort", "sample", "patient", "obs_id", "badge"]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Predictions of held-out observations beside what they are compared with.
-
-    Attributes
-    ----------
-    obs
-        fold, cohort, sample, patient, obs_id, badge and, where known, array_row, array_col, pitch_um; one row per
-        prediction.
-    types
-        Cell types, the columns of all matrices.
-    prediction
-        (n, types) mean over training seeds.
-    seeds
-        Prediction by training seed; empty where there is only one.
-    reference
-        (n, types) by what is compared with: "labels", and "truth" where there is planted truth.
-    metadata
-        Of the predictions.
-    """
-
-    obs: pd.DataFrame
-    types: list[str]
-    prediction: Floats
-    seeds: Mapping[int, Floats]
-    reference: Mapping[str, Floats]
-    metadata: Mapping[str, Any]
 
 
 def _dense(matrix: Any) -> Floats:

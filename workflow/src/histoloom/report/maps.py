@@ -10,7 +10,8 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.metrics.correlation import column_correlation
-from histoloom.metrics.score import Scored, read_predictions, train_means
+from histoloom.metrics.score import read_predictions, train_means
+from histoloom.metrics.scored import Scored
 from histoloom.report.style import PALETTE, crop, figure, frame_of, note, save, scale_bar, short_names, show_map
 from histoloom.report.thumbnails import find_section, read_thumbnail
 
