@@ -5,10 +5,11 @@ CONFIG ?=
 MIRROR ?=
 VENV := .venv
 BIN := $(VENV)/bin
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG),) \
-	$(if $(MIRROR),--config mirror_dir=$(MIRROR),)
+PROFILE ?=
+SNAKEMAKE := $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
+	$(if $(CONFIG),--configfile $(CONFIG),) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
-.PHONY: demo test lint format docs resume doctor report clean
+.PHONY: demo test test-slurm lint format docs resume doctor plan report clean
 
 $(VENV)/.run: envs/requirements.txt envs/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +50,7 @@ docs: $(VENV)/.run
 
 # After a crash: end orphaned jobs of this folder, unlock, rerun.
 resume: $(VENV)/.run
+	-$(BIN)/python scripts/tools/run_summary.py
 	$(BIN)/python scripts/tools/clear_run.py
 	$(SNAKEMAKE) --unlock
 	$(SNAKEMAKE)
@@ -56,6 +58,14 @@ resume: $(VENV)/.run
 # Before a run: can it succeed here? Gates, tokens, bytes, disk, GPU, programs, versions; exit 1 if not.
 doctor: $(VENV)/.run
 	@$(BIN)/python scripts/tools/doctor.py $(CONFIG) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
+
+# What a run would submit: jobs by rule, GPU hours, bytes.
+plan: $(VENV)/.run
+	$(BIN)/python scripts/tools/plan_run.py $(wordlist 2,99,$(SNAKEMAKE))
+
+# All faults on a real SLURM on this machine; needs root and Debian's slurm packages.
+test-slurm: $(VENV)/.dev
+	HISTOLOOM_SLURM=all $(BIN)/python -m pytest tests/slurm
 
 report: $(VENV)/.run
 	$(SNAKEMAKE) --report report.html

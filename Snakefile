@@ -1,9 +1,12 @@
 # histoloom's front door: where things are, what is included in flow order, and what `all` means.
+import subprocess
 import sys
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.0")
+TOOLS = workflow.current_basedir.join("scripts/tools").get_path_or_uri(secret_free=True)
 sys.path.insert(
     0, workflow.current_basedir.join("workflow/src").get_path_or_uri(secret_free=True)
 )
@@ -31,6 +34,29 @@ include: "workflow/rules/audit.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/report.smk"
+
+
+# What a run will ask of a cluster, before anything is submitted; and what it asked and used, when it ends.
+onstart:
+    if workflow.non_local_exec:
+        if subprocess.run(
+            [sys.executable, f"{TOOLS}/plan_run.py", "--from-run", *sys.argv[1:]]
+        ).returncode:
+            raise WorkflowError(
+                "nothing was submitted: see above for what would have failed."
+            )
+
+
+onsuccess:
+    subprocess.run(
+        [sys.executable, f"{TOOLS}/run_summary.py"], stdout=subprocess.DEVNULL
+    )
+
+
+onerror:
+    subprocess.run(
+        [sys.executable, f"{TOOLS}/run_summary.py"], stdout=subprocess.DEVNULL
+    )
 
 
 rule all:

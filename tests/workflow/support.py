@@ -14,10 +14,11 @@ TINY = ROOT / "tests" / "workflow" / "tiny.yaml"
 def command(folder: Path, *arguments: str, config: Path | None = TINY, cores: int = 2) -> list[str]:
     """Return the command line of a run in a folder."""
     chosen = [] if config is None else ["--configfile", str(config)]
+    # Targets may follow, so an option that takes one value stands last.
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder),
-        "--workflow-profile", str(ROOT / "profiles" / "ci"), "--cores", str(cores), "--quiet", "progress",
-        *chosen, *arguments,
+        "--workflow-profile", str(ROOT / "profiles" / "ci"), "--quiet", "progress", *chosen, "--cores", str(cores),
+        *arguments,
     ]  # fmt: skip
 
 

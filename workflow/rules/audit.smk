@@ -24,8 +24,8 @@ rule audit_sections:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=6000,
-        runtime=60,
+        mem_mb=get_memory("audit_sections"),
+        runtime=get_runtime("audit_sections"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="audit"),
         code=PLAN.code.get("audit"),

@@ -1,7 +1,10 @@
 # Shared by all stages: the plan, wildcard constraints, and thin functions that ask the plan.
 # The only file with functions. They name files and choices; they never read a result.
+from functools import partial
+
 from histoloom.identity import canonical_json
 from histoloom.plan import Plan
+from histoloom.resources import memory_mb, runtime_minutes
 from histoloom.versions import STAGE_VERSIONS
 
 PLAN = Plan.from_raw(config, workflow.configfiles)
@@ -55,6 +58,21 @@ def get_spec(method, *names, **arguments):
         return canonical_json(ask(wildcards))
 
     return ask_spec
+
+
+# Memory and time by the size of the input and the attempt, fitted to measured runs (histoloom.resources).
+def get_demand(measure, rule, kind=None, name=None):
+    def ask(wildcards, input, attempt):
+        job = (
+            f"{rule}.{getattr(PLAN, kind)(getattr(wildcards, name))}" if kind else rule
+        )
+        return measure(job, input, attempt)
+
+    return ask
+
+
+get_memory = partial(get_demand, memory_mb)
+get_runtime = partial(get_demand, runtime_minutes)
 
 
 def get_exclusions():

@@ -16,8 +16,8 @@ rule embed_batch:
         "../../envs/embed.yaml"
     threads: 2
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=get_memory("embed_batch", "encoder_kind", "encoder"),
+        runtime=get_runtime("embed_batch", "encoder_kind", "encoder"),
         gpu=get("encoder_gpu", "encoder"),
     params:
         spec=get_spec("encoder_spec", "encoder"),

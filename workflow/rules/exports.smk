@@ -15,8 +15,8 @@ rule export_qupath:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=30,
+        mem_mb=get_memory("export_qupath"),
+        runtime=get_runtime("export_qupath"),
     params:
         code=PLAN.code.get("exports"),
     script:
@@ -36,8 +36,8 @@ rule export_spatialdata:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=6000,
-        runtime=60,
+        mem_mb=get_memory("export_spatialdata"),
+        runtime=get_runtime("export_spatialdata"),
     params:
         code=PLAN.code.get("exports"),
     script:

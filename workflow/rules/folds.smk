@@ -16,8 +16,8 @@ rule build_target:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=get_memory("build_target"),
+        runtime=get_runtime("build_target"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="target"),
         code=PLAN.code.get("targets"),
@@ -38,8 +38,8 @@ rule make_folds:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=20,
+        mem_mb=get_memory("make_folds"),
+        runtime=get_runtime("make_folds"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="folds"),
         code=PLAN.code.get("folds"),

@@ -15,8 +15,8 @@ rule build_reference:
         "../../envs/labels.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=get_memory("build_reference"),
+        runtime=get_runtime("build_reference"),
     params:
         spec=get_spec("reference_spec", "reference"),
         version=STAGE_VERSIONS["references"],
@@ -38,8 +38,8 @@ rule label_group:
         "../../envs/labels.yaml"
     threads: get("fit_threads", "labels")
     resources:
-        mem_mb=8000,
-        runtime=480,
+        mem_mb=get_memory("label_group", "label_method", "labels"),
+        runtime=get_runtime("label_group", "label_method", "labels"),
         gpu=get("label_gpu", "labels"),
     params:
         spec=get_spec("label_spec", "labels"),
@@ -61,8 +61,8 @@ rule gather_labels:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=get_memory("gather_labels"),
+        runtime=get_runtime("gather_labels"),
     params:
         spec=get_spec("labels_entry", "labels"),
         version=STAGE_VERSIONS["labels"],
@@ -86,7 +86,7 @@ rule thin_section:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
-        runtime=20,
+        mem_mb=get_memory("thin_section"),
+        runtime=get_runtime("thin_section"),
     script:
         "../../scripts/thin_section.py"

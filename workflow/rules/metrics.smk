@@ -19,8 +19,8 @@ rule score_model:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=get_memory("score_model"),
+        runtime=get_runtime("score_model"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="scoring"),
         code=PLAN.code.get("metrics"),
@@ -41,8 +41,8 @@ rule score_labels:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=get_memory("score_labels"),
+        runtime=get_runtime("score_labels"),
     params:
         spec=get_spec("named_entry", "judge", section="judges"),
         code=PLAN.code.get("metrics"),

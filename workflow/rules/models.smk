@@ -21,8 +21,8 @@ rule train_model:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=get_memory("train_model", "model_kind", "model"),
+        runtime=get_runtime("train_model", "model_kind", "model"),
         gpu=get("model_gpu", "model"),
     params:
         spec=get_spec("named_entry", "model", section="models"),
@@ -50,8 +50,8 @@ rule predict_model:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=get_memory("predict_model"),
+        runtime=get_runtime("predict_model"),
     params:
         spec=get_spec("named_entry", "model", section="models"),
         experiment=get_spec("experiment_spec", "experiment", part="training"),
@@ -75,8 +75,8 @@ rule apply_model:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=get_memory("apply_model"),
+        runtime=get_runtime("apply_model"),
     params:
         spec=get_spec("named_entry", "model", section="models"),
         experiment=get_spec("experiment_spec", "experiment", part="all"),

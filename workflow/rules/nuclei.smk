@@ -16,8 +16,8 @@ rule count_nuclei:
         "../../envs/embed.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
-        runtime=60,
+        mem_mb=get_memory("count_nuclei"),
+        runtime=get_runtime("count_nuclei"),
     params:
         code=PLAN.code.get("nuclei"),
     script:

@@ -24,8 +24,8 @@ rule write_tables:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=20,
+        mem_mb=get_memory("write_tables"),
+        runtime=get_runtime("write_tables"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="all"),
         code=PLAN.code.get("report"),
@@ -59,8 +59,8 @@ rule draw_experiment:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=20,
+        mem_mb=get_memory("draw_experiment"),
+        runtime=get_runtime("draw_experiment"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="all"),
         code=PLAN.code.get("report"),
@@ -112,8 +112,8 @@ rule draw_model:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=get_memory("draw_model"),
+        runtime=get_runtime("draw_model"),
     params:
         code=PLAN.code.get("report"),
     script:
@@ -138,8 +138,8 @@ rule draw_judge:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=20,
+        mem_mb=get_memory("draw_judge"),
+        runtime=get_runtime("draw_judge"),
     params:
         spec=get_spec("named_entry", "judge", section="judges"),
         code=PLAN.code.get("report"),
@@ -170,8 +170,8 @@ rule show_slide:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=get_memory("show_slide"),
+        runtime=get_runtime("show_slide"),
     params:
         code=PLAN.code.get("report"),
     script:
@@ -199,8 +199,8 @@ rule write_paper_table:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=20,
+        mem_mb=get_memory("write_paper_table"),
+        runtime=get_runtime("write_paper_table"),
     params:
         spec=get_spec("paper_spec", "paper"),
         code=PLAN.code.get("report"),
@@ -224,8 +224,8 @@ rule list_exclusions:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=20,
+        mem_mb=get_memory("list_exclusions"),
+        runtime=get_runtime("list_exclusions"),
     params:
         rows=get_exclusions(),
         code=PLAN.code.get("report"),
@@ -253,8 +253,8 @@ rule draw_between:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=20,
+        mem_mb=get_memory("draw_between"),
+        runtime=get_runtime("draw_between"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="all"),
         code=PLAN.code.get("report"),
@@ -285,8 +285,8 @@ rule draw_attainable:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=20,
+        mem_mb=get_memory("draw_attainable"),
+        runtime=get_runtime("draw_attainable"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="all"),
         code=PLAN.code.get("report"),
@@ -320,8 +320,8 @@ rule draw_errors:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=30,
+        mem_mb=get_memory("draw_errors"),
+        runtime=get_runtime("draw_errors"),
     params:
         title=get_spec("experiment_title", "experiment"),
         code=PLAN.code.get("report"),
@@ -345,8 +345,8 @@ rule export_errors:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=20,
+        mem_mb=get_memory("export_errors"),
+        runtime=get_runtime("export_errors"),
     params:
         code=PLAN.code.get("report"),
     script:

@@ -21,8 +21,8 @@ rule read_section:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=5000,
-        runtime=30,
+        mem_mb=get_memory("read_section"),
+        runtime=get_runtime("read_section"),
     params:
         spec=get_spec("cohort_spec", "cohort"),
         row=get_spec("row", "cohort", "sample"),

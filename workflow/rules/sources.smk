@@ -15,8 +15,8 @@ rule fetch_file:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=800,
-        runtime=1440,
+        mem_mb=get_memory("fetch_file"),
+        runtime=get_runtime("fetch_file"),
         downloads=1,
     params:
         mirror=get_mirror,
@@ -39,8 +39,8 @@ rule simulate_section:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
-        runtime=20,
+        mem_mb=get_memory("simulate_section"),
+        runtime=get_runtime("simulate_section"),
     params:
         spec=get_spec("simulation_spec", "cohort"),
         row=get_spec("row", "cohort", "sample"),
@@ -60,8 +60,8 @@ rule simulate_reference:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=20,
+        mem_mb=get_memory("simulate_reference"),
+        runtime=get_runtime("simulate_reference"),
     params:
         spec=get_spec("simulation_spec", "cohort"),
         code=PLAN.code.get("simulate"),

@@ -17,8 +17,8 @@ rule cut_tiles:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
-        runtime=30,
+        mem_mb=get_memory("cut_tiles"),
+        runtime=get_runtime("cut_tiles"),
     params:
         spec=get_spec("entry", "tiles", section="tiles"),
         code=PLAN.code.get("tiles"),

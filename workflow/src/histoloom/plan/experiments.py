@@ -121,6 +121,10 @@ class Plan(SectionPlan):
         cohorts = self.experiment_cohorts(experiment)
         return {f"embeddings_{e}": self.embeddings(e, cohorts) for e in self.model_encoders(model)}
 
+    def model_kind(self, model: str) -> str:
+        """Return the kind of a model, for what its jobs ask of a machine."""
+        return str(self.config.get("models", model)["kind"])
+
     def model_gpu(self, model: str) -> int:
         """Return how many GPUs a training job can use."""
         return int(self.config.get("models", model)["kind"] == "mlp")

@@ -285,6 +285,14 @@ class SectionPlan:
             "weights": [] if weights in _WEIGHTS_WITHOUT_FILE else [weights],
         }
 
+    def encoder_kind(self, encoder: str) -> str:
+        """Return the kind of an encoder, for what its jobs ask of a machine."""
+        return str(self.encoder_spec(encoder)["card"]["kind"])
+
+    def label_method(self, labels: str) -> str:
+        """Return the method of labels, for what their jobs ask of a machine."""
+        return str(self.labels_entry(labels)["method"])
+
     def encoder_gpu(self, encoder: str) -> int:
         """Return how many GPUs an embedding job can use."""
         return int(self.encoder_spec(encoder)["card"]["kind"] != "stain_texture")
