@@ -104,8 +104,11 @@ def summary_text(run: Run, folder: Path) -> str:
     count = {state: sum(job.state == state for job in jobs) for state in ("finished", "failed", "lost", "planned")}
     retried = sum(max(len(job.tries) - 1, 0) for job in jobs)
     verdict = "ended well" if run.ended and count["finished"] == len(jobs) else "ended with failures"
-    if not run.ended:
-        verdict = "has not ended: it is alive, or it was killed"
+    # Written from inside a run as well, a moment before its log says that it has ended.
+    if not run.ended and count["finished"] == len(jobs):
+        verdict = "has finished every job"
+    elif not run.ended:
+        verdict = "has failures, or has not ended: it is alive, or it was killed"
     lines = [
         f"# Run of {run.started or 'unknown date'}",
         "",
