@@ -11,7 +11,6 @@ import anndata
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from raw_layouts import PIXEL_UM, HestSample, SpaceRanger, XeniumBundle
 
 from histoloom.errors import InputError
 from histoloom.exports.qupath import write_qupath
@@ -21,6 +20,7 @@ from histoloom.samples.hest import HestReader
 from histoloom.samples.polygons import read_polygons, write_polygons
 from histoloom.samples.visium import VisiumReader
 from histoloom.samples.xenium import XeniumReader
+from raw_layouts import PIXEL_UM, HestSample, SpaceRanger, XeniumBundle
 
 HAS_SPATIALDATA = importlib.util.find_spec("spatialdata") is not None
 

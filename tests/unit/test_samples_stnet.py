@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from raw_layouts import packed, slide_with_tissue
 
 from histoloom.artefacts import read_metadata
 from histoloom.config import read_sheet
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.stnet import STNetReader, read_annotation, read_names, rename_rows
+from raw_layouts import packed, slide_with_tissue
 
 HEADER = "type,patient,replicate,count_matrix,histology_image,spot_coordinates,tumor_annotation"
 

@@ -8,12 +8,12 @@ import anndata
 import numpy as np
 import pytest
 from PIL import Image
-from raw_layouts import SpaceRanger, slide_with_tissue
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.visium import VisiumReader
+from raw_layouts import SpaceRanger, slide_with_tissue
 
 
 def make(outs: SpaceRanger, root: Path) -> anndata.AnnData:
