@@ -1,0 +1,220 @@
+"""What models may see: test rows, scaling, shuffled labels, selection, transfer."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from modelbench import SMALL, lay, run, section_mean_cc
+from modelworld import World, experiment, model_spec
+
+from histoloom.artefacts import read_metadata
+from histoloom.folds import make_folds, read_folds
+from histoloom.models.artefact import load_model
+from histoloom.targets import build_target, read_target
+
+
+@pytest.mark.parametrize("kind", ["ridge", "mlp"])
+@pytest.mark.parametrize("selection", ["fixed", "val_patient", "inner_cv"])
+def test_fitting_never_sees_test_rows(tmp_path, kind, selection):
+    """Change all of patient A: the model of the fold that tests A is the same to the bit, others are not."""
+    extra = {"alphas": [1.0, 100.0]} if kind == "ridge" else SMALL
+    states = []
+    for name, change in (("one", False), ("two", True)):
+        world = World(tmp_path / name)
+        if change:
+            for section in ("A1", "A2"):
+                world.features[section] = world.features[section] * 50 + 1000
+                world.labels[section] = world.labels[section][::-1] * 7
+        bench = lay(world, tmp_path / f"{name}-e", selection=selection, train_seeds=[0])
+        states.append(load_model(run(bench, model_spec(kind, **extra), predict=False)[1])[0].state)
+    suffix = "" if kind == "ridge" else "/0"
+
+    def flat(state):
+        return torch.cat([t.double().flatten() for v in state.values() for t in (v if isinstance(v, list) else [v])])
+
+    assert torch.equal(flat(states[0]["patient-A" + suffix]), flat(states[1]["patient-A" + suffix]))
+    assert not torch.equal(flat(states[0]["patient-B" + suffix]), flat(states[1]["patient-B" + suffix]))
+
+
+def test_per_section_is_stamped_and_removes_a_sections_offset(tmp_path):
+    world = World(tmp_path)
+    for name in world.features:
+        # A stain: each section's features are shifted and stretched by their own amount.
+        world.features[name] = (world.features[name] - world.features[name].mean(0)) / world.features[name].std(0)
+        world.labels[name] = world.features[name] @ world.map + 9.0
+        world.features[name] = (
+            world.features[name] * world.rng.uniform(0.3, 3, world.dim) + world.rng.normal(size=world.dim) * 4
+        )
+    error = {}
+    for standardise in ("train", "per_section", "per_cohort", "none"):
+        bench = lay(world, tmp_path / standardise, standardise=standardise)
+        predictions, _ = run(bench, model_spec("ridge", alpha=1e-3))
+        protocol = json.loads(predictions.uns["histoloom"])["protocol"]
+        assert (protocol["standardise"], protocol["transductive"]) == (standardise, standardise.startswith("per_"))
+        error[standardise] = np.abs(predictions.X - predictions.layers["truth"]).mean()
+    assert error["per_section"] < 0.2 * error["train"]
+    # One cohort, no penalty to speak of: scaling by all rows or by training rows is the same linear model.
+    assert error["per_cohort"] == pytest.approx(error["train"], rel=0.01)
+    assert error["none"] == pytest.approx(error["train"], rel=0.01)
+
+
+def test_inputs_are_concatenated_by_name_in_order(world, bench):
+    whole = bench.embeddings
+    bench.embeddings = {
+        "right": world.write_embeddings("right", slice(2, None)),
+        "left": world.write_embeddings("left", slice(0, 2)),
+    }
+    parts = bench.embeddings
+    bench.embeddings = whole
+    one, _ = run(bench, model_spec("ridge"), "whole")
+    bench.embeddings = parts
+    two, path = run(bench, model_spec("ridge", inputs=["left", "right"]), "parts")
+    np.testing.assert_allclose(one.X, two.X, rtol=1e-12)
+    assert list(load_model(path)[1]["encoders"]) == ["left", "right"]
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "standardise", "null"),
+    [
+        ("none", "train", False),
+        ("everywhere", "train", True),
+        ("within_section", "per_section", True),
+        ("within_section", "train", False),
+    ],
+)
+def test_shuffled_labels_are_no_signal(tmp_path, shuffle, standardise, null):
+    """Per-section CC is 0 within 2 SE when nothing is left to learn.
+
+    The last case is a trap: labels shuffled within sections keep the sections' means, and where sections differ in
+    their features' means (here, as under a stain) a linear map is learnt from those alone.
+    """
+    world = World(tmp_path, patients={p: [f"{p}{i}" for i in range(3)] for p in "ABCDEF"})
+    bench = lay(world, tmp_path / "e", shuffle_labels=shuffle, standardise=standardise)
+    predictions, _ = run(bench, model_spec("ridge", alpha=10.0))
+    truth = read_target(bench.target)
+    at = truth.obs.index.get_indexer([name.split("/", 1)[1] for name in predictions.obs_names])
+    np.testing.assert_array_equal(predictions.layers["truth"], truth.values[at])  # the test's labels stay
+    # Predictions of a fold share their training labels, so folds (patients) are the independent units.
+    per_patient = section_mean_cc(predictions).reshape(6, 12).mean(axis=1)
+    if null:
+        assert abs(per_patient.mean()) < 2 * per_patient.std(ddof=1) / np.sqrt(6)
+    else:
+        assert per_patient.mean() > 0.8
+
+
+def test_shuffle_permutes_within_sections_of_the_training_side(world, bench):
+    from histoloom.models.data import build_training
+
+    target, (table, _) = read_target(bench.target), read_folds(bench.folds)
+    data = build_training(target, table, None, experiment(shuffle_labels="within_section"))
+    section = (target.obs["cohort"] + target.obs["sample"]).to_numpy()
+    for fold in data.folds:
+        np.testing.assert_array_equal(section[fold.label_rows], section)
+        np.testing.assert_array_equal(np.sort(fold.label_rows), np.arange(len(section)))
+        np.testing.assert_array_equal(fold.label_rows[fold.test], fold.test)
+        assert (fold.label_rows[fold.train] != fold.train).mean() > 0.9
+
+
+def test_one_training_patient(tmp_path):
+    world = World(tmp_path, patients={"A": ["A1"], "B": ["B1"]})
+    for selection in ("fixed", "val_patient", "inner_cv"):
+        bench = lay(world, tmp_path / selection, selection=selection)
+        for model in (model_spec("mlp", **SMALL), model_spec("ridge")):
+            predictions, path = run(bench, model)
+            assert len(predictions) == 122
+            choice = read_metadata(path)["choices"]["patient-A"]
+            assert choice["how"] == (
+                "fixed" if selection == "fixed" else "fixed: no validation with one training patient"
+            )
+            assert choice.get("epochs", [3, 3, 3]) == [3, 3, 3]
+            assert choice.get("alpha", 100.0) == 100.0
+
+
+def test_ridge_chooses_alpha_on_training_patients_by_an_independent_search(tmp_path):
+    from scipy.stats import pearsonr
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    world = World(tmp_path, noise=2.0, dim=30)
+    bench = lay(world, tmp_path / "e", selection="val_patient")
+    alphas = [0.1, 10.0, 1000.0, 1e5]
+    _, path = run(bench, model_spec("ridge", alphas=alphas))
+    choices = read_metadata(path)["choices"]
+    target, (table, meta) = read_target(bench.target), read_folds(bench.folds)
+    x = np.stack(
+        [
+            world.features[s][world.ids().index(o)]
+            for s, o in zip(target.obs["sample"], target.obs["obs_id"], strict=True)
+        ]
+    )
+    for fold, val in meta["validation"].items():
+        if fold == "all":
+            continue
+        rows = table[table["fold"] == fold]
+        train = target.obs["sample"].isin(rows.loc[rows["role"] == "train", "sample"]).to_numpy()
+        assert not set(target.obs.loc[train, "patient"]) & {val, fold.removeprefix("patient-")}
+        scale = StandardScaler().fit(x[train])
+        scores = []
+        for alpha in alphas:
+            fitted = Ridge(alpha=alpha).fit(scale.transform(x[train]), target.values[train])
+            cc = []
+            for sample in world.patients[val]:
+                at = (target.obs["sample"] == sample).to_numpy()
+                p = fitted.predict(scale.transform(x[at]))
+                cc.append(np.mean([pearsonr(p[:, i], target.values[at, i])[0] for i in range(4)]))
+            scores.append(np.mean(cc))
+        assert choices[fold]["alpha"] == alphas[int(np.argmax(scores))], (fold, scores)
+        assert choices[fold]["how"] == f"val_patient {val}"
+    assert choices["all"]["how"] == "median of the folds' choices"
+
+
+def test_test_as_published_is_stamped(bench, world, tmp_path):
+    bench = lay(world, tmp_path / "tap", selection="test_as_published")
+    predictions, _ = run(bench, model_spec("ridge"))
+    assert json.loads(predictions.uns["histoloom"])["protocol"]["tuned_on_test"] is True
+    predictions, _ = run(bench, model_spec("train_mean"))
+    assert json.loads(predictions.uns["histoloom"])["protocol"]["tuned_on_test"] is False
+
+
+def test_transfer_with_shared_patients_is_stamped(tmp_path):
+    one = World(tmp_path / "w", patients={"A": ["A1"], "B": ["B1"]})
+    two = World(tmp_path / "w", patients={"A": ["X1"], "Z": ["Z1"]}, cohort="other", seed=3)
+    spec = {"split": "transfer", "train_cohorts": ["demo"], "test_cohorts": ["other"]}
+    results = {}
+    for on_overlap in ("drop", "allow"):
+        entry = experiment(**spec, on_overlap=on_overlap)
+        folder = tmp_path / on_overlap
+        folder.mkdir()
+        bench = SimpleNamespace(folder=folder, spec=entry, target=folder / "t.h5ad", folds=folder / "f.parquet")
+        build_target(
+            spec=entry, samples=one.samples + two.samples, tiles=one.tiles + two.tiles,
+            labels=[one.write_labels(), two.write_labels()], truth=[], out=bench.target,
+        )  # fmt: skip
+        make_folds(spec=entry, target=bench.target, seed=0, out=bench.folds)
+        bench.embeddings = {"enc": [*one.write_embeddings(), *two.write_embeddings()]}
+        predictions, _ = run(bench, model_spec("ridge"))
+        assert set(predictions.obs["cohort"]) == {"other"}
+        assert set(predictions.obs["sample"]) == {"X1", "Z1"}
+        protocol = json.loads(predictions.uns["histoloom"])["protocol"]
+        assert (protocol["on_overlap"], protocol["overlap_patients"]) == (on_overlap, ["A"])
+        results[on_overlap] = predictions.X
+    assert not np.allclose(results["drop"], results["allow"])
+
+
+def test_a_constant_column_and_a_constant_feature_do_no_harm(tmp_path):
+    world = World(tmp_path)
+    for name in world.labels:
+        world.labels[name][:, 2] = 4.0
+        world.features[name][:, 3] = 0.1
+    bench = lay(world, tmp_path / "e")
+    for model in (model_spec("mlp", **SMALL), model_spec("ridge")):
+        predictions, _ = run(bench, model)
+        np.testing.assert_allclose(predictions.X[:, 2], 4.0, atol=1.5)
+        assert json.loads(predictions.uns["histoloom"])["constant_types"] == ["epithelial"]
+
+
+# bad input ---------------------------------------------------------------------------------------------------------
