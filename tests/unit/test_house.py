@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -24,7 +25,6 @@ BASE = [
     "registry",
     "torch_compat",
     "slides",
-    "slides_ome",
     "genes",
     "resources",
 ]
@@ -62,6 +62,44 @@ def test_library_imports_only_from_its_left(stage: str, path: Path) -> None:
     assert stage in order, f"{stage} has no place in the flow: add it to BASE or FLOW"
     for other in imported_stages(path) - {stage}:
         assert order.get(other, 99) < order[stage] or (stage in BASE and other in BASE), f"{path} imports {other}"
+
+
+def module_names() -> dict[str, Path]:
+    found = {}
+    for _, path in modules():
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(("histoloom", *(parts[:-1] if parts[-1] == "__init__" else parts)))] = path
+    return found
+
+
+def imported_modules(path: Path, known: dict[str, Path]) -> set[str]:
+    """Modules of the package that a file imports, inside functions and for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in known else node.module for name in names}
+    return found & set(known)
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    known = module_names()
+    graph = {name: imported_modules(path, known) - {name} for name, path in known.items()}
+    assert sum(map(len, graph.values())) > 300
+    assert circle_in(graph) == []
+    # A file that imports back, inside a function as circles like to hide.
+    late = {**graph, "histoloom.samples.hest_values": {"histoloom.samples.hest"}}
+    assert set(circle_in(late)) >= {"histoloom.samples.hest_values", "histoloom.samples.hest"}
 
 
 def test_library_never_mentions_snakemake() -> None:

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from histoloom.errors import InputError
-from histoloom.slides_ome import OmeSlide, is_ome
+from histoloom.slides.ome import OmeSlide, is_ome
 from raw_layouts import write_ome
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (700, 1100, 3), dtype=np.uint8)

@@ -15,7 +15,8 @@ from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.slides import SlidesReader
-from histoloom.slides import PlainSlide, WholeSlide, open_slide
+from histoloom.slides import open_slide
+from histoloom.slides.files import PlainSlide, WholeSlide
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 255, (700, 1100, 3), dtype=np.uint8)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.samples.hest_values import number, plain_id
 from histoloom.samples.reader import Reader, assemble, join, need, with_gene_table
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ MEASURES: Mapping[str, tuple[float, float]] = {
     "Visium HD": (128.0, 128.0),
 }
 POOLED = frozenset({"Xenium", "Visium HD"})
-_PADDED = re.compile(r"[0-9]+x[0-9]+")
 _FACTS = (
     "dataset_title",
     "st_technology",
@@ -98,13 +97,6 @@ class HestReader(Reader):
         return section
 
 
-def plain_id(name: str) -> str:
-    """Return an id without the zeros that pad its numbers: ``010x013`` -> ``10x13``; barcodes stay."""
-    if not _PADDED.fullmatch(name):
-        return name
-    return "x".join(str(int(number)) for number in name.split("x"))
-
-
 def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
     """Read a sample's metadata json and check that it belongs to the sheet row.
 
@@ -133,15 +125,6 @@ def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
     if row.get("technology") and row["technology"] != technology:
         raise InputError(path, f"says {technology}, the sheet {row['technology']}.", "mend 'technology' in the sheet.")
     return {**facts, "st_technology": technology}
-
-
-def number(value: Any) -> float | None:
-    """Return a positive finite number of a metadata json, None for anything else (NaN, "", null)."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        return None
-    return found if math.isfinite(found) and found > 0 else None
 
 
 def _found(facts: Mapping[str, Any], technology: str) -> dict[str, Any]:

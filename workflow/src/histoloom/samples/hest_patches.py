@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.samples.hest_values import plain_id
 from histoloom.slides import Slide, UInt8
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,6 @@ def read_patches(path: Path) -> Patches:
     """
     import h5py
 
-    from histoloom.samples.hest import plain_id
     from histoloom.samples.tables import check_unique
 
     if not path.is_file():

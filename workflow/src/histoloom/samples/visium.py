@@ -96,7 +96,7 @@ def read_scales(folder: Path) -> dict[str, Any]:
     """
     from PIL import Image
 
-    from histoloom.samples.hest import number
+    from histoloom.samples.hest_values import number
     from histoloom.samples.tables import read_bytes
 
     path = folder / "scalefactors_json.json"

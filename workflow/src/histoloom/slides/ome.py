@@ -14,13 +14,12 @@ from xml.etree import ElementTree
 import numpy as np
 
 from histoloom.errors import InputError
-from histoloom.slides import PLAUSIBLE_MPP, Slide, UInt8
+from histoloom.slides.base import DAMAGED, Slide, UInt8, plausible
 
 logger = logging.getLogger(__name__)
 
 _UM = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _BAND = 2048
-_REMEDY = "put the whole file there again, or give the section a reason in the sheet's 'exclude' column."
 
 
 def is_ome(path: Path) -> bool:
@@ -51,7 +50,7 @@ class OmeSlide(Slide):
             stores = [self._file.aszarr(series=0, level=level) for level in range(len(series.levels))]
             self._levels: list[Any] = [zarr.open_array(store, mode="r") for store in stores]
         except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError) as error:
-            raise InputError(path, f"not a readable OME-TIFF ({error}).", _REMEDY) from error
+            raise InputError(path, f"not a readable OME-TIFF ({error}).", DAMAGED) from error
         self._axes = axes
         shape = dict(zip(axes, self._levels[0].shape, strict=True))
         colours = shape.get("S", shape.get("C", 1))
@@ -76,7 +75,7 @@ class OmeSlide(Slide):
         try:
             pixels = np.asarray(array[tuple(where.get(axis, 0) for axis in axes)])
         except (ValueError, OSError, RuntimeError) as error:
-            raise InputError(self.path, f"its pixels cannot be read ({error}).", _REMEDY) from error
+            raise InputError(self.path, f"its pixels cannot be read ({error}).", DAMAGED) from error
         left = [axis for axis in axes if axis in "YXSC"]
         order = [left.index("Y"), left.index("X"), left.index("S" if "S" in left else "C")]
         return np.ascontiguousarray(pixels.transpose(order)[..., :3])
@@ -126,5 +125,4 @@ def _physical_size(xml: str | None) -> float | None:
             sizes.append(float(pixels.get(f"PhysicalSize{axis}", "nan")) * (unit or float("nan")))
         except ValueError:
             return None
-    mean = float(np.mean(sizes))
-    return mean if PLAUSIBLE_MPP[0] <= mean <= PLAUSIBLE_MPP[1] else None
+    return plausible(sizes)

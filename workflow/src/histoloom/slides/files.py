@@ -1,112 +1,25 @@
-"""One reader for every slide image: OpenSlide for whole slides, one decode in memory for plain pictures.
-
-A base module and not a stage: `histoloom.samples` wants a slide's size and thumbnail, `histoloom.tiles` its
-pixels. The frame is always the stored one: x = column, y = row, origin at the top left of level 0; an EXIF
-rotation is not applied, since published spot coordinates refer to the pixels as stored.
-"""
+"""Slides in files that OpenSlide or Pillow read: whole slides level by level, plain pictures in one decode."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from histoloom.errors import InputError
+from histoloom.slides.base import DAMAGED, Slide, UInt8, plausible
 
 logger = logging.getLogger(__name__)
-
-UInt8 = npt.NDArray[np.uint8]
-
-PLAUSIBLE_MPP = (0.02, 20.0)
-"""um/px that a slide may have. The 72 or 300 dpi that editors write (353, 85 um/px) lie outside."""
 
 _CM_IN_UM, _INCH_IN_UM = 1e4, 25400.0
 _MAX_PIXELS = 2**32
 _BAND = 512
 _EXIF_ORIENTATION = 0x0112
-_REMEDY = "put the whole file there again, or give the section a reason in the sheet's 'exclude' column."
-
-
-class Slide(ABC):
-    """An open slide.
-
-    Attributes
-    ----------
-    path
-        The file.
-    width, height
-        Size of level 0, px.
-    mpp
-        um/px of level 0 as the file states it, None where it states none that a microscope could have.
-    """
-
-    path: Path
-    width: int
-    height: int
-    mpp: float | None
-
-    @abstractmethod
-    def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
-        """Return the pixels of a rectangle that lies inside."""
-
-    @abstractmethod
-    def thumbnail(self, max_px: int) -> UInt8:
-        """Return the whole slide, reduced so that its longer side has at most `max_px` px; never enlarged.
-
-        Returns
-        -------
-        ndarray
-            uint8, (h, w, 3), RGB; transparent parts are white.
-        """
-
-    def read(self, x: int, y: int, w: int, h: int) -> UInt8:
-        """Return a rectangle of level 0.
-
-        Parameters
-        ----------
-        x, y
-            Top left corner, level-0 px.
-        w, h
-            Size, px.
-
-        Returns
-        -------
-        ndarray
-            uint8, (h, w, 3), RGB. May be a view of memory that the slide owns: do not write into it.
-
-        Raises
-        ------
-        ValueError
-            If the rectangle is empty or leaves the slide: padding would be tissue that was never there.
-        InputError
-            If the file's pixels cannot be decoded.
-        """
-        x, y, w, h = int(x), int(y), int(w), int(h)
-        if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > self.width or y + h > self.height:
-            raise ValueError(
-                f"{self.path}: the rectangle x={x}, y={y}, {w} x {h} px is not inside the slide of "
-                f"{self.width} x {self.height} px"
-            )
-        return self._read(x, y, w, h)
-
-    def close(self) -> None:  # noqa: B027 - nothing to free is a fair answer
-        """Free what the slide holds."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class PlainSlide(Slide):
@@ -161,7 +74,7 @@ class WholeSlide(Slide):
         try:
             self._slide = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
-            raise InputError(path, f"OpenSlide cannot open it ({error}).", _REMEDY) from error
+            raise InputError(path, f"OpenSlide cannot open it ({error}).", DAMAGED) from error
         self.width, self.height = self._slide.dimensions
         self.level_downsamples, self.level_dimensions = self._slide.level_downsamples, self._slide.level_dimensions
         self.mpp = _openslide_mpp(self._slide.properties)
@@ -177,7 +90,7 @@ class WholeSlide(Slide):
         try:
             return _rgb(self._slide.read_region((round(x * scale), round(y * scale)), level, (w, h)))
         except openslide.OpenSlideError as error:
-            raise InputError(self.path, f"its pixels cannot be read ({error}).", _REMEDY) from error
+            raise InputError(self.path, f"its pixels cannot be read ({error}).", DAMAGED) from error
 
     def thumbnail(self, max_px: int) -> UInt8:
         """Return the reduced slide, (h, w, 3), from the level that suits best."""
@@ -197,60 +110,13 @@ class WholeSlide(Slide):
             try:
                 band = self._slide.read_region(origin, level, size)
             except openslide.OpenSlideError as error:
-                raise InputError(self.path, f"its pixels cannot be read ({error}).", _REMEDY) from error
+                raise InputError(self.path, f"its pixels cannot be read ({error}).", DAMAGED) from error
             bands.append(np.asarray(Image.fromarray(_rgb(band)).reduce(reduce)))
         return _shrunk(Image.fromarray(np.concatenate(bands)), (self.width, self.height), max_px)
 
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
-
-
-class BlankSlide(Slide):
-    """The glass under sections that are read without their slide."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.path, self.width, self.height, self.mpp = Path("no slide"), width, height, None
-
-    @classmethod
-    def around(cls, places: np.ndarray) -> BlankSlide:
-        """Return glass that holds all places ((n, 2), level-0 px) with a margin as wide as above and left of them."""
-        width, height = np.ceil(np.max(places, axis=0) + np.maximum(np.min(places, axis=0), 1))
-        return cls(int(width), int(height))
-
-    def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
-        return np.full((h, w, 3), 255, np.uint8)
-
-    def thumbnail(self, max_px: int) -> UInt8:
-        """Return white glass of the slide's shape."""
-        share = min(1.0, max_px / max(self.width, self.height))
-        return np.full((max(1, round(self.height * share)), max(1, round(self.width * share)), 3), 255, np.uint8)
-
-
-def open_slide(path: str | Path) -> Slide:
-    """Open a slide; use it as a context manager.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, empty, or no image that OpenSlide or Pillow can open.
-    """
-    import openslide
-
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            path,
-            "the slide image is missing.",
-            "put it there, or give the section a reason in the sheet's 'exclude' column.",
-        )
-    if path.stat().st_size == 0:
-        raise InputError(path, "the slide image has zero bytes.", _REMEDY)
-    from histoloom.slides_ome import OmeSlide, is_ome
-
-    if is_ome(path):
-        return OmeSlide(path)
-    return WholeSlide(path) if openslide.OpenSlide.detect_format(path) else PlainSlide(path)
 
 
 @contextmanager
@@ -268,13 +134,13 @@ def _picture(path: Path) -> Iterator[Any]:
             with Image.open(path) as image:
                 yield image
         except UnidentifiedImageError as error:
-            raise InputError(path, "neither OpenSlide nor Pillow knows this image format.", _REMEDY) from error
+            raise InputError(path, "neither OpenSlide nor Pillow knows this image format.", DAMAGED) from error
         except Image.DecompressionBombError as error:
             raise InputError(
                 path, f"too many pixels to decode at once ({error}).", "save it as a tiled TIFF."
             ) from error
         except (OSError, SyntaxError, EOFError) as error:
-            raise InputError(path, f"the image is damaged or cut short ({error}).", _REMEDY) from error
+            raise InputError(path, f"the image is damaged or cut short ({error}).", DAMAGED) from error
 
 
 def _rgb(image: Any) -> UInt8:
@@ -301,26 +167,20 @@ def _shrunk(image: Any, size: tuple[int, int], max_px: int) -> UInt8:
     return np.asarray(rgb if rgb.size == target else rgb.resize(target, Image.Resampling.BOX))
 
 
-def _plausible(values: list[float]) -> float | None:
-    """Return the mean of the um/px of both axes when a microscope could have them."""
-    mean = float(np.mean(values)) if values else float("nan")
-    return mean if PLAUSIBLE_MPP[0] <= mean <= PLAUSIBLE_MPP[1] else None
-
-
 def _openslide_mpp(properties: Any) -> float | None:
     """Read um/px from OpenSlide's own properties, else from the TIFF resolution tags."""
     values = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
     if any(values):
-        return _plausible([value for value in values if value])
+        return plausible([value for value in values if value])
     unit = {"centimeter": _CM_IN_UM, "inch": _INCH_IN_UM}.get(str(properties.get("tiff.ResolutionUnit")), 0.0)
     resolutions = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
-    return _plausible([unit / value for value in resolutions if value]) if unit else None
+    return plausible([unit / value for value in resolutions if value]) if unit else None
 
 
 def _picture_mpp(image: Any) -> float | None:
     """Read um/px from Pillow's dots per inch."""
     dpi = image.info.get("dpi") or ()
-    return _plausible([_INCH_IN_UM / float(value) for value in dpi if float(value) > 0])
+    return plausible([_INCH_IN_UM / float(value) for value in dpi if float(value) > 0])
 
 
 def _number(text: Any) -> float:

@@ -1,0 +1,124 @@
+"""What an open slide is, whatever its format.
+
+The frame is always the stored one: x = column, y = row, origin at the top left of level 0; an EXIF rotation is not
+applied, since published spot coordinates refer to the pixels as stored.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+UInt8 = npt.NDArray[np.uint8]
+
+PLAUSIBLE_MPP = (0.02, 20.0)
+"""um/px that a slide may have. The 72 or 300 dpi that editors write (353, 85 um/px) lie outside."""
+
+DAMAGED = "put the whole file there again, or give the section a reason in the sheet's 'exclude' column."
+"""Remedy for a slide that cannot be read."""
+
+
+class Slide(ABC):
+    """An open slide.
+
+    Attributes
+    ----------
+    path
+        The file.
+    width, height
+        Size of level 0, px.
+    mpp
+        um/px of level 0 as the file states it, None where it states none that a microscope could have.
+    """
+
+    path: Path
+    width: int
+    height: int
+    mpp: float | None
+
+    @abstractmethod
+    def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        """Return the pixels of a rectangle that lies inside."""
+
+    @abstractmethod
+    def thumbnail(self, max_px: int) -> UInt8:
+        """Return the whole slide, reduced so that its longer side has at most `max_px` px; never enlarged.
+
+        Returns
+        -------
+        ndarray
+            uint8, (h, w, 3), RGB; transparent parts are white.
+        """
+
+    def read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        """Return a rectangle of level 0.
+
+        Parameters
+        ----------
+        x, y
+            Top left corner, level-0 px.
+        w, h
+            Size, px.
+
+        Returns
+        -------
+        ndarray
+            uint8, (h, w, 3), RGB. May be a view of memory that the slide owns: do not write into it.
+
+        Raises
+        ------
+        ValueError
+            If the rectangle is empty or leaves the slide: padding would be tissue that was never there.
+        InputError
+            If the file's pixels cannot be decoded.
+        """
+        x, y, w, h = int(x), int(y), int(w), int(h)
+        if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > self.width or y + h > self.height:
+            raise ValueError(
+                f"{self.path}: the rectangle x={x}, y={y}, {w} x {h} px is not inside the slide of "
+                f"{self.width} x {self.height} px"
+            )
+        return self._read(x, y, w, h)
+
+    def close(self) -> None:  # noqa: B027 - nothing to free is a fair answer
+        """Free what the slide holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class BlankSlide(Slide):
+    """The glass under sections that are read without their slide."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.path, self.width, self.height, self.mpp = Path("no slide"), width, height, None
+
+    @classmethod
+    def around(cls, places: np.ndarray) -> BlankSlide:
+        """Return glass that holds all places ((n, 2), level-0 px) with a margin as wide as above and left of them."""
+        width, height = np.ceil(np.max(places, axis=0) + np.maximum(np.min(places, axis=0), 1))
+        return cls(int(width), int(height))
+
+    def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        return np.full((h, w, 3), 255, np.uint8)
+
+    def thumbnail(self, max_px: int) -> UInt8:
+        """Return white glass of the slide's shape."""
+        share = min(1.0, max_px / max(self.width, self.height))
+        return np.full((max(1, round(self.height * share)), max(1, round(self.width * share)), 3), 255, np.uint8)
+
+
+def plausible(values: list[float]) -> float | None:
+    """Return the mean of the um/px of both axes when a microscope could have them."""
+    mean = float(np.mean(values)) if values else float("nan")
+    return mean if PLAUSIBLE_MPP[0] <= mean <= PLAUSIBLE_MPP[1] else None
