@@ -9,7 +9,7 @@ def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
         from histoloom.exports.qupath import write_qupath
 
-        write_qupath(sample=Path(snakemake.input.sample), out=out["geojson"])
+        write_qupath(**{role: Path(path) for role, path in snakemake.input.items()}, out=out["geojson"])
 
 
 if "snakemake" in globals():

@@ -9,7 +9,7 @@ def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
         from histoloom.exports.spatialdata import write_spatialdata
 
-        write_spatialdata(sample=Path(snakemake.input.sample), out=out["zarr"])
+        write_spatialdata(**{role: Path(path) for role, path in snakemake.input.items()}, out=out["zarr"])
 
 
 if "snakemake" in globals():

@@ -166,7 +166,7 @@ def test_the_micro_bundle(real_data: Path, tmp_path: Path) -> None:
     row["cells"] = "cells.csv.gz"
     files = {role: Path(path) for role, path in XeniumReader.files(row, {}, root).items()}
     assert XeniumReader.read(files, row, {}).n_obs == 6
-    for kind, path in XeniumReader.polygons(row, root).items():
+    for kind, path in XeniumReader.polygons(row, {}, root).items():
         out = tmp_path / f"{kind}.parquet"
         write_polygons(boundaries=Path(path), out=out, cohort="c", sample="micro", alignment=None, pixel_size_um=0.2125)
         assert {name for name, _ in read_polygons(out)} <= set("123456")

@@ -34,7 +34,7 @@ def make(reader: Any, source: str, raw: Any, root: Path) -> Path:
 
 def outlines(bundle: XeniumBundle, root: Path) -> dict[str, Path]:
     found = {}
-    for kind, path in XeniumReader.polygons(bundle.row, root).items():
+    for kind, path in XeniumReader.polygons(bundle.row, {}, root).items():
         found[kind] = root / f"{kind}.parquet"
         write_polygons(
             boundaries=Path(path),
@@ -131,6 +131,23 @@ def test_qupath_cells_with_nuclei_and_genes(xenium: Any) -> None:
         np.testing.assert_allclose(ring[:-1].mean(0), bundle.he[11], atol=0.1)
     with pytest.raises(InputError, match="has no gene NOPE"):
         write_qupath(sample=sample, out=out, genes=["NOPE"])
+
+
+def test_outlines_of_other_cells_are_refused_and_missing_ones_become_discs(
+    xenium: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle, _, sample, found = xenium
+    table = pq.read_table(found["cells"])
+    fewer, none = tmp_path / "fewer.parquet", tmp_path / "none.parquet"
+    pq.write_table(table.slice(0, 200), fewer)
+    other = table.set_column(0, "cell_id", [[f"other-{i}" for i in range(table.num_rows)]])
+    pq.write_table(other.replace_schema_metadata(table.schema.metadata), none)
+    write_qupath(sample=sample, out=tmp_path / "c.geojson", cells=fewer)
+    assert "25 of 225 cells have no outline" in caplog.text
+    features = json.loads((tmp_path / "c.geojson").read_text())["features"]
+    assert [len(f["geometry"]["coordinates"][0]) for f in features] == [9] * 200 + [25] * 25
+    with pytest.raises(InputError, match="none of the section's 225 cells has an outline"):
+        write_qupath(sample=sample, out=tmp_path / "d.geojson", cells=none)
 
 
 def test_qupath_spots_are_circles_and_pseudo_spots_squares(tmp_path: Path) -> None:

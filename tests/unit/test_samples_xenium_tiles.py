@@ -3,74 +3,125 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+import pytest
+from PIL import Image
 
+from histoloom.errors import InputError
 from histoloom.samples import read_section
-from histoloom.samples.polygons import read_polygons, write_polygons
+from histoloom.samples.polygons import place_outlines, read_polygons
 from histoloom.samples.xenium import XeniumReader
 from histoloom.slides import open_slide
 from histoloom.tiles import cut_tiles, read_tiles
-from raw_layouts import NUCLEUS, PIXEL_UM, XeniumBundle
+from histoloom.tiles.outlines import densest_window, draw_outlines, share_inside
+from raw_layouts import NUCLEUS, XeniumBundle
 
 SIZE_PX = 32
 
 
-def test_tiles_lie_on_the_nuclei(tmp_path: Path) -> None:
-    bundle = XeniumBundle()
-    root = bundle.write(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[XeniumBundle, dict[str, Path]]:
+    """A bundle, its sample, tiles and outlines."""
+    bundle, root = XeniumBundle(), tmp_path_factory.mktemp("xenium")
+    bundle.write(root)
     files = {role: Path(path) for role, path in XeniumReader.files(bundle.row, {}, root).items()}
-    sample, tiles = tmp_path / "x.h5ad", tmp_path / "x.parquet"
+    found = {"sample": root / "x.h5ad", "tiles": root / "x.parquet", "slide": files["image"]}
     read_section(
-        source="xenium", cohort="x", row=bundle.row, spec={}, files=files, out=sample, picture=tmp_path / "x.png"
+        source="xenium", cohort="x", row=bundle.row, spec={}, files=files, out=found["sample"], picture=root / "x.png"
     )
     spec = {"size_px": SIZE_PX, "um_per_px": "native", "border": "drop", "background": {"method": "none"}}
-    cut_tiles(sample=sample, slide=files["image"], spec=spec, out=tiles, picture=tmp_path / "tiles.png")
-    frame = pd.read_parquet(tiles)
+    cut_tiles(sample=found["sample"], slide=found["slide"], spec=spec, out=found["tiles"], picture=root / "t.png")
+    for kind, path in XeniumReader.polygons(bundle.row, {}, root).items():
+        found[kind] = root / f"{kind}.parquet"
+        place_outlines(
+            boundaries=Path(path),
+            experiment=files["experiment"],
+            alignment=files["alignment"],
+            out=found[kind],
+            cohort="x",
+            sample="X1",
+        )
+    return bundle, found
+
+
+def test_tiles_lie_on_the_nuclei(made: Any) -> None:
+    _, found = made
+    frame = pd.read_parquet(found["tiles"])
     assert frame["kept"].all()
-    centres = frame[["x", "y"]].to_numpy()
-    with open_slide(files["image"]) as slide:
-        pixels = list(read_tiles(slide, centres, SIZE_PX, SIZE_PX))
+    with open_slide(found["slide"]) as slide:
+        pixels = list(read_tiles(slide, frame[["x", "y"]].to_numpy(), SIZE_PX, SIZE_PX))
     middle = SIZE_PX // 2
     for tile in pixels:
         dark = (tile == NUCLEUS).all(axis=2)
         assert dark[middle - 4 : middle + 4, middle - 4 : middle + 4].all()
         # a nucleus has a radius of 8 px: the tile's edge is tissue again
         assert dark.sum() < 0.5 * dark.size
-    picture = overlay(bundle, root, centres)
+
+
+def test_outlines_lie_on_the_nuclei(made: Any) -> None:
+    """Inside the outline of a nucleus nearly all pixels are dark; a ring around it is not."""
+    from skimage.draw import polygon
+
+    bundle, found = made
+    dark = (bundle.image == NUCLEUS).all(axis=2)
+    inside = np.zeros(dark.shape, bool)
+    for _, ring in read_polygons(found["nuclei"]):
+        inside[polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, dark.shape)] = True
+    assert dark[inside].mean() > 0.97
+    # an octagon of 7.3 px in a disc of 8 px
+    assert inside[dark].mean() > 0.7
+    moved = np.roll(inside, 17, axis=1)
+    assert dark[moved].mean() < 0.3
+
+
+def test_the_picture_says_where_the_centres_lie(made: Any, tmp_path: Path) -> None:
+    _, found = made
+    frame = pd.read_parquet(found["tiles"])
+    rings = dict(read_polygons(found["cells"]))
+    assert share_inside(frame, rings) == 1.0
+    assert share_inside(frame.assign(x=frame["x"] + 25), rings) == 0.0
+    half = frame.assign(x=frame["x"] + np.where(np.arange(len(frame)) % 2, 25, 0))
+    assert share_inside(half, rings) == pytest.approx(113 / 225)
+    assert np.isnan(share_inside(frame, {}))
+    one, two = tmp_path / "1.png", tmp_path / "2.png"
+    for out in (one, two):
+        draw_outlines(**found, out=out)
+    assert one.read_bytes() == two.read_bytes()
+    image = np.asarray(Image.open(one).convert("RGB")).reshape(-1, 3)
+    for colour in ((240, 228, 66), (213, 94, 0), (255, 255, 255)):
+        assert (np.abs(image.astype(int) - colour).max(axis=1) < 12).sum() > 300, colour
     folder = os.environ.get("HISTOLOOM_PICTURES")
     if folder:
-        picture.save(Path(folder) / "xenium_tiles_on_nuclei.png")
-        Image.open(tmp_path / "x.png").save(Path(folder) / "xenium_sample.png")
-        Image.open(tmp_path / "tiles.png").save(Path(folder) / "xenium_tiles.png")
+        shutil.copy(one, Path(folder) / "xenium_tiles_on_nuclei.png")
 
 
-def overlay(bundle: XeniumBundle, root: Path, centres: np.ndarray) -> Image.Image:
-    """Draw every third tile (white) and all outlines (cells yellow, nuclei red) on the slide."""
-    scale = 2
-    picture = Image.fromarray(bundle.image).resize((bundle.image.shape[1] * scale, bundle.image.shape[0] * scale))
-    draw = ImageDraw.Draw(picture)
-    for kind, colour in (("cells", (255, 210, 0)), ("nuclei", (255, 40, 40))):
-        out = root / f"{kind}.parquet"
-        write_polygons(
-            boundaries=Path(XeniumReader.polygons(bundle.row, root)[kind]),
-            out=out,
-            cohort="x",
-            sample="X1",
-            alignment=root / bundle.row["alignment"],
-            pixel_size_um=PIXEL_UM,
-        )
-        for _, ring in read_polygons(out):
-            draw.line([tuple(v * scale) for v in ring], fill=colour, width=2)
-    for x, y in centres[::3]:
-        box = [
-            (x - SIZE_PX / 2) * scale,
-            (y - SIZE_PX / 2) * scale,
-            (x + SIZE_PX / 2) * scale,
-            (y + SIZE_PX / 2) * scale,
-        ]
-        draw.rectangle(box, outline=(255, 255, 255), width=2)
-    return picture
+def test_outlines_of_another_bundle_are_refused(made: Any, tmp_path: Path) -> None:
+    _, found = made
+    other = XeniumBundle()
+    other.ids = other.cells["cell_id"] = np.array([f"other-{i}" for i in range(225)])
+    other.write(tmp_path)
+    place_outlines(
+        boundaries=tmp_path / "run_outs/cell_boundaries.parquet",
+        experiment=tmp_path / "run_outs/experiment.xenium",
+        alignment=tmp_path / other.row["alignment"],
+        out=tmp_path / "o.parquet",
+        cohort="x",
+        sample="X1",
+    )
+    with pytest.raises(InputError, match=r"none of the section's 225 cells has an outline.*one bundle"):
+        draw_outlines(**{**found, "cells": tmp_path / "o.parquet"}, out=tmp_path / "o.png")
+
+
+def test_the_window_is_where_cells_are_many_and_stays_on_the_slide(made: Any) -> None:
+    rng = np.random.default_rng(0)
+    with open_slide(made[1]["slide"]) as slide:
+        places = np.vstack([rng.uniform(0, 700, (40, 2)), rng.normal([880, 40], 8, (60, 2))])
+        window = densest_window(places, slide, 200.0)
+        assert (window.left, window.top, window.side) == (700.0, 0.0, 200.0)
+        assert window.holds(places)[40:].mean() > 0.9
+        assert densest_window(places, slide, 5000.0).side == 700.0

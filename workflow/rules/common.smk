@@ -25,6 +25,7 @@ wildcard_constraints:
     labels=NAME,
     model=NAME,
     number=r"\d+",
+    outline="cells|nuclei",
     paper=NAME,
     reference=NAME,
     sample=NAME,

@@ -4,6 +4,7 @@
 
 rule export_qupath:
     input:
+        unpack(get("outlines", "cohort", "sample")),
         sample="results/samples/{cohort}/{sample}.h5ad",
     output:
         geojson="results/exports/{cohort}/{sample}.geojson",
@@ -25,6 +26,7 @@ rule export_qupath:
 
 rule export_spatialdata:
     input:
+        unpack(get("outlines", "cohort", "sample")),
         sample="results/samples/{cohort}/{sample}.h5ad",
     output:
         zarr=directory("results/exports/{cohort}/{sample}.zarr"),

@@ -1,5 +1,6 @@
 # READS   a section's raw files (sources) and its row of the cohort sheet
-# WRITES  results/samples/{cohort}/{sample}.h5ad  the canonical section, and a picture for quality control
+# WRITES  results/samples/{cohort}/{sample}.h5ad  the canonical section, and a picture for quality control;
+#         results/samples/{cohort}/{sample}.{outline}.parquet  outlines of cells and nuclei on the slide
 
 
 rule read_section:
@@ -29,3 +30,24 @@ rule read_section:
         code=PLAN.code.get("samples"),
     script:
         "../../scripts/read_section.py"
+
+
+rule place_outlines:
+    input:
+        unpack(get("outline_files", "cohort", "sample", "outline")),
+    output:
+        outlines="results/samples/{cohort}/{sample}.{outline}.parquet",
+    log:
+        "logs/samples/place_outlines/{cohort}/{sample}.{outline}.log",
+    benchmark:
+        "benchmarks/samples/place_outlines/{cohort}/{sample}.{outline}.tsv"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("place_outlines"),
+        runtime=get_runtime("place_outlines"),
+    params:
+        code=PLAN.code.get("samples"),
+    script:
+        "../../scripts/place_outlines.py"

@@ -1,5 +1,6 @@
 # READS   results/samples/, the slide
-# WRITES  results/tiles/{tiles}/{cohort}/{sample}.parquet  which tiles are kept, and why the others are not
+# WRITES  results/tiles/{tiles}/{cohort}/{sample}.parquet  which tiles are kept, and why the others are not;
+#         results/figures/outlines/{tiles}/{cohort}/{sample}.png  tiles on the outlines of cells and nuclei
 
 
 rule cut_tiles:
@@ -24,3 +25,32 @@ rule cut_tiles:
         code=PLAN.code.get("tiles"),
     script:
         "../../scripts/cut_tiles.py"
+
+
+rule draw_outlines:
+    input:
+        unpack(get("outlines", "cohort", "sample", needed=True)),
+        sample="results/samples/{cohort}/{sample}.h5ad",
+        slide=get("slide", "cohort", "sample"),
+        tiles="results/tiles/{tiles}/{cohort}/{sample}.parquet",
+    output:
+        picture=report(
+            "results/figures/outlines/{tiles}/{cohort}/{sample}.png",
+            caption="../report/outlines.rst",
+            category="7. Sections",
+            labels={"cohort": "{cohort}", "section": "{sample}", "figure": "outlines"},
+        ),
+    log:
+        "logs/tiles/draw_outlines/{tiles}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/tiles/draw_outlines/{tiles}/{cohort}/{sample}.tsv"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("draw_outlines"),
+        runtime=get_runtime("draw_outlines"),
+    params:
+        code=PLAN.code.get("tiles"),
+    script:
+        "../../scripts/draw_outlines.py"

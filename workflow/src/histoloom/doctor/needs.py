@@ -74,6 +74,10 @@ def raw_paths(plan: Plan) -> list[str]:
         (c, s) for j in plan.judges() for c in plan.config.get("judges", j).get("cohorts", []) for s in plan.samples(c)
     ]
     found = [path for cohort, sample in dict.fromkeys(sections) for path in plan.sample_files(cohort, sample).values()]
+    for cohort, sample in dict.fromkeys(sections):
+        found += [
+            path for kind in plan.outlines(cohort, sample) for path in plan.outline_files(cohort, sample, kind).values()
+        ]
     references = []
     for labels, cohort in dict.fromkeys(wanted_labels(plan)):
         for group in plan.label_groups(labels, cohort):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
+from histoloom.samples.polygons import count_outlined, largest_outlines
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,7 +58,7 @@ def write_qupath(
     Raises
     ------
     InputError
-        If the file is no sample, or a gene is not in it.
+        If the file is no sample, a gene is not in it, or no cell has an outline.
     """
     import anndata
 
@@ -70,7 +71,9 @@ def write_qupath(
         raise InputError(sample, f"has no gene {', '.join(unknown)}.", "mend the names; they are those of var.")
     if in_tissue_only:
         section = section[section.obs["in_tissue"].to_numpy()]
-    rings, cores = _rings(cells), _rings(nuclei)
+    rings, cores = largest_outlines(cells), largest_outlines(nuclei)
+    if cells:
+        count_outlined(cells, section.obs_names, rings)
     written = 0
     with out.open("w", encoding="utf-8") as handle:
         handle.write('{"type":"FeatureCollection","features":[')
@@ -85,23 +88,6 @@ def _append(handle: IO[str], feature: Mapping[str, Any], *, first: bool) -> None
     """Write one feature on a line of its own."""
     handle.write("\n" if first else ",\n")
     handle.write(json.dumps(feature, separators=(",", ":"), allow_nan=False, ensure_ascii=False))
-
-
-def _rings(path: Path | None) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the largest outline of each cell."""
-    from histoloom.samples.polygons import read_polygons
-
-    found: dict[str, npt.NDArray[np.float64]] = {}
-    for name, ring in read_polygons(path) if path else ():
-        if name not in found or _area(ring) > _area(found[name]):
-            found[name] = ring
-    return found
-
-
-def _area(ring: npt.NDArray[np.float64]) -> float:
-    """Return the area of a closed ring (shoelace formula)."""
-    x, y = ring[:, 0], ring[:, 1]
-    return float(abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2)
 
 
 def outline(facts: Mapping[str, Any]) -> npt.NDArray[np.float64]:

@@ -14,13 +14,14 @@ import numpy as np
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
+from histoloom.samples.polygons import count_outlined
 
 logger = logging.getLogger(__name__)
 
 INSTALL = "install spatialdata beside histoloom (pip install spatialdata), or use the sample's h5ad and QuPath GeoJSON."
 
 
-def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None) -> None:
+def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None, nuclei: Path | None = None) -> None:
     """Write a SpatialData zarr store.
 
     Parameters
@@ -30,12 +31,15 @@ def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None) -> 
     out
         Folder to write; must not exist.
     cells
-        Outlines of cells (`histoloom.samples.polygons.write_polygons`), instead of circles.
+        Outlines of cells (`histoloom.samples.polygons.write_polygons`), instead of circles; cells without one are left
+        out.
+    nuclei
+        Outlines of nuclei: shapes of their own, indexed by cell.
 
     Raises
     ------
     InputError
-        If spatialdata is not installed, the file is no sample, or `out` exists.
+        If spatialdata is not installed, the file is no sample, `out` exists, or no cell has an outline.
     """
     try:
         import geopandas
@@ -53,9 +57,12 @@ def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None) -> 
         raise InputError(out, "exists already.", "remove it, or give another name.")
     section = anndata.read_h5ad(sample)
     name = facts["sample"]
-    shapes = _shapes(section, facts, cells, geopandas, ShapesModel, Identity())
-    if len(shapes) != section.n_obs:
+    if cells is None:
+        shapes = _circles(section, facts, ShapesModel, Identity())
+    else:
+        shapes = _outlines(section, cells, geopandas, ShapesModel, Identity())
         section = section[section.obs_names.isin(shapes.index)].copy()
+    more = {f"{name}_nuclei": _outlines(section, nuclei, geopandas, ShapesModel, Identity())} if nuclei else {}
     images = {}
     thumbnails = section.uns["spatial"][name]
     for level in ("hires", "lowres"):
@@ -71,20 +78,23 @@ def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None) -> 
     section.obs["obs_id"] = section.obs_names.astype(str)
     del section.uns["spatial"]
     table = TableModel.parse(section, region=unit, region_key="region_key", instance_key="obs_id")
-    store = spatialdata.SpatialData(images=images, shapes={unit: shapes}, tables={"table": table})
+    store = spatialdata.SpatialData(images=images, shapes={unit: shapes, **more}, tables={"table": table})
     store.write(out)
     logger.info("%s: %s", out, store)
 
 
-def _shapes(section: Any, facts: Any, cells: Path | None, geopandas: Any, model: Any, identity: Any) -> Any:
-    """Return circles around the centres, or the cells' outlines."""
-    if cells is None:
-        radius = facts["spot_diameter_um"] / facts["mpp"] / 2
-        places = np.asarray(section.obsm["spatial"])
-        return model.parse(
-            places, geometry=0, radius=radius, index=section.obs_names, transformations={"global": identity}
-        )
-    outlines = geopandas.read_parquet(cells)
-    outlines = outlines.drop_duplicates("cell_id").set_index("cell_id")
-    names = section.obs_names[section.obs_names.isin(outlines.index)]
-    return model.parse(outlines.loc[names, ["geometry"]], transformations={"global": identity})
+def _circles(section: Any, facts: Any, model: Any, identity: Any) -> Any:
+    """Return circles of the spots' size around the centres."""
+    radius = facts["spot_diameter_um"] / facts["mpp"] / 2
+    places = np.asarray(section.obsm["spatial"])
+    return model.parse(places, geometry=0, radius=radius, index=section.obs_names, transformations={"global": identity})
+
+
+def _outlines(section: Any, path: Path, geopandas: Any, model: Any, identity: Any) -> Any:
+    """Return outlines in the cells' order; of several nuclei of a cell the largest."""
+    found = geopandas.read_parquet(path)
+    found = found.iloc[np.argsort(-found.geometry.area.to_numpy(), kind="stable")].drop_duplicates("cell_id")
+    found = found.set_index("cell_id")
+    count_outlined(path, section.obs_names, found.index)
+    names = section.obs_names[section.obs_names.isin(found.index)]
+    return model.parse(found.loc[names, ["geometry"]], transformations={"global": identity})

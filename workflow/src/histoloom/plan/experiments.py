@@ -260,6 +260,9 @@ class Plan(SectionPlan):
             pictures = ("maps", "colocalization", "ranks", "errors")
             wanted += [f"results/figures/{name}/{m}/{f}.png" for m in models for f in pictures]
             wanted += [f"results/figures/samples/{c}/{s}.png" for c, s in self.experiment_samples(name)]
+            tiles = self.config.get("experiments", name)["tiles"]
+            outlined = [(c, s) for c, s in self.experiment_samples(name) if self.outlines(c, s)]
+            wanted += [f"results/figures/outlines/{tiles}/{c}/{s}.png" for c, s in outlined]
         for name in self.experiments("apply"):
             for model in self.config.get("experiments", name)["models"]:
                 for cohort, sample in self.experiment_samples(name):

@@ -15,7 +15,7 @@ from histoloom.identity import canonical_json, sha256_text
 
 Row = dict[str, str]
 # Keys of a cohort that choose sections or find files; they do not change what is read from one.
-_NOT_SCIENCE = frozenset({"sheet", "samples", "root", "gene_table"})
+_NOT_SCIENCE = frozenset({"sheet", "samples", "root", "gene_table", "outlines"})
 # Labels that need no fit come for a whole cohort in one job.
 _TABLE_METHODS = frozenset({"published", "truth"})
 _WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
@@ -118,6 +118,34 @@ class SectionPlan:
             self.row(cohort, sample), self.config.get("cohorts", cohort), self.root(cohort)
         )
         return {role: path for role, path in files.items() if role != "truth"}
+
+    def outlines(self, cohort: str, sample: str, needed: bool = False) -> dict[str, str]:
+        """Return the files of a section's outlines by what they outline; none where its source has none.
+
+        Raises
+        ------
+        InputError
+            If there are none and they are `needed`.
+        """
+        found = self._published_outlines(cohort, sample)
+        if needed and not found:
+            raise InputError(
+                f"{self.config.origin}: cohorts.{cohort}",
+                "has no outlines of cells.",
+                "only source xenium publishes outlines, and `outlines: false` leaves them out.",
+            )
+        return {kind: f"results/samples/{cohort}/{sample}.{kind}.parquet" for kind in found}
+
+    def outline_files(self, cohort: str, sample: str, outline: str) -> dict[str, str]:
+        """Return what a section's outlines are made from, by role."""
+        self.outlines(cohort, sample, needed=True)
+        found, files = self._published_outlines(cohort, sample), self.sample_files(cohort, sample)
+        return {"boundaries": found[outline], **{r: files[r] for r in ("experiment", "alignment") if r in files}}
+
+    def _published_outlines(self, cohort: str, sample: str) -> dict[str, str]:
+        entry, row = self.config.get("cohorts", cohort), self.row(cohort, sample)
+        found: dict[str, str] = self.reader(cohort).polygons(row, entry, self.root(cohort))
+        return found
 
     def slide(self, cohort: str, sample: str) -> str:
         """Return the path of a section's slide."""

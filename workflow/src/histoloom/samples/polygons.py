@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,40 @@ from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
 from histoloom.samples.alignment import read_alignment, to_slide
 from histoloom.samples.tenx_h5 import as_text
+from histoloom.samples.xenium import read_experiment
 
 logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
 _HEADER = 13
 _REMEDY = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
+
+
+def place_outlines(
+    *, boundaries: Path, experiment: Path, alignment: Path | None, out: Path, cohort: str, sample: str
+) -> None:
+    """Write the outlines of a bundle's boundary table, placed as its cells are.
+
+    Parameters
+    ----------
+    boundaries, alignment, out, cohort, sample
+        As `write_polygons` takes them.
+    experiment
+        ``experiment.xenium``, which states um per pixel of the morphology image.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used.
+    """
+    write_polygons(
+        boundaries=boundaries,
+        out=out,
+        cohort=cohort,
+        sample=sample,
+        alignment=alignment,
+        pixel_size_um=read_experiment(experiment)["pixel_size"],
+    )
 
 
 def write_polygons(
@@ -175,3 +203,49 @@ def read_polygons(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
     for batch in handle.iter_batches(batch_size=4096, columns=["cell_id", "geometry"]):
         for name, shape in zip(batch["cell_id"].to_pylist(), batch["geometry"].to_pylist(), strict=True):
             yield name, np.frombuffer(shape, "<f8", offset=_HEADER).reshape(-1, 2)
+
+
+def largest_outlines(path: Path | None) -> dict[str, npt.NDArray[np.float64]]:
+    """Return each cell's largest outline, a closed ring (k, 2); a cell may have several nuclei. None: no outlines."""
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    for name, ring in read_polygons(path) if path else ():
+        if name not in found or ring_area(ring) > ring_area(found[name]):
+            found[name] = ring
+    return found
+
+
+def ring_area(ring: npt.NDArray[np.float64]) -> float:
+    """Return the area of a closed ring (shoelace formula)."""
+    x, y = ring[:, 0], ring[:, 1]
+    return float(abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2)
+
+
+def count_outlined(path: Path, obs_ids: Collection[str], outlined: Collection[str]) -> int:
+    """Return how many cells of a section have an outline.
+
+    Parameters
+    ----------
+    path
+        The file of outlines, for messages.
+    obs_ids
+        The section's cells.
+    outlined
+        The cells that have an outline.
+
+    Raises
+    ------
+    InputError
+        If none has: the outlines are those of another bundle.
+    """
+    known = set(outlined)
+    n = sum(name in known for name in obs_ids)
+    if n == 0:
+        raise InputError(
+            path,
+            f"none of the section's {len(obs_ids)} cells has an outline: {', '.join(list(obs_ids)[:3])}, ... against "
+            f"{', '.join(list(outlined)[:3])}, ...",
+            "take boundaries and cells from one bundle, or set the cohort's `outlines: false`.",
+        )
+    if n < len(obs_ids):
+        logger.warning("%s: %d of %d cells have no outline", path, len(obs_ids) - n, len(obs_ids))
+    return n

@@ -62,6 +62,11 @@ class Reader(ABC):
         return {}
 
     @classmethod
+    def polygons(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return published tables of outlines by what they outline: cells, nuclei."""
+        return {}
+
+    @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
         """Return sheet columns that the source fixes, for cells that the sheet leaves empty."""
         return {}

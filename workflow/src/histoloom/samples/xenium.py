@@ -60,8 +60,10 @@ class XeniumReader(Reader):
         return with_gene_table(found, spec)
 
     @classmethod
-    def polygons(cls, row: Mapping[str, str], root: str | Path) -> dict[str, str]:
-        """Return the bundle's boundary tables: cells, nuclei."""
+    def polygons(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return the bundle's boundary tables: cells, nuclei; none where the cohort says ``outlines: false``."""
+        if not spec.get("outlines", True):
+            return {}
         bundle = need(row, "bundle")
         return {
             "cells": join(root, f"{bundle}/cell_boundaries.parquet"),
