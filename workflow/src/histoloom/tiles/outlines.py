@@ -52,7 +52,8 @@ class Window:
     def holds(self, places: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Tell which places (n, 2) lie inside."""
         low = np.array([self.left, self.top])
-        return ((places >= low) & (places < low + self.side)).all(axis=1)
+        within = np.asarray((places >= low) & (places < low + self.side))
+        return np.asarray(within[:, 0] & within[:, 1])
 
 
 def draw_outlines(*, sample: Path, slide: Path, tiles: Path, cells: Path, nuclei: Path, out: Path) -> None:
