@@ -21,6 +21,7 @@ def main(snakemake):
             samples=files["samples"],
             reference=next(iter(files["reference"]), None),
             tables=files["tables"],
+            nuclei=files["nuclei"],
             out=out["labels"],
             efficiency=out["efficiency"],
             scratch=Path("results/checkpoints/labels", *wildcards),

@@ -99,7 +99,7 @@ PROVEN = sorted(SMALL)
 def test_only_what_is_proven_here_says_so() -> None:
     proven = {name for name, card in CARDS.items() if card["proven"]}
     # scgpt is proven in test_embeddings_scgpt.py.
-    assert proven == {*PROVEN, "scgpt", "stain_texture", "random_vit_tiny"}
+    assert proven == {*PROVEN, "scgpt", "stain_texture", "nuclear_density", "colour_only", "random_vit_tiny"}
 
 
 @pytest.mark.parametrize("name", PROVEN)

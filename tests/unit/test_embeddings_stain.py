@@ -9,8 +9,10 @@ from skimage.color import rgb2hed
 from skimage.measure import label, regionprops
 
 from histoloom.embeddings.blocks import block_mean
-from histoloom.embeddings.nuclei import measure, nuclear_mask
-from histoloom.embeddings.stain_texture import PERCENTILES, StainTexture, deconvolve, quantiles, smooth
+from histoloom.embeddings.nuclei import measure
+from histoloom.embeddings.stain_texture import PERCENTILES, StainTexture, quantiles, smooth
+from histoloom.nuclei.find import nuclear_mask
+from histoloom.nuclei.stains import deconvolve
 
 
 @pytest.fixture(scope="module")

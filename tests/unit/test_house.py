@@ -29,7 +29,7 @@ BASE = [
     "resources",
 ]
 FLOW = [
-    "simulate", "sources", "samples", "exports", "tiles", "embeddings", "probe", "references", "labels", "targets", "folds", "models", "nuclei", "audit",
+    "simulate", "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "probe", "references", "labels", "targets", "folds", "models", "audit",
     "metrics", "report",
 ]  # fmt: skip
 # They know every stage by name; no stage may import them.

@@ -18,7 +18,7 @@ from histoloom.errors import InputError
 from histoloom.metrics.judges import score_labels
 from histoloom.metrics.rows import read_metrics
 from histoloom.nuclei import count_nuclei
-from histoloom.nuclei.count import find_nuclei
+from histoloom.nuclei.find import find_nuclei
 from simulation_fixtures import sheet_row, simulated_spec
 
 

@@ -11,7 +11,7 @@ rule audit_sections:
         figure=report(
             "results/figures/{experiment}/content.png",
             caption="../report/audit.rst",
-            category="1. Results",
+            category="6. Leaks",
             labels={"experiment": "{experiment}", "what": "content guard"},
         ),
     log:

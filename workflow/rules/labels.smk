@@ -1,4 +1,4 @@
-# READS   results/samples/, references and published tables (sources)
+# READS   results/samples/, results/nuclei/, references and published tables (sources)
 # WRITES  results/references/{reference}.h5ad, results/labels/{labels}/{cohort}.h5ad and its groups
 
 

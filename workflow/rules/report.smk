@@ -11,7 +11,7 @@ rule write_tables:
         summary_html=report(
             "results/tables/{experiment}/summary.html",
             caption="../report/summary.rst",
-            category="1. Results",
+            category="3. How good is it",
             labels={"experiment": "{experiment}", "what": "summary table"},
         ),
     log:
@@ -40,14 +40,22 @@ rule draw_experiment:
         ladder=report(
             "results/figures/{experiment}/ladder.png",
             caption="../report/ladder.rst",
-            category="1. Results",
-            labels={"experiment": "{experiment}", "what": "ladder of models"},
+            category="4. Against what",
+            labels={"experiment": "{experiment}", "what": "the ladder"},
+        ),
+        table_csv="results/tables/{experiment}/ladder.csv",
+        table_md="results/tables/{experiment}/ladder.md",
+        table_html=report(
+            "results/tables/{experiment}/ladder.html",
+            caption="../report/ladder.rst",
+            category="4. Against what",
+            labels={"experiment": "{experiment}", "what": "the ladder, table"},
         ),
         bars=report(
             "results/figures/{experiment}/bars.png",
             caption="../report/bars.rst",
-            category="1. Results",
-            labels={"experiment": "{experiment}", "what": "by patient"},
+            category="3. How good is it",
+            labels={"experiment": "{experiment}", "what": "CC and L1 by patient"},
         ),
     log:
         "logs/report/draw_experiment/{experiment}.log",
@@ -62,7 +70,7 @@ rule draw_experiment:
         mem_mb=get_memory("draw_experiment"),
         runtime=get_runtime("draw_experiment"),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="all"),
+        spec=get_spec("experiment_spec", "experiment", part="report"),
         code=PLAN.code.get("report"),
     script:
         "../../scripts/draw_experiment.py"
@@ -79,13 +87,13 @@ rule draw_model:
         maps=report(
             "results/figures/{experiment}/{model}/maps.png",
             caption="../report/maps.rst",
-            category="2. Maps",
+            category="5. Where does it fail",
             labels={"experiment": "{experiment}", "model": "{model}", "what": "maps"},
         ),
         ranks=report(
             "results/figures/{experiment}/{model}/ranks.png",
             caption="../report/ranks.rst",
-            category="2. Maps",
+            category="5. Where does it fail",
             labels={
                 "experiment": "{experiment}",
                 "model": "{model}",
@@ -95,7 +103,7 @@ rule draw_model:
         colocalization=report(
             "results/figures/{experiment}/{model}/colocalization.png",
             caption="../report/colocalization.rst",
-            category="2. Maps",
+            category="5. Where does it fail",
             labels={
                 "experiment": "{experiment}",
                 "model": "{model}",
@@ -127,8 +135,8 @@ rule draw_judge:
         figure=report(
             "results/figures/judges/{judge}.png",
             caption="../report/judge.rst",
-            category="3. Labels",
-            labels={"judge": "{judge}", "what": "check of labels"},
+            category=get("judge_chapter", "judge"),
+            labels={"experiment": get("judge_subject", "judge"), "what": "{judge}"},
         ),
     log:
         "logs/report/draw_judge/{judge}.log",
@@ -157,7 +165,7 @@ rule show_slide:
         figure=report(
             "results/figures/{experiment}/{model}/{cohort}/{sample}.png",
             caption="../report/slide.rst",
-            category="4. New slides",
+            category="9. New slides",
             labels={"slide": "{sample}", "model": "{model}"},
         ),
     log:
@@ -188,7 +196,7 @@ rule write_paper_table:
         html=report(
             "results/tables/{paper}/table{number}.html",
             caption="../report/paper_table.rst",
-            category="5. Beside the paper",
+            category="8. Beside the papers",
             labels={"paper": "{paper}", "what": "table {number}"},
         ),
     log:
@@ -213,8 +221,8 @@ rule list_exclusions:
         csv=report(
             "results/tables/exclusions.csv",
             caption="../report/exclusions.rst",
-            category="6. Left out",
-            labels={"what": "excluded sections"},
+            category="1. What was measured",
+            labels={"cohort": "all", "section": "excluded sections"},
         ),
     log:
         "logs/report/list_exclusions/list_exclusions.log",
@@ -240,8 +248,11 @@ rule draw_between:
         figure=report(
             "results/figures/{experiment}/between.png",
             caption="../report/between.rst",
-            category="1. Results",
-            labels={"experiment": "{experiment}", "what": "aggregations"},
+            category="4. Against what",
+            labels={
+                "experiment": "{experiment}",
+                "what": "between or within sections",
+            },
         ),
     log:
         "logs/report/draw_between/{experiment}.log",
@@ -269,12 +280,20 @@ rule draw_attainable:
         figure=report(
             "results/figures/{experiment}/attainable.png",
             caption="../report/attainable.rst",
-            category="1. Results",
-            labels={"experiment": "{experiment}", "what": "CC and ceiling"},
+            category="2. How good could it be",
+            labels={"experiment": "{experiment}", "what": "CC beside its ceiling"},
         ),
         csv="results/tables/{experiment}/attainable.csv",
         md="results/tables/{experiment}/attainable.md",
-        html="results/tables/{experiment}/attainable.html",
+        html=report(
+            "results/tables/{experiment}/attainable.html",
+            caption="../report/attainable.rst",
+            category="2. How good could it be",
+            labels={
+                "experiment": "{experiment}",
+                "what": "CC beside its ceiling, table",
+            },
+        ),
     log:
         "logs/report/draw_attainable/{experiment}.log",
     benchmark:
@@ -288,7 +307,7 @@ rule draw_attainable:
         mem_mb=get_memory("draw_attainable"),
         runtime=get_runtime("draw_attainable"),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="all"),
+        spec=get_spec("experiment_spec", "experiment", part="report"),
         code=PLAN.code.get("report"),
     script:
         "../../scripts/draw_attainable.py"
@@ -302,7 +321,7 @@ rule draw_errors:
         figure=report(
             "results/figures/{experiment}/{model}/errors.png",
             caption="../report/errors.rst",
-            category="2. Maps",
+            category="5. Where does it fail",
             labels={
                 "experiment": "{experiment}",
                 "model": "{model}",

@@ -11,8 +11,8 @@ rule read_section:
         picture=report(
             "results/figures/samples/{cohort}/{sample}.png",
             caption="../report/section.rst",
-            category="7. Sections",
-            labels={"cohort": "{cohort}", "section": "{sample}", "figure": "spots"},
+            category="1. What was measured",
+            labels={"cohort": "{cohort}", "section": "{sample}"},
         ),
     log:
         "logs/samples/read_section/{cohort}/{sample}.log",

@@ -34,6 +34,8 @@ LABELS: Mapping[str, str] = {
     "truth": "histoloom.labels.published:label_truth",
 }
 ENCODERS: Mapping[str, str] = {
+    "nuclear_density": "histoloom.embeddings.plain:NuclearDensity",
+    "colour_only": "histoloom.embeddings.plain:ColourOnly",
     "stain_texture": "histoloom.embeddings.stain_texture:StainTexture",
     "timm": "histoloom.embeddings.timm_encoder:TimmEncoder",
     "conch": "histoloom.embeddings.towers:ConchEncoder",

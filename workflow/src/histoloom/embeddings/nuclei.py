@@ -12,36 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.embeddings.blocks import block_mean, power_of_two
+from histoloom.nuclei.find import nuclear_mask
 
 Image = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
 Features = dict[str, float]
 
-MIN_CONTRAST = 0.10
-"""Least haematoxylin (x 4) above the surroundings for a px to be nuclear."""
-
 AREA_CLASSES_UM2 = (8.0, 22.0, 40.0, 65.0, 110.0, 250.0)
 """Bounds of the size classes; smaller is debris, larger a clump that counts by its area."""
 
-_SMOOTH_UM, _AROUND_UM = 0.7, 12.0
 _ELONGATED = 1.8
 _TYPICAL_UM2 = 45.0
 _BLOB_SIGMAS_UM = (1.5, 2.4, 3.84)
 _BLOB_RATIO = 1.6
 _BLOB_CONTRAST = 0.03
-
-
-def nuclear_mask(h: Image, um_per_px: float) -> npt.NDArray[np.bool_]:
-    """Return where haematoxylin stands out from its surroundings, bool (h, w)."""
-    from scipy import ndimage
-
-    fine = ndimage.gaussian_filter(h, _SMOOTH_UM / um_per_px, truncate=2.5) if um_per_px < 1.5 else h
-    size = max(3, int(_AROUND_UM / um_per_px) * 2 + 1)
-    around = ndimage.uniform_filter(fine, size, mode="reflect")
-    level = float(fine.mean())
-    # In a dense nest the surroundings are nuclei too: half local, half the tile's own mean.
-    mask: npt.NDArray[np.bool_] = fine > 0.5 * (around + level) + MIN_CONTRAST
-    return mask
 
 
 def measure(mask: npt.NDArray[np.bool_], h: Image, um_per_px: float) -> dict[str, Float]:

@@ -1,65 +1,24 @@
-"""The encoder that needs no weights: stains, texture at scales in um, counted nuclei.
-
-Features are functions of one tile alone; nothing is fitted to data. Lengths are in um, so that a nucleus measures the
-same at 0.27 and 0.92 um/px, as far as the pixels resolve it.
-
-Colour deconvolution: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23 (2001) 291, with scikit-image's HED matrix.
-"""
+"""The encoder that needs no weights: stains, texture at scales in um, counted nuclei."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from histoloom.embeddings.blocks import block_mean, power_of_two
 from histoloom.embeddings.nuclei import nuclear_features
-from histoloom.embeddings.workers import worker_pool
-
-Image = npt.NDArray[np.float32]
-Features = dict[str, float]
-
-STAIN_SCALE = 4.0
-"""Stain concentrations are multiplied by this for features of order 1; skimage's are of order 0.1."""
-
-STAIN_TOP = 2.5
-"""Largest stain concentration told apart."""
+from histoloom.embeddings.plain import colour_moments
+from histoloom.embeddings.tile_features import Features, Image, TileFeatures
+from histoloom.nuclei.stains import STAIN_SCALE, STAIN_TOP, deconvolve, log_table
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 _BINS = 1024
-_PARTS, _TILES_PER_PART = 2, 8
 _GLASS_OD, _GLASS_SIGMA_UM = 0.06, 2.0
-_EPSILON = 1e-6
 _PYRAMID_SIGMA_PX = 2.0
 _LEAST_PX = 8
-
-
-@cache
-def _log_table() -> Image:
-    """Return log(max(v / 255, 1e-6)) / log(1e-6) for every uint8 v, as skimage's `separate_stains` has it."""
-    values = np.maximum(np.arange(256) / 255.0, _EPSILON)
-    return (np.log(values) / np.log(_EPSILON)).astype(np.float32)
-
-
-def deconvolve(tile: npt.NDArray[np.uint8]) -> tuple[Image, Image, Image]:
-    """Return haematoxylin, eosin and residual (DAB), each float32 (h, w): `skimage.color.rgb2hed` x 4, cut at 2.5.
-
-    Cut, because a black px (ink, dust) has an optical density that would rule every moment of the tile. Written out per
-    channel with a table of 256 logarithms, which is ten times as fast; a matrix product would make the last digits
-    depend on BLAS.
-    """
-    from skimage.color import hed_from_rgb
-
-    density = [_log_table()[tile[..., c]] for c in range(3)]
-    matrix = (hed_from_rgb * STAIN_SCALE).astype(np.float32)
-    h, e, d = (
-        np.clip(density[0] * matrix[0, s] + density[1] * matrix[1, s] + density[2] * matrix[2, s], 0, STAIN_TOP)
-        for s in range(3)
-    )
-    return h, e, d
 
 
 def quantiles(values: Image, top: float, points: tuple[int, ...] = PERCENTILES) -> list[float]:
@@ -87,65 +46,18 @@ def smooth(image: Image, sigma_px: float) -> tuple[Image, int]:
     return ndimage.gaussian_filter(small, left, mode="reflect", truncate=3.0), factor
 
 
-class StainTexture:
-    """Hand-made features of a tile.
+class StainTexture(TileFeatures):
+    """Stain, texture, nuclei and glass of a tile.
 
-    Parameters
-    ----------
-    card
-        The encoder's card; ``args``: ``scales_um`` (Gaussian sigmas), ``disc_um`` (diameter of the central disc).
-    threads
-        Worker processes that share a call's tiles; the features do not depend on it.
+    ``args`` of the card: ``scales_um`` (Gaussian sigmas), ``disc_um`` (diameter of the central disc).
     """
 
-    weights_sha256: str | None = None
-    revision: str | None = None
-    device = "cpu"
-    precision = "float32"
-
-    def __init__(self, card: Mapping[str, Any], *, threads: int = 1) -> None:
-        args = {"scales_um": [1.0, 2.0, 4.0, 8.0, 16.0], "disc_um": 100.0, **(card.get("args") or {})}
-        self.scales_um = tuple(float(s) for s in args["scales_um"])
-        self.disc_um = float(args["disc_um"])
-        self.threads = max(1, threads)
-        self.chunk = _TILES_PER_PART * _PARTS * self.threads
-        self._pool = worker_pool(self.threads)
-        self.feature_names: list[str] | None = list(self.tile_features(np.full((64, 64, 3), 240, np.uint8), 1.0))
-
-    @classmethod
-    def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> StainTexture:
-        """Build from an encoder entry; `device` is taken and not used, it computes on the CPU."""
-        return cls(spec["card"], threads=threads)
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"scales_um": [1.0, 2.0, 4.0, 8.0, 16.0], "disc_um": 100.0}
 
     @property
-    def dim(self) -> int:
-        """Number of features."""
-        return len(self.feature_names or ())
-
-    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]) -> Image:
-        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles of `um_per_px` um per px, one for all or for each."""
-        if len(tiles) == 0:
-            return np.zeros((0, self.dim), np.float32)
-        scales = np.broadcast_to(np.asarray(um_per_px, np.float64), len(tiles))
-        if self._pool is None or len(tiles) < 2:
-            return self._rows(tiles, scales)
-        n = min(self.threads * _PARTS, len(tiles))
-        return np.concatenate(list(self._pool.map(self._rows, np.array_split(tiles, n), np.array_split(scales, n))))
-
-    def close(self) -> None:
-        """Stop the worker processes."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
-
-    def _row(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Image:
-        return np.fromiter(self.tile_features(tile, um_per_px).values(), np.float32)
-
-    def _rows(self, tiles: npt.NDArray[np.uint8], scales: npt.NDArray[np.float64]) -> Image:
-        return np.stack([self._row(tile, float(um_per_px)) for tile, um_per_px in zip(tiles, scales, strict=True)])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}
+    def scales_um(self) -> tuple[float, ...]:
+        """Gaussian sigmas, um."""
+        return tuple(float(s) for s in self.args["scales_um"])
 
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
         """Return the features of one tile by name.
@@ -159,7 +71,7 @@ class StainTexture:
         """
         h, e, d = deconvolve(tile)
         found: Features = {}
-        found.update(_colour(tile))
+        found.update(colour_moments(tile))
         for name, stain in (("h", h), ("e", e), ("d", d)):
             found.update(_moments(name, stain))
             found.update(zip((f"{name}_p{p:02d}" for p in PERCENTILES), quantiles(stain, STAIN_TOP), strict=True))
@@ -167,9 +79,9 @@ class StainTexture:
         found["he_corr"] = _correlation(h, e)
         found.update(self._texture("h", h, um_per_px))
         # Green is absorbed by both stains and never cut to zero, as eosin is on a blue slide.
-        found.update(self._texture("green", _log_table()[tile[..., 1]] * np.float32(STAIN_SCALE), um_per_px))
+        found.update(self._texture("green", log_table()[tile[..., 1]] * np.float32(STAIN_SCALE), um_per_px))
         found.update(_glass(tile, um_per_px))
-        found.update(nuclear_features(h, e, um_per_px, self.disc_um))
+        found.update(nuclear_features(h, e, um_per_px, float(self.args["disc_um"])))
         return found
 
     def _texture(self, name: str, image: Image, um_per_px: float) -> Features:
@@ -188,25 +100,6 @@ class StainTexture:
             found.update(_gradients(key, level, sigma / factor))
             base, previous, done, sigma_before = level, level, done * factor, scale / um_per_px
         return found
-
-
-def _colour(tile: npt.NDArray[np.uint8]) -> Features:
-    """Return mean and standard deviation of R, G, B and of the spread max - min, 0-1."""
-    found: Features = {}
-    for c, name in enumerate("rgb"):
-        counts = np.bincount(tile[..., c].ravel(), minlength=256)
-        found.update(_of_histogram(name, counts))
-    spread = np.maximum(np.maximum(tile[..., 0], tile[..., 1]), tile[..., 2]) - np.minimum(
-        np.minimum(tile[..., 0], tile[..., 1]), tile[..., 2]
-    )
-    found.update(_of_histogram("spread", np.bincount(spread.ravel(), minlength=256)))
-    return found
-
-
-def _of_histogram(name: str, counts: npt.NDArray[np.int64]) -> Features:
-    values, total = np.arange(256) / 255, counts.sum()
-    mean = float((counts * values).sum() / total)
-    return {f"{name}_mean": mean, f"{name}_sd": float(np.sqrt((counts * (values - mean) ** 2).sum() / total))}
 
 
 def _moments(name: str, image: Image) -> Features:

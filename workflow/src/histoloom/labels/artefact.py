@@ -36,6 +36,8 @@ class LabelTask:
         Folder for temporary files.
     threads
         Threads of the fit.
+    nuclei
+        Counted nuclei of the sections, where the method expects cells by them.
     """
 
     spec: Mapping[str, Any]
@@ -47,6 +49,7 @@ class LabelTask:
     tables: list[Path]
     scratch: Path
     threads: int
+    nuclei: list[Path] = field(default_factory=list)
 
     @property
     def where(self) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.labels.artefact import GroupLabels, LabelTask
 from histoloom.labels.prepare import Prepared, prepare, reconstruction
@@ -44,7 +46,8 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
         If the data do not fit together, or the fit gives no finite loss.
     """
     data, spec = prepare(task), task.spec
-    model, visium, device = fit(data, task)
+    n_cells, n_cells_from = expected_cells(task, data.obs)
+    model, visium, device = fit(data, task, n_cells)
     loss = model.history["elbo_train"].to_numpy(float).ravel()
     if not np.isfinite(loss).all():
         raise InputError(
@@ -65,7 +68,8 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
         "demo_fit": int(spec["max_epochs"]) < int(spec["demo_below_epochs"]),
         "reconstruction_r": reconstruction(data.counts, expected, data.obs["sample"]),
         "mean_total_abundance": round(float(statistics["mean"].sum(axis=1).mean()), 6),
-        "n_cells_per_location": float(spec["n_cells_per_location"]),
+        "n_cells_per_location": n_cells,
+        "n_cells_from": n_cells_from,
     }
     if not elbo["converged"]:
         logger.warning(
@@ -76,8 +80,45 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
     return GroupLabels(data.obs, mean, types, "cells", statistics, data.dropped, qc, device)
 
 
-def fit(data: Prepared, task: LabelTask) -> tuple[Any, Any, str]:
-    """Train the model.
+def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
+    """Return the prior mean of cells per spot of a group, and where it comes from.
+
+    Parameters
+    ----------
+    task
+        The group; with ``n_cells_per_location: nuclei`` its counted nuclei are read.
+    obs
+        Spots that are labelled: sample, obs_id.
+
+    Returns
+    -------
+    tuple
+        ``(30.0, "config")``, ``(17.0, "median of nuclei under 812 spots")`` or ``(30.0, "fallback: ...")``. A nuclei
+        counter that misses cells makes the prior low, and with it every abundance: shares and correlations stay.
+    """
+    asked, fallback = task.spec["n_cells_per_location"], float(task.spec["n_cells_fallback"])
+    if asked != "nuclei":
+        return float(asked), "config"
+    if not task.nuclei:
+        return fallback, "fallback: the sections are read without slides"
+    counted = []
+    for path in task.nuclei:
+        sample, table = str(read_metadata(path)["sample"]), pd.read_parquet(path)
+        here = obs.loc[obs["sample"] == sample, "obs_id"]
+        counted.append(table.set_index(table["obs_id"].astype(str))["nuclei"].reindex(here).dropna())
+    nuclei = pd.concat(counted)
+    median = float(nuclei.median()) if len(nuclei) else 0.0
+    if median <= 0:
+        logger.warning(
+            "%s: median of 0 nuclei under %d spots, %g cells are expected", task.where, len(nuclei), fallback
+        )
+        return fallback, f"fallback: median of 0 nuclei under {len(nuclei)} spots"
+    logger.info("%s: %g cells per spot are expected, the median of nuclei under %d", task.where, median, len(nuclei))
+    return median, f"median of nuclei under {len(nuclei)} spots"
+
+
+def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any, str]:
+    """Train the model with `n_cells` expected per spot.
 
     Returns
     -------
@@ -97,7 +138,7 @@ def fit(data: Prepared, task: LabelTask) -> tuple[Any, Any, str]:
         model = model_class(
             visium,
             cell_state_df=data.signatures,
-            N_cells_per_location=float(spec["n_cells_per_location"]),
+            N_cells_per_location=n_cells,
             detection_alpha=float(spec["detection_alpha"]),
         )
         try:

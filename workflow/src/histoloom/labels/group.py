@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def label_group(
     efficiency: Path,
     scratch: Path,
     threads: int,
+    nuclei: Sequence[Path] = (),
 ) -> None:
     """Write the labels of one group of sections for one seed.
 
@@ -56,6 +57,8 @@ def label_group(
         Folder for temporary files.
     threads
         Threads of the fit; part of the identity, since they can change floats.
+    nuclei
+        Counted nuclei of its sections, where cells are expected by them.
 
     Raises
     ------
@@ -64,7 +67,9 @@ def label_group(
     """
     spec = label_settings(spec)
     method = registry.load(registry.LABELS, spec["method"])
-    task = LabelTask(spec, cohort, group, seed, list(samples), reference, list(tables), Path(scratch), threads)
+    task = LabelTask(
+        spec, cohort, group, seed, list(samples), reference, list(tables), Path(scratch), threads, list(nuclei)
+    )
     if not samples:
         raise InputError(task.where, "has no sections.", "name at least one section that is not excluded.")
     start = time.perf_counter()
@@ -74,6 +79,8 @@ def label_group(
     inputs: dict[str, Any] = {"samples": task.samples, "tables": task.tables}
     if reference is not None:
         inputs["reference"] = reference
+    if task.nuclei:
+        inputs["nuclei"] = task.nuclei
     # One more seed in the config leaves the labels of the others what they were.
     science = {key: value for key, value in spec.items() if key != "seeds"}
     params: dict[str, Any] = {"spec": science, "cohort": cohort, "group": group}

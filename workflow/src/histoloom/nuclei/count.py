@@ -1,8 +1,4 @@
-"""Count nuclei under the spots of a section.
-
-Colour deconvolution and a half-local threshold of haematoxylin (shared with the stain_texture encoder), touching nuclei
-parted by a watershed on the distance transform. All lengths are in um, so that a count does not depend on the scan.
-"""
+"""Count nuclei under the spots of a section."""
 
 from __future__ import annotations
 
@@ -12,67 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from histoloom.artefacts import identities_of, read_metadata, write_parquet
-from histoloom.embeddings.nuclei import nuclear_mask
-from histoloom.embeddings.stain_texture import deconvolve
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
+from histoloom.nuclei.find import find_nuclei, reduced
 from histoloom.slides import Slide, open_slide
 
 logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
-LEAST_AREA_UM2 = 10.0
-"""A piece below is debris; a lymphocyte's nucleus has about 30 um2."""
-APART_UM = 3.0
-"""Nuclei whose centres are nearer than this are one."""
 _MARGIN_UM = 15.0
-_FINEST = 0.45
-"""Finer scans are reduced to about this um/px: detail below does not help to count."""
-Points = npt.NDArray[np.float64]
-
-
-def find_nuclei(tile: npt.NDArray[np.uint8], um_per_px: float) -> Points:
-    """Return centres (x, y) and areas of the nuclei of a picture.
-
-    Parameters
-    ----------
-    tile
-        (h, w, 3) uint8.
-    um_per_px
-        Of the picture.
-
-    Returns
-    -------
-    ndarray
-        (n, 3): x, y in px of the picture, area in um2.
-    """
-    from scipy import ndimage
-    from skimage.feature import peak_local_max
-    from skimage.morphology import remove_small_objects
-    from skimage.segmentation import watershed
-
-    haematoxylin = deconvolve(tile)[0]
-    least = max(2, round(LEAST_AREA_UM2 / um_per_px**2))
-    mask = remove_small_objects(nuclear_mask(haematoxylin, um_per_px), max_size=least - 1)
-    if not mask.any():
-        return np.zeros((0, 3))
-    mask = ndimage.binary_fill_holes(mask)
-    distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), 0.6 / um_per_px)
-    pieces, _ = ndimage.label(mask)
-    peaks = peak_local_max(
-        distance, min_distance=max(1, round(APART_UM / um_per_px)), labels=pieces, exclude_border=False
-    )
-    marks = np.zeros(mask.shape, dtype=np.int32)
-    marks[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    parted = watershed(-distance, marks, mask=mask)
-    areas = np.bincount(parted.ravel(), minlength=len(peaks) + 1)[1:]
-    centres = np.asarray(ndimage.center_of_mass(mask, parted, np.arange(1, len(peaks) + 1))).reshape(-1, 2)
-    kept = areas >= least
-    return np.column_stack([centres[kept][:, ::-1] + 0.5, areas[kept] * um_per_px**2])
 
 
 def count_spot(slide: Slide, x: float, y: float, diameter_um: float, mpp: float) -> tuple[int, float] | None:
@@ -94,20 +41,10 @@ def count_spot(slide: Slide, x: float, y: float, diameter_um: float, mpp: float)
         return None
     left, top = max(0, int(x - reach)), max(0, int(y - reach))
     right, bottom = min(slide.width, int(x + reach) + 1), min(slide.height, int(y + reach) + 1)
-    tile, scale = _reduced(slide.read(left, top, right - left, bottom - top), mpp)
+    tile, scale = reduced(slide.read(left, top, right - left, bottom - top), mpp)
     found = find_nuclei(tile, mpp * scale)
     inside = np.hypot(found[:, 0] * scale + left - x, found[:, 1] * scale + top - y) <= radius
     return int(inside.sum()), float(found[inside, 2].sum())
-
-
-def _reduced(tile: npt.NDArray[np.uint8], mpp: float) -> tuple[npt.NDArray[np.uint8], float]:
-    """Return a picture of about `_FINEST` um/px or coarser, and how many level-0 px one of its px is."""
-    from PIL import Image
-
-    factor = int(_FINEST / mpp + 0.35)
-    if factor < 2:
-        return tile, 1.0
-    return np.asarray(Image.fromarray(np.ascontiguousarray(tile)).reduce(factor)), float(factor)
 
 
 def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from histoloom.config import RESOURCES, load_config
 from histoloom.identity import sha256_text
+from histoloom.plan.ladder import RUNGS, is_floor, rung_of
 from histoloom.plan.sections import SectionPlan
 
 # Keys of an experiment by what depends on them; None means all.
@@ -44,6 +45,13 @@ _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
     ),
     "audit": ("content_guard",),
     "all": None,
+}
+# Judges of labels say how good a prediction could be; these say something else.
+_CHAPTERS: Mapping[str, str] = {
+    "kept": "1. What was measured",
+    "predicted_regions": "3. How good is it",
+    "predicted_nuclei": "3. How good is it",
+    "sensitivity": "7. What hangs on the labels",
 }
 _PRESENTATION = frozenset({"title", "paper", "models"})
 
@@ -113,6 +121,8 @@ class Plan(SectionPlan):
         entry = {**self.config.get("experiments", experiment), "name": experiment}
         if part == "scoring":
             return {key: value for key, value in entry.items() if key not in _PRESENTATION}
+        if part == "report":
+            return {**entry, "ladder": self.ladder(experiment)}
         keys = _EXPERIMENT_PARTS[part]
         return entry if keys is None else {key: entry[key] for key in ("name", *keys) if key in entry}
 
@@ -163,11 +173,21 @@ class Plan(SectionPlan):
             "against": [f"results/labels/{against}/{c}.h5ad" for c in cohorts] if against else samples,
         }
 
+    def judge_chapter(self, judge: str) -> str:
+        """Return the chapter of the report that a judge's figure stands in."""
+        return _CHAPTERS.get(self.config.get("judges", judge)["kind"], "2. How good could it be")
+
+    def judge_subject(self, judge: str) -> str:
+        """Return what a judge looks at, by name: an experiment, labels or tiles."""
+        entry = self.config.get("judges", judge)
+        subject = entry.get("experiment") or entry.get("labels") or entry.get("tiles")
+        return str(subject) if isinstance(subject, str) else "labels"
+
     def _predicted_files(self, entry: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return what a judge of held-out predictions reads."""
         experiment = entry["experiment"]
         models = entry["models"] or [
-            m for m in self.config.get("experiments", experiment)["models"] if self.draws_maps(m)
+            m for m in self.config.get("experiments", experiment)["models"] if self.model_encoders(m)
         ]
         nuclei = entry["kind"] == "predicted_nuclei"
         form = "results/nuclei/{}/{}.parquet" if nuclei else "results/samples/{}/{}.h5ad"
@@ -252,6 +272,7 @@ class Plan(SectionPlan):
         wanted: list[str] = []
         for name in self.experiments("abundance"):
             wanted += [f"results/tables/{name}/summary.{e}" for e in ("csv", "md", "html")]
+            wanted += [f"results/tables/{name}/ladder.{e}" for e in ("csv", "md", "html")]
             wanted += [f"results/figures/{name}/{f}.png" for f in ("bars", "ladder", "between")]
             wanted += self.audit_file(name)
             if self.ceilings(name):
@@ -279,8 +300,23 @@ class Plan(SectionPlan):
         return list(dict.fromkeys(wanted))
 
     def draws_maps(self, model: str) -> bool:
-        """Whether a model predicts from pixels, so that its maps are worth a look."""
-        return bool(self.model_encoders(model))
+        """Whether a model predicts from morphology, so that its maps are worth a look."""
+        return not is_floor(self.rung(model))
+
+    def rung(self, model: str) -> str:
+        """Return how much a model is allowed to know, by name of a rung."""
+        inputs = []
+        for name in self.model_encoders(model):
+            spec = self.encoder_spec(name)
+            weights = spec["card"]["default_weights"] if spec["weights"] == "card" else spec["weights"]
+            inputs.append((str(spec["card"]["kind"]), str(weights)))
+        return rung_of(self.model_kind(model), inputs)
+
+    def ladder(self, experiment: str) -> list[dict[str, str]]:
+        """Return an experiment's models with their rungs, from the ground up; in the config's order on one rung."""
+        models = self.config.get("experiments", experiment)["models"]
+        found = [{"model": str(model), "rung": self.rung(model)} for model in models]
+        return sorted(found, key=lambda item: RUNGS.index(item["rung"]))
 
     @cached_property
     def code(self) -> dict[str, str]:

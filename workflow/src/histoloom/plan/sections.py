@@ -323,7 +323,7 @@ class SectionPlan:
 
     def encoder_gpu(self, encoder: str) -> int:
         """Return how many GPUs an embedding job can use."""
-        return int(self.encoder_spec(encoder)["card"]["kind"] != "stain_texture")
+        return int(self.encoder_spec(encoder)["card"]["default_weights"] != "none")
 
     def label_gpu(self, labels: str) -> int:
         """Return how many GPUs a label job can use."""
@@ -344,7 +344,19 @@ class SectionPlan:
             "samples": [f"{_sections_of(labels)}/{cohort}/{s}.h5ad" for s in self.label_groups(labels, cohort)[group]],
             "reference": [f"results/references/{reference}.h5ad"] if reference else [],
             "tables": self.label_tables(labels, cohort, group),
+            "nuclei": self.label_nuclei(labels, cohort, group),
         }
+
+    def label_nuclei(self, labels: str, cohort: str, group: str) -> list[str]:
+        """Return the counted nuclei that a label job expects cells by; none where its cohort is read without slides.
+
+        Halves of the counts have the nuclei of the whole: their cells did not change.
+        """
+        if self.labels_entry(labels).get("n_cells_per_location") != "nuclei":
+            return []
+        members = self.label_groups(labels, cohort)[group]
+        pictured = [s for s in members if "image" in self.sample_files(cohort, s)]
+        return [f"results/nuclei/{cohort}/{s}.parquet" for s in pictured]
 
     def reference_spec(self, reference: str) -> dict[str, Any]:
         """Return a reference's entry without the paths of its files."""

@@ -1,4 +1,4 @@
-"""How well each model does: bars per patient (CC and L1) and the ladder of all models of an experiment."""
+"""How well each model does: bars per patient (CC and L1)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.rows import read_metrics
-from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval
 from histoloom.report.style import colour, figure, jitter, note, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def _whole(rows: pd.DataFrame, aggregation: str, metric: str) -> pd.DataFrame:
+def whole(rows: pd.DataFrame, aggregation: str, metric: str) -> pd.DataFrame:
     """Return rows over all types of the mean prediction."""
     keep = (rows["aggregation"] == aggregation) & (rows["metric"] == metric) & (rows["target"] == "")
     return rows[keep & (rows["train_seed"] == -1)]
 
 
-def _read(experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path]) -> tuple[pd.DataFrame, list[str], str]:
+def read_experiment(
+    experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path]
+) -> tuple[pd.DataFrame, list[str], str]:
     """Return the experiment's rows against what its numbers are told against, and its models in order."""
     rows = read_metrics(metrics)
     rows = rows[(rows["experiment"] == experiment) & (rows["against"] == "labels")]
@@ -34,7 +35,7 @@ def _read(experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path]) -> 
 
 def _bar_panel(ax: Axes, rows: pd.DataFrame, models: Sequence[str], places: pd.DataFrame, metric: str) -> None:
     width = 0.8 / max(len(models), 1)
-    patients, sections = _whole(rows, "patient", metric), _whole(rows, "section", metric)
+    patients, sections = whole(rows, "patient", metric), whole(rows, "section", metric)
     for i, model in enumerate(models):
         mine = patients[patients["model"] == model].set_index(["cohort", "patient"])["value"]
         offset = (i - (len(models) - 1) / 2) * width
@@ -72,11 +73,11 @@ def draw_bars(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Pat
     out
         png.
     """
-    rows, models, title = _read(experiment, spec, metrics)
-    patients = _whole(rows, "patient", "cc")
+    rows, models, title = read_experiment(experiment, spec, metrics)
+    patients = whole(rows, "patient", "cc")
     places = patients.groupby(["cohort", "patient"], sort=True)["badge"].first().reset_index()
     places = places.sort_values(["badge", "cohort", "patient"], kind="stable").reset_index(drop=True)
-    counts = _whole(rows, "section", "cc").groupby(["cohort", "patient"])["sample"].nunique()
+    counts = whole(rows, "section", "cc").groupby(["cohort", "patient"])["sample"].nunique()
     several = places["cohort"].nunique() > 1
     width = float(np.clip(2.2 + 0.16 * len(places) * (len(models) + 1.5), 6, 22))
     with figure(width, 6.2) as fig:
@@ -88,7 +89,7 @@ def draw_bars(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Pat
             return
         _bar_panel(top, rows, models, places, "cc")
         _bar_panel(bottom, rows, models, places, "l1")
-        base = _whole(rows, "patient", "l1_mean_predictor").groupby(["cohort", "patient"])["value"].first()
+        base = whole(rows, "patient", "l1_mean_predictor").groupby(["cohort", "patient"])["value"].first()
         for at, (cohort, patient) in enumerate(places[["cohort", "patient"]].itertuples(index=False)):
             label = "mean of training labels" if at == 0 else None
             height = base.get((cohort, patient), np.nan)
@@ -113,67 +114,3 @@ def _units(rows: pd.DataFrame) -> str:
     import json
 
     return str(json.loads(rows["protocol"].iloc[0]).get("units", "units of the labels")) if len(rows) else ""
-
-
-def _ladder_panel(
-    ax: Axes, values: Mapping[str, pd.DataFrame], models: Sequence[str], within: str, *, interval: bool
-) -> None:
-    for i, model in enumerate(models):
-        found = values.get(model)
-        y = len(models) - 1 - i
-        points = np.asarray([] if found is None else found["value"].dropna())
-        if not len(points):
-            ax.text(0.02, y, f"undefined: constant within {within}", va="center", color="#777777", fontsize=7.5,
-                    transform=ax.get_yaxis_transform(), bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
-            continue
-        bounds = bootstrap_interval(points) if interval else None
-        if bounds:
-            ax.plot(bounds, [y, y], color="black", lw=1.2, zorder=2)
-        face = colour(i)["facecolor"]
-        shift = jitter(len(points), 0.3)[: len(points)]
-        ax.plot(points, y + shift, "o", ms=4, color=face, alpha=0.65, mec="none", ls="none")
-        ax.plot([points.mean()], [y], "D", ms=6.5, mfc=face, mec="black", mew=0.8, zorder=3)
-        ax.annotate(f"{points.mean():.2f}", (points.mean(), y), xytext=(0, 9), textcoords="offset points", ha="center",
-                    fontsize=7.5)  # fmt: skip
-    ax.axvline(0, color="black", lw=0.6)
-    ax.set_ylim(-0.7, len(models) - 0.2)
-    ax.set_yticks(range(len(models)))
-    ax.grid(axis="x", color="#E6E6E6", lw=0.6)
-    ax.set_axisbelow(True)
-
-
-def _by_model(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(model): part for model, part in rows[rows["badge"] == ""].groupby("model", sort=False)}
-
-
-def draw_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
-    """Draw every model of an experiment: CC per section, the same pooled over a patient, and the skill in L1.
-
-    Parameters
-    ----------
-    experiment, spec
-        Name and entry; ``models`` gives the order, the floor first as a rule.
-    metrics
-        Metrics of its models.
-    out
-        png. Points are patients, diamonds their mean; an interval (bootstrap over patients) from five patients on.
-    """
-    rows, models, title = _read(experiment, spec, metrics)
-    pooled = _whole(rows, "pooled_patient", "cc")
-    panels = [
-        (_whole(rows, "patient", "cc"), "CC within sections (headline)", "sections"),
-        (pooled[pooled["patient"] != ""], "CC pooled over a patient's sections", "patients"),
-        (_whole(rows, "patient", "l1_skill"), "skill in L1 (1 − L1 / L1 of training mean)", "training"),
-    ]
-    n = rows[(rows["badge"] == "") & (rows["aggregation"] == "patient")].drop_duplicates(["cohort", "patient"])
-    with figure(11, 1.7 + 0.5 * max(len(models), 2)) as fig:
-        axes = fig.subplots(1, 3, sharey=True)
-        for ax, (part, label, within) in zip(axes, panels, strict=True):
-            _ladder_panel(ax, _by_model(part), models, within, interval=len(n) >= MIN_PATIENTS)
-            ax.set_xlabel(label)
-        axes[0].set_yticklabels(list(reversed(models)))
-        sections = rows[(rows["badge"] == "") & (rows["aggregation"] == "section")]
-        count = len(sections.drop_duplicates(["cohort", "sample"]))
-        what = "bar: 95 % bootstrap over patients" if len(n) >= MIN_PATIENTS else "too few patients for an interval"
-        fig.suptitle(f"{title}: {len(n)} held-out patients, {count} sections ({what})", x=0.01, ha="left", fontsize=10)
-        save(fig, out)

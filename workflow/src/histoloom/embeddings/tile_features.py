@@ -1,0 +1,93 @@
+"""Encoders that compute features of a tile by hand: no weights, nothing fitted to data, on the CPU.
+
+Features are functions of one tile alone. Lengths are in um, so that a nucleus measures the same at 0.27 and 0.92 um/px,
+as far as the pixels resolve it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.embeddings.workers import worker_pool
+
+Image = npt.NDArray[np.float32]
+Features = dict[str, float]
+
+_PARTS, _TILES_PER_PART = 2, 8
+
+
+class TileFeatures(ABC):
+    """An encoder whose features have names.
+
+    Parameters
+    ----------
+    card
+        The encoder's card; its ``args`` go over the class's own `DEFAULTS`.
+    threads
+        Worker processes that share a call's tiles; the features do not depend on it.
+    """
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+    weights_sha256: str | None = None
+    revision: str | None = None
+    device = "cpu"
+    precision = "float32"
+
+    def __init__(self, card: Mapping[str, Any], *, threads: int = 1) -> None:
+        self.args = {**self.DEFAULTS, **(card.get("args") or {})}
+        self.threads = max(1, threads)
+        self.chunk = _TILES_PER_PART * _PARTS * self.threads
+        self._pool = worker_pool(self.threads)
+        self.feature_names: list[str] | None = list(self.tile_features(np.full((64, 64, 3), 240, np.uint8), 1.0))
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> Self:
+        """Build from an encoder entry; `device` is taken and not used, it computes on the CPU."""
+        return cls(spec["card"], threads=threads)
+
+    @abstractmethod
+    def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
+        """Return the features of one tile by name.
+
+        Parameters
+        ----------
+        tile
+            uint8, (h, w, 3).
+        um_per_px
+            um per px of the tile.
+        """
+
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        return len(self.feature_names or ())
+
+    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]) -> Image:
+        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles of `um_per_px` um per px, one for all or for each."""
+        if len(tiles) == 0:
+            return np.zeros((0, self.dim), np.float32)
+        scales = np.broadcast_to(np.asarray(um_per_px, np.float64), len(tiles))
+        if self._pool is None or len(tiles) < 2:
+            return self._rows(tiles, scales)
+        n = min(self.threads * _PARTS, len(tiles))
+        return np.concatenate(list(self._pool.map(self._rows, np.array_split(tiles, n), np.array_split(scales, n))))
+
+    def close(self) -> None:
+        """Stop the worker processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def _row(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Image:
+        return np.fromiter(self.tile_features(tile, um_per_px).values(), np.float32)
+
+    def _rows(self, tiles: npt.NDArray[np.uint8], scales: npt.NDArray[np.float64]) -> Image:
+        return np.stack([self._row(tile, float(um_per_px)) for tile, um_per_px in zip(tiles, scales, strict=True)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
