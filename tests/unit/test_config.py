@@ -158,3 +158,18 @@ def test_title_and_models_do_not_change_what_training_depends_on() -> None:
     before = [load(raw).experiment_spec("demo", part) for part in parts]
     raw["experiments"]["demo"].update(title="other", models=["ridge", "mlp"])
     assert [load(raw).experiment_spec("demo", part) for part in parts] == before
+
+
+def test_cells_by_counted_nuclei_read_the_nuclei_of_sections_with_slides() -> None:
+    raw = demo()
+    raw["labels"]["c2l"]["n_cells_per_location"] = "nuclei"
+    plan = load(raw)
+    group, members = next(iter(plan.label_groups("c2l", "demo").items()))
+    wanted = [f"results/nuclei/demo/{sample}.parquet" for sample in members]
+    assert plan.label_inputs("c2l", "demo", group)["nuclei"] == wanted
+    # Thinning takes counts, no cells: both halves expect what the whole expects.
+    assert plan.label_inputs("c2l-half0s0", "demo", group)["nuclei"] == wanted
+    assert load(demo()).label_inputs("c2l", "demo", group)["nuclei"] == []
+    her2st = {"source": "her2st", "sheet": "cohorts/her2st.tsv", "samples": ["B4"], "images": False}
+    raw["cohorts"]["blind"] = her2st
+    assert load(raw).label_inputs("c2l", "blind", "B")["nuclei"] == []

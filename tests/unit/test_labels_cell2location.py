@@ -11,7 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histoloom.artefacts import write_parquet
+from histoloom.config import check, load_schema
 from histoloom.errors import InputError
+from histoloom.labels.artefact import LabelTask
+from histoloom.labels.cell2location import expected_cells
 from histoloom.references.fitting import history_summary, relative_fall
 from label_inputs import TYPES, metadata, planted, run_labels, signatures, write_reference, write_section
 
@@ -121,3 +125,60 @@ def test_the_fall_of_a_loss_is_that_of_its_last_tenth() -> None:
     assert history_summary(falling)["converged"] is False
     assert history_summary(flat)["converged"] is True
     assert history_summary(flat)["epochs"] == 1000
+
+
+def nuclei_of(folder: Path, counts: dict[str, list[float]]) -> list[Path]:
+    """Write counted nuclei of sections, spots s0, s1, ..."""
+    for sample, values in counts.items():
+        table = pd.DataFrame({"obs_id": [f"s{i}" for i in range(len(values))], "nuclei": values})
+        write_parquet(table, folder / f"{sample}.parquet", {"cohort": "c", "sample": sample})
+    return [folder / f"{sample}.parquet" for sample in counts]
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts", "expected", "why"),
+    [
+        (12, {"A": [5.0]}, 12.0, "config"),
+        # The median over the labelled spots of all sections; the last one of A and an unreadable one do not count.
+        ("nuclei", {"A": [4.0, 8.0, np.nan, 90.0], "B": [10.0, 20.0]}, 9.0, "median of nuclei under 4 spots"),
+        ("nuclei", {}, 25.0, "fallback: the sections are read without slides"),
+        ("nuclei", {"A": [0.0, 0.0, 0.0]}, 25.0, "fallback: median of 0 nuclei under 3 spots"),
+        ("nuclei", {"A": [np.nan, np.nan]}, 25.0, "fallback: median of 0 nuclei under 0 spots"),
+    ],
+)
+def test_expected_cells_are_the_median_of_counted_nuclei(
+    asked: str | int, counts: dict[str, list[float]], expected: float, why: str, tmp_path: Path
+) -> None:
+    spec = {**SPEC, "n_cells_per_location": asked, "n_cells_fallback": 25}
+    check(spec, load_schema("labels.cell2location"), "labels.l")
+    labelled = [("A", "s0"), ("A", "s1"), ("A", "s2"), ("B", "s0"), ("B", "s1")]
+    task = LabelTask(spec, "c", "g", 0, [], None, [], tmp_path, 1, nuclei_of(tmp_path, counts))
+    assert expected_cells(task, pd.DataFrame(labelled, columns=["sample", "obs_id"])) == (expected, why)
+
+
+def test_another_word_than_nuclei_is_refused() -> None:
+    with pytest.raises(InputError, match="n_cells_per_location"):
+        check({**SPEC, "n_cells_per_location": "nucleus"}, load_schema("labels.cell2location"), "labels.l")
+
+
+@pytest.mark.slow
+def test_abundance_is_linear_in_the_counted_nuclei(
+    group: tuple[Path, list[Path], pd.DataFrame], tmp_path: Path
+) -> None:
+    """Twice the nuclei, twice the cells; what was expected, and why, is recorded."""
+    short = {**SPEC, "max_epochs": 25, "posterior_samples": 10, "n_cells_per_location": "nuclei"}
+    totals = {}
+    for cells in (10.0, 20.0):
+        (tmp_path / str(cells)).mkdir()
+        nuclei = []
+        for name in ("S0", "S1"):
+            table = pd.DataFrame({"obs_id": ad.read_h5ad(group[1][0]).obs_names, "nuclei": cells})
+            write_parquet(table, tmp_path / str(cells) / f"{name}.parquet", {"cohort": "c", "sample": name})
+            nuclei.append(tmp_path / str(cells) / f"{name}.parquet")
+        made = run_labels(short, group[1], tmp_path / str(cells), reference=group[0], nuclei=nuclei)
+        facts = metadata(made)
+        assert facts["qc"]["n_cells_per_location"] == cells
+        assert facts["qc"]["n_cells_from"] == "median of nuclei under 120 spots"
+        assert "nuclei" in str(facts["identity"]["inputs"])
+        totals[cells] = np.asarray(ad.read_h5ad(made).X).sum(axis=1).mean()
+    assert totals[20.0] / totals[10.0] == pytest.approx(2, rel=0.35)

@@ -1,0 +1,151 @@
+"""The ladder: who stands on which rung, in which order, what is drawn of it, and what a rung gains."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from metrics_inputs import SPEC, make_obs, make_values, write_inputs
+
+from histoloom.config import load_config
+from histoloom.metrics import score_predictions
+from histoloom.plan import Plan
+from histoloom.plan.ladder import RUNGS, is_floor, rung_of
+from histoloom.report.ladder import draw_ladder, ladder_table, write_ladder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "rung"),
+    [
+        ("train_mean", [], "training mean"),
+        ("section_mean", [], "section mean"),
+        ("coordinates", [], "coordinates only"),
+        ("ridge", [("nuclear_density", "none")], "nuclear density"),
+        ("mlp", [("colour_only", "none")], "colour only"),
+        ("ridge", [("colour_only", "none"), ("nuclear_density", "none")], "colour only"),
+        ("ridge", [("timm", "random")], "random-weight encoder"),
+        ("mlp", [("timm", "random")], "random-weight encoder"),
+        ("ridge", [("stain_texture", "none")], "stain and texture"),
+        ("ridge", [("timm", "hub")], "encoder, linear"),
+        ("ridge", [("timm", "random"), ("timm", "/w/uni.safetensors")], "encoder, linear"),
+        ("mlp", [("stain_texture", "none")], "model"),
+        ("mlp", [("conch", "hub"), ("timm", "hub")], "model"),
+    ],
+)
+def test_a_model_stands_on_the_rung_of_what_it_may_know(kind: str, inputs: list, rung: str) -> None:
+    assert rung_of(kind, inputs) == rung
+
+
+def test_the_floor_ends_below_texture() -> None:
+    assert [r for r in RUNGS if not is_floor(r)] == ["stain and texture", "encoder, linear", "model"]
+
+
+def plan_of(*models: str) -> Plan:
+    """Return the demo's plan with one model of every rung."""
+    raw = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    cards = {
+        "count": "nuclear_density",
+        "colour": "colour_only",
+        "noise": "random_vit_tiny",
+        "texture": "stain_texture",
+    }
+    raw["encoders"] = {name: {"card": card, "tiles": "um112"} for name, card in cards.items()}
+    raw["encoders"]["net"] = {"card": "uni", "tiles": "um112"}
+    raw["models"] |= {f"on_{name}": {"kind": "ridge", "inputs": [name]} for name in raw["encoders"]}
+    raw["models"]["section_mean"] = {"kind": "section_mean"}
+    raw["experiments"]["demo"]["models"] = list(models)
+    raw["judges"] = {"regions": {"kind": "predicted_nuclei", "experiment": "demo"}}
+    return Plan(load_config(raw, [ROOT / "config" / "config.yaml"]))
+
+
+def test_an_experiments_ladder_is_in_order_whatever_the_config_says() -> None:
+    wanted = [
+        "train_mean",
+        "section_mean",
+        "coordinates",
+        "on_count",
+        "on_colour",
+        "on_noise",
+        "on_texture",
+        "on_net",
+        "mlp",
+    ]
+    plan = plan_of(*sorted(wanted, reverse=True))
+    ladder = plan.experiment_spec("demo", "report")["ladder"]
+    assert [item["model"] for item in ladder] == wanted
+    assert [item["rung"] for item in ladder] == list(RUNGS)
+    drawn = {t.split("/")[3] for t in plan.targets() if t.endswith("/maps.png")}
+    assert drawn == {"on_texture", "on_net", "mlp"}
+    judged = {p.split("/")[3] for p in plan.judge_files("regions")["labels"]}
+    assert judged == {"on_count", "on_colour", "on_noise", "on_texture", "on_net", "mlp"}
+    assert "results/tables/demo/ladder.csv" in plan.targets()
+    # The ladder is presentation: it must not make a model train again.
+    assert "ladder" not in plan.experiment_spec("demo", "training")
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Three models of growing noise over six patients, and one that is constant."""
+    folder = tmp_path_factory.mktemp("ladder")
+    obs = make_obs({(p, f"{p}1"): 36 for p in "ABCDEF"}, badges={"F1": "low resolution"})
+    values = make_values(obs)
+    rng, files = np.random.default_rng(0), {}
+    for model, noise in (("coords", 6.0), ("density", 3.0), ("texture", 0.5), ("mean", None)):
+        made = np.ones_like(values) if noise is None else values + noise * rng.normal(size=values.shape)
+        made_files = write_inputs(folder / model, obs, values, made)
+        score_predictions(spec=SPEC, experiment="loo", model=model, out=folder / f"{model}.parquet", **made_files)
+        files[model] = folder / f"{model}.parquet"
+    order = [("mean", RUNGS[0]), ("coords", RUNGS[2]), ("density", RUNGS[3]), ("texture", RUNGS[6])]
+    spec = {**SPEC, "models": list(files), "ladder": [{"model": m, "rung": r} for m, r in order]}
+    return spec, [files[m] for m in ("texture", "mean", "density", "coords")]
+
+
+def test_the_table_climbs_and_says_what_each_rung_gains(scored) -> None:
+    spec, metrics = scored
+    table, steps, _ = ladder_table("loo", spec, metrics)
+    assert [model for model, _ in steps] == table["model"].tolist() == ["mean", "coords", "density", "texture"]
+    row = table.set_index("model")
+    assert np.isnan(row.loc["mean", "cc"])
+    assert np.isnan(row.loc["coords", "gain"])  # nothing below it has a CC
+    assert row.loc["density", "gain"] == pytest.approx(row.loc["density", "cc"] - row.loc["coords", "cc"])
+    assert row.loc["texture", "gain"] == pytest.approx(row.loc["texture", "cc"] - row.loc["density", "cc"])
+    assert row.loc["texture", "cc_low"] < row.loc["texture", "cc"] < row.loc["texture", "cc_high"]
+    patients = [f"cc_{p}" for p in "ABCDE"]
+    assert row.loc["texture", patients].mean() == pytest.approx(row.loc["texture", "cc"])
+    assert "cc_F" not in table  # a badge is shown elsewhere
+
+
+def test_figure_and_table_are_the_same_bytes_twice(scored, tmp_path: Path) -> None:
+    spec, metrics = scored
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        draw_ladder(experiment="loo", spec=spec, metrics=metrics, out=folder / "l.png")
+        write_ladder(
+            experiment="loo", spec=spec, metrics=metrics, out={e: folder / f"l.{e}" for e in ("csv", "md", "html")}
+        )
+    for name in ("l.png", "l.csv", "l.md", "l.html"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    text = (tmp_path / "a" / "l.md").read_text()
+    assert "| nuclear density | density |" in text
+    assert len(pd.read_csv(tmp_path / "a" / "l.csv")) == 4
+
+
+def test_the_reports_chapters_are_numbered_and_introduced() -> None:
+    """Snakemake sorts chapters by name; each must have a number, and the front page must say what it is."""
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    chapters = set(re.findall(r'category="([^"]*)"', rules))
+    plan = plan_of("train_mean", "mlp")
+    entries = plan.config.entries["judges"]
+    for kind in ("truth", "kept", "predicted_regions", "sensitivity"):
+        entries["regions"] = {**entries["regions"], "kind": kind}
+        chapters.add(plan.judge_chapter("regions"))
+    front = (ROOT / "workflow" / "report" / "workflow.rst").read_text()
+    introduced = {f"{number}. {name}" for number, name in re.findall(r"^(\d)\. \*\*(.+?)\*\*", front, re.M)}
+    assert introduced == chapters
+    assert sorted(int(name[0]) for name in introduced) == list(range(1, len(introduced) + 1))
