@@ -1,4 +1,5 @@
 # histoloom's front door: where things are, what is included in flow order, and what `all` means.
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,12 @@ TOOLS = workflow.current_basedir.join("scripts/tools").get_path_or_uri(secret_fr
 sys.path.insert(
     0, workflow.current_basedir.join("workflow/src").get_path_or_uri(secret_free=True)
 )
+
+# Snakemake's own words for this are a traceback.
+if not os.access(os.getcwd(), os.W_OK):
+    raise WorkflowError(
+        f"{os.getcwd()}: cannot be written. Remedy: mend its permissions or mount, or run elsewhere with --directory."
+    )
 
 
 # The demo is the default. A config of its own replaces it whole instead of being merged into it.
@@ -36,15 +43,20 @@ include: "workflow/rules/metrics.smk"
 include: "workflow/rules/report.smk"
 
 
-# What a run will ask of a cluster, before anything is submitted; and what it asked and used, when it ends.
+# What would fail later; for a cluster also what the run will ask of it. And what it asked and used, when it ends.
 onstart:
-    if workflow.non_local_exec:
-        if subprocess.run(
-            [sys.executable, f"{TOOLS}/plan_run.py", "--from-run", *sys.argv[1:]]
-        ).returncode:
-            raise WorkflowError(
-                "nothing was submitted: see above for what would have failed."
-            )
+    how_far = "--from-run" if workflow.non_local_exec else "--quick"
+    ask = [sys.executable, f"{TOOLS}/plan_run.py", how_far, *sys.argv[1:]]
+    inputs = {
+        str(path) for job in workflow.dag.needrun_jobs() for path in job.input
+    }
+    # Its options name files as seen from where it was called, which --directory has left.
+    if subprocess.run(
+        ask, cwd=workflow.rundir, input="\n".join(inputs), text=True
+    ).returncode:
+        raise WorkflowError(
+            "nothing was started: see above for what would have failed."
+        )
 
 
 onsuccess:

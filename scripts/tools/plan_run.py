@@ -2,15 +2,17 @@
 
     python scripts/tools/plan_run.py --workflow-profile profiles/slurm [any other option of the run]
 
-takes the options of the run itself. It prints jobs by rule, submissions, GPU-hours and bytes; then it checks folders,
-disk, clocks, other runs in this folder and, for a SLURM profile, whether the cluster would accept the jobs. Status 1
-and a message with a remedy for each thing that is wrong. Nothing is written, nothing is submitted.
+takes the options of the run itself. It prints jobs by rule, submissions, GPU-hours and bytes; then it checks the
+profile, folders, disk, clocks, other runs in this folder and, for a SLURM profile, whether the cluster would accept the
+jobs. Status 1 and a message with a remedy for each thing that is wrong. Nothing is written, nothing is submitted.
+
+Every run calls it for itself when it starts: one on a cluster with ``--from-run``, a local one with ``--quick``, which
+leaves out the plan and is told the run's inputs, one per line.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import re
 import shutil
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +31,8 @@ import yaml  # noqa: E402
 from clear_run import command, is_run, processes_here, run_elsewhere  # noqa: E402
 from run_log import read_text  # noqa: E402
 
+from histoloom.errors import InputError  # noqa: E402
+from histoloom.sources import registry_entry  # noqa: E402
 from histoloom.summary import Job, Run, Try, plan_text  # noqa: E402
 
 SKEW_SECONDS = 5
@@ -51,18 +55,23 @@ def option(arguments: Sequence[str], name: str) -> str | None:
 
 
 def read_profile(arguments: Sequence[str]) -> tuple[Path | None, dict]:
-    """Return the profile of a run; one that is named and missing would be passed over in silence.
+    """Return the profile of a run; a workflow profile that is missing would be passed over in silence.
 
     Raises
     ------
     Refused
         If the profile does not exist.
     """
-    for name in ("--workflow-profile", "--profile"):
-        given = option(arguments, name)
+    for name, given in (
+        ("--workflow-profile", option(arguments, "--workflow-profile")),
+        ("--profile", option(arguments, "--profile") or os.environ.get("SNAKEMAKE_PROFILE")),
+    ):
         if given is None or given == "none":
             continue
-        found = [p for p in (Path(given), ROOT / "profiles" / given) if p.exists()]
+        places = (Path(given), Path("profiles", given), ROOT / "profiles" / given)
+        found = [p.absolute() for p in places if p.exists()]
+        if not found and name == "--profile":
+            found = site_profile(given)
         files = [p if p.is_file() else p / f for p in found for f in ("config.yaml", "profile.yaml")]
         files = [p for p in files if p.is_file()]
         if not files:
@@ -70,6 +79,27 @@ def read_profile(arguments: Sequence[str]) -> tuple[Path | None, dict]:
             raise Refused(f"{name} {given}: no such profile. Remedy: name one of {known}, or a copy of your own.")
         return files[0].parent, yaml.safe_load(files[0].read_text()) or {}
     return None, {}
+
+
+def site_profile(name: str) -> list[Path]:
+    """Return a profile that a user or a site keeps where Snakemake looks for it."""
+    from snakemake.cli import get_profile_dir
+
+    found = get_profile_dir(name)
+    return [found[1]] if found else []
+
+
+def check_profile(arguments: Sequence[str], profile: dict) -> Iterator[str]:
+    """Yield the trap of `--profile`: Snakemake lays `profiles/default` over a profile that is named so."""
+    given = option(arguments, "--profile") or os.environ.get("SNAKEMAKE_PROFILE")
+    alone = option(arguments, "--workflow-profile") is None
+    if given and given != "none" and alone and profile.get("executor", "local") != "local":
+        default = yaml.safe_load((ROOT / "profiles" / "default" / "config.yaml").read_text())
+        lent = ", ".join(f"{name}: {amount}" for name, amount in default["resources"].items())
+        yield (
+            f"--profile {given}: Snakemake lays profiles/default over it, so that a workstation's limits ({lent}) "
+            f"would bound the whole cluster. Remedy: --workflow-profile {given} (or both options, each with a profile)."
+        )
 
 
 def plan(arguments: Sequence[str], folder: Path) -> Run:
@@ -81,18 +111,21 @@ def plan(arguments: Sequence[str], folder: Path) -> Run:
     return read_text(result.stdout + result.stderr)
 
 
-def downloads(run: Run) -> dict[str, int]:
-    """Return the bytes of files that are to be fetched."""
-    known: dict[str, int] = {}
-    for table in sorted((ROOT / "resources" / "files").glob("*.tsv")):
-        lines = [line for line in table.read_text().splitlines() if not line.startswith("#")]
-        for row in csv.DictReader(lines, delimiter="\t"):
-            if (row.get("bytes") or "").isdigit():
-                known[f"{table.stem}/{row.get('path') or row.get('file')}"] = int(row["bytes"])
-    jobs = [job for job in run.jobs.values() if job.rule == "fetch_file"]
-    # A raw_dir of its own has any name; source and file are the job's wildcards.
-    named = {path: re.sub(r"source=([^,]*), file=", r"\1/", job.wildcards) for job in jobs for path in job.outputs}
-    return {path: known.get(name, 0) for path, name in named.items()}
+def downloads(run: Run) -> dict[str, int | None]:
+    """Return the bytes of files that are to be fetched; None where only their host states them."""
+    found: dict[str, int | None] = {}
+    for job in run.jobs.values():
+        # A raw_dir of its own has any name; source and file are the job's wildcards.
+        named = re.fullmatch(r"source=([^,]*), file=(.*)", job.wildcards)
+        if job.rule != "fetch_file" or not named:
+            continue
+        try:
+            entry = registry_entry(named[1], named[2])
+        except InputError:
+            entry = {}
+        stated = entry.get("bytes") or entry.get("about_bytes")
+        found |= dict.fromkeys(job.outputs[:1], int(stated) if stated else None)
+    return found
 
 
 # checks ------------------------------------------------------------------------------------------------------
@@ -107,8 +140,9 @@ def nearest(folder: Path) -> Path:
 
 def check_folders(folder: Path, need: int) -> Iterator[str]:
     """Yield what is wrong with the folders that the run writes to: not writable, full, or on another clock."""
-    for name, what in (("results", "results"), ("logs", "logs"), ("benchmarks", "benchmarks"), (".snakemake", "state")):
-        place = nearest(folder / name)
+    places = {name: nearest(folder / name) for name in ("results", "logs", "benchmarks", ".snakemake")}
+    for place in dict.fromkeys(places.values()):
+        what = " and ".join(name for name, found in places.items() if found == place)
         try:
             with tempfile.TemporaryFile(dir=place) as file:
                 before = time.time()
@@ -118,7 +152,7 @@ def check_folders(folder: Path, need: int) -> Iterator[str]:
         except OSError as error:
             yield (
                 f"{place}: {what} cannot be written here ({error.strerror}). Remedy: free space, mend permissions or "
-                "mount, or run in another folder with --directory."
+                "mount, move away a file that stands there, or run in another folder with --directory."
             )
             continue
         if abs(skew) > SKEW_SECONDS:
@@ -135,16 +169,16 @@ def check_folders(folder: Path, need: int) -> Iterator[str]:
         )
 
 
-def check_clocks(run: Run, folder: Path) -> Iterator[str]:
+def check_clocks(inputs: Iterable[str], folder: Path) -> Iterator[str]:
     """Yield inputs that claim to be from the future: whatever is made of them would look old at once."""
     now = time.time()
-    inputs = {folder / path for job in run.jobs.values() for path in job.inputs}
-    late = sorted(str(p) for p in inputs if p.exists() and p.stat().st_mtime > now + SKEW_SECONDS)
+    there = [path for path in (folder / name for name in inputs) if path.exists()]
+    late = sorted({str(path) for path in there if path.stat().st_mtime > now + SKEW_SECONDS})
     if late:
         more = f" and {len(late) - 1} more" if len(late) > 1 else ""
         yield (
-            f"{late[0]}{more}: modified in the future, so all that is made from it "
-            "would be made again in every run. Remedy: mend the clock that wrote it, then `touch` it."
+            f"{late[0]}{more}: modified in the future, so what is made from it would look older than it, and be thrown "
+            "away at the end of its job. Remedy: mend the clock that wrote it, then `touch` it."
         )
 
 
@@ -273,34 +307,48 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
             )
 
 
+def check_quickly(arguments: Sequence[str], folder: Path) -> Iterator[str]:
+    """Yield what is wrong that shows without a plan: the profile, another run, folders."""
+    yield from check_profile(arguments, read_profile(arguments)[1])
+    yield from check_other_runs(folder)
+    yield from check_folders(folder, 0)
+
+
+def show_plan(arguments: Sequence[str], folder: Path) -> Iterator[str]:
+    """Print the plan, and yield what is wrong with it."""
+    profile_folder, profile = read_profile(arguments)
+    run = plan(arguments, folder)
+    to_fetch = downloads(run)
+    inputs = {path for job in run.jobs.values() for path in job.inputs}
+    read = 0
+    for path in inputs:
+        with contextlib.suppress(OSError):
+            read += (folder / path).stat().st_size
+    if not run.jobs:
+        print("Nothing to be done.")
+        return
+    free = shutil.disk_usage(nearest(folder / "results")).free
+    print(plan_text(run, to_fetch, read, free))
+    yield from check_folders(folder, sum(size or 0 for size in to_fetch.values()))
+    yield from check_clocks(inputs, folder)
+    if profile_folder is not None and (option(arguments, "--executor") or profile.get("executor")) == "slurm":
+        yield from check_slurm(run, profile_folder, profile)
+
+
 def main(arguments: list[str]) -> int:
     """Print the plan and what is wrong; 1 if anything is."""
-    # Called by a run for itself, with its own options (Snakemake's, so this one is not theirs).
-    arguments = [word for word in arguments if word != "--from-run"]
+    # Called by a run for itself, with its own options (Snakemake's, so these are not theirs).
+    quick = "--quick" in arguments
+    arguments = [word for word in arguments if word not in {"--from-run", "--quick"}]
     folder = Path(option(arguments, "--directory") or option(arguments, "-d") or ".").resolve()
     problems: list[str] = []
     try:
-        profile_folder, profile = read_profile(arguments)
-        problems += check_other_runs(folder)
-        problems += check_folders(folder, 0)
+        problems += check_quickly(arguments, folder)
         # A dry run in a folder that cannot be written would only say the same less clearly.
-        run = plan(arguments, folder) if not problems else Run()
-        to_fetch = downloads(run)
-        there = {folder / p for job in run.jobs.values() for p in job.inputs}
-        read = 0
-        for path in there:
-            with contextlib.suppress(OSError):
-                read += path.stat().st_size
-        if run.jobs:
-            free = shutil.disk_usage(nearest(folder / "results")).free
-            print(plan_text(run, to_fetch, read, free))
+        if quick:
+            problems += check_clocks(sys.stdin.read().splitlines(), folder)
         elif not problems:
-            print("Nothing to be done.")
-        if to_fetch and not problems:
-            problems += [p for p in check_folders(folder, sum(to_fetch.values())) if p not in problems]
-        problems += check_clocks(run, folder)
-        if profile_folder is not None and (option(arguments, "--executor") or profile.get("executor")) == "slurm":
-            problems += check_slurm(run, profile_folder, profile)
+            problems += show_plan(arguments, folder)
     except Refused as error:
         problems.append(str(error))
     for problem in problems:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +77,57 @@ def test_seed_is_set(tmp_path: Path) -> None:
 def test_paths_by_role() -> None:
     items = [("embeddings_a", "x.h5"), ("embeddings_b", ["y.h5", "z.h5"]), ("model", "m.pt")]
     assert paths_by_role(items, "embeddings_") == {"a": [Path("x.h5")], "b": [Path("y.h5"), Path("z.h5")]}
+
+
+LIBRARY = str(Path(__file__).resolve().parents[2] / "workflow" / "src")
+COUNT_THREADS = """
+import json, sys, threadpoolctl
+def load():
+    import numpy, scipy.linalg, torch, numba
+    return numpy, torch, numba
+if sys.argv[2] == "before":
+    load()
+from histoloom.jobs import job
+with job(sys.argv[1], {}, threads=int(sys.argv[3])):
+    numpy, torch, numba = load()
+    numpy.ones((50, 50)) @ numpy.ones((50, 50))
+    pools = sorted({p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"})
+    print(json.dumps({"blas": pools, "torch": torch.get_num_threads(), "numba": numba.get_num_threads()}))
+"""
+
+
+@pytest.mark.parametrize(("loaded", "threads"), [("before", 1), ("later", 1), ("later", 2)])
+def test_a_job_s_threads_reach_blas_torch_and_numba(loaded: str, threads: int, tmp_path: Path) -> None:
+    """Whether they are loaded before the job begins or by the job itself, which would take four or all."""
+    if (os.cpu_count() or 1) < threads:
+        pytest.skip("OpenMP takes no more threads than there are cores")
+    surroundings = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")} | {"PYTHONPATH": LIBRARY}
+    if loaded == "before":
+        surroundings |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "4")
+    words = [sys.executable, "-c", COUNT_THREADS, str(tmp_path / "log"), loaded, str(threads)]
+    done = subprocess.run(words, env=surroundings, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"blas": [threads], "torch": threads, "numba": threads}
+
+
+FILL_THE_DISK = """
+import resource, signal, sys
+from histoloom.jobs import job
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+with job(sys.argv[1], {"x": sys.argv[2]}) as out:
+    out["x"].write_bytes(b"x" * 1_000_000)
+"""
+
+
+def test_a_disk_that_fills_under_a_job_leaves_the_old_output_and_the_system_s_words(tmp_path: Path) -> None:
+    final = tmp_path / "results" / "x.bin"
+    final.parent.mkdir()
+    final.write_text("old")
+    words = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path / "log"), str(final)]
+    surroundings = os.environ | {"PYTHONPATH": LIBRARY}
+    done = subprocess.run(words, env=surroundings, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert "File too large" in (tmp_path / "log").read_text()
+    assert final.read_text() == "old"
+    assert [path.name for path in final.parent.iterdir()] == ["x.bin"]

@@ -28,9 +28,54 @@ def test_a_profile_that_is_missing_is_named_with_those_that_exist() -> None:
     assert profile["executor"] == "slurm"
 
 
+def test_a_profile_kept_for_snakemake_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site's own profiles lie where only Snakemake looks; what it does not find it names itself."""
+    monkeypatch.setattr(plan_run, "site_profile", lambda name: [tmp_path] if name == "mysite" else [])
+    (tmp_path / "config.yaml").write_text("executor: slurm\n")
+    assert plan_run.read_profile(["--profile", "mysite"]) == (tmp_path, {"executor": "slurm"})
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", "mysite")
+    assert plan_run.read_profile([])[0] == tmp_path
+    with pytest.raises(plan_run.Refused, match="no such profile"):
+        plan_run.read_profile(["--profile", "myslurm"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "profile", "trapped"),
+    [
+        (["--profile", "profiles/slurm"], {"executor": "slurm"}, True),
+        (["--profile=profiles/slurm"], {"executor": "slurm"}, True),
+        (["--profile", "mine", "--workflow-profile", "profiles/slurm"], {"executor": "slurm"}, False),
+        (["--workflow-profile", "profiles/slurm"], {"executor": "slurm"}, False),
+        (["--profile", "profiles/ci"], {"cores": 2}, False),
+    ],
+)
+def test_the_trap_of_the_wrong_option(
+    arguments: list[str], profile: dict, trapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
+    said = list(plan_run.check_profile(arguments, profile))
+    assert bool(said) is trapped
+    assert not said or "Remedy: --workflow-profile profiles/slurm" in said[0]
+
+
+def test_what_is_to_be_fetched_is_counted_and_what_is_unknown_said() -> None:
+    def fetch(source: str, file: str) -> Job:
+        return Job(file, "fetch_file", f"source={source}, file={file}", outputs=[f"raw/{source}/{file}"])
+
+    jobs = [fetch("hbca", "hbca_all_cells.h5ad"), fetch("her2st", "data/ST-cnts/A1.tsv.gz"), fetch("nobody", "x")]
+    found = plan_run.downloads(Run(jobs={job.number: job for job in jobs}))
+    assert found == {
+        "raw/hbca/hbca_all_cells.h5ad": 7_211_362_715,
+        "raw/her2st/data/ST-cnts/A1.tsv.gz": 1_033_376,
+        "raw/nobody/x": None,
+    }
+
+
 def test_a_folder_that_cannot_be_written() -> None:
     said = list(plan_run.check_folders(Path("/proc/self"), 0))
-    assert any("logs cannot be written here" in text and "Remedy" in text for text in said)
+    text = said[0]
+    assert "results and logs and benchmarks and .snakemake cannot be written here" in text
+    assert "Remedy" in text
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,10 +97,10 @@ def test_the_clock_of_a_file_server(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_inputs_from_the_future(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").touch()
-    run = Run(jobs={"1": Job("1", "cut_tiles", inputs=["a.tsv", "absent.tsv"])})
-    assert list(plan_run.check_clocks(run, tmp_path)) == []
+    inputs = ["a.tsv", "absent.tsv"]
+    assert list(plan_run.check_clocks(inputs, tmp_path)) == []
     os.utime(tmp_path / "a.tsv", (time.time() + 3600,) * 2)
-    (said,) = plan_run.check_clocks(run, tmp_path)
+    (said,) = plan_run.check_clocks(inputs, tmp_path)
     assert "a.tsv: modified in the future" in said
 
 

@@ -92,7 +92,7 @@ def seed_everything(seed: int) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Bound the threads of BLAS, OpenMP, numba and, where it is loaded, torch."""
+    """Bound the threads of BLAS, OpenMP, numba and torch: what is loaded already, and what a job loads later."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     import threadpoolctl
@@ -102,6 +102,11 @@ def set_threads(threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
+    if "numba" in sys.modules:
+        import numba
+
+        # It cannot have more than it was loaded with.
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
 
 @contextlib.contextmanager

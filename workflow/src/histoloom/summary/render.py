@@ -55,7 +55,7 @@ def gpu_hours(jobs: Iterable[Job]) -> float:
     return sum(t.gpus * (t.minutes or 0) / 60 for t in first)
 
 
-def plan_text(run: Run, downloads: Mapping[str, int], read: int, free: int) -> str:
+def plan_text(run: Run, downloads: Mapping[str, int | None], read: int, free: int) -> str:
     """Return what a run will do.
 
     Parameters
@@ -63,7 +63,7 @@ def plan_text(run: Run, downloads: Mapping[str, int], read: int, free: int) -> s
     run
         The plan: every job with one try that was never started.
     downloads
-        Bytes to fetch, by file.
+        Bytes to fetch, by file; None where only the host states them.
     read
         Bytes of inputs that are there already.
     free
@@ -86,12 +86,15 @@ def plan_text(run: Run, downloads: Mapping[str, int], read: int, free: int) -> s
         )
     jobs = [job for found in working(run).values() for job in found]
     header = ["rule", "jobs", "submissions", "MB each", "minutes each", "threads", "GPUs", "GPU-hours at most"]
+    unknown = sum(size is None for size in downloads.values())
+    fetched = count_bytes(sum(size or 0 for size in downloads.values()))
     lines = [
         table(header, rows),
         "",
         f"{len(jobs)} jobs in {len({job.submission for job in jobs})} submissions; "
         f"at most {gpu_hours(jobs):.1f} GPU-hours.",
-        f"To download: {count_bytes(sum(downloads.values()))} in {len(downloads)} files. "
+        f"To fetch: {fetched} in {len(downloads)} files"
+        f"{f', and the sizes of {unknown} that only their host states' if unknown else ''}. "
         f"To read: {count_bytes(read)} that are there. Free for results: {count_bytes(free)}.",
     ]
     return "\n".join(lines)
