@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ from histoloom.metrics.judges import score_labels
 from histoloom.metrics.labelled import read_predicted
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.attainable import draw_attainable, write_attainable
+from histoloom.report.bars import marked
 from histoloom.report.figures import draw_judge
 
 OBS = make_obs({("A", "A1"): 49, ("A", "A2"): 49, ("B", "B1"): 49})
@@ -56,6 +59,43 @@ def test_labels_made_in_several_ways_are_compared_pair_by_pair(tmp_path):
     assert got == pytest.approx(np.corrcoef(base[at, 2], noisy[at, 2])[0, 1])
     assert ("n30", "other", "cc", "Cancer") not in cohort.index
     assert set(rows["model"]) == {"n30+n60+other"}
+
+
+def test_two_levels_of_a_reference_meet_at_the_coarser_one(tmp_path):
+    """Plasma and Fibro are one type of the coarse entry; fine entries are still compared type by type."""
+    base = make_values(OBS, types=3)
+    coarse = np.column_stack([base[:, 1], base[:, 0] + base[:, 2]])
+    files = variants(tmp_path, fine=(base, NAMES), other=(base + 1, NAMES), coarse=(coarse, ["Cancer", "Rest"]))
+    names = ["fine", "other", "coarse"]
+    merge = {"Rest": ["Plasma", "Fibro", "absent here"]}
+    rows = judge("sensitivity", tmp_path, files, [], labels=names, cohorts=["demo"], merge=merge)
+    cohort = rows[rows["aggregation"] == "cohort"].set_index(["gene_set", "k", "metric", "target"])["value"]
+    assert cohort["fine", "coarse", "cc", "Rest"] == pytest.approx(1)
+    assert cohort["fine", "coarse", "cc", "Cancer"] == pytest.approx(1)
+    assert ("fine", "coarse", "cc", "Plasma") not in cohort.index
+    assert set(rows[(rows["k"] == "other") & (rows["metric"] == "cc")]["target"]) == {"", *NAMES}
+    assert cohort["fine", "coarse", "abundance_ratio", ""] == pytest.approx(1)
+
+
+def test_a_sensitivity_says_in_what_its_entries_differ_and_that_fits_were_short(tmp_path):
+    base, files = make_values(OBS, types=3), []
+    for name, more in (
+        ("n30", {"n_cells_per_location": 30}), ("a200", {"n_cells_per_location": 30, "detection_alpha": 200}),
+        ("counted", {"n_cells_per_location": "nuclei"}),
+    ):  # fmt: skip
+        (tmp_path / name).mkdir()
+        spec = {"method": "cell2location", "detection_alpha": 20, "max_epochs": 9, **more}
+        facts = {"spec": spec, "demo_fit": name == "a200", "qc": [{"n_cells_per_location": 17.0}]}
+        files.append(write_labels(tmp_path / name / "demo.h5ad", OBS, base, NAMES, **facts))
+    rows = judge("sensitivity", tmp_path, files, [], labels=["n30", "a200", "counted"], cohorts=["demo"])
+    stamp = json.loads(rows["protocol"].iloc[0])["labels"]
+    assert stamp["demo_fit"] is True
+    assert stamp["variants"] == {
+        "n30": {"n_cells_per_location": 30, "detection_alpha": 20},
+        "a200": {"n_cells_per_location": 30, "detection_alpha": 200},
+        "counted": {"n_cells_per_location": "nuclei: 17", "detection_alpha": 20},
+    }
+    assert marked("Labels", rows) == "Labels [demo fit]"
 
 
 def test_variants_without_a_common_type_are_refused(tmp_path):

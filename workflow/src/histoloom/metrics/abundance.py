@@ -178,7 +178,7 @@ def score_abundance(scored: Scored, means: pd.DataFrame, *, truth_has_units: boo
     """
     parts: list[pd.DataFrame] = []
     for against, reference in scored.reference.items():
-        errors = against == "labels" or truth_has_units
+        errors = against.startswith("labels") or truth_has_units
         sections = section_values(scored, scored.prediction, reference, means, errors=errors)
         rows = roll_up(sections, types=True)
         found = [rows, pooled_cc(scored, scored.prediction, reference), spot_cc(scored, scored.prediction, reference)]

@@ -23,7 +23,7 @@ from histoloom.metrics.coloc_judge import read_positions, score_significance
 from histoloom.metrics.correlation import column_correlation, cross_correlation
 from histoloom.metrics.labelled import Labels, badged, joined, members, read_labels, read_predicted, sections_of
 from histoloom.metrics.rows import assemble, write_metrics
-from histoloom.metrics.sensitivity import score_sensitivity
+from histoloom.metrics.sensitivity import differences, score_sensitivity
 from histoloom.metrics.tissue_judges import read_nuclei, score_kept, score_nuclei
 
 logger = logging.getLogger(__name__)
@@ -192,6 +192,7 @@ _AGAINST = {
     "sensitivity": "labels", "colocalization": "permutations", "nuclei": "nuclei", "predicted_nuclei": "nuclei",
     "kept": "regions",
 }  # fmt: skip
+_STAMPED = ("method", "units", "seeds", "seed", "demo_fit", "variants")
 _PAIRED = {"truth": score_truth, "labels": score_agreement, "ceiling": score_ceiling}
 Found = tuple[str, list[pd.DataFrame], Mapping[str, Any]]
 
@@ -230,7 +231,7 @@ def score_labels(*, spec: Mapping[str, Any], labels: Sequence[Path], against: Se
         found = _judge_tissue(spec, labels, against)
     parts: list[pd.DataFrame] = []
     for model, frames, facts in found:
-        stamp = {"judge": dict(spec), "labels": {k: facts.get(k) for k in ("method", "units", "seeds", "seed")}}
+        stamp = {"judge": dict(spec), "labels": {k: facts.get(k) for k in _STAMPED}}
         text = canonical_json(stamp)
         parts += [part.assign(model=model, protocol=text) for part in frames if len(part)]
     frame = assemble(parts, against=_AGAINST[kind])
@@ -266,7 +267,12 @@ def _judge_variants(spec: Mapping[str, Any], labels: Sequence[Path]) -> list[Fou
     found = []
     for _, items in sorted(by_cohort.items()):
         names, variants = [name for name, _ in items], [item for _, item in items]
-        found.append(("+".join(names), score_sensitivity(spec, names, variants), variants[0].metadata))
+        facts = {
+            **variants[0].metadata,
+            "demo_fit": any(item.metadata.get("demo_fit") for item in variants),
+            "variants": differences(names, variants),
+        }
+        found.append(("+".join(names), score_sensitivity(spec, names, variants), facts))
     return found
 
 

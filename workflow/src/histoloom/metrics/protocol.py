@@ -47,6 +47,7 @@ def stamp(
             "train_cohorts": sorted(spec.get("train_cohorts") or spec.get("cohorts") or []),
             "labels": spec.get("labels", UNSTATED),
             "target": dict(spec.get("target") or {}),
+            "demo_fit": bool(target.get("demo_fit")),
             "units": target.get("units", UNSTATED),
             "tiles": spec.get("tiles", UNSTATED),
             "tiles_spec": tiles.get("spec", UNSTATED) if isinstance(tiles, Mapping) else UNSTATED,
@@ -67,7 +68,7 @@ def short(protocol: Mapping[str, Any]) -> str:
     target = protocol.get("target") or {}
     parts = [
         str(protocol.get("split", UNSTATED)).replace("_", " "),
-        f"labels {protocol.get('labels', UNSTATED)}",
+        f"labels {protocol.get('labels', UNSTATED)}" + (" (demo fit)" if protocol.get("demo_fit") else ""),
         f"tiles {protocol.get('tiles', UNSTATED)}",
         f"target {target.get('statistic', UNSTATED)}/{target.get('transform', UNSTATED)}",
         f"selection {protocol.get('selection', UNSTATED)}",

@@ -18,7 +18,7 @@ from histoloom.metrics.colocalization import score_colocalization
 from histoloom.metrics.correlation import Floats
 from histoloom.metrics.protocol import stamp
 from histoloom.metrics.rows import assemble, write_metrics
-from histoloom.metrics.scored import Scored
+from histoloom.metrics.scored import Scored, merge_types
 
 logger = logging.getLogger(__name__)
 
@@ -171,12 +171,14 @@ def score_predictions(
         protocol = stamp(spec, scored.metadata, target_metadata, obs)
         variant = str(scored.metadata.get("variant", path.stem))
         scale_known = target_metadata.get("truth_units") in {None, target_metadata.get("units")}
-        rows = assemble(
-            [
-                *score_abundance(scored, means, truth_has_units=scale_known),
-                *score_colocalization(scored, spec.get("moran") or {}),
-            ]
-        )
+        found = [
+            *score_abundance(scored, means, truth_has_units=scale_known),
+            *score_colocalization(scored, spec.get("moran") or {}),
+        ]
+        if spec.get("merge"):
+            coarse = merge_types(scored, means, spec["merge"], (spec.get("target") or {}).get("transform", "none"))
+            found += score_abundance(*coarse, truth_has_units=scale_known)
+        rows = assemble(found)
         parts.append(rows.assign(variant=variant, protocol=canonical_json(protocol)))
     frame = assemble(parts, experiment=experiment, model=model)
     undefined = int(frame.loc[frame["metric"].eq("cc") & frame["aggregation"].eq("section"), "value"].isna().sum())

@@ -11,6 +11,7 @@ import pandas as pd
 
 from histoloom.metrics.ceiling import IDENTIFIABLE, attainable
 from histoloom.metrics.rows import read_metrics
+from histoloom.report.bars import marked
 from histoloom.report.pages import Page, number, write_csv
 from histoloom.report.style import colour, figure, note, save, short_names
 
@@ -51,7 +52,7 @@ def draw_attainable(*, spec: Mapping[str, Any], metrics: Sequence[Path], ceiling
         png.
     """
     table, models = _table(spec, metrics, ceilings)
-    title = str(spec.get("title") or spec.get("name") or "")
+    title = marked(str(spec.get("title") or spec.get("name") or ""), read_metrics(ceilings))
     table = pd.concat([part for _, part in table.groupby("identifiable", sort=False)]) if len(table) else table
     table = table.sort_values(["cohort", "identifiable", "reliability"], ascending=[True, False, False], kind="stable")
     several = table["cohort"].nunique() > 1
@@ -106,12 +107,13 @@ def write_attainable(
     table, models = _table(spec, metrics, ceilings)
     if "csv" in out:
         write_csv(table, out["csv"])
-    page = Page(f"{spec.get('title') or spec.get('name') or 'Experiment'}: CC and ceiling")
-    for title, part in (
+    title = marked(str(spec.get("title") or spec.get("name") or "Experiment"), read_metrics(ceilings))
+    page = Page(f"{title}: CC and ceiling")
+    for kind, part in (
         ("Identifiable", table[table["identifiable"]]),
         ("Not identifiable", table[~table["identifiable"]]),
     ):
-        page.heading(f"{title}: {len(part)} types")
+        page.heading(f"{kind}: {len(part)} types")
         if part.empty:
             page.text("None.")
             continue
@@ -120,9 +122,9 @@ def write_attainable(
             shown[name] = [number(v) for v in part[name]]
         for model in models:
             shown[f"CC {model}"] = [number(v) for v in part[f"cc_{model}"]]
-            if title == "Identifiable":
+            if kind == "Identifiable":
                 shown[f"CC / ceiling {model}"] = [number(v, 2) for v in part[f"share_{model}"]]
-        if title == "Identifiable":
+        if kind == "Identifiable":
             mean = {"cohort": "", "type": "mean over types"} | {
                 column: number(pd.to_numeric(shown[column], errors="coerce").mean()) for column in shown.columns[2:]
             }

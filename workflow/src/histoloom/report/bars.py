@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,14 @@ def read_experiment(
     rows = rows[(rows["experiment"] == experiment) & (rows["against"] == "labels")]
     there = set(rows["model"])
     models = [m for m in (spec.get("models") or sorted(there)) if m in there]
-    return rows, models, str(spec.get("title") or experiment)
+    return rows, models, marked(str(spec.get("title") or experiment), rows)
+
+
+def marked(title: str, rows: pd.DataFrame) -> str:
+    """Return a title that says so where labels come from a fit too short to trust."""
+    stamps = [json.loads(text) for text in rows["protocol"].unique() if text]
+    short = any(s.get("demo_fit") or (isinstance(of := s.get("labels"), dict) and of.get("demo_fit")) for s in stamps)
+    return f"{title} [demo fit]" if short else title
 
 
 def _bar_panel(ax: Axes, rows: pd.DataFrame, models: Sequence[str], places: pd.DataFrame, metric: str) -> None:
@@ -111,6 +119,4 @@ def draw_bars(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Pat
 
 
 def _units(rows: pd.DataFrame) -> str:
-    import json
-
     return str(json.loads(rows["protocol"].iloc[0]).get("units", "units of the labels")) if len(rows) else ""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.rows import read_metrics
+from histoloom.report.bars import marked
 from histoloom.report.judge_more import (
     draw_ceiling,
     draw_kept,
@@ -45,7 +46,7 @@ def draw_judge(*, spec: Mapping[str, Any], metrics: Path, out: Path) -> None:
         "sensitivity": draw_sensitivity, "colocalization": draw_significance, "nuclei": draw_nuclei,
         "predicted_nuclei": draw_nuclei, "predicted_regions": draw_predicted_regions, "kept": draw_kept,
     }[spec["kind"]]  # fmt: skip
-    draw(spec, rows, str(spec.get("title") or spec.get("name") or ""), out)
+    draw(spec, rows, marked(str(spec.get("title") or spec.get("name") or ""), rows), out)
 
 
 def _grid(rows: pd.DataFrame) -> tuple[np.ndarray, list[str], list[str]]:

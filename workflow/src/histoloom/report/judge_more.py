@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ def draw_ceiling(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: P
         save(fig, out)
 
 
+def _choices(names: list[str], rows: pd.DataFrame) -> list[str]:
+    """Return each entry's name and, below it, in what it differs from the first."""
+    stamp = json.loads(rows["protocol"].iloc[0] or "{}") if len(rows) else {}
+    variants = (stamp.get("labels") or {}).get("variants") or {}
+    first = variants.get(names[0]) or {}
+    found = []
+    for name in names:
+        own = [f"{key} {value}" for key, value in (variants.get(name) or {}).items() if value != first.get(key)]
+        found.append(f"{name}\n{', '.join(own)}" if own else name)
+    return found
+
+
 def draw_sensitivity(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
     """Draw agreement of labels entries as a matrix: CC above the diagonal, ratio of abundance below."""
     names = list(spec["labels"])
@@ -65,39 +78,36 @@ def draw_sensitivity(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, ou
             cc[min(i, j), max(i, j)] = value
         else:
             ratio[max(i, j), min(i, j)] = value if i < j else 1 / value
-    worst = by_type.groupby("target")["value"].min().sort_values(kind="stable")
-    with figure(3.8 + 0.62 * len(names) + 3.4, 2.2 + 0.5 * max(len(names), 5)) as fig:
-        ax, side = fig.subplots(1, 2, width_ratios=[1.25, 1])
-        image = ax.imshow(cc, cmap=SEQUENTIAL, vmin=0, vmax=1, interpolation="nearest")
+    pairs = by_type.sort_values("value", kind="stable").drop_duplicates("target")
+    with figure(6.2 + 0.62 * len(names) + 3.2, 2.2 + 0.5 * max(len(names), 5)) as fig:
+        ax, side = fig.subplots(1, 2, width_ratios=[1.45, 1])
+        image = ax.imshow(cc, cmap=SEQUENTIAL, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         ax.set_facecolor("#EFEFEF")
         for (i, j), value in np.ndenumerate(cc):
             if np.isfinite(value):
-                ax.text(
-                    j,
-                    i,
-                    f"{value:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if value < 0.6 else "black",
-                )
+                tone = "white" if value < 0.6 else "black"
+                ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=tone)
             elif np.isfinite(ratio[i, j]):
                 ax.text(j, i, f"×{ratio[i, j]:.2g}", ha="center", va="center", fontsize=8)
         ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
-        ax.set_yticks(range(len(names)), names)
+        ax.set_yticks(range(len(names)), _choices(names, rows))
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         ax.set_title("above: CC; below: total abundance, row over column", fontsize=8.5)
         fig.colorbar(image, ax=ax, shrink=0.7, pad=0.02).set_label("CC, mean over types")
-        shown = worst.iloc[:14]
-        side.barh(range(len(shown)), shown, 0.7, color=PALETTE[0])
-        side.set_yticks(range(len(shown)), short_names(list(shown.index), 26))
+        shown = pairs.iloc[:14]
+        side.barh(range(len(shown)), shown["value"], 0.7, color=PALETTE[0])
+        for y, row in enumerate(shown.to_dict("records")):
+            side.text(0.015, y, f"{row['gene_set']} – {row['k']}", va="center", fontsize=7, color="black",
+                      transform=side.get_yaxis_transform(),
+                      bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.8})  # fmt: skip
+        side.set_yticks(range(len(shown)), short_names(list(shown["target"]), 26))
         side.invert_yaxis()
-        side.set_xlim(min(0, float(np.nanmin([0, *shown]))), 1)
-        side.set_title("least agreement of any two, by type", fontsize=8.5)
+        side.set_xlim(min(0, float(np.nanmin([0, *shown["value"]]))), 1)
+        side.set_title("the two that agree least, by type", fontsize=8.5)
         side.set_xlabel("CC")
         n = rows[rows["aggregation"] == "section"]["sample"].nunique()
-        fig.suptitle(**_title(title, f"the same spots labelled in {len(names)} ways, {n} sections"))
+        fig.suptitle(**_title(title, f"the same spots labelled in {len(names)} ways, {n} section{'s'[: n > 1]}"))
         save(fig, out)
 
 

@@ -302,6 +302,7 @@ def build_target(
         "recipe": dict(spec["target"]),
         "tiles": {"name": spec["tiles"], "spec": _one_tile_spec(sections, spec["tiles"])},
         "labels": spec["labels"],
+        "demo_fit": any(item.metadata.get("demo_fit") for item in by_cohort.values()),
         "truth": spec["truth"],
         "units": _units(by_cohort, transform),
         "truth_units": _units(planted, transform) if planted else None,
