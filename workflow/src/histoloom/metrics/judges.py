@@ -264,7 +264,7 @@ def _judge_variants(spec: Mapping[str, Any], labels: Sequence[Path]) -> list[Fou
     for path in labels:
         item = read_labels(path)
         by_cohort.setdefault(str(item.obs["cohort"].iloc[0]), []).append((Path(path).parent.name, item))
-    found = []
+    found: list[Found] = []
     for _, items in sorted(by_cohort.items()):
         names, variants = [name for name, _ in items], [item for _, item in items]
         facts = {
