@@ -1,6 +1,7 @@
 """Adapter of rule build_reference: a filtered single-cell reference and its signatures."""
 
 import json
+from pathlib import Path
 
 from histoloom.jobs import job, paths_by_role
 
@@ -8,7 +9,9 @@ from histoloom.jobs import job, paths_by_role
 def main(snakemake):
     spec = json.loads(snakemake.params.spec)
     seed = spec.get("seed", 0)
-    with job(snakemake.log[0], snakemake.output.items(), seed=seed, threads=spec.get("fit_threads", 1)) as out:
+    threads = spec.get("fit_threads", 1)
+    scratch = Path("results/checkpoints/references", *snakemake.wildcards)
+    with job(snakemake.log[0], snakemake.output.items(), seed=seed, threads=threads, scratch=scratch) as out:
         from histoloom.references import build_reference
 
         build_reference(
@@ -16,7 +19,8 @@ def main(snakemake):
             files=paths_by_role(snakemake.input.items()),
             out=out["reference"],
             seed=seed,
-            threads=spec.get("fit_threads", 1),
+            threads=threads,
+            scratch=scratch,
         )
 
 

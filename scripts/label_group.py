@@ -10,7 +10,8 @@ def main(snakemake):
     wildcards, files = snakemake.wildcards, paths_by_role(snakemake.input.items())
     spec = json.loads(snakemake.params.spec)
     seed, threads = int(wildcards.seed), spec.get("fit_threads", 1)
-    with job(snakemake.log[0], snakemake.output.items(), seed=seed, threads=threads) as out:
+    scratch = Path("results/checkpoints/labels", *wildcards)
+    with job(snakemake.log[0], snakemake.output.items(), seed=seed, threads=threads, scratch=scratch) as out:
         from histoloom.labels import label_group
 
         label_group(
@@ -24,8 +25,9 @@ def main(snakemake):
             nuclei=files["nuclei"],
             out=out["labels"],
             efficiency=out["efficiency"],
-            scratch=Path("results/checkpoints/labels", *wildcards),
+            scratch=scratch,
             threads=threads,
+            granted_mb=snakemake.resources.get("mem_mb"),
         )
 
 

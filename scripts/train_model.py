@@ -8,7 +8,8 @@ from histoloom.jobs import job, paths_by_role
 
 def main(snakemake):
     experiment = json.loads(snakemake.params.experiment)
-    with job(snakemake.log[0], snakemake.output.items(), seed=experiment["seed"], threads=1) as out:
+    scratch = Path("results/checkpoints/models", *snakemake.wildcards)
+    with job(snakemake.log[0], snakemake.output.items(), seed=experiment["seed"], threads=1, scratch=scratch) as out:
         from histoloom.models import train_model
 
         train_model(
@@ -20,6 +21,7 @@ def main(snakemake):
             out=out["model"],
             efficiency=out["efficiency"],
             threads=1,
+            scratch=scratch,
         )
 
 

@@ -73,7 +73,14 @@ def measure(misspecified: bool, patients: list[str], folder: Path) -> None:
     write_reference(spec=plan.simulation_spec("demo"), out=folder / "raw.h5ad")
     reference = folder / "reference.h5ad"
     files = {"h5ad": [folder / "raw.h5ad"]}
-    build_reference(spec=plan.reference_spec("sim"), files=files, out=reference, seed=0, threads=1)
+    build_reference(
+        spec=plan.reference_spec("sim"),
+        files=files,
+        out=reference,
+        seed=0,
+        threads=1,
+        scratch=reference.parent / "scratch",
+    )
     found: dict[str, list[pd.Series]] = {"c2l": [], "nnls": []}
     setting = f"misspecification {'on ' if misspecified else 'off'}"
     for patient in patients:

@@ -47,7 +47,7 @@ def breast(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "folders": [folder / "sample1", folder / "sample2"],
         "annotations": [folder / "phenodata_sample1.txt", folder / "phenodata_sample2.txt"],
     }
-    build_reference(spec=SPEC, files=files, out=out, seed=0, threads=1)
+    build_reference(spec=SPEC, files=files, out=out, seed=0, threads=1, scratch=out.parent / "scratch")
     return out
 
 

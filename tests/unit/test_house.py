@@ -20,6 +20,7 @@ BASE = [
     "config",
     "identity",
     "artefacts",
+    "checkpoints",
     "jobs",
     "versions",
     "registry",

@@ -61,3 +61,21 @@ def make_identity(
     }
     record["sha256"] = sha256_text(canonical_json(record))
     return record
+
+
+def source_hash(name: str) -> str:
+    """Return a hash of the source of a module or sub-package of this package, 16 hex digits.
+
+    Parameters
+    ----------
+    name
+        Such as ``"models"`` or ``"slides"``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such module.
+    """
+    entry = Path(__file__).resolve().parent / name
+    files = sorted(entry.rglob("*.py")) if entry.is_dir() else [entry.with_suffix(".py")]
+    return sha256_text("".join(f.read_text() for f in files))[:16]

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from histoloom.checkpoints import EXIT_STATUS, Stopped
 from histoloom.errors import InputError
 
 logger = logging.getLogger("histoloom")
@@ -116,6 +117,7 @@ def job(
     *,
     seed: int | None = None,
     threads: int = 1,
+    scratch: str | Path | None = None,
 ) -> Iterator[Outputs]:
     """Surround a job's work.
 
@@ -129,6 +131,8 @@ def job(
         Seed for Python, NumPy and torch.
     threads
         Threads granted to the job.
+    scratch
+        The job's folder of checkpoints (`histoloom.checkpoints`); removed once the outputs have their names.
 
     Yields
     ------
@@ -138,7 +142,8 @@ def job(
     Raises
     ------
     SystemExit
-        With status 1 after an `InputError`, whose message goes to the log and to stderr without a traceback.
+        With status 1 after an `InputError`, whose message goes to the log and to stderr without a traceback; with
+        `histoloom.checkpoints.EXIT_STATUS` if the job was asked to end and has saved what it had done.
     """
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +163,11 @@ def job(
     try:
         yield out
         out.commit()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except Stopped as stopped:
+        logger.error("%s", stopped)
+        raise SystemExit(EXIT_STATUS) from None
     except InputError as error:
         logger.error("%s", error)
         logger.info("where it was raised", exc_info=True)

@@ -169,13 +169,14 @@ def deconvolution_mb(n_obs: int, n_genes: int, n_types: int, posterior_samples: 
     return (dense + posterior) / 1e6 + DEMANDS["label_group.cell2location"].base_mb
 
 
-def advice_when_too_large(need_mb: float, granted_mb: float, n_obs: int, n_genes: int) -> str | None:
-    """Return what to do about a fit that will not fit, or None if it will."""
+def advice_when_too_large(need_mb: float, granted_mb: float, n_obs: int, n_genes: int) -> tuple[str, str] | None:
+    """Return what is wrong with a fit that will not fit and what to do about it, or None if it will."""
     if need_mb <= granted_mb:
         return None
     fitting = int(n_genes * granted_mb / need_mb * 0.9)
     return (
         f"deconvolving {n_obs} spots x {n_genes} genes takes about {need_mb:.0f} MB, and {granted_mb:.0f} MB are "
-        f"granted. Remedy: smaller groups (`group_by: section`), fewer genes (about {fitting} would fit), or more "
-        "memory for rule label_group in the profile (`set-resources: label_group: mem_mb: ...`)."
+        "granted.",
+        f"smaller groups (`group_by: section`), fewer genes (about {fitting} would fit), or more "
+        "memory for rule label_group in the profile (`set-resources: label_group: mem_mb: ...`).",
     )

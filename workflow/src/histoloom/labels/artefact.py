@@ -38,6 +38,10 @@ class LabelTask:
         Threads of the fit.
     nuclei
         Counted nuclei of the sections, where the method expects cells by them.
+    identity
+        Identity (sha256) of the labels to be made; decides which checkpoint of an earlier try belongs to them.
+    granted_mb
+        Memory that the job may use, None where nobody says. It decides nothing but whether a fit is begun.
     """
 
     spec: Mapping[str, Any]
@@ -50,6 +54,8 @@ class LabelTask:
     scratch: Path
     threads: int
     nuclei: list[Path] = field(default_factory=list)
+    identity: str = ""
+    granted_mb: float | None = None
 
     @property
     def where(self) -> str:

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import read_metadata
+from histoloom.checkpoints import Checkpoint, resume_identity
 from histoloom.errors import InputError
 from histoloom.labels.artefact import GroupLabels, LabelTask
 from histoloom.labels.prepare import Prepared, prepare, reconstruction
-from histoloom.references.fitting import fit_settings, history_summary, import_cell2location
+from histoloom.references.fitting import fit_device, fit_settings, history_summary, import_cell2location
+from histoloom.resources import OVERHEAD_MB, advice_when_too_large, deconvolution_mb
 
 logger = logging.getLogger(__name__)
 # Names in the exported posterior: our layer -> (theirs, prefix of their columns).
@@ -43,9 +45,10 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
     Raises
     ------
     InputError
-        If the data do not fit together, or the fit gives no finite loss.
+        If the data do not fit together or not into the memory, or the fit gives no finite loss.
     """
     data, spec = prepare(task), task.spec
+    _check_memory(data, task)
     n_cells, n_cells_from = expected_cells(task, data.obs)
     model, visium, device = fit(data, task, n_cells)
     loss = model.history["elbo_train"].to_numpy(float).ravel()
@@ -78,6 +81,18 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
         )  # fmt: skip
     mean = statistics.pop("mean")
     return GroupLabels(data.obs, mean, types, "cells", statistics, data.dropped, qc, device)
+
+
+def _check_memory(data: Prepared, task: LabelTask) -> None:
+    """Refuse a fit that would die of its size; where nobody says what is granted, it is begun."""
+    (n_obs, n_genes), n_types = data.counts.shape, data.signatures.shape[1]
+    need = deconvolution_mb(n_obs, n_genes, n_types, int(task.spec["posterior_samples"]))
+    logger.info("%s: %d spots x %d genes x %d types, about %.0f MB", task.where, n_obs, n_genes, n_types, need)
+    if task.granted_mb is None:
+        return
+    advice = advice_when_too_large(need, task.granted_mb - OVERHEAD_MB, n_obs, n_genes)
+    if advice is not None:
+        raise InputError(task.where, *advice)
 
 
 def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
@@ -118,7 +133,7 @@ def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
 
 
 def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any, str]:
-    """Train the model with `n_cells` expected per spot.
+    """Train the model with `n_cells` expected per spot; a fit begun by an earlier try goes on from its checkpoint.
 
     Returns
     -------
@@ -131,8 +146,11 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any, str]
     model_class = import_cell2location().Cell2location
     obs = data.obs.set_axis(data.obs["sample"] + "/" + data.obs["obs_id"], axis=0)[["sample"]].astype("category")
     visium = ad.AnnData(data.counts.astype(np.float32), obs=obs, var=data.signatures[[]].copy())
+    device = fit_device()
+    identity = resume_identity(task.identity, ("labels", "references"), device=device, threads=task.threads)
+    checkpoint, epochs = Checkpoint(task.scratch, "fit", identity), int(spec["max_epochs"])
     with fit_settings(
-        seed=task.seed, threads=task.threads, epochs=int(spec["max_epochs"]), folder=task.scratch, what=task.group
+        seed=task.seed, threads=task.threads, epochs=epochs, checkpoint=checkpoint, what=task.group
     ) as train_options:
         model_class.setup_anndata(adata=visium, batch_key="sample")
         model = model_class(
@@ -142,13 +160,14 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any, str]
             detection_alpha=float(spec["detection_alpha"]),
         )
         try:
-            model.train(
-                max_epochs=int(spec["max_epochs"]),
-                batch_size=spec["batch_size"],
-                train_size=1,
-                lr=float(spec["lr"]),
-                **train_options,
-            )
+            with checkpoint:
+                model.train(
+                    max_epochs=epochs,
+                    batch_size=spec["batch_size"],
+                    train_size=1,
+                    lr=float(spec["lr"]),
+                    **train_options,
+                )
         except ValueError as error:
             # How pyro reports parameters that have left the numbers.
             if "to satisfy the constraint" not in str(error):
@@ -158,7 +177,7 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any, str]
             visium,
             sample_kwargs={"num_samples": int(spec["posterior_samples"]), "batch_size": visium.n_obs},
         )
-    return model, visium, "cuda" if train_options["accelerator"] == "gpu" else "cpu"
+    return model, visium, device
 
 
 def _statistic(visium: Any, name: str, prefix: str, types: list[str]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def label_group(
     scratch: Path,
     threads: int,
     nuclei: Sequence[Path] = (),
+    granted_mb: float | None = None,
 ) -> None:
     """Write the labels of one group of sections for one seed.
 
@@ -54,11 +56,13 @@ def label_group(
     efficiency
         The json of wall time and memory to write.
     scratch
-        Folder for temporary files.
+        Folder of checkpoints.
     threads
         Threads of the fit; part of the identity, since they can change floats.
     nuclei
         Counted nuclei of its sections, where cells are expected by them.
+    granted_mb
+        Memory that the job was given, MB; a fit that needs more is refused before it begins.
 
     Raises
     ------
@@ -72,10 +76,6 @@ def label_group(
     )
     if not samples:
         raise InputError(task.where, "has no sections.", "name at least one section that is not excluded.")
-    start = time.perf_counter()
-    result: GroupLabels = method(task)
-    seconds = time.perf_counter() - start
-    _check(result, task)
     inputs: dict[str, Any] = {"samples": task.samples, "tables": task.tables}
     if reference is not None:
         inputs["reference"] = reference
@@ -86,6 +86,12 @@ def label_group(
     params: dict[str, Any] = {"spec": science, "cohort": cohort, "group": group}
     if spec["method"] == "cell2location":
         params["threads"] = threads
+    identity = make_identity("labels", STAGE_VERSION, params, identities_of(inputs), seed)
+    task = replace(task, identity=identity["sha256"], granted_mb=granted_mb)
+    start = time.perf_counter()
+    result: GroupLabels = method(task)
+    seconds = time.perf_counter() - start
+    _check(result, task)
     metadata = {
         "method": spec["method"],
         "spec": science,
@@ -95,7 +101,7 @@ def label_group(
         "units": result.units,
         "dropped": {sample: dict(reasons) for sample, reasons in result.dropped.items()},
         "qc": dict(result.qc),
-        "identity": make_identity("labels", STAGE_VERSION, params, identities_of(inputs), seed),
+        "identity": identity,
     }
     write_labels(result.obs, result.types, result.mean, result.layers, metadata, out)
     write_efficiency(efficiency, stage="labels", seconds=seconds, items=len(result.obs), device=result.device)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from histoloom.checkpoints import Checkpoints
 from histoloom.models.scaling import Scaler, fit_scaler
 
 
@@ -136,6 +137,8 @@ class Model(ABC):
         Whether training seeds change it. Predictions of others carry no ``seed_<s>`` layers.
     uses_test_labels
         Whether prediction is given the test labels: a diagnostic, stamped in every number's protocol.
+    checkpoints
+        Where a long fit keeps its state (`histoloom.checkpoints`); None where it is not to be kept.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -145,6 +148,7 @@ class Model(ABC):
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.spec = dict(spec)
         self.state: dict[str, Any] = {}
+        self.checkpoints: Checkpoints | None = None
 
     @abstractmethod
     def fit(self, data: TrainingData, device: str) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ import torch
 
 from histoloom.folds.seeds import derive_seed
 from histoloom.models.base import Fold, Model, Rows, TrainingData
+from histoloom.models.resume import member_facts
 from histoloom.models.scaling import Scaler, moments
 from histoloom.models.selection import inner_folds, rule_of, validation_rows
 from histoloom.models.stack import Member, Trained, forward, train_stack
@@ -54,7 +55,7 @@ class MLP(Model):
                 self._member(data, fold, seed, scalers[fold.name], epochs.get((fold.name, seed), limit), val=val)
                 for seed in data.seeds
             ]
-        trained = train_stack(data.features, data.values, members, self.spec, device)
+        trained = self._train("fit", data, members, device)
         chosen = {key: [t.epochs for m, t in zip(members, trained, strict=True) if m.fold == key] for key in rules}
         if last:
             found = [e for key, picked in chosen.items() if rules[key][0] == "val" for e in picked]
@@ -62,7 +63,7 @@ class MLP(Model):
             late = [self._member(data, fold, seed, scalers[fold.name], middle) for fold in last for seed in data.seeds]
             members, trained = (
                 members + late,
-                trained + train_stack(data.features, data.values, late, self.spec, device),
+                trained + self._train("last", data, late, device),
             )
             for fold in last:
                 chosen[fold.name] = [middle] * len(data.seeds)
@@ -70,6 +71,11 @@ class MLP(Model):
                     rules[fold.name] = ("fixed", "fixed: no fold had a validation")
         self.state = {f"{m.fold}/{m.seed}": _state(m, t) for m, t in zip(members, trained, strict=True)}
         return {fold.name: {"how": rules[fold.name][1], "epochs": chosen[fold.name]} for fold in data.folds}
+
+    def _train(self, name: str, data: TrainingData, members: Sequence[Member], device: str) -> list[Trained]:
+        """Train a round; one that an earlier try has begun goes on from its checkpoint."""
+        checkpoint = None if self.checkpoints is None else self.checkpoints.of(name, member_facts(members))
+        return train_stack(data.features, data.values, members, self.spec, device, checkpoint=checkpoint)
 
     def _member(
         self,
@@ -122,7 +128,7 @@ class MLP(Model):
                         )
                     )
                     keys.append((fold.name, seed))
-        trained = train_stack(data.features, data.values, members, self.spec, device)
+        trained = self._train("inner", data, members, device)
         curves: dict[tuple[str, int], list[list[float]]] = {}
         for key, result in zip(keys, trained, strict=True):
             curves.setdefault(key, []).append(result.curve)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import KEY, identities_of, identity_of
+from histoloom.checkpoints import Checkpoints, resume_identity
 from histoloom.errors import InputError
 from histoloom.folds import ALL, read_folds
 from histoloom.identity import canonical_json, make_identity
@@ -53,6 +54,7 @@ def train_model(
     out: Path,
     efficiency: Path,
     threads: int,
+    scratch: Path | None = None,
     device: str = "auto",
 ) -> None:
     """Fit a model on every fold, ``all`` included, and every training seed.
@@ -73,6 +75,8 @@ def train_model(
         JSON with seconds and peak memory; feeds efficiency tables only.
     threads
         CPU threads; already set by the job, recorded here.
+    scratch
+        Folder of checkpoints of a long fit; None keeps none.
     device
         ``auto``, ``cpu`` or ``cuda``.
 
@@ -87,6 +91,16 @@ def train_model(
     model: Model = load(MODELS, spec["kind"])(spec)
     features, spaces = _features(model, read, embeddings)
     data = build_training(read, table, features, experiment)
+    identity = make_identity(
+        "models",
+        STAGE_VERSIONS["models"],
+        {"model": dict(spec), "experiment": {key: experiment[key] for key in _EXPERIMENT_KEYS}},
+        identities_of({"target": target, "folds": folds, **used_embeddings(spec, embeddings)}),
+        experiment["seed"],
+    )
+    if scratch is not None:
+        state = resume_identity(identity["sha256"], ("models", "folds"), device=device, threads=threads)
+        model.checkpoints = Checkpoints(scratch, state)
     meter = Meter("models", device)
     choices = model.fit(data, device)
     meter.write(efficiency, len(data.folds) * (len(data.seeds) if model.stochastic else 1), threads)
@@ -101,13 +115,6 @@ def train_model(
         "units": read.metadata["units"],
         **{key: experiment[key] for key in ("standardise", "selection", "shuffle_labels")},
     }
-    identity = make_identity(
-        "models",
-        STAGE_VERSIONS["models"],
-        {"model": dict(spec), "experiment": {key: experiment[key] for key in _EXPERIMENT_KEYS}},
-        identities_of({"target": target, "folds": folds, **used_embeddings(spec, embeddings)}),
-        experiment["seed"],
-    )
     protocol = make_protocol(model, read, experiment, fold_facts, facts)
     save_model(
         model,

@@ -9,16 +9,20 @@ leaves the stack.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from histoloom.checkpoints import Checkpoint
+from histoloom.models.resume import stack_state, take_up
 from histoloom.models.scaling import Scaler
 from histoloom.models.selection import section_cc
 
@@ -174,7 +178,7 @@ def losses(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, s
     return total
 
 
-class _Runner:
+class Runner:
     """A member on its way: its stream, the batches of its epoch, its best so far."""
 
     def __init__(self, member: Member, sizes: Sequence[int], spec: Mapping[str, Any]) -> None:
@@ -183,7 +187,7 @@ class _Runner:
         self.start = initial_layers(sizes, spec["init"], self.generator)
         self.per_epoch = -(-len(member.train) // int(spec["batch_size"]))
         self._train = torch.from_numpy(member.train)
-        self._batches: list[torch.Tensor] = []
+        self.batches: list[torch.Tensor] = []
         self.best: Trained | None = None
         self.curve: list[float] = []
 
@@ -194,28 +198,32 @@ class _Runner:
 
     def next_batch(self) -> torch.Tensor:
         """Return the next batch's rows; shuffled, in equal batches, so that none is too small to correlate."""
-        if not self._batches:
+        if not self.batches:
             order = torch.randperm(len(self._train), generator=self.generator)
-            self._batches = list(torch.tensor_split(self._train[order], self.per_epoch))
-        return self._batches.pop(0)
+            self.batches = list(torch.tensor_split(self._train[order], self.per_epoch))
+        return self.batches.pop(0)
 
     def epoch_done(self) -> bool:
         """Return whether the last batch of an epoch was just handed out."""
-        return not self._batches
+        return not self.batches
 
 
-class _Stack:
+class Stack:
     """Weights of the members still training, and their optimiser."""
 
-    def __init__(self, runners: Sequence[_Runner], spec: Mapping[str, Any], data: _Data) -> None:
+    def __init__(self, runners: Sequence[Runner], spec: Mapping[str, Any], data: _Data) -> None:
         self.spec, self.data = spec, data
         depth = len(runners[0].start)
         weights = [torch.stack([r.start[i][0] for r in runners]) for i in range(depth)]
         biases = [torch.stack([r.start[i][1] for r in runners])[:, None] for i in range(depth)]
-        self._adopt(list(runners), [tensor.to(data.device, data.dtype) for tensor in (*weights, *biases)])
+        self.take(list(runners), (*weights, *biases))
 
-    def _adopt(self, runners: list[_Runner], tensors: Sequence[torch.Tensor]) -> None:
+    def take(
+        self, runners: list[Runner], tensors: Sequence[torch.Tensor], memory: Sequence[Mapping[str, torch.Tensor]] = ()
+    ) -> None:
+        """Train these members, with these weights and biases and the optimiser's memory of each."""
         self.runners = runners
+        tensors = [tensor.to(self.data.device, self.data.dtype) for tensor in tensors]
         self.parameters = [tensor.detach().clone().requires_grad_() for tensor in tensors]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=self.spec["lr"], weight_decay=self.spec["weight_decay"])
         members = [runner.member for runner in runners]
@@ -225,6 +233,12 @@ class _Stack:
         self.y_mean = put([m.y_mean for m in members])[:, None]
         self.y_scale = put([m.y_scale for m in members])[:, None]
         self.label_rows = torch.from_numpy(np.stack([m.label_rows for m in members]))
+        for parameter, state in zip(self.parameters, memory, strict=False):
+            # The count of steps stays on the CPU, where the optimiser has it.
+            self.optimiser.state[parameter] = {
+                k: v.clone() if k == "step" else v.to(self.data.device, self.data.dtype).clone()
+                for k, v in state.items()
+            }
 
     @property
     def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -236,13 +250,8 @@ class _Stack:
         """Go on with some members only, their optimiser's memory included."""
         old = [self.optimiser.state[p] for p in self.parameters]
         index = torch.tensor(positions, device=self.data.device)
-        self._adopt([self.runners[i] for i in positions], [p[index] for p in self.parameters])
-        for parameter, state in zip(self.parameters, old, strict=True):
-            self.optimiser.state[parameter] = {
-                "step": state["step"].clone(),
-                "exp_avg": state["exp_avg"][index].clone(),
-                "exp_avg_sq": state["exp_avg_sq"][index].clone(),
-            }
+        memory = [{k: v.clone() if k == "step" else v[index] for k, v in state.items()} for state in old]
+        self.take([self.runners[i] for i in positions], [p[index] for p in self.parameters], memory)
 
     def step(self) -> None:
         """Train every member on its next batch."""
@@ -306,6 +315,7 @@ def train_stack(
     spec: Mapping[str, Any],
     device: str,
     dtype: torch.dtype = torch.float32,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Trained]:
     """Train members together.
 
@@ -323,6 +333,8 @@ def train_stack(
         ``cpu`` or ``cuda``.
     dtype
         Precision of training.
+    checkpoint
+        Where the state is kept, and taken from if an earlier try left one.
 
     Returns
     -------
@@ -332,26 +344,39 @@ def train_stack(
     if not members:
         return []
     sizes = [features.shape[1], *[int(spec["width"])] * int(spec["hidden_layers"]), values.shape[1]]
-    runners = [_Runner(member, sizes, spec) for member in members]
-    stack = _Stack(runners, spec, _Data(features, values, device, dtype))
+    runners = [Runner(member, sizes, spec) for member in members]
+    stack = Stack(runners, spec, _Data(features, values, device, dtype))
     done: dict[int, Trained] = {}
-    total, told, start = max(r.steps for r in runners), time.monotonic(), time.monotonic()
-    for step in range(1, total + 1):
-        stack.step()
-        leaving = _end_epochs(stack, step)
-        for position in leaving:
-            runner = stack.runners[position]
-            done[id(runner)] = runner.best or Trained(stack.member_layers(position), runner.member.epochs)
-            done[id(runner)].curve = runner.curve
-        if leaving and len(leaving) < len(stack.runners):
-            stack.keep([i for i in range(len(stack.runners)) if i not in leaving])
+    found = checkpoint.load() if checkpoint is not None else None
+    first = take_up(found, stack, runners, done) if found is not None else 0
+    total = max(r.steps for r in runners)
+    with checkpoint or contextlib.nullcontext():
+        for step in _told(range(first + 1, total + 1), total, stack):
+            stack.step()
+            leaving = _end_epochs(stack, step)
+            for position in leaving:
+                runner = stack.runners[position]
+                trained = runner.best or Trained(stack.member_layers(position), runner.member.epochs)
+                trained.curve = runner.curve
+                done[runners.index(runner)] = trained
+            if leaving and len(leaving) < len(stack.runners):
+                stack.keep([i for i in range(len(stack.runners)) if i not in leaving])
+            if checkpoint is not None:
+                checkpoint.tick(partial(stack_state, stack, runners, done, step), f"step {step} of {total}")
+    return [done[position] for position in range(len(runners))]
+
+
+def _told(steps: Iterable[int], total: int, stack: Stack) -> Iterator[int]:
+    """Yield steps, and write to the log every ten seconds how far they are."""
+    told = start = time.monotonic()
+    for step in steps:
+        yield step
         if time.monotonic() - told > 10:
             told = time.monotonic()
             logger.info("step %d of %d, %d models, %.0f s", step, total, len(stack.runners), told - start)
-    return [done[id(runner)] for runner in runners]
 
 
-def _end_epochs(stack: _Stack, step: int) -> list[int]:
+def _end_epochs(stack: Stack, step: int) -> list[int]:
     """Validate members at the end of an epoch; return the positions of those that have done all."""
     leaving = []
     for position, runner in enumerate(stack.runners):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from histoloom.config import RESOURCES, load_config
-from histoloom.identity import sha256_text
+from histoloom.identity import source_hash
 from histoloom.plan.ladder import RUNGS, is_floor, rung_of
 from histoloom.plan.sections import SectionPlan
 
@@ -324,7 +324,6 @@ class Plan(SectionPlan):
         package = Path(__file__).resolve().parents[1]
         found = {}
         for entry in sorted(package.iterdir()):
-            files = sorted(entry.rglob("*.py")) if entry.is_dir() else [entry] if entry.suffix == ".py" else []
-            if files:
-                found[entry.stem] = sha256_text("".join(f.read_text() for f in files))[:16]
+            if entry.suffix == ".py" or (entry.is_dir() and any(entry.rglob("*.py"))):
+                found[entry.stem] = source_hash(entry.stem)
         return found

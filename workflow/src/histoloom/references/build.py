@@ -12,6 +12,7 @@ import pandas as pd
 
 from histoloom import registry
 from histoloom.artefacts import KEY
+from histoloom.checkpoints import Checkpoints
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity, sha256_file, sha256_text
 from histoloom.references.genes import is_mitochondrial, passes_gene_filter
@@ -26,7 +27,13 @@ STAGE_VERSION = 1
 
 
 def build_reference(
-    *, spec: Mapping[str, Any], files: Mapping[str, Path | list[Path]], out: Path, seed: int, threads: int
+    *,
+    spec: Mapping[str, Any],
+    files: Mapping[str, Path | list[Path]],
+    out: Path,
+    seed: int,
+    threads: int,
+    scratch: Path,
 ) -> None:
     """Write a filtered reference and its signatures.
 
@@ -47,6 +54,8 @@ def build_reference(
         Chooses the cells and, for ``method: regression``, seeds the fit.
     threads
         Threads of the fit; part of the identity only where they can change floats.
+    scratch
+        Folder of checkpoints.
 
     Raises
     ------
@@ -67,11 +76,18 @@ def build_reference(
     obs = cells.obs.iloc[rows].assign(cell_type=types.iloc[rows]).astype(str)
     obs.index = pd.Index([f"cell{i:07d}" for i in rows])
     reference = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=genes))
-    signatures, fit = compute_signatures(reference, spec["signatures"], seed=seed, threads=threads)
-    reference.varm["signatures"] = signatures
     params: dict[str, Any] = {"spec": dict(spec)}
     if spec["signatures"]["method"] == "regression":
         params["threads"] = threads
+    identity = make_identity("references", STAGE_VERSION, params, _identities(files), seed)
+    signatures, fit = compute_signatures(
+        reference,
+        spec["signatures"],
+        seed=seed,
+        threads=threads,
+        checkpoints=Checkpoints(scratch, str(identity["sha256"])),
+    )
+    reference.varm["signatures"] = signatures
     metadata = {
         "types": list(signatures.columns),
         "n_cells": {str(k): int(v) for k, v in obs["cell_type"].value_counts().sort_index().items()},
@@ -79,7 +95,7 @@ def build_reference(
         "signatures": fit,
         "gene_filter": gene_report,
         "cells": {**report, "read": cells.report},
-        "identity": make_identity("references", STAGE_VERSION, params, _identities(files), seed),
+        "identity": identity,
     }
     reference.uns[KEY] = canonical_json(metadata)
     reference.write_h5ad(out, compression="gzip")

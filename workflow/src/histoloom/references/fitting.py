@@ -1,4 +1,4 @@
-"""What every cell2location fit needs around it: seed, threads, quiet trainer, progress in the log, a judged history."""
+"""What every cell2location fit needs around it: seed, threads, quiet trainer, checkpoints, history."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import os
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from histoloom.checkpoints import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,17 @@ def _no_srun() -> Iterator[None]:
             os.environ["SLURM_JOB_NAME"] = name
 
 
+def fit_device() -> str:
+    """Return where a fit will run: "cuda" or "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @contextlib.contextmanager
-def fit_settings(*, seed: int, threads: int, epochs: int, folder: Path, what: str) -> Iterator[dict[str, Any]]:
+def fit_settings(
+    *, seed: int, threads: int, epochs: int, checkpoint: Checkpoint, what: str
+) -> Iterator[dict[str, Any]]:
     """Seed the fit, bound its threads, and give the trainer's options.
 
     Parameters
@@ -53,22 +63,24 @@ def fit_settings(*, seed: int, threads: int, epochs: int, folder: Path, what: st
         Of the fit.
     epochs
         Length of the fit; progress is logged about every tenth.
-    folder
-        Where Lightning may write.
+    checkpoint
+        Where the fit's state is kept, and taken from if an earlier try left one.
     what
         What is being fitted, for the log.
 
     Yields
     ------
     dict
-        Keyword arguments of ``train``: no progress bar, the epoch log, and a plain environment. Lightning otherwise
-        detects SLURM from the job's variables, expects to be started by srun and installs a requeue handler; one job is
-        one task.
+        Keyword arguments of ``train``: no progress bar, the epoch log, checkpoints, and a plain environment. Lightning
+        otherwise detects SLURM from the job's variables, expects to be started by srun and installs a requeue handler;
+        one job is one task.
     """
     import lightning.pytorch as pl
     import scvi
     import torch
     from lightning.pytorch.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+
+    from histoloom.references.resume import resuming
 
     class EpochLog(pl.Callback):
         """Write the loss to the log now and then."""
@@ -85,7 +97,6 @@ def fit_settings(*, seed: int, threads: int, epochs: int, folder: Path, what: st
     torch.set_num_threads(threads)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
     scvi.settings.seed = seed
     scvi.settings.dl_num_workers = 0
     try:
@@ -94,11 +105,11 @@ def fit_settings(*, seed: int, threads: int, epochs: int, folder: Path, what: st
             # about data loaders and srun that no one can act on here.
             warnings.filterwarnings("ignore", module=r"lightning\.")
             yield {
-                "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
+                "accelerator": "gpu" if fit_device() == "cuda" else "cpu",
                 "plugins": [LightningEnvironment()],
-                "callbacks": [EpochLog()],
+                "callbacks": [EpochLog(), resuming(checkpoint)],
                 "enable_progress_bar": False,
-                "default_root_dir": str(folder),
+                "default_root_dir": str(checkpoint.folder),
             }
     finally:
         torch.set_num_threads(before)

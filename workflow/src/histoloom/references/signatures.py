@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from histoloom.checkpoints import Checkpoint, Checkpoints, resume_identity
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def compute_signatures(
-    reference: AnnData, spec: Mapping[str, Any], *, seed: int, threads: int
+    reference: AnnData, spec: Mapping[str, Any], *, seed: int, threads: int, checkpoints: Checkpoints
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Compute the signatures by the chosen method.
 
@@ -30,6 +30,8 @@ def compute_signatures(
         ``signatures`` of the reference's entry: method, and the fit's settings.
     seed, threads
         Of the fit.
+    checkpoints
+        Where the fit saves its state, with the identity of the reference.
 
     Returns
     -------
@@ -39,7 +41,7 @@ def compute_signatures(
     """
     if spec["method"] == "mean":
         return mean_signatures(reference)
-    return regression_signatures(reference, spec, seed=seed, threads=threads)
+    return regression_signatures(reference, spec, seed=seed, threads=threads, checkpoints=checkpoints)
 
 
 def depth_factors(totals: np.ndarray, types: np.ndarray, batches: np.ndarray) -> np.ndarray:
@@ -101,13 +103,13 @@ def mean_signatures(reference: AnnData) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def regression_signatures(
-    reference: AnnData, spec: Mapping[str, Any], *, seed: int, threads: int
+    reference: AnnData, spec: Mapping[str, Any], *, seed: int, threads: int, checkpoints: Checkpoints
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Fit cell2location's negative-binomial regression: batch = donor, covariate = assay where there are several.
 
     Source: Kleshchevnikov et al. 2022, doi 10.1038/s41587-021-01139-4, Methods ("Reference cell type signatures").
     """
-    from histoloom.references.fitting import fit_settings, history_summary, import_cell2location
+    from histoloom.references.fitting import fit_device, fit_settings, history_summary, import_cell2location
 
     models = import_cell2location()
     model_class = models.RegressionModel
@@ -120,16 +122,14 @@ def regression_signatures(
         batch_key="donor",
         categorical_covariate_keys=["assay"] if several else None,
     )
-    with (
-        TemporaryDirectory() as folder,
-        fit_settings(
-            seed=seed, threads=threads, epochs=spec["max_epochs"], folder=Path(folder), what="signatures"
-        ) as train_options,
-    ):
+    identity = resume_identity(checkpoints.identity, ("references",), device=fit_device(), threads=threads)
+    checkpoint, epochs = Checkpoint(checkpoints.folder, "signatures", identity), int(spec["max_epochs"])
+    with fit_settings(
+        seed=seed, threads=threads, epochs=epochs, checkpoint=checkpoint, what="signatures"
+    ) as train_options:
         model = model_class(data)
-        model.train(
-            max_epochs=spec["max_epochs"], batch_size=spec["batch_size"], train_size=1, lr=spec["lr"], **train_options
-        )
+        with checkpoint:
+            model.train(max_epochs=epochs, batch_size=spec["batch_size"], train_size=1, lr=spec["lr"], **train_options)
         data = model.export_posterior(
             data,
             sample_kwargs={"num_samples": spec["posterior_samples"], "batch_size": spec["batch_size"]},
