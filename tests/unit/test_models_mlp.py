@@ -14,8 +14,9 @@ from histoloom.folds.seeds import derive_seed
 from histoloom.models import mlp
 from histoloom.models.base import Fold, Rows, TrainingData
 from histoloom.models.mlp import MLP
+from histoloom.models.network import forward, losses
 from histoloom.models.selection import section_cc
-from histoloom.models.stack import forward, losses, train_stack
+from histoloom.models.stack import train_stack
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,10 @@ import torch
 
 from histoloom.folds.seeds import derive_seed
 from histoloom.models.base import Fold, Model, Rows, TrainingData
-from histoloom.models.resume import member_facts
+from histoloom.models.network import forward
 from histoloom.models.scaling import Scaler, moments
 from histoloom.models.selection import inner_folds, rule_of, validation_rows
-from histoloom.models.stack import Member, Trained, forward, train_stack
+from histoloom.models.stack import Member, Trained, member_facts, train_stack
 
 logger = logging.getLogger(__name__)
 

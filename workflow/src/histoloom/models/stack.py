@@ -10,10 +10,9 @@ leaves the stack.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,14 +21,11 @@ import numpy as np
 import torch
 
 from histoloom.checkpoints import Checkpoint
-from histoloom.models.resume import stack_state, take_up
+from histoloom.models.network import forward, initial_layers, losses
 from histoloom.models.scaling import Scaler
 from histoloom.models.selection import section_cc
 
 logger = logging.getLogger(__name__)
-Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
-# Below the square of any spread of interest; keeps the gradient of a square root finite at zero.
-_TINY = 1e-24
 
 
 @dataclass(frozen=True)
@@ -77,105 +73,6 @@ class Trained:
     layers: list[tuple[torch.Tensor, torch.Tensor]]
     epochs: int
     curve: list[float] = field(default_factory=list)
-
-
-def initial_layers(
-    sizes: Sequence[int], init: str, generator: torch.Generator
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Draw one model's start.
-
-    Parameters
-    ----------
-    sizes
-        Widths from input to output.
-    init
-        ``he`` (He et al. 2015, uniform; the last layer and all biases as below or 0) or ``pytorch``
-        (U(-1/sqrt(in), 1/sqrt(in)) for
-        weights and biases, the default of ``torch.nn.Linear``).
-    generator
-        The model's stream.
-    """
-    layers = []
-    for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        plain_bound = fan_in**-0.5
-        hidden = number < len(sizes) - 2
-        bound = (6 / fan_in) ** 0.5 if init == "he" and hidden else plain_bound
-        weight = (torch.rand((fan_in, fan_out), generator=generator) * 2 - 1) * bound
-        bias = (torch.rand(fan_out, generator=generator) * 2 - 1) * (0.0 if init == "he" else plain_bound)
-        layers.append((weight, bias))
-    return layers
-
-
-def forward(x: torch.Tensor, layers: Layers, draw: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
-    """Run a stack of MLPs.
-
-    Parameters
-    ----------
-    x
-        (S, B, D).
-    layers
-        (S, in, out) weights and (S, 1, out) biases.
-    draw
-        In training with dropout: gives the factors (S, B, width) that hidden units are multiplied with.
-
-    Returns
-    -------
-    torch.Tensor
-        (S, B, T).
-    """
-    for weight, bias in layers[:-1]:
-        x = torch.nn.functional.silu(torch.baddbmm(bias, x, weight))
-        if draw is not None:
-            x = x * draw(x.shape[2])
-    weight, bias = layers[-1]
-    return torch.baddbmm(bias, x, weight)
-
-
-def pearson(
-    a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor, dim: int | tuple[int, ...], eps: float
-) -> torch.Tensor:
-    """Return Pearson's r as the paper's formula has it (section 2.1), along ``dim`` of masked entries."""
-    n = mask.sum(dim, keepdim=True).clamp_min(1)
-    a = (a - (a * mask).sum(dim, keepdim=True) / n) * mask
-    b = (b - (b * mask).sum(dim, keepdim=True) / n) * mask
-    norm_a = (a * a).sum(dim).clamp_min(_TINY).sqrt()
-    norm_b = (b * b).sum(dim).clamp_min(_TINY).sqrt()
-    return (a * b).sum(dim) / (norm_a * norm_b + eps)
-
-
-def losses(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, spec: Mapping[str, Any]) -> torch.Tensor:
-    """Return each model's loss: MSE + l1 MAE - l2 Pearson (decomposition paper, section 2.1).
-
-    Parameters
-    ----------
-    prediction, labels
-        (S, B, T).
-    mask
-        (S, B), 1 for a row of the batch, 0 for padding.
-    spec
-        ``l1``, ``l2``, ``pearson_axis``, ``pearson_eps``.
-
-    Returns
-    -------
-    torch.Tensor
-        (S,).
-    """
-    full = mask[:, :, None].expand_as(prediction)
-    count = full.sum((1, 2))
-    error = (prediction - labels) * full
-    total = error.square().sum((1, 2)) / count
-    if spec["l1"]:
-        total = total + spec["l1"] * error.abs().sum((1, 2)) / count
-    if spec["l2"]:
-        eps = spec["pearson_eps"]
-        if spec["pearson_axis"] == "type":
-            r = pearson(prediction, labels, full, 1, eps).mean(1)
-        elif spec["pearson_axis"] == "observation":
-            r = (pearson(prediction, labels, full, 2, eps) * mask).sum(1) / mask.sum(1)
-        else:
-            r = pearson(prediction, labels, full, (1, 2), eps)
-        total = total - spec["l2"] * r
-    return total
 
 
 class Runner:
@@ -390,3 +287,61 @@ def _end_epochs(stack: Stack, step: int) -> list[int]:
         if step >= runner.steps:
             leaving.append(position)
     return leaving
+
+
+def member_facts(members: Sequence[Member]) -> list[list[Any]]:
+    """Return what tells the members of a stack from those of another: a checkpoint of others is not used."""
+    return [[m.fold, m.seed, m.stream, m.epochs, len(m.train), -1 if m.val is None else len(m.val)] for m in members]
+
+
+def stack_state(stack: Stack, runners: Sequence[Runner], done: Mapping[int, Trained], step: int) -> dict[str, Any]:
+    """Return all that the rest of a training depends on.
+
+    Parameters
+    ----------
+    stack
+        The members still training.
+    runners
+        All members, in order.
+    done
+        By position: those that have done all their epochs.
+    step
+        Steps done.
+    """
+    return {
+        "step": step,
+        "alive": [runners.index(runner) for runner in stack.runners],
+        "parameters": [p.detach() for p in stack.parameters],
+        "optimiser": [dict(stack.optimiser.state[p]) for p in stack.parameters],
+        "runners": [
+            {
+                "generator": runner.generator.get_state(),
+                "batches": list(runner.batches),
+                "best": None if runner.best is None else _plain(runner.best),
+                "curve": list(runner.curve),
+            }
+            for runner in runners
+        ],
+        "done": {position: _plain(trained) for position, trained in done.items()},
+    }
+
+
+def take_up(state: Mapping[str, Any], stack: Stack, runners: Sequence[Runner], done: dict[int, Trained]) -> int:
+    """Put a training where `stack_state` found it; return the steps done."""
+    for runner, found in zip(runners, state["runners"], strict=True):
+        runner.generator.set_state(found["generator"])
+        runner.batches = list(found["batches"])
+        runner.best = None if found["best"] is None else _trained(found["best"], stack)
+        runner.curve = list(found["curve"])
+    stack.take([runners[i] for i in state["alive"]], state["parameters"], state["optimiser"])
+    done.update({position: _trained(found, stack) for position, found in state["done"].items()})
+    return int(state["step"])
+
+
+def _plain(trained: Trained) -> dict[str, Any]:
+    return {"layers": trained.layers, "epochs": trained.epochs, "curve": trained.curve}
+
+
+def _trained(found: Mapping[str, Any], stack: Stack) -> Trained:
+    layers = [tuple(tensor.to(stack.data.device) for tensor in pair) for pair in found["layers"]]
+    return Trained([(weight, bias) for weight, bias in layers], int(found["epochs"]), list(found["curve"]))

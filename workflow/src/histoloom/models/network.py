@@ -1,0 +1,112 @@
+"""Stacked MLPs: their start, their forward pass, and the loss of the decomposition paper."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
+# Below the square of any spread of interest; keeps the gradient of a square root finite at zero.
+_TINY = 1e-24
+
+
+def initial_layers(
+    sizes: Sequence[int], init: str, generator: torch.Generator
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Draw one model's start.
+
+    Parameters
+    ----------
+    sizes
+        Widths from input to output.
+    init
+        ``he`` (He et al. 2015, uniform; the last layer and all biases as below or 0) or ``pytorch``
+        (U(-1/sqrt(in), 1/sqrt(in)) for
+        weights and biases, the default of ``torch.nn.Linear``).
+    generator
+        The model's stream.
+    """
+    layers = []
+    for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        plain_bound = fan_in**-0.5
+        hidden = number < len(sizes) - 2
+        bound = (6 / fan_in) ** 0.5 if init == "he" and hidden else plain_bound
+        weight = (torch.rand((fan_in, fan_out), generator=generator) * 2 - 1) * bound
+        bias = (torch.rand(fan_out, generator=generator) * 2 - 1) * (0.0 if init == "he" else plain_bound)
+        layers.append((weight, bias))
+    return layers
+
+
+def forward(x: torch.Tensor, layers: Layers, draw: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
+    """Run a stack of MLPs.
+
+    Parameters
+    ----------
+    x
+        (S, B, D).
+    layers
+        (S, in, out) weights and (S, 1, out) biases.
+    draw
+        In training with dropout: gives the factors (S, B, width) that hidden units are multiplied with.
+
+    Returns
+    -------
+    torch.Tensor
+        (S, B, T).
+    """
+    for weight, bias in layers[:-1]:
+        x = torch.nn.functional.silu(torch.baddbmm(bias, x, weight))
+        if draw is not None:
+            x = x * draw(x.shape[2])
+    weight, bias = layers[-1]
+    return torch.baddbmm(bias, x, weight)
+
+
+def pearson(
+    a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor, dim: int | tuple[int, ...], eps: float
+) -> torch.Tensor:
+    """Return Pearson's r as the paper's formula has it (section 2.1), along ``dim`` of masked entries."""
+    n = mask.sum(dim, keepdim=True).clamp_min(1)
+    a = (a - (a * mask).sum(dim, keepdim=True) / n) * mask
+    b = (b - (b * mask).sum(dim, keepdim=True) / n) * mask
+    norm_a = (a * a).sum(dim).clamp_min(_TINY).sqrt()
+    norm_b = (b * b).sum(dim).clamp_min(_TINY).sqrt()
+    return (a * b).sum(dim) / (norm_a * norm_b + eps)
+
+
+def losses(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, spec: Mapping[str, Any]) -> torch.Tensor:
+    """Return each model's loss: MSE + l1 MAE - l2 Pearson (decomposition paper, section 2.1).
+
+    Parameters
+    ----------
+    prediction, labels
+        (S, B, T).
+    mask
+        (S, B), 1 for a row of the batch, 0 for padding.
+    spec
+        ``l1``, ``l2``, ``pearson_axis``, ``pearson_eps``.
+
+    Returns
+    -------
+    torch.Tensor
+        (S,).
+    """
+    full = mask[:, :, None].expand_as(prediction)
+    count = full.sum((1, 2))
+    error = (prediction - labels) * full
+    total = error.square().sum((1, 2)) / count
+    if spec["l1"]:
+        total = total + spec["l1"] * error.abs().sum((1, 2)) / count
+    if spec["l2"]:
+        eps = spec["pearson_eps"]
+        if spec["pearson_axis"] == "type":
+            r = pearson(prediction, labels, full, 1, eps).mean(1)
+        elif spec["pearson_axis"] == "observation":
+            r = (pearson(prediction, labels, full, 2, eps) * mask).sum(1) / mask.sum(1)
+        else:
+            r = pearson(prediction, labels, full, (1, 2), eps)
+        total = total - spec["l2"] * r
+    return total
