@@ -183,7 +183,7 @@ def test_a_fit_that_needs_more_than_is_granted_is_refused_before_it_begins(
 
     begun: list[float | None] = []
 
-    def fit(data: Any, task: Any) -> None:
+    def fit(data: Any, task: Any, n_cells: float) -> None:
         begun.append(task.granted_mb)
         raise InterruptedError
 
