@@ -17,6 +17,7 @@ def main(snakemake):
             spec={"on_match": spec.get("content_guard", "stop")},
             samples=files["samples"],
             folds=Path(snakemake.input.folds),
+            genes=next(iter(files["genes"]), None),
             out=out["table"],
         )
         draw_audit(table=out["table"], title=spec["name"], out=out["figure"])

@@ -23,6 +23,7 @@ def main(snakemake):
             reference=next(iter(files["reference"]), None),
             tables=files["tables"],
             nuclei=files["nuclei"],
+            genes=next(iter(files["genes"]), None),
             out=out["labels"],
             efficiency=out["efficiency"],
             scratch=scratch,

@@ -71,6 +71,17 @@ def write_reference(path: Path, table: pd.DataFrame) -> Path:
     return path
 
 
+def write_gene_table(path: Path, previous: list[str] | pd.Index, extra: list[str] | None = None) -> Path:
+    """Write a table in the layout of HGNC's complete set: each name is the previous symbol of a gene NEW0, NEW1, ...
+
+    The ids are ENSG00000000000 and so on; `extra` are whole rows.
+    """
+    header = "hgnc_id\tsymbol\tname\tensembl_gene_id\tprev_symbol\talias_symbol"
+    rows = [f"HGNC:{i}\tNEW{i}\tgene {i}\tENSG{i:011d}\t{name}\t" for i, name in enumerate(previous)]
+    path.write_text("\n".join([header, *rows, *(extra or [])]) + "\n")
+    return path
+
+
 def planted(n: int, n_types: int, seed: int) -> np.ndarray:
     """Cells per spot and type: a few types dominate each spot, types differ in prevalence."""
     rng = np.random.default_rng(seed)

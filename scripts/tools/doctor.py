@@ -55,9 +55,14 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR)
     files = chosen.files or [ROOT / "config" / "config.yaml"]
-    findings = examine(read_config(files, chosen.config), files, slurm=chosen.slurm)
+    config = read_config(files, chosen.config)
+    findings = examine(config, files, slurm=chosen.slurm)
     print(as_table(findings))
-    return int(any(finding.state == FAIL for finding in findings))
+    failed = any(finding.state == FAIL for finding in findings)
+    parts = [*(config.get("experiments") or {}), *(config.get("judges") or {})]
+    if failed and len(parts) > 1 and not config.get("only"):
+        print(f"A part of it may need less: `--config only=[NAME]`, a name of {', '.join(parts)}.")
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 from scipy.sparse import csr_matrix
 
-from histoloom.artefacts import write_parquet
+from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.audit import audit_sections
 from histoloom.audit.compare import PICTURE, TWIN, Vocabulary, compare, twin_distance
 from histoloom.audit.fingerprint import make_fingerprint, picture_hashes
 from histoloom.audit.guard import compare_sections, sides_of
 from histoloom.errors import InputError
+from histoloom.genes import load_gene_table
+from label_inputs import write_gene_table
 from simulation_fixtures import sheet_row, sheet_rows, simulated_spec
 
 
@@ -99,13 +101,34 @@ def test_sisters_with_one_profile_are_not_accused(world):
     assert evidence.totals_shared < 0.1
 
 
-def test_an_ensembl_table_joins_ids_to_symbols(world):
+def test_a_gene_table_joins_ids_to_old_symbols(world, tmp_path):
     genes, counts, _ = world
+    table = load_gene_table(write_gene_table(tmp_path / "hgnc.tsv", genes))
     ids = [f"ENSG{i:011d}" for i in range(len(genes))]
-    table = dict(zip(genes, ids, strict=True))
+    versions = [f"{name}.3" for name in ids[200:]]
     a = make_fingerprint("x", "A", "p1", counts, genes, table)
-    b = make_fingerprint("y", "B", "p2", counts[:, 200:], [f"{name}.3" for name in ids[200:]], table)
+    b = make_fingerprint("y", "B", "p2", counts[:, 200:], versions, table)
+    assert a.genes == ids
     assert verdict(a, b)[1].genes_shared > 0.9
+    # without it the two have no gene in common
+    a, b = make_fingerprint("x", "A", "p1", counts, genes), make_fingerprint("y", "B", "p2", counts[:, 200:], versions)
+    assert verdict(a, b)[1].n_genes == 0
+
+
+def test_old_symbols_against_ids_stop_the_guard_by_their_genes(world, tmp_path, caplog):
+    genes, counts, _ = world
+    rng = np.random.default_rng(3)
+    table = write_gene_table(tmp_path / "hgnc.tsv", genes)
+    # another data set kept 1,300 genes under ids, so that no spot has the totals it had
+    ids = [f"ENSG{i:011d}" for i in range(200, 1500)]
+    paths = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
+    write_section(paths[0], "x", "A", "p1", counts, genes)
+    write_section(paths[1], "y", "B", "p2", counts[rng.permutation(150)][:, 200:], ids)
+    with pytest.raises(InputError, match="1300 shared genes"):
+        audit_sections(spec={}, samples=paths, genes=table, out=tmp_path / "o.parquet")
+    audit_sections(spec={}, samples=paths, out=tmp_path / "o.parquet")
+    assert "compared by totals and pictures only" in caplog.text
+    assert read_metadata(tmp_path / "o.parquet")["genes_matched_by"] == "name"
 
 
 def tissue(seed: int) -> np.ndarray:

@@ -173,3 +173,56 @@ def test_cells_by_counted_nuclei_read_the_nuclei_of_sections_with_slides() -> No
     her2st = {"source": "her2st", "sheet": "cohorts/her2st.tsv", "samples": ["B4"], "images": False}
     raw["cohorts"]["blind"] = her2st
     assert load(raw).label_inputs("c2l", "blind", "B")["nuclei"] == []
+
+
+HGNC = "results/sources/genes/hgnc_complete_set_2026-09-04.tsv"
+
+
+def meeting_plan(tmp_path: Path, genes: dict[str, Any], sources: tuple[str, ...] = ("files", "files")) -> Plan:
+    for number, source in enumerate(sources):
+        more = {"counts": "c", "spots": "s"} if source == "stnet" else {}
+        known = row(f"S{number}", f"P{number}")
+        if source == "stnet":
+            known = {k: v for k, v in known.items() if k != "positions"}
+        write_sheet(tmp_path / f"{number}.tsv", [{**known, **more}])
+    cohorts = [f"c{i}" for i in range(len(sources))]
+    raw = {
+        "cohorts": {name: {"source": s, "sheet": f"{i}.tsv"} for i, (name, s) in enumerate(zip(cohorts, sources, strict=True))},
+        "genes": genes,
+        "tiles": {"t": {}},
+        "references": {"ref": {"source": "h5ad", "path": "ref.h5ad"}},
+        "labels": {"n": {"method": "nnls", "reference": "ref"}},
+        "models": {"mean": {"kind": "train_mean"}},
+        "experiments": {
+            "e": {"task": "abundance", "cohorts": cohorts, "tiles": "t", "labels": "n", "models": ["mean"], "split": "leave_one_patient_out"}
+        },
+    }  # fmt: skip
+    return load(raw, tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("genes", "table"),
+    [({}, [HGNC]), ({"match": "name"}, []), ({"table": "mine.tsv"}, ["mine.tsv"]), ({"table": "{raw_dir}/g.tsv"}, ["results/sources/g.tsv"])],
+)  # fmt: skip
+def test_real_sections_meet_a_reference_through_the_table(
+    tmp_path: Path, genes: dict[str, Any], table: list[str]
+) -> None:
+    plan = meeting_plan(tmp_path, genes)
+    assert plan.label_inputs("n", "c0", "P0")["genes"] == table
+    assert plan.audit_genes("e") == []  # two cohorts of one kind have one vocabulary
+
+
+def test_cohorts_of_two_sources_meet_through_the_table(tmp_path: Path) -> None:
+    assert meeting_plan(tmp_path, {}, ("files", "stnet")).audit_genes("e") == [HGNC]
+    assert meeting_plan(tmp_path, {"match": "name"}, ("files", "stnet")).audit_genes("e") == []
+
+
+def test_the_demo_needs_no_table() -> None:
+    plan = load(demo())
+    assert plan.label_inputs("c2l", "demo", next(iter(plan.label_groups("c2l", "demo"))))["genes"] == []
+    assert plan.audit_genes("demo") == []
+
+
+def test_genes_match_by_a_known_way() -> None:
+    with pytest.raises(InputError, match=r"genes\.match"):
+        load({**demo(), "genes": {"match": "symbol"}})

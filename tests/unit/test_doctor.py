@@ -128,9 +128,9 @@ def test_a_mirror_with_everything_needs_no_network(place: Path, repo: Path) -> N
 def test_a_mirror_that_lacks_a_file_or_holds_another(place: Path, repo: Path) -> None:
     fill_mirror(place / "copy", repo, FILES[1:])
     found = visit(repo, place, {**HER2ST, "mirror_dir": "copy"})
-    assert failed(found) == {"mirror"}
-    assert "1 of 7 files" in found["mirror"].found
-    assert "copy/her2st/data/ST-cnts/B4.tsv.gz" in found["mirror"].found
+    assert failed(found) == {"mirror: her2st"}
+    assert "1 of 7 files" in found["mirror: her2st"].found
+    assert "copy/her2st/data/ST-cnts/B4.tsv.gz" in found["mirror: her2st"].found
     fill_mirror(place / "copy", repo, FILES)
     (place / "copy" / "her2st" / FILES[0]).write_bytes(b"short")
     assert "not of the published size" in visit(repo, place, {**HER2ST, "mirror_dir": "copy"})["mirror"].found
@@ -202,12 +202,33 @@ def test_own_files_must_be_there(place: Path, repo: Path) -> None:
     config["cohorts"] = {"her2st": {"source": "files", "sheet": str(place / "cohort.tsv")}}
     config["labels"] = {"stereo": {"method": "nnls", "reference": "ref"}}
     config["references"] = {"ref": {"source": "h5ad", "path": str(place / "ref.h5ad")}}
+    config["genes"] = {"match": "name"}
     found = visit(repo, place, config)
     assert failed(found) == {"own files"}
     assert str(place / "c.tsv") in found["own files"].found
     for name in ("c.tsv", "p.csv", "i.png", "ref.h5ad"):
         (place / name).write_bytes(b"x")
     assert failed(visit(repo, place, config)) == set()
+
+
+def test_the_gene_table_is_needed_where_sources_meet(place: Path, repo: Path) -> None:
+    config = copy.deepcopy(HER2ST)
+    config["labels"] = {"stereo": {"method": "nnls", "reference": "ref"}}
+    config["references"] = {"ref": {"source": "h5ad", "path": str(place / "ref.h5ad")}}
+    (place / "ref.h5ad").write_bytes(b"x")
+    found = visit(repo, place, config)
+    assert failed(found) == {"network: her2st", "network: genes"}
+    told = found["network: genes"].found
+    assert "<folder>/genes/hgnc_complete_set_" in told
+    assert "genes: {match: name}" in told
+    fill_mirror(place / "copy", repo, FILES)
+    found = visit(repo, place, {**config, "mirror_dir": "copy"})
+    assert failed(found) == {"mirror: genes"}
+    assert "copy/genes/hgnc_complete_set_" in found["mirror: genes"].found
+    assert "genes: {match: name}" in found["mirror: genes"].found
+    assert failed(visit(repo, place, {**config, "mirror_dir": "copy", "genes": {"match": "name"}})) == set()
+    (place / "hgnc.tsv").write_text("x")
+    assert failed(visit(repo, place, {**config, "mirror_dir": "copy", "genes": {"table": "hgnc.tsv"}})) == set()
 
 
 def test_a_config_that_does_not_hold_is_the_first_row(place: Path, repo: Path) -> None:

@@ -1,4 +1,4 @@
-"""What files say about a section: pixel sizes by rank, gene ids by a table, pictures of many cells."""
+"""What files say about a section: pixel sizes by rank, pictures of many cells."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.geometry import decide_mpp, grid_of
 from histoloom.samples.hest import HestReader
 from histoloom.samples.qc import draw_section
 from raw_layouts import HestSample
-
-SMALL = Path(__file__).with_name("genes_small.tsv")
 
 
 def test_the_rank_of_pixel_sizes() -> None:
@@ -37,25 +34,6 @@ def test_grid_numbers() -> None:
     np.testing.assert_array_equal(grid_of(places, "x"), np.column_stack([rows, columns])[kept])
     with pytest.raises(InputError, match="no square grid"):
         grid_of(places + np.random.default_rng(0).uniform(-150, 150, places.shape), "x")
-
-
-def test_a_gene_table_gives_ids_and_counts(tmp_path: Path) -> None:
-    sample = HestSample("Visium")
-    sample.genes = ["CTGF", "ERBB2", "TWIN", "nobody"]
-    root = sample.write(tmp_path)
-    spec = {"gene_table": str(SMALL)}
-    files = {role: Path(path) for role, path in HestReader.files(sample.row, spec, root).items()}
-    assert files["genes"] == SMALL
-    out = tmp_path / "out.h5ad"
-    read_section(
-        source="hest", cohort="h", row=sample.row, spec=spec, files=files, out=out, picture=tmp_path / "out.png"
-    )
-    section, facts = anndata.read_h5ad(out), read_metadata(out)
-    assert list(section.var_names) == sample.genes
-    assert list(section.var["ensembl_id"]) == ["ENSG00000118523", "ENSG00000141736", "", ""]
-    counts = facts["genes"]
-    assert (counts["mapped"], counts["by_previous"], counts["ambiguous"], counts["missing"]) == (2, 1, 1, 1)
-    assert "genes" in facts["identity"]["inputs"]
 
 
 def test_many_cells_are_drawn_as_means_where_they_lie(tmp_path: Path) -> None:

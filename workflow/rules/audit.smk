@@ -5,6 +5,7 @@
 rule audit_sections:
     input:
         samples=get("audit_samples", "experiment"),
+        genes=get("audit_genes", "experiment"),
         folds="results/folds/{experiment}.parquet",
     output:
         table="results/audit/{experiment}.parquet",

@@ -53,6 +53,8 @@ class Config:
         Experiments and judges to run, or None for all.
     origin
         The config files, for messages.
+    genes
+        How genes of different sources meet: ``match`` and ``table``.
     """
 
     entries: Mapping[str, Mapping[str, Entry]]
@@ -62,6 +64,7 @@ class Config:
     only: tuple[str, ...] | None = None
     origin: str = "config"
     sheet_paths: Mapping[str, Path] = field(default_factory=dict)
+    genes: Mapping[str, Any] = field(default_factory=lambda: {"match": "ensembl", "table": None})
 
     def get(self, section: str, name: str) -> Entry:
         """Return an entry; a missing name is an `InputError` that lists those that exist."""
@@ -238,11 +241,13 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
         sheets[name] = read_sheet(path, cohort["source"])
         paths[name] = path
         _check_subset(name, cohort, sheets[name], origin)
-        for key in ("root", "gene_table"):
-            if cohort.get(key):
-                cohort[key] = _place(cohort[key], mirror, str(top["raw_dir"]), f"{origin}: cohorts.{name}.{key}")
+        if cohort.get("root"):
+            cohort["root"] = _place(cohort["root"], mirror, str(top["raw_dir"]), f"{origin}: cohorts.{name}.root")
+    genes = top["genes"]
+    if genes["table"]:
+        genes["table"] = _place(genes["table"], mirror, str(top["raw_dir"]), f"{origin}: genes.table")
     only = None if top["only"] is None else tuple(top["only"])
-    config = Config(entries, sheets, mirror, str(top["raw_dir"]), only, origin, paths)
+    config = Config(entries, sheets, mirror, str(top["raw_dir"]), only, origin, paths, genes)
     check_names(config)
     return config
 

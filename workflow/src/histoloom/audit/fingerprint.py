@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.artefacts import read_metadata
+from histoloom.genes import GeneTable, own_names, to_ensembl
 
 logger = logging.getLogger(__name__)
 
@@ -59,23 +60,24 @@ class Fingerprint:
         return f"{self.cohort}/{self.sample}"
 
 
-def canonical_names(names: Sequence[str], table: Mapping[str, str] | None = None) -> list[str]:
-    """Return gene names in one spelling: upper case, Ensembl ids without version, through a table where one is given.
+def canonical_names(names: Sequence[str], table: GeneTable | None = None) -> list[str]:
+    """Return gene names in one spelling: Ensembl ids through a table where one is given, else upper case.
 
     Parameters
     ----------
     names
         Symbols or Ensembl ids.
     table
-        Ensembl id by symbol; a name that it lacks stays what it is.
+        Names of all vintages (`histoloom.genes`); a name without an id there stays what it is.
     """
-    found = []
-    for name in names:
-        text = str(name).strip().upper()
-        match = _VERSION.match(text)
-        text = match[1] if match else text
-        found.append(table.get(text, text) if table else text)
-    return found
+    ids: Sequence[str | None] = to_ensembl(names, table).ids if table else [None] * len(names)
+    return [gene or _spelt(str(name)) for gene, name in zip(ids, names, strict=True)]
+
+
+def _spelt(name: str) -> str:
+    text = name.strip().upper()
+    match = _VERSION.match(text)
+    return match[1] if match else text
 
 
 def picture_hashes(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
@@ -111,7 +113,7 @@ def picture_hashes(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return np.asarray(found)
 
 
-def read_fingerprint(path: str | Path, table: Mapping[str, str] | None = None) -> Fingerprint:
+def read_fingerprint(path: str | Path, table: GeneTable | None = None) -> Fingerprint:
     """Read a section artefact as a fingerprint.
 
     Parameters
@@ -129,7 +131,8 @@ def read_fingerprint(path: str | Path, table: Mapping[str, str] | None = None) -
     sample = str(metadata.get("sample") or Path(path).stem)
     with h5py.File(path, "r") as handle:
         counts = csr_matrix(read_elem(handle["X"])) if handle["X"] is not None else csr_matrix((0, 0))
-        genes = [str(name) for name in read_elem(handle["var"]).index]
+        var = read_elem(handle["var"])
+        genes = [str(name) for name in (own_names(var) if table else var.index)]
         group = handle.get(f"uns/spatial/{sample}/images")
         key = next((name for name in ("lowres", "hires") if group is not None and name in group), None)
         image = np.asarray(group[key]) if group is not None and key else None
@@ -141,7 +144,7 @@ def read_fingerprint(path: str | Path, table: Mapping[str, str] | None = None) -
 
 
 def make_fingerprint(
-    cohort: str, sample: str, patient: str, counts: Any, genes: Sequence[str], table: Mapping[str, str] | None = None
+    cohort: str, sample: str, patient: str, counts: Any, genes: Sequence[str], table: GeneTable | None = None
 ) -> Fingerprint:
     """Return the fingerprint of counts (n, genes), without a picture."""
     from scipy.sparse import csr_matrix

@@ -14,7 +14,9 @@ from histoloom.artefacts import identities_of, write_parquet
 from histoloom.audit.compare import PICTURE, SHARE, SPREAD, TWIN, Vocabulary, compare
 from histoloom.audit.fingerprint import Fingerprint, read_fingerprint
 from histoloom.errors import InputError
+from histoloom.genes import BY_ID, BY_NAME, load_gene_table
 from histoloom.identity import make_identity
+from histoloom.references.genes import id_kind
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ def audit_sections(
     spec: Mapping[str, Any],
     samples: Sequence[Path],
     folds: Path | None = None,
-    genes: Mapping[str, str] | None = None,
+    genes: Path | None = None,
     out: Path,
 ) -> None:
     """Write what every two sections have in common, and stop where one is on both sides under two names.
@@ -114,8 +116,8 @@ def audit_sections(
     folds
         The experiment's folds; None: two patients are two sides.
     genes
-        Ensembl id by symbol, to join a cohort with ids to one with symbols; without it such cohorts are compared by
-        totals and pictures only.
+        Table through which genes of several cohorts meet (`histoloom.genes`); without it a cohort with ids and one with
+        symbols are compared by totals and pictures only.
     out
         parquet, `COLUMNS`.
 
@@ -129,7 +131,10 @@ def audit_sections(
     It finds one *section* under two names. Another section of one person under another name has no counts and no pixels
     in common with the first, and only the sheets' patient ids can tell.
     """
-    sections = [read_fingerprint(path, genes) for path in samples]
+    table_of_genes = None if genes is None else load_gene_table(genes)
+    sections = [read_fingerprint(path, table_of_genes) for path in samples]
+    if genes is None:
+        _warn_of_kinds(sections)
     sides = sides_of(pd.read_parquet(folds)) if folds is not None else None
     table = compare_sections(sections, sides)
     for verdict in ("same", "suspect"):
@@ -150,6 +155,25 @@ def audit_sections(
     if folds is not None:
         inputs["folds"] = folds
     limits = {"share": SHARE, "twin": TWIN, "picture": PICTURE, "spread": SPREAD}
-    params = {"spec": dict(spec), "limits": limits, "gene_table": bool(genes)}
+    if genes is not None:
+        inputs["genes"] = genes
+    params = {"spec": dict(spec), "limits": limits}
     identity = make_identity("audit", STAGE_VERSION, params, identities_of(inputs))
-    write_parquet(table, out, {"limits": limits, "on_match": spec.get("on_match", "stop"), "identity": identity})
+    matched_by = BY_ID if genes else BY_NAME
+    facts = {"limits": limits, "on_match": spec.get("on_match", "stop"), "genes_matched_by": matched_by}
+    write_parquet(table, out, {**facts, "identity": identity})
+
+
+def _warn_of_kinds(sections: Sequence[Fingerprint]) -> None:
+    """Say which sections' genes cannot meet."""
+    kinds: dict[str, list[str]] = {}
+    for section in sections:
+        if section.genes:
+            kinds.setdefault(id_kind(section.genes), []).append(section.name)
+    if len(kinds) > 1:
+        told = "; ".join(f"{kind}: {', '.join(names[:3])}, {len(names)} in all" for kind, names in kinds.items())
+        logger.warning(
+            "sections with other kinds of gene names are compared by totals and pictures only (%s); "
+            "`genes: {match: ensembl}` lets them meet",
+            told,
+        )

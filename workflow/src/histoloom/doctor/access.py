@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from histoloom.doctor.findings import FAIL, OK, WARN, Finding, gigabytes, some
 from histoloom.doctor.needs import Entry, Needs
-from histoloom.sources.fetch import where_to_copy
+from histoloom.sources.fetch import original, where_to_copy
 from histoloom.sources.registry import ways
 from histoloom.sources.transfer import free_bytes
 from histoloom.sources.web import USER_AGENT
@@ -71,16 +71,15 @@ def check_local(needs: Needs) -> list[Finding]:
         for entry, path in needs.mirrored
         if path.is_file() and entry.get("bytes") and path.stat().st_size != int(entry["bytes"])
     ]
-    if absent:
-        entry, path = absent[0]
-        found.append(
-            Finding(
-                "mirror",
-                FAIL,
-                f"{len(absent)} of {len(needs.mirrored)} files are not in mirror_dir, the first is {path}: copy "
-                f"{entry['url']} there, or remove `mirror_dir` to download.",
-            )
+    for source in dict.fromkeys(entry["source"] for entry, _ in absent):
+        lacking = [(entry, path) for entry, path in absent if entry["source"] == source]
+        total = sum(entry["source"] == source for entry, _ in needs.mirrored)
+        entry, path = lacking[0]
+        told = (
+            f"{len(lacking)} of {total} files are not in mirror_dir, the first is {path}: copy "
+            f"{original(entry)} there, or remove `mirror_dir` to download. {entry.get('without') or ''}"
         )
+        found.append(Finding(f"mirror: {source}", FAIL, told.strip()))
     if other:
         found.append(Finding("mirror", FAIL, f"not of the published size: {some(other)}; copy them again."))
     if needs.mirrored and not absent and not other:
@@ -113,8 +112,7 @@ def check_downloads(needs: Needs, raw_dir: Path, alive: dict[str, bool]) -> list
                 Finding(
                     f"network: {source}",
                     FAIL,
-                    f"no answer from {', '.join(hosts)}; {len(cut_off)} files are lacking. The first: "
-                    f"{where_to_copy(cut_off[0])}",
+                    f"no answer from {', '.join(hosts)}; {_lacking(cut_off)}: {where_to_copy(cut_off[0])}",
                 )
             )
         else:
@@ -128,6 +126,10 @@ def check_downloads(needs: Needs, raw_dir: Path, alive: dict[str, bool]) -> list
                 )
             )
     return found
+
+
+def _lacking(entries: Sequence[Entry]) -> str:
+    return "one file is lacking" if len(entries) == 1 else f"{len(entries)} files are lacking. The first"
 
 
 def _disk(known: int, unknown: int, free: int, raw_dir: Path) -> tuple[str, str]:

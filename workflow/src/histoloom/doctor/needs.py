@@ -82,9 +82,12 @@ def raw_paths(plan: Plan) -> list[str]:
     for labels, cohort in dict.fromkeys(wanted_labels(plan)):
         for group in plan.label_groups(labels, cohort):
             found += plan.label_tables(labels, cohort, group)
+            found += plan.label_inputs(labels, cohort, group)["genes"]
         references.append(plan.config.get("labels", labels).get("reference"))
     for reference in dict.fromkeys(filter(None, references)):
         found += [path for paths in plan.reference_files(reference).values() for path in paths]
+    for experiment in plan.experiments("abundance"):
+        found += plan.audit_genes(experiment) if plan.audit_file(experiment) else []
     return list(dict.fromkeys(found))
 
 

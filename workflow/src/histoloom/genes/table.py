@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("hgnc_id", "symbol", "ensembl_gene_id", "prev_symbol", "alias_symbol")
 _ENSEMBL = re.compile(r"(ENS[A-Z]{0,6}G[0-9]{11})(\.[0-9]+)?(_PAR_Y)?")
 _FOUND = ("by_id", "by_symbol", "by_previous", "by_alias")
-_LOST = ("ambiguous", "collided", "without_id", "missing")
+LOST = ("ambiguous", "collided", "without_id", "missing")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def load_gene_table(path: str | Path) -> GeneTable:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "the gene table is missing.", "put HGNC's complete set there, or mend 'gene_table'.")
+        raise InputError(path, "the gene table is missing.", "put HGNC's complete set there, or mend `genes: {table: ...}`.")
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, usecols=lambda c: c in COLUMNS)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
@@ -167,6 +167,6 @@ def to_ensembl(names: Sequence[str], table: GeneTable) -> GeneMapping:
         wins = gene is None or position in winners
         ids.append(gene if wins else None)
         reasons.append(reason if wins else "collided")
-    counts = {reason: reasons.count(reason) for reason in (*_FOUND, *_LOST)}
+    counts = {reason: reasons.count(reason) for reason in (*_FOUND, *LOST)}
     counts = {"mapped": sum(counts[reason] for reason in _FOUND), **counts}
     return GeneMapping(ids, reasons, counts)

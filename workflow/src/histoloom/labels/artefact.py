@@ -42,6 +42,8 @@ class LabelTask:
         Identity (sha256) of the labels to be made; decides which checkpoint of an earlier try belongs to them.
     granted_mb
         Memory that the job may use, None where nobody says. It decides nothing but whether a fit is begun.
+    genes
+        Table through which genes of the sections and of the reference meet; None: by name.
     """
 
     spec: Mapping[str, Any]
@@ -56,6 +58,7 @@ class LabelTask:
     nuclei: list[Path] = field(default_factory=list)
     identity: str = ""
     granted_mb: float | None = None
+    genes: Path | None = None
 
     @property
     def where(self) -> str:

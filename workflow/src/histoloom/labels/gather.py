@@ -91,6 +91,7 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
         "constant_types": _constant(mean, types),
         "constant_by_sample": {s: names for s, names in constant.items() if names},
         "demo_fit": any(m["qc"].get("demo_fit", False) for m in facts),
+        "genes_matched_by": sorted({m["qc"]["genes"]["matched_by"] for m in facts if "genes" in m["qc"]}),
         "qc_failed": [f"{m['group']}.{m['seed']}" for m in facts if m["qc"].get("passed") is False],
         "qc": [{"group": m["group"], "seed": m["seed"], "dropped": m["dropped"], **m["qc"]} for m in facts],
         "identity": make_identity(

@@ -36,6 +36,7 @@ def label_group(
     threads: int,
     nuclei: Sequence[Path] = (),
     granted_mb: float | None = None,
+    genes: Path | None = None,
 ) -> None:
     """Write the labels of one group of sections for one seed.
 
@@ -63,6 +64,8 @@ def label_group(
         Counted nuclei of its sections, where cells are expected by them.
     granted_mb
         Memory that the job was given, MB; a fit that needs more is refused before it begins.
+    genes
+        Table through which genes of the sections and of the reference meet (`histoloom.genes`); None: by name.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def label_group(
     spec = label_settings(spec)
     method = registry.load(registry.LABELS, spec["method"])
     task = LabelTask(
-        spec, cohort, group, seed, list(samples), reference, list(tables), Path(scratch), threads, list(nuclei)
+        spec, cohort, group, seed, list(samples), reference, list(tables), Path(scratch), threads, list(nuclei), genes
     )
     if not samples:
         raise InputError(task.where, "has no sections.", "name at least one section that is not excluded.")
@@ -81,6 +84,8 @@ def label_group(
         inputs["reference"] = reference
     if task.nuclei:
         inputs["nuclei"] = task.nuclei
+    if genes is not None:
+        inputs["genes"] = genes
     # One more seed in the config leaves the labels of the others what they were.
     science = {key: value for key, value in spec.items() if key != "seeds"}
     params: dict[str, Any] = {"spec": science, "cohort": cohort, "group": group}

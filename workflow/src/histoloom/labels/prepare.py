@@ -13,6 +13,7 @@ import pandas as pd
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
+from histoloom.genes import LOST, GeneKeys, Meeting, own_names
 from histoloom.labels.artefact import LabelTask
 from histoloom.references.genes import id_kind, is_mitochondrial
 
@@ -37,7 +38,7 @@ class Section:
     counts
         Raw counts CSR (n, G).
     genes
-        Gene names, length G.
+        The G genes that can meet a reference's.
     dropped
         Spots left out, by reason.
     """
@@ -45,7 +46,7 @@ class Section:
     sample: str
     obs: pd.DataFrame
     counts: csr_matrix
-    genes: pd.Index
+    genes: GeneKeys
     dropped: dict[str, int]
 
 
@@ -74,7 +75,7 @@ class Prepared:
     genes: dict[str, Any]
 
 
-def read_section(path: Path, low_umi: int) -> Section:
+def read_section(path: Path, low_umi: int, meeting: Meeting | None = None) -> Section:
     """Read a section's spots: in tissue, with counts.
 
     Parameters
@@ -83,6 +84,8 @@ def read_section(path: Path, low_umi: int) -> Section:
         The section's h5ad.
     low_umi
         Spots with fewer counts are flagged, not dropped.
+    meeting
+        How its genes meet the reference's; None: by name.
     """
     import anndata as ad
     from scipy.sparse import csr_matrix
@@ -104,7 +107,11 @@ def read_section(path: Path, low_umi: int) -> Section:
     )
     dropped = {"outside tissue": int((~inside).sum()), "no counts": int((inside & (total == 0)).sum())}
     logger.info("%s: %d spots, left out: %s", sample, int(keep.sum()), dropped)
-    return Section(sample, obs[keep].reset_index(drop=True), counts[keep], data.var_names.astype(str), dropped)
+    meeting = meeting or Meeting(None)
+    genes = meeting.keys(own_names(data.var) if meeting.table else data.var_names, sample)
+    # Depth and what is left out go by all counts; the fit sees the genes that have a key.
+    counts = counts[keep] if len(genes.kept) == counts.shape[1] else counts[keep][:, genes.kept]
+    return Section(sample, obs[keep].reset_index(drop=True), counts, genes, dropped)
 
 
 def read_signatures(path: Path) -> pd.DataFrame:
@@ -123,7 +130,7 @@ def read_signatures(path: Path) -> pd.DataFrame:
     return pd.DataFrame(reference.varm["signatures"]).set_axis(reference.var_names.astype(str), axis=0)
 
 
-def check_shared(section: Section, reference: pd.Index, path: Path, spec: Mapping[str, Any]) -> int:
+def check_shared(section: Section, reference: GeneKeys, path: Path, spec: Mapping[str, Any], meeting: Meeting) -> int:
     """Return how many genes a section shares with the reference.
 
     Raises
@@ -131,20 +138,28 @@ def check_shared(section: Section, reference: pd.Index, path: Path, spec: Mappin
     InputError
         If they share too few; the message shows both kinds of names.
     """
-    shared = int(section.genes.isin(reference).sum())
-    share = shared / max(len(reference), 1)
+    shared = int(section.genes.keys.isin(reference.keys).sum())
+    total = len(reference.keys) + sum(reference.counts.get(reason, 0) for reason in LOST)
+    share = shared / max(total, 1)
     if shared >= spec["min_shared_genes"] and share >= spec["min_shared_share"]:
         return shared
-    kinds = id_kind(section.genes), id_kind(reference)
-    examples = ", ".join(map(str, section.genes[:3])), ", ".join(map(str, reference[:3]))
-    remedy = (
-        "give the reference's other name column in `gene_key` (h5ad) or `gene_column` (mtx), or convert the names."
-        if kinds[0] != kinds[1]
-        else "use a reference of the same species and naming, or lower min_shared_genes and min_shared_share."
-    )
+    kinds = id_kind(section.genes.names), id_kind(reference.names)
+    examples = ", ".join(map(str, section.genes.names[:3])), ", ".join(map(str, reference.names[:3]))
+    if meeting.table is not None:
+        remedy = (
+            f"look at what {meeting.release} made of the names (in the log); it knows human genes: for another species "
+            "set `genes: {match: name}` and give both sides the same names."
+        )
+    elif kinds[0] != kinds[1]:
+        remedy = (
+            "set `genes: {match: ensembl}`, or give the reference's other name column in `gene_key` (h5ad) or "
+            "`gene_column` (mtx)."
+        )
+    else:
+        remedy = "use a reference of the same species and naming, or lower min_shared_genes and min_shared_share."
     raise InputError(
         f"section '{section.sample}' and reference {path}",
-        f"share {shared} of the reference's {len(reference)} genes ({share:.1%}); needed are "
+        f"share {shared} of the reference's {total} genes ({share:.1%}); needed are "
         f"{spec['min_shared_genes']} and {spec['min_shared_share']:.0%}. The section has "
         f"{kinds[0]} ({examples[0]}), the reference {kinds[1]} ({examples[1]}).",
         remedy,
@@ -161,7 +176,8 @@ def prepare(task: LabelTask) -> Prepared:
     """Read a group's sections and the reference, and bring them to the same genes.
 
     Genes are those of all sections of the group and of the reference, without mitochondrial ones; of these at most
-    ``max_genes``, the ones that differ most between types (see `specificity`).
+    ``max_genes``, the ones that differ most between types (see `specificity`). They meet under Ensembl ids where the
+    task has a table (`histoloom.genes`), else by name.
 
     Raises
     ------
@@ -173,9 +189,12 @@ def prepare(task: LabelTask) -> Prepared:
     spec = task.spec
     if task.reference is None:
         raise InputError(task.where, "has no reference.", "name one in `reference`.")
-    signatures = read_signatures(task.reference)
-    sections = [read_section(path, int(spec["low_umi"])) for path in task.samples]
-    shared = {s.sample: check_shared(s, signatures.index, task.reference, spec) for s in sections if len(s.obs)}
+    meeting = Meeting(task.genes)
+    everything = read_signatures(task.reference)
+    known = meeting.keys(everything.index, f"reference {task.reference.stem}")
+    signatures = everything.iloc[known.kept].set_axis(known.keys, axis=0)
+    sections = [read_section(path, int(spec["low_umi"]), meeting) for path in task.samples]
+    shared = {s.sample: check_shared(s, known, task.reference, spec, meeting) for s in sections if len(s.obs)}
     empty = [s.sample for s in sections if not len(s.obs)]
     if empty:
         raise InputError(
@@ -183,9 +202,10 @@ def prepare(task: LabelTask) -> Prepared:
             "has no spot with counts inside the tissue.",
             "exclude it in the cohort sheet (column `exclude`, with the reason).",
         )
-    common = signatures.index[np.all([signatures.index.isin(s.genes) for s in sections], axis=0)]
+    inside = np.all([known.keys.isin(s.genes.keys) for s in sections], axis=0)
     if spec["drop_mitochondrial"]:
-        common = common[~is_mitochondrial(common)]
+        inside &= ~(is_mitochondrial(known.names) | is_mitochondrial(known.keys) | meeting.mitochondrial(known.keys))
+    common = known.keys[inside]
     if len(common) < spec["min_shared_genes"]:
         raise InputError(
             f"{task.where} and reference {task.reference}",
@@ -193,7 +213,7 @@ def prepare(task: LabelTask) -> Prepared:
             "use `group_by: section`, or exclude the section that was measured with other genes.",
         )
     chosen = _most_specific(signatures.loc[common], spec["max_genes"])
-    counts = vstack([s.counts[:, s.genes.get_indexer(chosen)] for s in sections], format="csr")
+    counts = vstack([s.counts[:, s.genes.keys.get_indexer(chosen)] for s in sections], format="csr")
     obs = pd.concat([s.obs for s in sections], ignore_index=True)
     # A spot can hold counts, yet none on the chosen genes; nothing can be said about it.
     usable = np.asarray(counts.sum(axis=1)).ravel() > 0
@@ -202,14 +222,20 @@ def prepare(task: LabelTask) -> Prepared:
         for s in sections
     }
     report = {
+        **meeting.told(),
+        "reference": known.counts,
+        "sections": {s.sample: s.genes.counts for s in sections if s.genes.counts},
         "shared": shared,
         "in_every_section": len(common),
         "used": len(chosen),
         "max_genes": spec["max_genes"],
         "chosen_by": "all" if len(chosen) == len(common) else "variance over types of log1p(signature per 10,000)",
-        "lost_markers": _lost_markers(signatures, common),
+        "lost_markers": _lost_markers(everything, known.names[inside]),
     }
     logger.info("%s: %d spots, %d of %d shared genes", task.where, int(usable.sum()), len(chosen), len(common))
+    for name, lost in report["lost_markers"].items():
+        if lost:
+            logger.info("%s: %d of %d markers are lost: %s", name, len(lost), _LOST_MARKERS, ", ".join(lost))
     return Prepared(obs[usable].reset_index(drop=True), counts[usable], signatures.loc[chosen], dropped, report)
 
 
@@ -222,7 +248,7 @@ def _most_specific(signatures: pd.DataFrame, most: int | None) -> pd.Index:
 
 
 def _lost_markers(signatures: pd.DataFrame, common: pd.Index) -> dict[str, list[str]]:
-    """Return, by type, which of its 25 most specific genes the sections lack."""
+    """Return, by type, which of its 25 most specific genes are lost: not in every section, or by their name."""
     log = pd.DataFrame(np.log1p(signatures / np.maximum(signatures.sum(axis=0), 1e-12) * 1e4))
     found = {}
     for name in signatures.columns:

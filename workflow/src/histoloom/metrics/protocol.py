@@ -48,6 +48,7 @@ def stamp(
             "labels": spec.get("labels", UNSTATED),
             "target": dict(spec.get("target") or {}),
             "demo_fit": bool(target.get("demo_fit")),
+            "genes_matched_by": target.get("genes_matched_by"),
             "units": target.get("units", UNSTATED),
             "tiles": spec.get("tiles", UNSTATED),
             "tiles_spec": tiles.get("spec", UNSTATED) if isinstance(tiles, Mapping) else UNSTATED,
@@ -76,6 +77,8 @@ def short(protocol: Mapping[str, Any]) -> str:
     ]
     if protocol.get("standardise") in {"per_cohort", "per_section"}:
         parts.append("transductive")
+    if "name" in str(protocol.get("genes_matched_by")).split("+"):
+        parts.append("genes matched by name")
     if protocol.get("on_overlap") == "allow":
         parts.append("patients may be on both sides")
     if protocol.get("shuffle_labels") not in {None, "none", UNSTATED}:

@@ -200,6 +200,11 @@ class Plan(SectionPlan):
         """Return the sections that the content guard compares."""
         return [f"results/samples/{c}/{s}.h5ad" for c, s in self.experiment_samples(experiment)]
 
+    def audit_genes(self, experiment: str) -> list[str]:
+        """Return the table through which genes of the experiment's cohorts meet in the content guard."""
+        cohorts = self.experiment_cohorts(experiment)
+        return self.gene_table(self._gene_origin(c) for c in cohorts if self._gene_origin(c) != "slides")
+
     def audit_file(self, experiment: str) -> list[str]:
         """Return the table of the content guard, which training waits for; nothing where it is off."""
         guard = self.config.get("experiments", experiment)["content_guard"]

@@ -71,8 +71,6 @@ def build_sample(
         _check(section, slide, lowres, where, reader.has_array)
         facts = _measure(section, slide, row, where, reader, found)
     _complete(section)
-    if "genes" in files:
-        facts["genes"] = _add_ensembl_ids(section, Path(files["genes"]))
     dropped_places = np.asarray(section.uns.pop("dropped_places", np.empty((0, 2))))
     # The planted truth is for judges: no part of the sample.
     used = identities_of({role: _parts(path) for role, path in files.items() if role != "truth"})
@@ -187,20 +185,6 @@ def _check_size(found: Mapping[str, Any], slide: Slide, where: str) -> None:
             f"{width:.0f} x {height:.0f} px.",
             "give the full-resolution image that the positions belong to, or exclude the section ('exclude').",
         )
-
-
-def _add_ensembl_ids(section: AnnData, path: Path) -> dict[str, int]:
-    """Fill var["ensembl_id"] where the source gives none, and return what happened to the names, counted."""
-    from histoloom.genes import load_gene_table, to_ensembl
-
-    names = section.var_names.astype(str).to_numpy(dtype=object)
-    if "ensembl_id" in section.var:
-        published = section.var["ensembl_id"].astype(str).to_numpy(dtype=object)
-        names = np.where(published == "", names, published)
-    mapped = to_ensembl(list(names), load_gene_table(path))
-    section.var["ensembl_id"] = [gene or "" for gene in mapped.ids]
-    logger.info("genes: %s", mapped.counts)
-    return mapped.counts
 
 
 def _measure(

@@ -20,7 +20,7 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.hest_values import number, plain_id
-from histoloom.samples.reader import Reader, assemble, join, need, with_gene_table
+from histoloom.samples.reader import Reader, assemble, join, need
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,7 +63,7 @@ class HestReader(Reader):
         }
         if spec.get("patches", "ignore") != "ignore":
             found["patches"] = join(root, f"patches/{sample}.h5")
-        return with_gene_table(found, spec)
+        return found
 
     @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:

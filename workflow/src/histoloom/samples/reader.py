@@ -109,12 +109,6 @@ def need(row: Mapping[str, str], column: str) -> str:
     return value
 
 
-def with_gene_table(found: dict[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
-    """Add role genes where the cohort names a table of gene ids (`histoloom.genes`)."""
-    table = spec.get("gene_table")
-    return {**found, "genes": str(table)} if table else found
-
-
 def join(root: str | Path, path: str) -> str:
     """Join a root and a path as text; an absolute path stays as it is."""
     return str(Path(root) / path)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, with_gene_table
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,7 +46,7 @@ class STNetReader(Reader):
         found = {role: join(root, need(row, role)) for role in ("counts", "spots", "image")}
         if row.get("annotation"):
             found["annotation"] = join(root, row["annotation"])
-        return with_gene_table({**found, "metadata": join(root, "metadata.csv")}, spec)
+        return {**found, "metadata": join(root, "metadata.csv")}
 
     @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, with_gene_table
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,7 +39,7 @@ class VisiumReader(Reader):
             "spatial": join(root, f"{outs}/spatial"),
             "image": join(root, need(row, "image")),
         }
-        return with_gene_table(found, spec)
+        return found
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:

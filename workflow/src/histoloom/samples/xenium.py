@@ -19,7 +19,7 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.alignment import inverted, read_alignment, slide_mpp, to_slide
-from histoloom.samples.reader import Reader, assemble, join, need, with_gene_table
+from histoloom.samples.reader import Reader, assemble, join, need
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,7 +57,7 @@ class XeniumReader(Reader):
         if row.get("image"):
             found["image"] = join(root, row["image"])
             found["alignment"] = join(root, need(row, "alignment"))
-        return with_gene_table(found, spec)
+        return found
 
     @classmethod
     def polygons(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:

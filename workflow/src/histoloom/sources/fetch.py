@@ -75,12 +75,27 @@ def fetch_file(
     raise _nobody_gives(entry, problems)
 
 
+def original(entry: Mapping[str, str]) -> str:
+    """Return where a person finds the file, in words: some doors have an address of their own for every file."""
+    url = entry["url"]
+    if entry["door"] == "hub":
+        return f"{entry['file']} of https://huggingface.co/{url.removeprefix('hf://')}"
+    if entry["door"] == "zip_member":
+        archive, _, member = url.partition("#")
+        return f"{member} out of {archive}"
+    return f"the file that {url} names" if entry["door"] in {"mendeley", "cellxgene"} else url
+
+
 def where_to_copy(entry: Mapping[str, str]) -> str:
     """Return what to do on a machine without network."""
     return (
-        f"on a machine with network, fetch {entry['url']} ({entry['citation']}) and copy it to "
-        f"<folder>/{entry['source']}/{entry['file']}; here, run with `--config mirror_dir=<folder>`."
+        f"on a machine with network, fetch {original(entry)} ({entry['citation']}) and copy it to "
+        f"<folder>/{entry['source']}/{entry['file']}; here, run with `--config mirror_dir=<folder>`.{_without(entry)}"
     )
+
+
+def _without(entry: Mapping[str, str]) -> str:
+    return f" {entry['without']}" if entry.get("without") else ""
 
 
 def _nobody_gives(entry: Mapping[str, str], problems: Sequence[InputError]) -> InputError:
@@ -126,7 +141,9 @@ def _link(entry: Mapping[str, str], mirror: Path, out: Path) -> None:
     source = Path(os.path.abspath(mirror)) / entry["source"] / entry["file"]
     if not source.is_file():
         raise InputError(
-            source, f"mirror_dir lacks this file; the original is {entry['url']}.", f"copy it there, {_MIRROR_REMEDY}"
+            source,
+            f"mirror_dir lacks this file; the original is {original(entry)}.",
+            f"copy it there, {_MIRROR_REMEDY}{_without(entry)}",
         )
     record = source.with_name(source.name + ".json")
     checks = dict(entry)

@@ -26,6 +26,7 @@ COLUMNS = (
     "mirrors",
     "password",
     "gate",
+    "without",
     "note",
 )
 CHECKSUMS = ("sha256", "git_blob_sha1", "md5")
@@ -104,7 +105,7 @@ def load_registry(path: str | Path) -> dict[str, Entry]:
         - revision: of a hub's repository, or the version of a data set; empty: the newest, recorded beside the file.
         - mirrors: further ``door url`` pairs with `` | `` between them. password: of an encrypted archive (a published
           one; never a secret).
-        - licence, citation, gate (how to get access), note (what is not sure).
+        - licence, citation, gate (how to get access), without (how to go on without it), note (what is not sure).
 
     Returns
     -------

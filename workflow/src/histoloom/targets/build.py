@@ -304,6 +304,7 @@ def build_target(
         "labels": spec["labels"],
         "demo_fit": any(item.metadata.get("demo_fit") for item in by_cohort.values()),
         "truth": spec["truth"],
+        "genes_matched_by": _matched_by(by_cohort),
         "units": _units(by_cohort, transform),
         "truth_units": _units(planted, transform) if planted else None,
         "steps": [section.step for section in sections],
@@ -323,6 +324,12 @@ def _units(labels: Mapping[str, Abundance], transform: str) -> str:
     """Return the units of the target: those of the labels, after the transform."""
     units = "+".join(sorted({str(item.metadata.get("units", "unstated")) for item in labels.values()}))
     return {"none": units, "log1p": f"log1p({units})", "proportion": "proportion"}[transform]
+
+
+def _matched_by(labels: Mapping[str, Abundance]) -> str | None:
+    """Return how genes of sections and reference met for the labels; None for labels that read no genes."""
+    ways = sorted({way for item in labels.values() for way in item.metadata.get("genes_matched_by") or []})
+    return "+".join(ways) or None
 
 
 def _write(

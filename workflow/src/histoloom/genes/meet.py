@@ -1,0 +1,109 @@
+"""Where genes of two sources meet: under Ensembl ids through a table, or by name where both have one vocabulary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.genes.table import GeneTable, load_gene_table, to_ensembl
+
+logger = logging.getLogger(__name__)
+BY_ID, BY_NAME = "ensembl", "name"
+
+
+@dataclass(frozen=True)
+class GeneKeys:
+    """The genes of one source that can meet those of another.
+
+    Attributes
+    ----------
+    keys
+        What each gene meets others by, no key twice, length K.
+    names
+        The source's own names of these genes, length K.
+    kept
+        Positions of these genes among all of the source, ascending, (K,).
+    counts
+        Names by how they were found or why they were lost (`GeneMapping.counts`); empty where genes meet by name.
+    """
+
+    keys: pd.Index
+    names: pd.Index
+    kept: npt.NDArray[np.int64]
+    counts: dict[str, int]
+
+
+class Meeting:
+    """How the genes of several sources meet.
+
+    Parameters
+    ----------
+    path
+        Gene table (`load_gene_table`); None: genes meet by their names as they are spelt.
+
+    Attributes
+    ----------
+    by
+        ``"ensembl"`` or ``"name"``.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.table: GeneTable | None = None if path is None else load_gene_table(path)
+        self.release = None if path is None else Path(path).name
+        self.by = BY_NAME if path is None else BY_ID
+
+    def keys(self, names: Sequence[str] | pd.Index, who: str) -> GeneKeys:
+        """Return the keys of a source's genes; what is lost is counted in the log.
+
+        Parameters
+        ----------
+        names
+            Symbols or Ensembl ids of any vintage, length G.
+        who
+            Whose genes they are, for the log.
+        """
+        names = pd.Index(names, dtype=object).astype(str)
+        if self.table is None:
+            return GeneKeys(names, names, np.arange(len(names)), {})
+        mapping = to_ensembl(list(names), self.table)
+        kept = np.asarray(mapping.kept(), dtype=np.int64)
+        logger.info("%s: %d genes, to Ensembl ids: %s", who, len(names), _told(mapping.counts))
+        keys = pd.Index([mapping.ids[position] for position in kept], dtype=object)
+        return GeneKeys(keys, names[kept], kept, mapping.counts)
+
+    def mitochondrial(self, keys: pd.Index) -> npt.NDArray[np.bool_]:
+        """Tell which keys the table calls mitochondrial (approved symbols ``MT-...``), (K,) bool; none by name."""
+        if self.table is None:
+            return np.zeros(len(keys), dtype=bool)
+        known = {gene for symbol, gene in self.table.symbols.items() if gene and symbol.startswith("MT-")}
+        return np.array([key in known for key in keys], dtype=bool)
+
+    def told(self) -> dict[str, Any]:
+        """Return the protocol: by what genes meet, and in which release of the table."""
+        return {"matched_by": self.by, "gene_table": self.release}
+
+
+def own_names(var: pd.DataFrame) -> pd.Index:
+    """Return the best name that a source gives each of its genes: the id it publishes (``ensembl_id``), else the index.
+
+    Parameters
+    ----------
+    var
+        Table of genes, as of an AnnData.
+    """
+    names = var.index.astype(str)
+    if "ensembl_id" not in var:
+        return names
+    published = var["ensembl_id"].astype(str).to_numpy(dtype=object)
+    return pd.Index(np.where(published == "", names.to_numpy(dtype=object), published), dtype=object)
+
+
+def _told(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in counts.items() if count)
