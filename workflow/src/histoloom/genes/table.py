@@ -84,7 +84,9 @@ def load_gene_table(path: str | Path) -> GeneTable:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "the gene table is missing.", "put HGNC's complete set there, or mend `genes: {table: ...}`.")
+        raise InputError(
+            path, "the gene table is missing.", "put HGNC's complete set there, or mend `genes: {table: ...}`."
+        )
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, usecols=lambda c: c in COLUMNS)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
