@@ -203,7 +203,7 @@ class Plan(SectionPlan):
     def audit_genes(self, experiment: str) -> list[str]:
         """Return the table through which genes of the experiment's cohorts meet in the content guard."""
         cohorts = self.experiment_cohorts(experiment)
-        return self.gene_table(self._gene_origin(c) for c in cohorts if self._gene_origin(c) != "slides")
+        return self.gene_table(self.gene_origin(c) for c in cohorts if self.gene_origin(c) != "slides")
 
     def audit_file(self, experiment: str) -> list[str]:
         """Return the table of the content guard, which training waits for; nothing where it is off."""

@@ -12,7 +12,7 @@ from histoloom import registry
 from histoloom.config import RESOURCES, Config, check, load_schema
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_text
-from histoloom.sources.registry import load_registry
+from histoloom.plan.genes import GenePlan
 
 Row = dict[str, str]
 # Keys of a cohort that choose sections or find files; they do not change what is read from one.
@@ -22,12 +22,6 @@ _TABLE_METHODS = frozenset({"published", "truth"})
 _WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
 # Where a file lies is tracked as an input, by its content; a moved mirror must not refit a reference.
 _PATHS = frozenset({"path", "folder", "annotation"})
-
-
-def pinned_gene_table() -> str:
-    """Return the file name of the release of HGNC's table that ``resources/files/genes.tsv`` declares."""
-    (file,) = load_registry(RESOURCES / "files" / "genes.tsv")
-    return file
 
 
 def _half(labels: str) -> tuple[str, str | None]:
@@ -42,7 +36,7 @@ def _sections_of(labels: str) -> str:
     return "results/samples" if half is None else f"results/thinned/{half.replace('s', '.')}"
 
 
-class SectionPlan:
+class SectionPlan(GenePlan):
     """The part of a plan that ends at labels.
 
     Parameters
@@ -173,29 +167,6 @@ class SectionPlan:
     def simulation_spec(self, cohort: str) -> dict[str, Any]:
         """Return the generator's whole input: the cohort's entry and all rows of its sheet."""
         return {**self.cohort_spec(cohort), "cohort": cohort, "sheet_rows": self.config.sheets[cohort]}
-
-    # genes ---------------------------------------------------------------------------------------------------
-
-    def gene_table(self, origins: Iterable[str]) -> list[str]:
-        """Return the table through which the genes of several origins meet.
-
-        Parameters
-        ----------
-        origins
-            Where names of genes come from; one origin has one vocabulary and needs no table.
-
-        Returns
-        -------
-        list of str
-            One path, or none where genes meet by name.
-        """
-        genes = self.config.genes
-        if len(set(origins)) < 2 or genes["match"] == "name":
-            return []
-        return [str(genes["table"] or f"{self.config.raw_dir}/genes/{pinned_gene_table()}")]
-
-    def _gene_origin(self, cohort: str) -> str:
-        return str(self.config.get("cohorts", cohort)["source"])
 
     # embeddings ----------------------------------------------------------------------------------------------
 
@@ -375,7 +346,7 @@ class SectionPlan:
             "reference": [f"results/references/{reference}.h5ad"] if reference else [],
             "tables": self.label_tables(labels, cohort, group),
             "nuclei": self.label_nuclei(labels, cohort, group),
-            "genes": self._label_genes(reference, cohort) if reference else [],
+            "genes": self.label_genes(reference, cohort) if reference else [],
         }
 
     def label_nuclei(self, labels: str, cohort: str, group: str) -> list[str]:
@@ -388,11 +359,6 @@ class SectionPlan:
         members = self.label_groups(labels, cohort)[group]
         pictured = [s for s in members if "image" in self.sample_files(cohort, s)]
         return [f"results/nuclei/{cohort}/{s}.parquet" for s in pictured]
-
-    def _label_genes(self, reference: str, cohort: str) -> list[str]:
-        """Return the table of genes for sections and a reference; the simulation's two have one vocabulary."""
-        simulated = self.config.get("references", reference)["source"] == "simulated"
-        return self.gene_table([self._gene_origin(cohort), "simulated" if simulated else f"reference {reference}"])
 
     def reference_spec(self, reference: str) -> dict[str, Any]:
         """Return a reference's entry without the paths of its files."""
