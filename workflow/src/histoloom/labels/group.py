@@ -75,7 +75,7 @@ def label_group(
     spec = label_settings(spec)
     method = registry.load(registry.LABELS, spec["method"])
     task = LabelTask(
-        spec, cohort, group, seed, list(samples), reference, list(tables), Path(scratch), threads, list(nuclei), genes
+        spec, cohort, group, seed, list(samples), reference, list(tables), Path(scratch), threads, list(nuclei)
     )
     if not samples:
         raise InputError(task.where, "has no sections.", "name at least one section that is not excluded.")
@@ -92,7 +92,7 @@ def label_group(
     if spec["method"] == "cell2location":
         params["threads"] = threads
     identity = make_identity("labels", STAGE_VERSION, params, identities_of(inputs), seed)
-    task = replace(task, identity=identity["sha256"], granted_mb=granted_mb)
+    task = replace(task, identity=identity["sha256"], granted_mb=granted_mb, genes=genes)
     start = time.perf_counter()
     result: GroupLabels = method(task)
     seconds = time.perf_counter() - start
