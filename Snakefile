@@ -8,6 +8,7 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 TOOLS = workflow.current_basedir.join("scripts/tools").get_path_or_uri(secret_free=True)
+SUMMARY = [sys.executable, f"{TOOLS}/run_summary.py", "--ended"]
 sys.path.insert(
     0, workflow.current_basedir.join("workflow/src").get_path_or_uri(secret_free=True)
 )
@@ -60,15 +61,11 @@ onstart:
 
 
 onsuccess:
-    subprocess.run(
-        [sys.executable, f"{TOOLS}/run_summary.py"], stdout=subprocess.DEVNULL
-    )
+    subprocess.run(SUMMARY, stdout=subprocess.DEVNULL)
 
 
 onerror:
-    subprocess.run(
-        [sys.executable, f"{TOOLS}/run_summary.py"], stdout=subprocess.DEVNULL
-    )
+    subprocess.run(SUMMARY, stdout=subprocess.DEVNULL)
 
 
 rule all:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from histoloom.summary import Job, Run, Try
 
 _RULE = re.compile(r"^(\s*)(?:local)?(?:rule|checkpoint) (\w+):$")
 _KEY = re.compile(r"^\s+(\w+): (.*)$")
-_SUBMITTED = re.compile(r"^Job (\S+) has been submitted with SLURM jobid (\d+)")
+_SUBMITTED = re.compile(r"^Job (\S+) has been submitted with SLURM jobid (\d+)(?: \(log: (.*)\))?")
+_DATE = re.compile(r"^\[(\w{3} \w{3} +\d+ [\d:]{8} \d{4})\]")
 _FINISHED = re.compile(r"^Finished jobid: (\d+)")
 _ERROR = re.compile(r"^Error in (rule|group) (\S+?):?$")
 _HEADER = {"Date": "started", "Host": "host", "Command": "command"}
@@ -66,13 +68,24 @@ def _asked(fields: dict[str, str]) -> Try:
 
 def read_log(path: Path) -> Run:
     """Read the log of a run."""
-    run = read_text(path.read_text(errors="replace"))
+    text = path.read_text(errors="replace")
+    run = read_text(text)
     run.log = str(path)
+    run.elapsed = run.elapsed or _so_far(run, text)
     for job in run.jobs.values():
         # A plan knows no other state; in a log, what was named was started.
         if job.state == "planned" and job.rule != "all":
             job.state = "lost"
     return run
+
+
+def _so_far(run: Run, text: str) -> str:
+    """Return the time from a run's start to the last date in its log, which does not yet say how long it took."""
+    dates = [found[1] for found in map(_DATE.match, text.splitlines()) if found]
+    if not dates or not run.started:
+        return ""
+    began = datetime.strptime(run.started, "%Y-%m-%d %H:%M:%S")
+    return str(datetime.strptime(dates[-1], "%a %b %d %H:%M:%S %Y") - began)
 
 
 def read_text(text: str) -> Run:
@@ -133,7 +146,7 @@ def _read_event(reader: _Reader, line: str) -> None:
         jobs = [run.jobs[sent[1]]] if sent[1] in run.jobs else reader.group_jobs
         for job in jobs:
             if job.tries:
-                job.tries[-1].external = sent[2]
+                job.tries[-1].external, job.tries[-1].log = sent[2], (sent[3] or "").rstrip(".")
     elif line.startswith("Elapsed time:"):
         run.elapsed = line.partition(":")[2].strip().split(".")[0]
         run.ended = True

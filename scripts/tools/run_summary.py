@@ -1,7 +1,8 @@
 """Write what a run did, good or bad: jobs, seconds, memory asked and used, GPUs, tries, and failures with their logs.
 
 Called at the end of each run, and by hand for any log: `python scripts/tools/run_summary.py [LOG]` in the run's folder.
-Writes logs/run_summary.md and keeps one file per run beside it.
+Writes logs/run_summary.md and keeps one file per run beside it. A run that calls it says so with `--ended`: its
+log does not tell yet.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ def newest_log(folder: Path) -> Path | None:
 def main(arguments: list[str]) -> int:
     """Write and print the summary; 1 where there is no log."""
     folder = Path.cwd()
-    log = Path(arguments[0]) if arguments else newest_log(folder)
+    named = [word for word in arguments if word != "--ended"]
+    log = Path(named[0]) if named else newest_log(folder)
     if log is None or not log.is_file():
         print(f"No log of a run in {folder}. Remedy: call this in the folder of a run, or name a log.", file=sys.stderr)
         return 1
-    text = summary_text(read_log(log), folder)
+    run = read_log(log)
+    run.ended = run.ended or "--ended" in arguments
+    text = summary_text(run, folder)
     kept = folder / "logs" / "runs" / f"{log.name.removesuffix('.snakemake.log')}.md"
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)

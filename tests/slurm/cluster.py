@@ -1,7 +1,8 @@
 """A throw-away SLURM cluster on this machine: one controller, nodes cpu1 and cpu2, and gpu1 with a fake GPU.
 
 Real slurmctld, slurmd and munged, started as processes of this module and stopped by their pids; no systemd, no
-cgroups, no accounting. By hand: ``python tests/slurm/cluster.py start|stop|crash NODE``.
+cgroups, and accounting only where a test asks for it (`accounting.py`). By hand:
+``python tests/slurm/cluster.py start|stop|crash NODE``.
 
 It needs root, mknod, and the packages of `PACKAGES` (Debian builds slurmd so that several may run on one machine).
 """
@@ -72,7 +73,7 @@ EnforcePartLimits=ALL
 GresTypes=gpu
 # the declared sizes win over the real ones
 SlurmdParameters=config_overrides
-AccountingStorageType=accounting_storage/none
+{accounting}
 JobCompType=jobcomp/filetxt
 JobCompLoc={base}/log/jobs.txt
 NodeName=cpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port=17001 CPUs={cpus} RealMemory={memory} State=UNKNOWN
@@ -81,6 +82,7 @@ NodeName=gpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port=17003 CPUs={cpus} Real
 PartitionName=cpu Nodes=cpu1,cpu2 Default=YES DefaultTime=10 MaxTime=1440 State=UP DefMemPerCPU=500
 PartitionName=gpu Nodes=gpu1 Default=NO DefaultTime=10 MaxTime=1440 State=UP DefMemPerCPU=500
 """
+NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none"
 # A GPU needs a character device: a count alone makes the node invalid, a plain file leaves CUDA_VISIBLE_DEVICES empty.
 GRES_CONF = "{mark}\nAutoDetect=off\nNodeName=gpu1 Name=gpu File={base}/fakegpu0\n"
 FILES = {"slurm.conf": SLURM_CONF, "gres.conf": GRES_CONF, "cgroup.conf": "{mark}\nCgroupAutomount=no\n"}
@@ -160,7 +162,7 @@ def stop_daemon(name: str, program: str, sig: signal.Signals = signal.SIGTERM) -
     (BASE / "run" / f"{name}.pid").unlink(missing_ok=True)
 
 
-def write_files() -> None:
+def write_files(accounting: str = NO_ACCOUNTING) -> None:
     """Write the configuration, a munge key, and the device that stands for a GPU."""
     for folder in ("run", "log", "state", "munge", *(f"spool/{node}" for node in NODES)):
         (BASE / folder).mkdir(parents=True, exist_ok=True)
@@ -169,7 +171,8 @@ def write_files() -> None:
     ETC.mkdir(exist_ok=True)
     host = socket.gethostname().partition(".")[0]
     for name, text in FILES.items():
-        (ETC / name).write_text(text.format(mark=MARK, base=BASE, host=host, cpus=CPUS, memory=MEMORY_MB))
+        filled = text.format(mark=MARK, base=BASE, host=host, cpus=CPUS, memory=MEMORY_MB, accounting=accounting)
+        (ETC / name).write_text(filled)
     key = BASE / "munge" / "key"
     if not key.exists():
         key.write_bytes(secrets.token_bytes(128))
@@ -178,9 +181,9 @@ def write_files() -> None:
         os.mknod(BASE / "fakegpu0", 0o020666, os.makedev(1, 3))  # c 1 3 is the null device
 
 
-def start() -> None:
-    """Bring the cluster up; what runs already is left alone."""
-    write_files()
+def start(accounting: str = NO_ACCOUNTING, before: Callable[[], None] | None = None) -> None:
+    """Bring the cluster up; what runs already is left alone. ``before`` is called before the controller starts."""
+    write_files(accounting)
     munge = BASE / "munge"
     if not ask("munge", f"--socket={munge / 'socket'}", "-n"):
         start_daemon(
@@ -189,6 +192,8 @@ def start() -> None:
             f"--seed-file={munge / 'seed'}",
         )  # fmt: skip
     wait_for("munged", lambda: bool(ask("munge", f"--socket={munge / 'socket'}", "-n")), 10)
+    if before:
+        before()
     start_controller()
     for node in NODES:
         start_node(node)
@@ -262,22 +267,24 @@ def stop(*, purge: bool = False) -> None:
     for node in NODES:
         stop_daemon(f"slurmd-{node}", "slurmd")
     stop_daemon("slurmctld", "slurmctld")
+    for name in ("slurmdbd", "mariadbd"):
+        stop_daemon(name, name)
     stop_daemon("munged", "munged")
     if purge:
-        for name in FILES:
+        for name in (*FILES, "slurmdbd.conf"):
             if (ETC / name).exists() and MARK in (ETC / name).read_text():
                 (ETC / name).unlink()
         shutil.rmtree(BASE, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[None]:
-    """Lend a fresh cluster to one user at a time."""
+def cluster(accounting: str = NO_ACCOUNTING, before: Callable[[], None] | None = None) -> Iterator[None]:
+    """Lend a fresh cluster to one user at a time; arguments as in `start`."""
     with Path("/tmp/histoloom-slurm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stop(purge=True)
         try:
-            start()
+            start(accounting, before)
             yield
         finally:
             stop(purge=os.environ.get("HISTOLOOM_KEEP_SLURM") is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from slurm_runs import Site, run_locally
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slurm: starts a SLURM cluster of its own on this machine")
     config.addinivalue_line("markers", "slurm_long: run by `make test-slurm` only")
+    # A shell's background jobs ignore Ctrl-C, and so would the runs that are to be interrupted.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,9 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="the long list of faults: `make test-slurm` runs it"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm() -> Iterator[None]:
-    """A running cluster: nodes cpu1, cpu2 and gpu1."""
+    """A running cluster: nodes cpu1, cpu2 and gpu1. Each file of tests has one of its own, for one kind runs at a time."""
     reason = cluster.why_not()
     if reason:
         pytest.skip(f"no SLURM cluster can be started here: {reason}")

@@ -91,10 +91,12 @@ class Site:
 
     # runs ----------------------------------------------------------------------------------------------------
 
-    def start(self, *arguments: str, targets: tuple[str, ...] = (LIGHT,)) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, targets: tuple[str, ...] = (LIGHT,), profile: Path = PROFILE
+    ) -> subprocess.Popen[bytes]:
         """Start a run on the cluster with the shipped profile; only the polling is faster (a light job takes ten seconds)."""
         # Targets stand behind an option that takes one value.
-        words = [*SNAKEMAKE, "--directory", str(self.folder), *targets, "--workflow-profile", str(PROFILE)]
+        words = [*SNAKEMAKE, "--directory", str(self.folder), *targets, "--workflow-profile", str(profile)]
         words += ["--slurm-init-seconds-before-status-checks", "11", *arguments]
         surroundings = os.environ | {
             "PYTHONPATH": str(ROOT / "tests/slurm/faults"),
@@ -106,7 +108,7 @@ class Site:
             )
         return self.running
 
-    def finish(self, seconds: float = 420) -> int:
+    def finish(self, seconds: float = 900) -> int:
         """Wait for the run's end and return its status."""
         assert self.running is not None
         return self.running.wait(timeout=seconds)
@@ -131,7 +133,7 @@ class Site:
         """Return what the runs in this folder have printed."""
         return self.log.read_text()
 
-    def wait(self, what: str, done: Callable[[], bool], seconds: float = 90) -> None:
+    def wait(self, what: str, done: Callable[[], bool], seconds: float = 240) -> None:
         """Wait until something holds while the run is alive."""
         end = time.monotonic() + seconds
         while not done():
@@ -186,6 +188,17 @@ class Site:
     def tables(self) -> dict[str, bytes]:
         """Return the bytes of metrics and tables; Table 3 is about seconds and memory, which no two runs share."""
         return tables(self.folder)
+
+
+def changed_profile(tmp_path: Path, edits: dict[str, tuple[str, str]]) -> Path:
+    """Copy the shipped profile with texts replaced, by file."""
+    copy = tmp_path / "profile"
+    shutil.copytree(PROFILE, copy)
+    for name, (old, new) in edits.items():
+        text = (copy / name).read_text()
+        assert old in text
+        (copy / name).write_text(text.replace(old, new))
+    return copy
 
 
 def tables(folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,6 @@ Two faults run by default where SLURM can be started; `make test-slurm` runs all
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +13,11 @@ from pathlib import Path
 import cluster
 import pytest
 import yaml
-from slurm_runs import PROFILE, ROOT, SNAKEMAKE, TINY, Site, tables
+from slurm_runs import ROOT, SNAKEMAKE, TINY, Site, changed_profile, tables
 
 pytestmark = pytest.mark.slurm
 RETRIES = 2  # of the profile
+GPU_JOB = "results/models/tiny/mlp.pt"
 LABELS = 4  # jobs of rule label_group: three patients by nnls, one table of the truth
 
 
@@ -121,7 +121,7 @@ def test_an_interrupted_run_cancels_its_jobs(site: Site, local: Path) -> None:
     run = site.start()
     site.wait("the sleeping job", lambda: site.taken("label_group"))
     run.send_signal(signal.SIGINT)
-    assert site.finish(60) != 0
+    assert site.finish(120) != 0
     cluster.wait_for("an empty queue", lambda: not site.queued(), 20)
     assert site.run() == 0, site.text()[-5000:]
     assert_same_tables(site, local)
@@ -152,7 +152,7 @@ def test_the_whole_cohort_with_a_drained_gpu_node(slurm: None, whole: Path, tmp_
     cluster.ask("scontrol", "update", "nodename=gpu1", "state=drain", "reason=test")
     try:
         site.start(targets=())
-        site.wait("the GPU job in the queue", lambda: bool(site.gpu_jobs()), 420)
+        site.wait("the GPU job in the queue", lambda: bool(site.gpu_jobs()), 900)
         (job,) = site.gpu_jobs()
         shown = ("scontrol", "-o", "show", "job", job)
         site.wait("the reason", lambda: "DRAINED" in cluster.ask(*shown))
@@ -195,38 +195,36 @@ def test_more_memory_than_any_node_has_is_refused(site: Site) -> None:
     assert not site.starts("label_group")
 
 
-def plan(site: Site, profile: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def plan(site: Site, profile: Path, target: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, str(ROOT / "scripts/tools/plan_run.py"), *SNAKEMAKE[3:], "--directory", str(site.folder)]
-    words += [Site.LIGHT, "--workflow-profile", str(profile), *arguments]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
-
-
-def changed_profile(tmp_path: Path, edits: dict[str, tuple[str, str]]) -> Path:
-    """Copy the shipped profile with texts replaced, by file."""
-    copy = tmp_path / "profile"
-    shutil.copytree(PROFILE, copy)
-    for name, (old, new) in edits.items():
-        text = (copy / name).read_text()
-        assert old in text
-        (copy / name).write_text(text.replace(old, new))
-    return copy
+    words += [target, "--workflow-profile", str(profile)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.slurm_long
 @pytest.mark.parametrize(
-    ("edits", "says"),
+    ("edits", "target", "says"),
     [
-        ({}, None),
+        ({}, Site.LIGHT, None),
         (
             {"partitions.yaml": ("  cpu:", "  nowhere:")},
+            Site.LIGHT,
             "no partition 'nowhere' on this cluster. Remedy: use one of cpu, gpu",
         ),
-        ({"partitions.yaml": ("max_mem_mb: 64000", "max_mem_mb: 100")}, "no partition takes rule"),
+        ({"partitions.yaml": ("max_mem_mb: 64000", "max_mem_mb: 100")}, Site.LIGHT, "no partition takes rule"),
+        ({"partitions.yaml": ("max_gpu: 1", "max_gpu: 0")}, GPU_JOB, "(gpu: 0 runs it on CPUs)"),
+        (
+            {"config.yaml": ("set-resources:\n", "set-resources:\n  train_model: {slurm_partition: cpu}\n")},
+            GPU_JOB,
+            "would refuse rule train_model (partition cpu",
+        ),
     ],
-    ids=["good", "partition", "memory"],
+    ids=["good", "partition", "memory", "no-gpu-lent", "no-gpu-there"],
 )
-def test_the_plan_says_what_the_cluster_would_refuse(site: Site, tmp_path: Path, edits: dict, says: str | None) -> None:
-    result = plan(site, changed_profile(tmp_path, edits))
+def test_the_plan_says_what_the_cluster_would_refuse(
+    site: Site, tmp_path: Path, edits: dict, target: str, says: str | None
+) -> None:
+    result = plan(site, changed_profile(tmp_path, edits), target)
     assert (result.returncode == 0) is (says is None), result.stderr
     assert says is None or says in result.stderr
     assert "submissions" in result.stdout
@@ -239,7 +237,7 @@ def test_cell2location_trains_inside_a_job(slurm: None, tmp_path: Path) -> None:
     config = cell2location_config(tmp_path)
     site = Site(tmp_path / "run")
     site.start("--configfile", str(config), targets=("results/labels/c2l/tiny/P.0.h5ad",))
-    assert site.finish(500) == 0, site.text()[-5000:]
+    assert site.finish() == 0, site.text()[-5000:]
     (fit,) = {e.job for e in site.ledger("label_group")}
     assert site.carries_gpu(fit)
     assert site.records()[fit].nodes == "gpu1"

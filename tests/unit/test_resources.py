@@ -85,6 +85,15 @@ def test_a_file_that_does_not_exist_yet_counts_as_a_typical_one(tmp_path: Path, 
     assert memory_mb("cut_tiles", missing) > memory_mb("cut_tiles", sized(0, 0))
 
 
+def test_whole_slides_are_read_by_region_whatever_their_size_and_number(tmp_path: Path) -> None:
+    slides = [tmp_path / f"{i}.svs" for i in range(36)]
+    for path in slides:
+        with path.open("wb") as file:
+            file.truncate(2 * 10**9)
+    for job in ("draw_errors", "embed_batch.stain_texture", "cut_tiles", "count_nuclei"):
+        assert memory_mb(job, slides) == memory_mb(job, slides[:1]) < 8000
+
+
 def test_the_dense_counts_of_a_group_are_reckoned_before_the_fit() -> None:
     need = deconvolution_mb(n_obs=50_000, n_genes=15_000, n_types=30)
     assert need > 50_000 * 15_000 * 4 / 1e6

@@ -135,6 +135,23 @@ def test_a_killed_run_s_summary_says_so_and_shows_the_lost_job_s_log(folder: Pat
     assert "line 5" not in text
 
 
+def test_a_job_that_was_killed_shows_the_scheduler_s_words_for_it(folder: Path) -> None:
+    """Its own log is empty: it had no time."""
+    (folder / "logs" / "label" / "P.log").write_text("")
+    place = folder / "slurm"
+    place.mkdir()
+    killed = "slurmstepd-cpu1: error: StepId=43.0 exceeded memory limit (741113856 > 629145600), being killed"
+    (place / "42.log").write_text("slurmstepd: error: *** STEP 42.0 CANCELLED AT noon DUE TO TIME LIMIT ***\n")
+    (place / "43.log").write_text(f"rule label_group:\n{killed}\n{killed}\nsrun: error: cpu1: task 0: Killed\n")
+    end = "Error in rule label_group:\n    message: SLURM-job '43' failed\n    jobid: 3\n[Sun Mar  1 10:02:30 2026]\n"
+    text = summary_text(read_log(log(folder, (LOG + end).replace("/x/", "slurm/"))), folder)
+    assert "  * SLURM: STEP 42.0 CANCELLED AT noon DUE TO TIME LIMIT" in text
+    assert text.count("  * SLURM: StepId=43.0 exceeded memory limit (741113856 > 629145600), being killed") == 1
+    assert "Last lines of slurm/43.log:" in text
+    # The run itself writes the summary before its log says how long it took.
+    assert "Elapsed: 0:02:30." in text
+
+
 def test_a_failed_job_stays_failed(folder: Path) -> None:
     end = "Error in rule label_group:\n    jobid: 3\nExiting because a job execution failed.\nElapsed time: 0:02:00\n"
     run = read_log(log(folder, LOG + end))

@@ -17,6 +17,10 @@ OVERHEAD_MB = 350
 ROUND_MB = 100
 MAX_GROWTH = 4
 _PICTURES = frozenset({".jpg", ".jpeg", ".png"})
+# Read region by region and one after the other: memory follows neither their size nor their number. A plain TIFF among
+# them is decoded whole, so that the largest counts, up to a size. A guess.
+_WHOLE_SLIDES = frozenset({".svs", ".ndpi", ".tif", ".tiff", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm"})
+_SLIDE_MB = 200
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ DEMANDS: Mapping[str, Demand] = {
     "simulate_reference": Demand(300),
     "read_section": Demand(450, picture_mb=80, file_mb=20, base_minutes=20, minutes_per_mb=0.5),
     "cut_tiles": Demand(350, picture_mb=170, file_mb=4, base_minutes=15, minutes_per_mb=0.5),
+    "count_nuclei": Demand(350, picture_mb=170, file_mb=4, base_minutes=20, minutes_per_mb=1),
+    "thin_section": _LIGHT,
     # Sections are read one after the other, and a few at once.
-    "embed_batch.stain_texture": Demand(500, picture_mb=50, file_mb=4, base_minutes=20, minutes_per_mb=1),
+    "embed_batch.stain_texture": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
     "embed_batch.timm": Demand(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3),  # a guess
     "build_reference": Demand(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
     # Counts are held dense, in a few copies; real fits are 150 times longer than the demo's.
@@ -64,6 +70,7 @@ DEMANDS: Mapping[str, Demand] = {
     "gather_labels": _LIGHT,
     "build_target": _LIGHT,
     "make_folds": _LIGHT,
+    "audit_sections": _LIGHT,
     "train_model": Demand(600, file_mb=20, base_minutes=30, minutes_per_mb=1),
     "train_model.mlp": Demand(1300, file_mb=20, base_minutes=60, minutes_per_mb=10),
     "predict_model": Demand(550, file_mb=4),
@@ -74,6 +81,11 @@ DEMANDS: Mapping[str, Demand] = {
     "draw_experiment": _LIGHT,
     "draw_model": Demand(850, file_mb=4),
     "draw_judge": _LIGHT,
+    "draw_between": _LIGHT,
+    "draw_attainable": _LIGHT,
+    "draw_errors": Demand(1000, picture_mb=12, file_mb=4),  # of one slide at a time
+    "export_errors": _LIGHT,
+    "export_qupath": _LIGHT,
     "show_slide": Demand(700, file_mb=20),
     "write_paper_table": _LIGHT,
     "list_exclusions": _LIGHT,
@@ -94,7 +106,7 @@ def input_mb(paths: Iterable[str | Path], typical_mb: float) -> tuple[float, flo
 
     The jobs of a group are planned before their inputs exist. A zip or a folder counts as what lies on disk.
     """
-    pictures = others = 0.0
+    pictures = others = slide = 0.0
     missing = False
     for path in paths:
         try:
@@ -102,10 +114,14 @@ def input_mb(paths: Iterable[str | Path], typical_mb: float) -> tuple[float, flo
         except OSError:
             missing = True
             continue
-        if Path(path).suffix.lower() in _PICTURES:
+        suffix = Path(path).suffix.lower()
+        if suffix in _PICTURES:
             pictures += size
+        elif suffix in _WHOLE_SLIDES:
+            slide = max(slide, min(size, _SLIDE_MB))
         else:
             others += size
+    others += slide
     if missing:
         return max(pictures, typical_mb / 2), max(others, typical_mb / 2)
     return pictures, others

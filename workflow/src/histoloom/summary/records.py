@@ -20,6 +20,8 @@ class Try:
         The scheduler's job number; empty on one machine.
     problem
         Why it failed; empty otherwise.
+    log
+        The scheduler's log; empty on one machine.
     """
 
     mem_mb: int | None = None
@@ -28,6 +30,7 @@ class Try:
     threads: int = 1
     external: str = ""
     problem: str = ""
+    log: str = ""
 
 
 @dataclass
@@ -123,6 +126,16 @@ def last_lines(path: Path, count: int = 8) -> list[str]:
     except OSError:
         return []
     return lines[-count:]
+
+
+def scheduler_words(path: Path, count: int = 2) -> list[str]:
+    """Return what a scheduler's log says of a job's end (SLURM's own lines), each once; none where it says nothing."""
+    found: dict[str, None] = {}
+    for line in last_lines(path, 200):
+        who, sep, said = line.partition(": error: ")
+        if sep and who.startswith(("slurmstepd", "srun", "sbatch")):
+            found.setdefault(said.strip("* "))
+    return list(found)[:count]
 
 
 def largest(values: Iterable[float | None]) -> float | None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from histoloom.summary.records import Job, Measured, Run, largest, last_lines, read_benchmark
+from histoloom.summary.records import (
+    Job,
+    Measured,
+    Run,
+    largest,
+    last_lines,
+    read_benchmark,
+    scheduler_words,
+)
 
 _RULES_THAT_ONLY_GATHER = frozenset({"all"})
 
@@ -107,7 +115,6 @@ def summary_text(run: Run, folder: Path) -> str:
     count = {state: sum(job.state == state for job in jobs) for state in ("finished", "failed", "lost", "planned")}
     retried = sum(max(len(job.tries) - 1, 0) for job in jobs)
     verdict = "ended well" if run.ended and count["finished"] == len(jobs) else "ended with failures"
-    # Written from inside a run as well, a moment before its log says that it has ended.
     if not run.ended and count["finished"] == len(jobs):
         verdict = "has finished every job"
     elif not run.ended:
@@ -158,7 +165,11 @@ def problem_lines(job: Job, folder: Path) -> list[str]:
         where = f", SLURM job {attempt.external}" if attempt.external else ""
         asked = f"{attempt.mem_mb or '?'} MB, {attempt.minutes or '?'} min"
         lines.append(f"* try {number} ({asked}{where}): {attempt.problem or 'no problem noted'}")
+        if attempt.problem and attempt.log:
+            lines += [f"  * SLURM: {said}" for said in scheduler_words(folder / attempt.log)]
     if job.state != "finished":
-        last = last_lines(folder / job.log) if job.log else []
-        lines += ["", f"Last lines of {job.log or 'no log'}:", "", *(f"    {line}" for line in last or ["(empty)"])]
+        logs = [path for path in (job.log, job.tries[-1].log if job.tries else "") if path]
+        # A job that was killed had no time for words of its own; its scheduler's log may hold some.
+        path, last = next(((p, found) for p in logs if (found := last_lines(folder / p))), (job.log, []))
+        lines += ["", f"Last lines of {path.removeprefix(f'{folder}/') or 'no log'}:", "", *(f"    {line}" for line in last or ["(empty)"])]
     return lines
