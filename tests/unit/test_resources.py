@@ -94,6 +94,15 @@ def test_whole_slides_are_read_by_region_whatever_their_size_and_number(tmp_path
         assert memory_mb(job, slides) == memory_mb(job, slides[:1]) < 8000
 
 
+def test_pictures_that_are_opened_one_by_one_do_not_add_up(tmp_path: Path) -> None:
+    pictures = [tmp_path / f"{i}.jpg" for i in range(100)]
+    for i, path in enumerate(pictures):
+        with path.open("wb") as file:
+            file.truncate(10**6 * (1 + i % 5))
+    assert memory_mb("draw_errors", pictures) == memory_mb("draw_errors", pictures[4:5])
+    assert memory_mb("embed_batch.stain_texture", pictures) > 10 * memory_mb("embed_batch.stain_texture", pictures[:1])
+
+
 def test_the_dense_counts_of_a_group_are_reckoned_before_the_fit() -> None:
     need = deconvolution_mb(n_obs=50_000, n_genes=15_000, n_types=30)
     assert need > 50_000 * 15_000 * 4 / 1e6

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # What a scheduler counts beside the tool: the two workflow processes around a cluster job, 170 MB each, measured.
@@ -33,6 +33,8 @@ class Demand:
         Memory before any input is read (imports), MB.
     picture_mb
         Memory per MB of JPEG or PNG: they are decoded whole, and an H&E slide shrinks 60-fold in a JPEG.
+    pictures_at_once
+        How many pictures are open at a time, the largest first; None: all of the job's.
     file_mb
         Memory per MB of any other input.
     base_minutes, minutes_per_mb
@@ -43,6 +45,7 @@ class Demand:
 
     base_mb: float
     picture_mb: float = 0.0
+    pictures_at_once: int | None = field(default=None, kw_only=True)
     file_mb: float = 0.0
     base_minutes: float = 20.0
     minutes_per_mb: float = 0.0
@@ -83,7 +86,7 @@ DEMANDS: Mapping[str, Demand] = {
     "draw_judge": _LIGHT,
     "draw_between": _LIGHT,
     "draw_attainable": _LIGHT,
-    "draw_errors": Demand(1000, picture_mb=12, file_mb=4),  # of one slide at a time
+    "draw_errors": Demand(850, picture_mb=60, pictures_at_once=1, file_mb=4),
     "export_errors": _LIGHT,
     "export_qupath": _LIGHT,
     "show_slide": Demand(700, file_mb=20),
@@ -101,12 +104,16 @@ def demand(job: str) -> Demand:
     return DEMANDS.get(job) or DEMANDS.get(job.partition(".")[0]) or UNMEASURED
 
 
-def input_mb(paths: Iterable[str | Path], typical_mb: float) -> tuple[float, float]:
-    """Return the MB of pictures and of other files; where a file does not exist yet, a typical size.
+def input_mb(
+    paths: Iterable[str | Path], typical_mb: float, pictures_at_once: int | None = None
+) -> tuple[float, float]:
+    """Return the MB of pictures (of the largest, where few are open at once) and of other files.
 
-    The jobs of a group are planned before their inputs exist. A zip or a folder counts as what lies on disk.
+    Where a file does not exist yet, a typical size counts: the jobs of a group are planned before their inputs
+    exist. A zip or a folder counts as what lies on disk.
     """
-    pictures = others = slide = 0.0
+    shown: list[float] = []
+    others = slide = 0.0
     missing = False
     for path in paths:
         try:
@@ -116,11 +123,12 @@ def input_mb(paths: Iterable[str | Path], typical_mb: float) -> tuple[float, flo
             continue
         suffix = Path(path).suffix.lower()
         if suffix in _PICTURES:
-            pictures += size
+            shown.append(size)
         elif suffix in _WHOLE_SLIDES:
             slide = max(slide, min(size, _SLIDE_MB))
         else:
             others += size
+    pictures = sum(sorted(shown, reverse=True)[:pictures_at_once])
     others += slide
     if missing:
         return max(pictures, typical_mb / 2), max(others, typical_mb / 2)
@@ -150,7 +158,7 @@ def memory_mb(job: str, paths: Iterable[str | Path], attempt: int = 1) -> int:
         MB, with the overhead of a cluster job; only the tool's part grows with the attempt.
     """
     need = demand(job)
-    pictures, others = input_mb(paths, need.typical_mb)
+    pictures, others = input_mb(paths, need.typical_mb, need.pictures_at_once)
     tool = need.base_mb + need.picture_mb * pictures + need.file_mb * others
     return round_up(tool * growth(attempt) + OVERHEAD_MB, ROUND_MB)
 

@@ -99,8 +99,8 @@ def plan_text(run: Run, downloads: Mapping[str, int | None], read: int, free: in
     lines = [
         table(header, rows),
         "",
-        f"{len(jobs)} jobs in {len({job.submission for job in jobs})} submissions; "
-        f"at most {gpu_hours(jobs):.1f} GPU-hours.",
+        f"{len(jobs)} jobs in {len({job.submission for job in jobs})} submissions "
+        f"(rules of one group share theirs); at most {gpu_hours(jobs):.1f} GPU-hours.",
         f"To fetch: {fetched} in {len(downloads)} files"
         f"{f', and the sizes of {unknown} that only their host states' if unknown else ''}. "
         f"To read: {count_bytes(read)} that are there. Free for results: {count_bytes(free)}.",
@@ -171,5 +171,6 @@ def problem_lines(job: Job, folder: Path) -> list[str]:
         logs = [path for path in (job.log, job.tries[-1].log if job.tries else "") if path]
         # A job that was killed had no time for words of its own; its scheduler's log may hold some.
         path, last = next(((p, found) for p in logs if (found := last_lines(folder / p))), (job.log, []))
-        lines += ["", f"Last lines of {path.removeprefix(f'{folder}/') or 'no log'}:", "", *(f"    {line}" for line in last or ["(empty)"])]
+        named = path.removeprefix(f"{folder}/") or "no log"
+        lines += ["", f"Last lines of {named}:", "", *(f"    {line}" for line in last or ["(empty)"])]
     return lines
