@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pytest
 
 from histoloom.artefacts import read_metadata
+from histoloom.errors import InputError
+from histoloom.registry import SOURCES, load
 from histoloom.samples import read_section
 from histoloom.samples.her2st import Her2stReader
+from histoloom.samples.hest import HestReader
 from histoloom.slides import BlankSlide
+from raw_layouts import HestSample, SpaceRanger, XeniumBundle
 
 
 def test_blank_slide_holds_all_places() -> None:
@@ -19,6 +24,42 @@ def test_blank_slide_holds_all_places() -> None:
     assert (slide.width, slide.height) == (101, 431)
     assert slide.thumbnail(50).shape == (50, 12, 3)
     assert slide.read(90, 420, 11, 11).min() == 255
+
+
+@pytest.mark.parametrize(
+    ("source", "layout"),
+    [("hest", HestSample("Visium")), ("hest", HestSample("Xenium")), ("visium", SpaceRanger()), ("xenium", XeniumBundle())],
+    ids=["hest Visium", "hest Xenium", "visium", "xenium"],
+)  # fmt: skip
+def test_every_reader_can_do_without_the_slide(tmp_path: Path, source: str, layout: Any) -> None:
+    root, reader = layout.write(tmp_path / "raw"), load(SOURCES, source)
+    row = {"patient": "P", **layout.row}
+    made = []
+    for spec in ({"source": source}, {"source": source, "images": False}):
+        files = {role: Path(path) for role, path in reader.files(row, spec, root).items()}
+        if made:
+            assert {"image", "alignment"}.isdisjoint(files)
+            for path in root.rglob("*.tif"):
+                path.unlink()
+        out = tmp_path / f"{len(made)}.h5ad"
+        read_section(source=source, cohort="c", row=row, spec=spec, files=files, out=out, picture=tmp_path / "p.png")
+        made.append(out)
+    with_slide, without = (ad.read_h5ad(path) for path in made)
+    assert read_metadata(made[1])["slide_sha256"] is None
+    assert list(with_slide.obs_names) == list(without.obs_names)
+    assert (with_slide.X != without.X).nnz == 0
+
+
+def test_files_and_stnet_leave_the_slide_out_too() -> None:
+    row = {"sample": "S", "patient": "P", "counts": "c.tsv", "positions": "p.csv", "spots": "s.csv", "image": "i.jpg"}
+    for source in ("files", "stnet"):
+        reader = load(SOURCES, source)
+        assert set(reader.files(row, {}, "/r")) - set(reader.files(row, {"images": False}, "/r")) == {"image"}
+
+
+def test_patches_cannot_be_compared_with_slides_that_are_not_read() -> None:
+    with pytest.raises(InputError, match=r"`patches: check`.*`images: false`"):
+        HestReader.files({"sample": "H1"}, {"images": False, "patches": "check"}, "/r")
 
 
 @pytest.mark.real

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from histoloom.artefacts import read_metadata
 from histoloom.config import read_sheet
 from histoloom.errors import InputError
+from histoloom.folds.artefact import build_folds
 from histoloom.samples import read_section
 from histoloom.samples.stnet import STNetReader, read_annotation, read_names, rename_rows
 from raw_layouts import packed, slide_with_tissue
@@ -199,3 +201,22 @@ def test_people_that_two_cohorts_share_have_one_id(repo: Path) -> None:
     for name, other in pairs.items():
         assert her2st[other]["x_stnet_section"] == name
         assert her2st[other]["patient"] == stnet[name]["patient"]
+
+
+@pytest.mark.parametrize("train", ["her2st", "stnet"])
+def test_the_guard_finds_the_people_that_two_cohorts_share(repo: Path, train: str) -> None:
+    rows = [
+        {"cohort": cohort, "sample": row["sample"], "patient": row["patient"]}
+        for cohort in ("her2st", "stnet")
+        for row in read_sheet(repo / f"config/cohorts/{cohort}.tsv", cohort)
+    ]
+    obs = pd.DataFrame(rows).assign(obs_id=[f"{i}x1" for i in range(len(rows))])
+    test = {"her2st": "stnet", "stnet": "her2st"}[train]
+    spec = {"split": "transfer", "train_cohorts": [train], "test_cohorts": [test], "selection": "fixed"}
+    with pytest.raises(InputError) as caught:
+        build_folds({**spec, "on_overlap": "fail"}, obs, seed=0)
+    assert set(re.findall(r"BC[0-9]{5}(?!_)", str(caught.value))) == {"BC23567", "BC23810", "BC23903", "BC24044"}
+    table, _ = build_folds({**spec, "on_overlap": "drop"}, obs, seed=0)
+    transfer = table[table["fold"] != "all"]
+    kept = transfer[transfer["role"] == "train"]["sample"].nunique()
+    assert kept == {"her2st": 36 - 12, "stnet": 68 - 12}[train]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
 import shutil
 import socket
 import subprocess
@@ -239,6 +240,42 @@ def test_a_disk_that_fills_up_keeps_what_is_there(site: Site, tmp_path: Path) ->
     assert out.read_bytes() == BODY
     assert site.requests[-1][1]["Range"] == f"bytes={kept}-"
     assert left(tmp_path) == ["a"]
+
+
+def test_a_small_file_system_that_is_really_full(site: Site, tmp_path: Path) -> None:
+    """A tmpfs of 400 kB in a name space of its own; what the file system says, not what a limit stands for."""
+    space = ["unshare", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*space, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount")
+    code = (
+        "import json, shutil, sys\n"
+        "from pathlib import Path\n"
+        "from histoloom.sources.fetch import fetch_file\n"
+        # as if others filled the disk after the look at it
+        "real = shutil.disk_usage\n"
+        "shutil.disk_usage = lambda folder: real(folder)._replace(free=10**9)\n"
+        "fetch_file(entry=json.loads(sys.argv[1]), mirror=None, out=Path(sys.argv[2]) / 'a')\n"
+    )
+    small = tmp_path / "small"
+    small.mkdir()
+    script = 'mount -t tmpfs -o size=400k tmpfs "$1" && "$2" -c "$3" "$4" "$1"; status=$?; ls -A "$1"; exit $status'
+    done = subprocess.run(
+        [*space, "sh", "-c", script, "sh", str(small), sys.executable, code, json.dumps(entry(site))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "workflow" / "src"),
+            "NO_PROXY": "127.0.0.1",
+            "PATH": os.environ["PATH"],
+        },
+    )
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "what was downloaded is kept" in done.stderr
+    (kept,) = done.stdout.split()
+    assert kept.endswith(".download")
+    assert len(site.requests) == 1
 
 
 def _fetch_in_a_process(row: dict[str, str], out: Path) -> None:

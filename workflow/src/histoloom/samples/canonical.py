@@ -67,7 +67,8 @@ def build_sample(
     with open_slide(image) if image else BlankSlide.around(np.asarray(section.obsm["spatial"])) as slide:
         hires = slide.thumbnail(HIRES_PX)
         lowres = slide.thumbnail(LOWRES_PX)
-        _check_size(found, slide, where)
+        if image:
+            _check_size(found, slide, where)
         _check(section, slide, lowres, where, reader.has_array)
         facts = _measure(section, slide, row, where, reader, found)
     _complete(section)

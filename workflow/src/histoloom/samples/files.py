@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +24,8 @@ class FilesReader(Reader):
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
-        """Return roles counts, image and, where the sheet names it, positions."""
-        found = {role: join(root, need(row, role)) for role in ("counts", "image")}
+        """Return roles counts, image (unless `images: false`) and, where the sheet names it, positions."""
+        found = {role: join(root, need(row, role)) for role in ("counts", *(["image"] if pictured(spec) else []))}
         if row.get("positions"):
             found["positions"] = join(root, row["positions"])
         elif not row["counts"].endswith(".h5ad"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,7 +34,7 @@ class Her2stReader(Reader):
             "counts": join(root, f"data/ST-cnts/{sample}.tsv.gz"),
             "spots": join(root, f"data/ST-spotfiles/{sample}_selection.tsv"),
         }
-        if spec.get("images", True):
+        if pictured(spec):
             found["image"] = join(root, need(row, "image"))
         if row.get("regions"):
             found["regions"] = join(root, row["regions"])

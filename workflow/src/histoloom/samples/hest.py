@@ -20,7 +20,7 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.hest_values import number, plain_id
-from histoloom.samples.reader import Reader, assemble, join, need
+from histoloom.samples.reader import Reader, assemble, join, need, pictured
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -54,14 +54,27 @@ class HestReader(Reader):
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
-        """Return roles counts, image, metadata and, where the cohort's ``patches`` asks for them, patches."""
+        """Return roles counts, metadata, image (unless `images: false`) and, where ``patches`` asks for them, patches.
+
+        Raises
+        ------
+        InputError
+            If patches are to be compared with slides that are not read.
+        """
         sample = need(row, "sample")
         found = {
             "counts": join(root, f"st/{sample}.h5ad"),
-            "image": join(root, f"wsis/{sample}.tif"),
             "metadata": join(root, f"metadata/{sample}.json"),
         }
+        if pictured(spec):
+            found["image"] = join(root, f"wsis/{sample}.tif")
         if spec.get("patches", "ignore") != "ignore":
+            if not pictured(spec):
+                raise InputError(
+                    "a cohort of source hest",
+                    f"has `patches: {spec['patches']}`, which compares them with the slides, and `images: false`.",
+                    "set `patches: ignore`, or read the slides.",
+                )
             found["patches"] = join(root, f"patches/{sample}.h5")
         return found
 

@@ -109,6 +109,11 @@ def need(row: Mapping[str, str], column: str) -> str:
     return value
 
 
+def pictured(spec: Mapping[str, Any]) -> bool:
+    """Whether a cohort is read with its slides (config key `images`)."""
+    return bool(spec.get("images", True))
+
+
 def join(root: str | Path, path: str) -> str:
     """Join a root and a path as text; an absolute path stays as it is."""
     return str(Path(root) / path)

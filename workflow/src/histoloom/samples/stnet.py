@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,8 +42,10 @@ class STNetReader(Reader):
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
-        """Return roles counts, spots, image, metadata and, where the sheet names one, annotation."""
-        found = {role: join(root, need(row, role)) for role in ("counts", "spots", "image")}
+        """Return roles counts, spots, metadata, image (unless `images: false`) and annotation (where the sheet has it)."""
+        found = {role: join(root, need(row, role)) for role in ("counts", "spots")}
+        if pictured(spec):
+            found["image"] = join(root, need(row, "image"))
         if row.get("annotation"):
             found["annotation"] = join(root, row["annotation"])
         return {**found, "metadata": join(root, "metadata.csv")}

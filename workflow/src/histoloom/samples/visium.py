@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,13 +32,14 @@ class VisiumReader(Reader):
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
-        """Return roles counts, spatial (a folder) and image."""
+        """Return roles counts, spatial (a folder) and image (unless `images: false`)."""
         outs = need(row, "outs")
         found = {
             "counts": join(root, f"{outs}/filtered_feature_bc_matrix.h5"),
             "spatial": join(root, f"{outs}/spatial"),
-            "image": join(root, need(row, "image")),
         }
+        if pictured(spec):
+            found["image"] = join(root, need(row, "image"))
         return found
 
     @classmethod

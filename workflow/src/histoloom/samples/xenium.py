@@ -19,7 +19,7 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.alignment import inverted, read_alignment, slide_mpp, to_slide
-from histoloom.samples.reader import Reader, assemble, join, need
+from histoloom.samples.reader import Reader, assemble, join, need, pictured
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,14 +47,14 @@ class XeniumReader(Reader):
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
-        """Return roles counts, cells, experiment and, with an H&E, image and alignment."""
+        """Return roles counts, cells, experiment and, with an H&E (unless `images: false`), image and alignment."""
         bundle = need(row, "bundle")
         found = {
             "counts": join(root, f"{bundle}/cell_feature_matrix.h5"),
             "cells": join(root, f"{bundle}/{row.get('cells') or 'cells.parquet'}"),
             "experiment": join(root, f"{bundle}/experiment.xenium"),
         }
-        if row.get("image"):
+        if row.get("image") and pictured(spec):
             found["image"] = join(root, row["image"])
             found["alignment"] = join(root, need(row, "alignment"))
         return found
