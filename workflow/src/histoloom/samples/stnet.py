@@ -42,7 +42,7 @@ class STNetReader(Reader):
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
-        """Return roles counts, spots, metadata, image (unless `images: false`) and annotation (where the sheet has it)."""
+        """Return roles counts, spots, metadata, image (unless `images: false`) and annotation (if named)."""
         found = {role: join(root, need(row, role)) for role in ("counts", "spots")}
         if pictured(spec):
             found["image"] = join(root, need(row, "image"))
