@@ -226,3 +226,25 @@ def test_the_demo_needs_no_table() -> None:
 def test_genes_match_by_a_known_way() -> None:
     with pytest.raises(InputError, match=r"genes\.match"):
         load({**demo(), "genes": {"match": "symbol"}})
+
+
+def test_a_ceiling_asks_for_the_labels_of_both_halves_by_the_method_of_the_whole() -> None:
+    raw = demo()
+    raw["judges"] = {"top": {"kind": "ceiling", "labels": "c2l", "cohorts": ["demo"]}}
+    plan = load(raw)
+    files = plan.judge_files("top")
+    assert files == {
+        "labels": ["results/labels/c2l-half0s0/demo.h5ad"],
+        "against": ["results/labels/c2l-half1s0/demo.h5ad"],
+    }
+    for half in (0, 1):
+        name = f"c2l-half{half}s0"
+        groups = plan.label_groups(name, "demo")
+        assert groups == plan.label_groups("c2l", "demo")
+        assert plan.label_seeds(name) == [0]  # a ceiling is about counts; one optimiser seed is enough
+        assert plan.label_spec(name) == plan.label_spec("c2l")
+        (group, members), *_ = groups.items()
+        wanted = [f"results/thinned/{half}.0/demo/{sample}.h5ad" for sample in members]
+        assert plan.label_inputs(name, "demo", group)["samples"] == wanted
+    assert plan.ceilings("demo") == ["top"]
+    assert "results/tables/demo/attainable.csv" in plan.targets()

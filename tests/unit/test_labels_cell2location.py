@@ -14,8 +14,12 @@ import pytest
 from histoloom.artefacts import write_parquet
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
+from histoloom.labels import gather_labels
 from histoloom.labels.artefact import LabelTask
 from histoloom.labels.cell2location import expected_cells
+from histoloom.metrics.judges import score_labels
+from histoloom.metrics.rows import read_metrics
+from histoloom.metrics.thinning import thin_section
 from histoloom.references.fitting import history_summary, relative_fall
 from label_inputs import TYPES, metadata, planted, run_labels, signatures, write_reference, write_section
 
@@ -182,3 +186,29 @@ def test_abundance_is_linear_in_the_counted_nuclei(
         assert "nuclei" in str(facts["identity"]["inputs"])
         totals[cells] = np.asarray(ad.read_h5ad(made).X).sum(axis=1).mean()
     assert totals[20.0] / totals[10.0] == pytest.approx(2, rel=0.35)
+
+
+@pytest.mark.slow
+def test_halves_of_the_counts_give_a_ceiling_that_falls_with_depth(
+    group: tuple[Path, list[Path], pd.DataFrame], tmp_path: Path
+) -> None:
+    """Two sections with the same kind of tissue, one with three times the counts: its types are the more attainable."""
+    halves = []
+    for half in (0, 1):
+        folder = tmp_path / str(half)
+        folder.mkdir()
+        samples = [folder / path.name for path in group[1]]
+        for whole, thinned in zip(group[1], samples, strict=True):
+            thin_section(sample=whole, half=half, seed=0, out=thinned)
+        short = {**SPEC, "max_epochs": 80, "posterior_samples": 15, "seeds": [0]}
+        made = run_labels(short, samples, folder, reference=group[0])
+        gather_labels(spec=short, cohort="c", groups=[made], out=folder / "c.h5ad")
+        halves.append(folder / "c.h5ad")
+    judge = {"kind": "ceiling", "labels": "c2l", "cohorts": ["c"], "name": "top"}
+    score_labels(spec=judge, labels=halves[:1], against=halves[1:], out=tmp_path / "top.parquet")
+    rows = read_metrics([tmp_path / "top.parquet"])
+    sections = rows[(rows["metric"] == "ceiling") & (rows["aggregation"] == "section") & (rows["target"] != "")]
+    by_section = sections.groupby("sample")["value"].mean()
+    assert by_section["S1"] > by_section["S0"]
+    assert 0.6 < by_section["S1"] <= 1
+    assert json.loads(rows["protocol"].iloc[0])["labels"]["demo_fit"] is True
