@@ -37,7 +37,7 @@ rule draw_outlines:
         picture=report(
             "results/figures/outlines/{tiles}/{cohort}/{sample}.png",
             caption="../report/outlines.rst",
-            category="7. Sections",
+            category="1. What was measured",
             labels={"cohort": "{cohort}", "section": "{sample}", "figure": "outlines"},
         ),
     log:
