@@ -203,6 +203,21 @@ def test_people_that_two_cohorts_share_have_one_id(repo: Path) -> None:
         assert her2st[other]["patient"] == stnet[name]["patient"]
 
 
+def test_every_fault_of_a_section_says_how_to_go_on_without_it(tmp_path: Path) -> None:
+    """Also those whose own remedy does not: here a sheet that names other files than the publisher."""
+    made = Section()
+    root = made.write(tmp_path)
+    names = root / "metadata.csv"
+    names.write_text(names.read_text().replace("TNBC,BC90001,C1", "TNBC,BC90002,C1"))
+    files = made.files(root)
+    with pytest.raises(InputError) as caught:
+        read_section(
+            source="stnet", cohort="c", row=made.row, spec={}, files=files, out=tmp_path / "o.h5ad", picture=tmp_path / "p.png"
+        )  # fmt: skip
+    assert "mend 'sample' in the sheet" in caught.value.remedy
+    assert f"Or give section '{made.row['sample']}' a reason in the sheet's 'exclude' column" in caught.value.remedy
+
+
 @pytest.mark.parametrize("train", ["her2st", "stnet"])
 def test_the_guard_finds_the_people_that_two_cohorts_share(repo: Path, train: str) -> None:
     rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from histoloom.errors import InputError
 from histoloom.jobs import job
 from histoloom.sources import LISTS, registry_entry
 from histoloom.sources.fetch import fetch_file
-from histoloom.sources.registry import DOORS, find_entry, is_pattern, load_registry, ways
+from histoloom.sources.registry import COLUMNS, DOORS, find_entry, is_pattern, load_registry, ways
 from loopback import Site, play_hub, redirect, running_site, status
 
 TOKEN = "hf_VerySecretToken123"
@@ -253,6 +254,16 @@ def test_every_row_of_every_list_has_doors_that_exist() -> None:
                 assert (way["door"] == "zip_member") == ("#" in way["url"]), path
             if row["door"] == "hub":
                 assert "HF_TOKEN" in row["gate"]
+
+
+def test_the_manual_explains_every_column_of_a_list(repo: Path) -> None:
+    text = (repo / "config" / "README.md").read_text()
+    section = text[text.index("## Where raw files come from") : text.index("## Labels")]
+    told = set(
+        re.findall(r"`([a-z0-9_]+)`", "".join(line.split("|")[1] for line in section.splitlines() if line[:3] == "| `"))
+    )
+    assert told == set(COLUMNS)
+    assert all(f"`{door}`" in section for door in DOORS)
 
 
 def test_her2st_has_zenodo_behind_github() -> None:

@@ -56,6 +56,7 @@ def test_a_run_ends_in_tables_figures_and_a_report(finished: Path) -> None:
         assert (finished / f"results/figures/tiny/{name}.png").stat().st_size > 5000
     run(finished, "--report", "report.html")
     assert (finished / "report.html").stat().st_size > 100_000
+    assert "exclusions.csv" in (finished / "report.html").read_text()
 
 
 def test_a_second_run_has_nothing_to_do(finished: Path) -> None:

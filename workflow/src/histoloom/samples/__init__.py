@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from histoloom.errors import InputError
 from histoloom.registry import SOURCES, load
 
 
@@ -45,19 +46,25 @@ def read_section(
     Raises
     ------
     InputError
-        If the section cannot be used.
+        If the section cannot be used; whatever the fault, the remedy names the sheet's way to go on without it.
     """
     from histoloom.samples.canonical import build_sample, write_sample
     from histoloom.samples.qc import draw_section
 
     reader = load(SOURCES, source)
-    section, dropped_places = build_sample(
-        reader=reader,
-        source=source,
-        cohort=cohort,
-        row=row,
-        spec=spec,
-        files={role: Path(path) for role, path in files.items()},
-    )
+    try:
+        section, dropped_places = build_sample(
+            reader=reader,
+            source=source,
+            cohort=cohort,
+            row=row,
+            spec=spec,
+            files={role: Path(path) for role, path in files.items()},
+        )
+    except InputError as error:
+        if "exclude" in error.remedy:
+            raise
+        way_out = f"Or give section '{row.get('sample', '?')}' a reason in the sheet's 'exclude' column."
+        raise InputError(error.where, error.problem, f"{error.remedy} {way_out}") from error
     draw_section(section, picture, dropped_places)
     write_sample(section, out)
