@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-STAGE_VERSIONS: Mapping[str, int] = {"embeddings": 1, "references": 1, "labels": 1, "models": 1}
+STAGE_VERSIONS: Mapping[str, int] = {"embeddings": 1, "references": 1, "labels": 2, "models": 1}

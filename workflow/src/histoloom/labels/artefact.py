@@ -12,8 +12,9 @@ import pandas as pd
 
 from histoloom.artefacts import KEY
 from histoloom.identity import canonical_json
+from histoloom.versions import STAGE_VERSIONS
 
-STAGE_VERSION = 1
+STAGE_VERSION = STAGE_VERSIONS["labels"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class GroupLabels:
     Attributes
     ----------
     obs
-        One row per labelled observation: sample, obs_id, patient, flag_low_umi.
+        One row per labelled observation: sample, obs_id, patient, flag_low_umi; and excess_residual
+        (`histoloom.labels.residual`) where the method explains counts.
     mean
         Abundance, shape (n, T), float.
     types
@@ -112,12 +114,13 @@ def write_labels(
     import anndata as ad
 
     order = np.argsort(np.array(types, dtype=object))
+    columns = ["sample", "obs_id", "patient", "flag_low_umi", *obs.columns.intersection(["excess_residual"])]
     obs = obs.assign(
         sample=obs["sample"].astype(str),
         obs_id=obs["obs_id"].astype(str),
         patient=obs["patient"].astype(str),
         flag_low_umi=obs["flag_low_umi"].astype(bool),
-    )[["sample", "obs_id", "patient", "flag_low_umi"]]
+    )[columns]
     labels = ad.AnnData(
         np.asarray(mean, dtype=np.float64)[:, order],
         obs=obs.set_axis(pd.Index(obs["sample"] + "/" + obs["obs_id"]), axis=0),

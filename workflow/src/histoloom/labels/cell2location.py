@@ -13,7 +13,8 @@ from histoloom.artefacts import read_metadata
 from histoloom.checkpoints import Checkpoint, resume_identity
 from histoloom.errors import InputError
 from histoloom.labels.artefact import GroupLabels, LabelTask
-from histoloom.labels.prepare import Prepared, prepare, reconstruction
+from histoloom.labels.prepare import Prepared, prepare
+from histoloom.labels.residual import reconstruction
 from histoloom.references.fitting import fit_device, fit_settings, history_summary, import_cell2location
 from histoloom.resources import OVERHEAD_MB, advice_when_too_large, deconvolution_mb
 
@@ -63,13 +64,14 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
     def expected(rows: np.ndarray) -> np.ndarray:
         return np.asarray(model.module.model.compute_expected(posterior, model.adata_manager, ind_x=rows)["mu"])
 
+    by_section, excess = reconstruction(data.counts, expected, data.obs["sample"], task.seed)
     elbo = history_summary(loss, float(spec["elbo_tolerance"]))
     qc: dict[str, Any] = {
         "genes": data.genes,
         "elbo": elbo,
         "passed": elbo["converged"],
         "demo_fit": int(spec["max_epochs"]) < int(spec["demo_below_epochs"]),
-        "reconstruction_r": reconstruction(data.counts, expected, data.obs["sample"]),
+        "reconstruction_r": by_section,
         "mean_total_abundance": round(float(statistics["mean"].sum(axis=1).mean()), 6),
         "n_cells_per_location": n_cells,
         "n_cells_from": n_cells_from,
@@ -80,7 +82,8 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
             task.where, elbo["fall_last_tenth"], len(loss), spec["elbo_tolerance"],
         )  # fmt: skip
     mean = statistics.pop("mean")
-    return GroupLabels(data.obs, mean, types, "cells", statistics, data.dropped, qc, device)
+    obs = data.obs.assign(excess_residual=excess)
+    return GroupLabels(obs, mean, types, "cells", statistics, data.dropped, qc, device)
 
 
 def _check_memory(data: Prepared, task: LabelTask) -> None:

@@ -98,9 +98,12 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
             "labels.gather", STAGE_VERSION, {"spec": dict(spec), "cohort": cohort}, identities_of({"groups": groups})
         ),
     }
+    obs = first.obs
+    if "excess_residual" in obs:
+        obs = obs.assign(excess_residual=np.mean([joined[s].obs["excess_residual"] for s in seeds], axis=0))
     if metadata["constant_types"]:
         logger.warning("cohort %s: constant label columns: %s", cohort, ", ".join(metadata["constant_types"]))
-    write_labels(first.obs, types, mean, layers, metadata, out)
+    write_labels(obs, types, mean, layers, metadata, out)
 
 
 def _check_complete(table: Mapping[int, Mapping[str, Path]], spec: Mapping[str, Any], cohort: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from histoloom.labels.artefact import GroupLabels, LabelTask
-from histoloom.labels.prepare import prepare, reconstruction
+from histoloom.labels.prepare import prepare
+from histoloom.labels.residual import reconstruction
 
 
 def label_nnls(task: LabelTask) -> GroupLabels:
@@ -56,5 +57,7 @@ def label_nnls(task: LabelTask) -> GroupLabels:
     def expected(rows: np.ndarray) -> np.ndarray:
         return np.asarray(kept[rows] @ basis.T * depth[rows, None])
 
-    qc = {"genes": data.genes, "reconstruction_r": reconstruction(counts, expected, obs["sample"])}
+    by_section, excess = reconstruction(counts, expected, obs["sample"], task.seed)
+    obs = obs.assign(excess_residual=excess)
+    qc = {"genes": data.genes, "reconstruction_r": by_section}
     return GroupLabels(obs, shares, list(data.signatures.columns), "proportion", dropped=dropped, qc=qc)

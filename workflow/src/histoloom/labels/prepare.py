@@ -256,24 +256,3 @@ def _lost_markers(signatures: pd.DataFrame, common: pd.Index) -> dict[str, list[
         top = pd.Series(excess).sort_values(ascending=False, kind="stable").index[:_LOST_MARKERS]
         found[str(name)] = [str(g) for g in top[~top.isin(common)]]
     return found
-
-
-def reconstruction(counts: csr_matrix, expected: Any, samples: pd.Series) -> dict[str, float | None]:
-    """Return, by section, the Pearson correlation of log1p counts with log1p expected counts over all spots and genes.
-
-    Parameters
-    ----------
-    counts
-        Observed counts CSR (n, G).
-    expected
-        Function of row positions that returns expected counts (rows, G).
-    samples
-        Section of each spot, length n.
-    """
-    found: dict[str, float | None] = {}
-    for sample in dict.fromkeys(samples):
-        rows = np.flatnonzero((samples == sample).to_numpy())
-        seen, fitted = np.log1p(counts[rows].toarray()).ravel(), np.log1p(np.asarray(expected(rows))).ravel()
-        constant = seen.std() == 0 or fitted.std() == 0
-        found[str(sample)] = None if constant else round(float(np.corrcoef(seen, fitted)[0, 1]), 6)
-    return found

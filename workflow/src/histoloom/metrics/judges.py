@@ -24,7 +24,7 @@ from histoloom.metrics.correlation import column_correlation, cross_correlation
 from histoloom.metrics.labelled import Labels, badged, joined, members, read_labels, read_predicted, sections_of
 from histoloom.metrics.rows import assemble, write_metrics
 from histoloom.metrics.sensitivity import differences, score_sensitivity
-from histoloom.metrics.tissue_judges import read_nuclei, score_kept, score_nuclei
+from histoloom.metrics.tissue_judges import read_nuclei, score_kept, score_nuclei, score_residual
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def _read_regions(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[s
 _AGAINST = {
     "truth": "truth", "labels": "labels", "regions": "regions", "predicted_regions": "regions", "ceiling": "halves",
     "sensitivity": "labels", "colocalization": "permutations", "nuclei": "nuclei", "predicted_nuclei": "nuclei",
-    "kept": "regions",
+    "kept": "regions", "residual": "regions",
 }  # fmt: skip
 _STAMPED = ("method", "units", "seeds", "seed", "demo_fit", "variants")
 _PAIRED = {"truth": score_truth, "labels": score_agreement, "ceiling": score_ceiling}
@@ -210,7 +210,7 @@ def score_labels(*, spec: Mapping[str, Any], labels: Sequence[Path], against: Se
         tables (``kept``).
     against
         Gathered labels per cohort (``truth``, ``labels``, ``ceiling``: the second halves), section artefacts
-        (``regions``, ``kept``, ``colocalization``) or counted nuclei (``nuclei``) of all cohorts; nothing
+        (``regions``, ``residual``, ``kept``, ``colocalization``) or counted nuclei (``nuclei``) of all cohorts; nothing
         (``sensitivity``).
     out
         File to write; rows have ``model`` = name of the labels or of the model, ``against`` = what they were held to.
@@ -290,6 +290,9 @@ def _judge_tissue(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequ
             if kind.endswith("regions"):
                 regions, badges = _read_regions(against, cohort)
                 frames = score_regions(spec, badged(mine, badges), regions)
+            elif kind == "residual":
+                regions, badges = _read_regions(against, cohort)
+                frames = score_residual(spec, badged(mine, badges), regions)
             elif kind == "colocalization":
                 frames = score_significance(spec, mine, read_positions(against, cohort))
             else:

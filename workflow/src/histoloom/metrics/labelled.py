@@ -17,7 +17,10 @@ from histoloom.metrics.correlation import Floats
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of one cohort: obs with sample, obs_id, patient and badge; index ``cohort/sample/obs_id``."""
+    """Labels of one cohort: obs with sample, obs_id, patient, badge and, where the method has it, excess_residual.
+
+    The index is ``cohort/sample/obs_id``.
+    """
 
     obs: pd.DataFrame
     types: list[str]
@@ -43,6 +46,8 @@ def read_labels(path: str | Path) -> Labels:
     obs = _text(data.obs[["sample", "obs_id", "patient"]].astype(str))
     badge = data.obs["badge"].astype(str).to_numpy() if "badge" in data.obs else ""
     obs = obs.assign(cohort=cohort, badge=badge)
+    if "excess_residual" in data.obs:
+        obs["excess_residual"] = data.obs["excess_residual"].to_numpy(dtype=float)
     obs.index = pd.Index(obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"])
     values = np.asarray(data.X.toarray() if hasattr(data.X, "toarray") else data.X, dtype=np.float64)
     return Labels(obs, [str(name) for name in data.var_names], values, metadata, Path(path))

@@ -1,4 +1,4 @@
-"""Judges that look at the tissue: counted nuclei against total abundance, and which regions the tile filter eats."""
+"""Judges that look at the tissue: counted nuclei, unexplained counts, and which regions the tile filter eats."""
 
 from __future__ import annotations
 
@@ -104,4 +104,41 @@ def score_kept(tiles: Sequence[Path], regions: pd.Series, cohort: str, badges: M
                 )
     if not rows:
         raise InputError(f"cohort '{cohort}'", "none of its tile tables was given.", "name sections of this cohort.")
+    return [roll_up(pd.DataFrame(rows), types=False)]
+
+
+def score_residual(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) -> list[pd.DataFrame]:
+    """Return what a deconvolution leaves unexplained, per pathologist's region.
+
+    Parameters
+    ----------
+    spec
+        The judge's entry.
+    labels
+        Of one cohort, by a method that explains counts.
+    regions
+        Region by ``cohort/sample/obs_id``; "" where nobody annotated.
+
+    Returns
+    -------
+    list of DataFrame
+        ``excess_residual`` (mean over spots, see `histoloom.labels.residual`) with target = region, per section,
+        patient and cohort; the region ``all`` holds every observation. ``n_nan`` counts spots without one.
+    """
+    if "excess_residual" not in labels.obs:
+        raise InputError(
+            f"judges.{spec.get('name', '?')}",
+            f"labels '{spec['labels']}' ({labels.metadata.get('method')}) explain no counts.",
+            "judge labels made by cell2location or nnls.",
+        )
+    region = regions.reindex(labels.obs.index).fillna("").to_numpy()
+    left = labels.obs["excess_residual"].to_numpy(dtype=float)
+    rows = []
+    for place, index in sections_of(labels):
+        for name in ["all", *sorted(set(region[index]) - {""})]:
+            here = left[index if name == "all" else index[region[index] == name]]
+            known = np.isfinite(here)
+            value = float(here[known].mean()) if known.any() else np.nan
+            numbers = {"value": value, "n": int(known.sum()), "n_nan": int((~known).sum())}
+            rows.append({"metric": "excess_residual", "target": name, **numbers, **place})
     return [roll_up(pd.DataFrame(rows), types=False)]

@@ -16,6 +16,7 @@ from histoloom.report.judge_more import (
     draw_kept,
     draw_nuclei,
     draw_predicted_regions,
+    draw_residual,
     draw_sensitivity,
     draw_significance,
 )
@@ -45,6 +46,7 @@ def draw_judge(*, spec: Mapping[str, Any], metrics: Path, out: Path) -> None:
         "truth": _draw_truth, "labels": _draw_agreement, "regions": _draw_regions, "ceiling": draw_ceiling,
         "sensitivity": draw_sensitivity, "colocalization": draw_significance, "nuclei": draw_nuclei,
         "predicted_nuclei": draw_nuclei, "predicted_regions": draw_predicted_regions, "kept": draw_kept,
+        "residual": draw_residual,
     }[spec["kind"]]  # fmt: skip
     draw(spec, rows, marked(str(spec.get("title") or spec.get("name") or ""), rows), out)
 

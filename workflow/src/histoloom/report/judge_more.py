@@ -230,20 +230,40 @@ def draw_predicted_regions(spec: Mapping[str, Any], rows: pd.DataFrame, title: s
 
 def draw_kept(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
     """Draw the share of tiles that the background filter keeps, per region."""
-    kept = rows[rows["metric"] == "kept"]
-    mean = kept[kept["aggregation"] == "cohort"].groupby("target")["value"].mean().sort_values(kind="stable")
-    sections = kept[kept["aggregation"] == "section"]
+    text = f"tiles {spec['tiles']}: what the background filter keeps of each region"
+    _draw_by_region(rows[rows["metric"] == "kept"], "share of tiles kept", (0.0, 1.0), _title(title, text), out)
+
+
+def draw_residual(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
+    """Draw what a deconvolution leaves unexplained, per region."""
+    values = rows.loc[rows["aggregation"] == "section", "value"]
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    room = 0.05 * max(high - low, 1e-6)
+    text = f"{spec['labels']}: loss of r against counts drawn from the fit (0: only counting noise is left)"
+    _draw_by_region(rows, "excess residual", (low - room * (low < 0), high + room), _title(title, text), out)
+
+
+def _draw_by_region(
+    rows: pd.DataFrame, what: str, limits: tuple[float, float], heading: dict[str, Any], out: Path
+) -> None:
+    """Draw one number per region: the cohort's mean as a bar, sections as points."""
+    mean = rows[rows["aggregation"] == "cohort"].groupby("target")["value"].mean().sort_values(kind="stable")
+    sections = rows[rows["aggregation"] == "section"]
     with figure(7.0, 1.8 + 0.36 * max(len(mean), 3)) as fig:
         ax = fig.subplots()
         ax.barh(range(len(mean)), mean, 0.66, color="#D5DDE3")
+        beside: dict[str, Any] = {
+            "va": "center",
+            "fontsize": 7,
+            "color": "#555555",
+            "transform": ax.get_yaxis_transform(),
+        }
         for y, name in enumerate(mean.index):
             mine = sections[sections["target"] == name].sort_values("sample")
             ax.plot(mine["value"], y + jitter(len(mine), 0.36), "o", ms=4, color=PALETTE[0], mec="white", mew=0.4)
-            ax.text(
-                1.01, y, f"{int(mine['n'].sum())} spots, {len(mine)} sect.", va="center", fontsize=7, color="#555555"
-            )
+            ax.text(1.01, y, f"{int(mine['n'].sum())} spots, {len(mine)} sect.", **beside)
         ax.set_yticks(range(len(mean)), mean.index)
-        ax.set_xlim(0, 1.0)
-        ax.set_xlabel("share of tiles kept; points: sections")
-        fig.suptitle(**_title(title, f"tiles {spec['tiles']}: what the background filter keeps of each region"))
+        ax.set_xlim(*limits)
+        ax.set_xlabel(f"{what}; points: sections")
+        fig.suptitle(**heading)
         save(fig, out)

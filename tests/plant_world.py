@@ -1,0 +1,154 @@
+"""The whole way from a simulated cohort to metrics in one process, driven by the plan that Snakemake drives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histoloom.embeddings import embed_batch
+from histoloom.folds import make_folds
+from histoloom.labels import gather_labels, label_group
+from histoloom.metrics import score_predictions
+from histoloom.metrics.judges import score_labels
+from histoloom.models import predict_model, train_model
+from histoloom.plan import Plan
+from histoloom.references import build_reference
+from histoloom.samples import read_section
+from histoloom.simulate import write_reference, write_section
+from histoloom.targets import build_target
+from histoloom.tiles import cut_tiles
+
+Roles = dict[str, list[str]]
+
+
+def paths(files: list[str]) -> list[Path]:
+    return [Path(f) for f in files]
+
+
+def ready(path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+class PlantWorld:
+    """Runs stages in the working directory, each file once."""
+
+    def __init__(self, config: dict[str, Any], origin: Path) -> None:
+        self.plan = Plan.from_raw(config, [origin])
+
+    def sections(self, cohort: str) -> None:
+        """Simulate a cohort's raw files and read its sections."""
+        plan = self.plan
+        for sample in plan.samples(cohort):
+            out = ready(f"results/samples/{cohort}/{sample}.h5ad")
+            if out.exists():
+                continue
+            row, entry = plan.row(cohort, sample), plan.config.get("cohorts", cohort)
+            raw = plan.reader(cohort).files(row, entry, plan.root(cohort))
+            write_section(
+                spec=plan.simulation_spec(cohort), row=row, out={role: ready(path) for role, path in raw.items()}
+            )
+            files = {role: Path(path) for role, path in plan.sample_files(cohort, sample).items()}
+            read_section(
+                source="simulated", cohort=cohort, row=row, spec=plan.cohort_spec(cohort), files=files, out=out,
+                picture=out.with_suffix(".png"),
+            )  # fmt: skip
+
+    def embeddings(self, encoder: str, cohort: str) -> None:
+        """Cut and embed a cohort's tiles."""
+        plan, tiles = self.plan, self.plan.config.get("encoders", encoder)["tiles"]
+        for sample in plan.samples(cohort):
+            out = ready(f"results/tiles/{tiles}/{cohort}/{sample}.parquet")
+            if not out.exists():
+                cut_tiles(
+                    sample=Path(f"results/samples/{cohort}/{sample}.h5ad"), slide=Path(plan.slide(cohort, sample)),
+                    spec=plan.entry(tiles, "tiles"), out=out, picture=out.with_suffix(".png"),
+                )  # fmt: skip
+        for batch in plan.batches(encoder, cohort):
+            out = ready(f"results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5")
+            if not out.exists():
+                files = plan.batch_files(encoder, cohort, batch)
+                embed_batch(
+                    cohort=cohort, batch=batch, samples=paths(files["samples"]), slides=paths(files["slides"]),
+                    tiles=paths(files["tiles"]), spec=plan.encoder_spec(encoder), out=out,
+                    efficiency=out.with_suffix(".json"), scratch=ready(f"scratch/{batch}/x").parent, threads=1,
+                )  # fmt: skip
+
+    def reference(self, reference: str) -> None:
+        """Simulate and build a reference."""
+        out, plan = ready(f"results/references/{reference}.h5ad"), self.plan
+        if out.exists():
+            return
+        raw = ready(plan.reference_files(reference)["h5ad"][0])
+        write_reference(spec=plan.simulation_spec(plan.config.get("references", reference)["cohort"]), out=raw)
+        build_reference(spec=plan.reference_spec(reference), files={"h5ad": [raw]}, out=out, seed=0, threads=1)
+
+    def labels(self, labels: str, cohort: str) -> Path:
+        """Label a cohort."""
+        plan, final = self.plan, ready(f"results/labels/{labels}/{cohort}.h5ad")
+        if final.exists():
+            return final
+        reference = plan.labels_entry(labels).get("reference")
+        if reference:
+            self.reference(reference)
+        for group in plan.label_groups(labels, cohort):
+            files = plan.label_inputs(labels, cohort, group)
+            for seed in plan.label_seeds(labels):
+                out = ready(f"results/labels/{labels}/{cohort}/{group}.{seed}.h5ad")
+                label_group(
+                    spec=plan.label_spec(labels), cohort=cohort, group=group, seed=seed,
+                    samples=paths(files["samples"]), reference=next(iter(paths(files["reference"])), None),
+                    tables=paths(files["tables"]), out=out, efficiency=out.with_suffix(".json"),
+                    scratch=Path("scratch"), threads=1,
+                )  # fmt: skip
+        made = paths(plan.label_files(labels, cohort))
+        gather_labels(spec=plan.labels_entry(labels), cohort=cohort, groups=made, out=final)
+        return final
+
+    def judge(self, judge: str) -> pd.DataFrame:
+        """Score labels."""
+        files, out = self.plan.judge_files(judge), ready(f"results/metrics/judges/{judge}.parquet")
+        score_labels(
+            spec=self.plan.named_entry(judge, "judges"), labels=paths(files["labels"]),
+            against=paths(files["against"]), out=out,
+        )  # fmt: skip
+        return pd.read_parquet(out)
+
+    def score(self, experiment: str, model: str) -> pd.DataFrame:
+        """Train, predict and score; everything before is made first."""
+        plan = self.plan
+        for cohort in plan.experiment_cohorts(experiment):
+            self.sections(cohort)
+            for encoder in plan.model_encoders(model):
+                self.embeddings(encoder, cohort)
+            entry = plan.config.get("experiments", experiment)
+            self.labels(entry["labels"], cohort)
+        target, folds = ready(f"results/targets/{experiment}/target.h5ad"), ready(f"results/folds/{experiment}.parquet")
+        build_target(
+            spec=plan.experiment_spec(experiment, "target"), out=target,
+            **{role: paths(files) for role, files in plan.target_files(experiment).items()},
+        )  # fmt: skip
+        spec = plan.experiment_spec(experiment, "folds")
+        make_folds(spec=spec, target=target, seed=spec.get("seed", 0), out=folds)
+        fitted, made = ready(f"models/{experiment}.{model}.pt"), ready(f"predictions/{experiment}.{model}.h5ad")
+        choices: dict[str, Any] = {
+            "spec": plan.named_entry(model, "models"),
+            "experiment": plan.experiment_spec(experiment, "training"),
+            "embeddings": {
+                role.removeprefix("embeddings_"): paths(files)
+                for role, files in plan.model_embeddings(experiment, model).items()
+            },
+        }
+        train_model(
+            **choices, target=target, folds=folds, out=fitted, efficiency=fitted.with_suffix(".json"), threads=1
+        )
+        predict_model(**choices, model=fitted, target=target, folds=folds, variant="default", out=made)
+        out = ready(f"results/metrics/{experiment}/{model}.parquet")
+        score_predictions(
+            spec=plan.experiment_spec(experiment, "scoring"), experiment=experiment, model=model, predictions=made,
+            target=target, folds=folds, out=out,
+        )  # fmt: skip
+        return pd.read_parquet(out)
