@@ -84,7 +84,14 @@ class PlantWorld:
             return
         raw = ready(plan.reference_files(reference)["h5ad"][0])
         write_reference(spec=plan.simulation_spec(plan.config.get("references", reference)["cohort"]), out=raw)
-        build_reference(spec=plan.reference_spec(reference), files={"h5ad": [raw]}, out=out, seed=0, threads=1)
+        build_reference(
+            spec=plan.reference_spec(reference),
+            files={"h5ad": [raw]},
+            out=out,
+            seed=0,
+            threads=1,
+            scratch=Path("scratch"),
+        )
 
     def labels(self, labels: str, cohort: str) -> Path:
         """Label a cohort."""
