@@ -90,7 +90,24 @@ def site_profile(name: str) -> list[Path]:
 
 
 def check_profile(arguments: Sequence[str], profile: dict) -> Iterator[str]:
-    """Yield the trap of `--profile`: Snakemake lays `profiles/default` over a profile that is named so."""
+    """Yield the traps of a profile's option.
+
+    Snakemake lays `profiles/default` over what is named with `--profile`; and it looks for a profile's partitions from
+    the run's folder, if the profile is named from elsewhere.
+    """
+    named = option(arguments, "--workflow-profile")
+    moved = option(arguments, "--directory") or option(arguments, "-d")
+    if (
+        named
+        and moved
+        and profile.get("slurm-partition-config")
+        and not Path(named).is_absolute()
+        and Path(named).exists()
+    ):
+        yield (
+            f"--workflow-profile {named} with --directory: its {profile['slurm-partition-config']} would be looked for "
+            f"below {moved}. Remedy: --workflow-profile {Path(named).absolute()}"
+        )
     given = option(arguments, "--profile") or os.environ.get("SNAKEMAKE_PROFILE")
     alone = option(arguments, "--workflow-profile") is None
     if given and given != "none" and alone and profile.get("executor", "local") != "local":
@@ -245,7 +262,7 @@ def submissions(run: Run, cores: int) -> Iterator[tuple[Job, Try]]:
         if jobs[0].group is None:
             yield jobs[0], jobs[0].tries[0]
             continue
-        whole = Try(0, 0, 0, 0)
+        whole = Try(0, 0, 0, 0, jobs[0].tries[0].partition, jobs[0].tries[0].account)
         for rule in dict.fromkeys(job.rule for job in jobs):
             tries = [job.tries[0] for job in jobs if job.rule == rule]
             beside = min(len(tries), max((cores or len(tries)) // max(t.threads for t in tries), 1))
@@ -266,11 +283,10 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
     quiet = logging.getLogger("plan_run")
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
-    file, defaults = profile.get("slurm-partition-config"), profile.get("default-resources") or {}
+    file = profile.get("slurm-partition-config")
     asked: dict[tuple, Job] = {}
     for job, t in submissions(run, group_width(profile)):
-        own = (profile.get("set-resources") or {}).get(job.rule, {}).get("slurm_partition")
-        partition = own or defaults.get("slurm_partition")
+        partition: str | None = t.partition
         if not partition and file:
             resources = {"mem_mb": t.mem_mb or 0, "runtime": t.minutes or 0, "gpu": t.gpus}
             like = SimpleNamespace(name=job.rule, threads=t.threads, resources=resources)
@@ -284,11 +300,11 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
                     f"{' (gpu: 0 runs it on CPUs)' if t.gpus else ''}, or the size of its group in `group-components`."
                 )
                 continue
-        asked.setdefault((partition, t.mem_mb, t.gpus, t.threads, t.minutes), job)
+        asked.setdefault((partition, t.account, t.mem_mb, t.gpus, t.threads, t.minutes), job)
     said: set[str] = set()
-    for (partition, memory, gpus, threads, minutes), job in asked.items():
+    for (partition, account, memory, gpus, threads, minutes), job in asked.items():
         call = ["sbatch", "--test-only", f"--cpus-per-task={threads}", "--wrap", "true"]
-        call += [f"--account={defaults['slurm_account']}"] if defaults.get("slurm_account") else []
+        call += [f"--account={account}"] if account else []
         call += [f"--partition={partition}"] if partition else []
         call += [f"--mem={memory}"] if memory else []
         call += [f"--time={minutes}"] if minutes else []
@@ -302,7 +318,7 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
                 continue
             yield (
                 f"{profile_folder}: the cluster would refuse rule {job.rule} (partition {partition}, account "
-                f"{defaults.get('slurm_account')}, {memory} MB, {gpus} GPUs, {minutes} min): {problem[0]}. Remedy: "
+                f"{account or 'of no name'}, {memory} MB, {gpus} GPUs, {minutes} min): {problem[0]}. Remedy: "
                 "mend the account and partitions in the profile, or the rule's resources in its `set-resources`."
             )
 

@@ -63,7 +63,8 @@ def _asked(fields: dict[str, str]) -> Try:
     gpus = number("gpu")
     if gpus is None:
         gpus = int((re.findall(r"gpu(?::\w+)?:(\d+)", resources.get("gres", "")) or ["0"])[0])
-    return Try(number("mem_mb"), number("runtime"), gpus, int(fields.get("threads", "1")))
+    partition, account = (resources.get(f"slurm_{name}", "") for name in ("partition", "account"))
+    return Try(number("mem_mb"), number("runtime"), gpus, int(fields.get("threads", "1")), partition, account)
 
 
 def read_log(path: Path) -> Run:

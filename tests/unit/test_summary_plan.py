@@ -58,6 +58,16 @@ def test_the_trap_of_the_wrong_option(
     assert not said or "Remedy: --workflow-profile profiles/slurm" in said[0]
 
 
+def test_a_profile_named_from_elsewhere_would_lose_its_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    profile = {"executor": "slurm", "slurm-partition-config": "partitions.yaml"}
+    (said,) = plan_run.check_profile(["--workflow-profile", "profiles/slurm", "--directory", "/scratch/me"], profile)
+    assert f"Remedy: --workflow-profile {ROOT / 'profiles' / 'slurm'}" in said
+    for fine in ([], ["--directory", "/scratch/me"]):
+        path = "profiles/slurm" if not fine else str(ROOT / "profiles" / "slurm")
+        assert not list(plan_run.check_profile(["--workflow-profile", path, *fine], profile))
+
+
 def test_what_is_to_be_fetched_is_counted_and_what_is_unknown_said() -> None:
     def fetch(source: str, file: str) -> Job:
         return Job(file, "fetch_file", f"source={source}, file={file}", outputs=[f"raw/{source}/{file}"])

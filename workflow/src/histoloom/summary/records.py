@@ -16,6 +16,8 @@ class Try:
     ----------
     mem_mb, minutes, gpus, threads
         What was asked for; None where it is not known.
+    partition, account
+        As the job names them; empty where the scheduler's or the profile's choice holds.
     external
         The scheduler's job number; empty on one machine.
     problem
@@ -28,6 +30,8 @@ class Try:
     minutes: int | None = None
     gpus: int = 0
     threads: int = 1
+    partition: str = ""
+    account: str = ""
     external: str = ""
     problem: str = ""
     log: str = ""
