@@ -22,6 +22,7 @@ def main(snakemake):
             efficiency=out["efficiency"],
             scratch=Path("results/checkpoints/embeddings", *wildcards),
             threads=snakemake.threads,
+            genes=next((Path(p) for p in inputs.genes), None),
         )
 
 

@@ -223,6 +223,15 @@ def test_the_demo_needs_no_table() -> None:
     assert plan.audit_genes("demo") == []
 
 
+def test_an_encoder_of_expression_meets_its_vocabulary_through_the_table() -> None:
+    raw = demo()
+    raw["encoders"]["cells"] = {"card": "scgpt", "tiles": "um112", "weights": "w"}
+    plan = load(raw)
+    batch = next(iter(plan.batches("cells", "demo")))
+    assert plan.batch_files("cells", "demo", batch)["genes"] == [HGNC]
+    assert plan.batch_files("texture", "demo", next(iter(plan.batches("texture", "demo"))))["genes"] == []
+
+
 def test_genes_match_by_a_known_way() -> None:
     with pytest.raises(InputError, match=r"genes\.match"):
         load({**demo(), "genes": {"match": "symbol"}})

@@ -99,6 +99,11 @@ def test_what_is_lost_is_counted_and_markers_are_named(tmp_path: Path, caplog: p
     assert set(facts["lost_markers"]["Stroma"]) == lost
     assert all(name in caplog.text for name in lost)
     assert "ambiguous 1" in caplog.text
+    # what is left stands in its own column: the labels are those of the other genes alone, under equal names
+    rest = [i for i, name in enumerate(OLD) if name not in {many, absent, parent}]
+    alone = write_section(tmp_path / "s2.h5ad", seen[:, rest], [OLD[i] for i in rest])
+    wanted = label(tmp_path, alone, write_reference(tmp_path / "r2.h5ad", TABLE.iloc[rest]), None, "w")
+    np.testing.assert_allclose(ad.read_h5ad(tmp_path / "g.0.h5ad").X, wanted.X, atol=1e-9)
 
 
 def test_ids_that_a_source_publishes_win_over_its_names(tmp_path: Path) -> None:

@@ -86,6 +86,9 @@ def raw_paths(plan: Plan) -> list[str]:
         references.append(plan.config.get("labels", labels).get("reference"))
     for reference in dict.fromkeys(filter(None, references)):
         found += [path for paths in plan.reference_files(reference).values() for path in paths]
+    for encoder in wanted_encoders(plan):
+        for cohort in dict.fromkeys(cohort for cohort, _ in sections):
+            found += plan.encoder_genes(encoder, cohort)
     for experiment in plan.experiments("abundance"):
         found += plan.audit_genes(experiment) if plan.audit_file(experiment) else []
     return list(dict.fromkeys(found))

@@ -22,7 +22,8 @@ from histoloom.embeddings.reader import Batch, TileReader
 from histoloom.embeddings.sections import PartWriter, Section, load_part, open_sections
 from histoloom.embeddings.tokens import CellWriter, saved, windows_of
 from histoloom.errors import InputError
-from histoloom.identity import make_identity
+from histoloom.genes import BY_ID, BY_NAME, Meeting, own_names
+from histoloom.identity import make_identity, sha256_file
 from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def embed_batch(
     scratch: Path,
     threads: int,
     device: str = "auto",
+    genes: Path | None = None,
 ) -> None:
     """Embed the kept tiles of several sections.
 
@@ -68,6 +70,8 @@ def embed_batch(
         Threads or worker processes.
     device
         ``"auto"``, ``"cpu"`` or ``"cuda[:n]"``.
+    genes
+        For encoders of expression: table through which genes meet their vocabulary (`histoloom.genes`); None: by name.
 
     Raises
     ------
@@ -78,6 +82,9 @@ def embed_batch(
     sections = open_sections(cohort, samples, slides, tiles, spec["tiles_spec"])
     started = time.perf_counter()
     with closing(build_encoder(spec, threads=threads, device=device)) as encoder:
+        if reads_counts(encoder):
+            spec = {**spec, "genes": {"matched_by": BY_ID if genes else BY_NAME, "table": genes and sha256_file(genes)}}
+            encoder.meeting = Meeting(genes)  # type: ignore[attr-defined]
         metadata = _metadata(cohort, batch, sections, spec, encoder)
         progress = Progress(f"{cohort}/{batch}", sum(map(len, sections)))
         identities = [_part_identity(section, spec, encoder) for section in sections]
@@ -114,6 +121,7 @@ def _metadata(
         "feature_names": encoder.feature_names,
         "tiles_spec": tiles_spec,
         "encoder": spec["name"],
+        **({"genes_matched_by": spec["genes"]["matched_by"]} if reads_counts(encoder) else {}),
         **({"tokens": {**spec["tokens"], **saved(sections, spec["tokens"])}} if spec["tokens"] else {}),
         "identity": make_identity("embeddings", STAGE_VERSION, params, inputs),
     }
@@ -126,8 +134,14 @@ def _content(spec: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
         "weights_sha256": encoder.weights_sha256,
         "upsample": spec["upsample"],
         **({"tokens": spec["tokens"]} if spec["tokens"] else {}),
+        **({"genes": spec["genes"]} if reads_counts(encoder) else {}),
         "tiles_spec": TileSpec.from_dict(spec["tiles_spec"]).as_dict(),
     }
+
+
+def reads_counts(encoder: Encoder) -> bool:
+    """Whether an encoder reads expression and not pixels."""
+    return getattr(encoder, "reads", "pixels") == "expression"
 
 
 def _part_identity(section: Section, spec: Mapping[str, Any], encoder: Encoder) -> str:
@@ -174,7 +188,7 @@ def embed_sections(
         else:
             progress.skip(len(section))
             logger.info("%s: %d tiles taken over from the interrupted run", section.sample, len(section))
-    if getattr(encoder, "reads", "pixels") == "expression":
+    if reads_counts(encoder):
         for section, identity in todo:
             embed_counts(section, identity, encoder, scratch)
             progress.add(len(section))
@@ -229,7 +243,8 @@ def embed_counts(section: Section, identity: str, encoder: Any, scratch: Path) -
         what = "has no genes" if data.n_vars == 0 else f"lacks {int((rows < 0).sum())} observations of its tiles"
         raise InputError(section.path, f"{what}.", "use an encoder of expression on sections with counts only.")
     keys = [f"{section.sample}/{obs_id}" for obs_id in section.obs_id]
-    features = encoder.encode_counts(sp.csr_matrix(data.X)[rows], list(data.var_names), keys)
+    genes = own_names(data.var) if encoder.meeting.table else data.var_names
+    features = encoder.encode_counts(sp.csr_matrix(data.X)[rows], list(genes), keys)
     PartWriter(scratch, section, identity, encoder.dim).add(features)
 
 

@@ -23,6 +23,7 @@ import histoloom.torch_compat  # noqa: F401
 from histoloom.embeddings.devices import CPU_BATCH, pick_device
 from histoloom.embeddings.weights import load_strictly, read_state
 from histoloom.errors import InputError
+from histoloom.genes import Meeting
 from histoloom.identity import sha256_file
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class ScGPT:
     """
 
     reads: ClassVar[str] = "expression"
+    meeting = Meeting(None)
+    """How genes of sections meet the vocabulary, which is one of symbols; by name unless a run sets a table."""
     feature_names: ClassVar[list[str] | None] = None
     revision: str | None = "local"
 
@@ -140,7 +143,7 @@ class ScGPT:
         counts
             CSR (cells, genes), raw counts.
         genes
-            Gene symbols of the columns; those that the vocabulary lacks are left out.
+            Genes of the columns, as `meeting` understands them; those that the vocabulary lacks are left out.
         keys
             Name of each cell, of which its draws follow.
 
@@ -154,13 +157,14 @@ class ScGPT:
         InputError
             If too few genes are shared, or the model's size is not the card's dim.
         """
-        tokens = np.array([self.vocab.get(str(gene), -1) for gene in genes], np.int64)
+        tokens = self._tokens(genes)
         shared = int((tokens >= 0).sum())
         if shared < self.least:
             raise InputError(
                 f"card {self.card['name']}",
                 f"its vocabulary shares {shared} of {len(genes)} genes ({', '.join(map(str, genes[:5]))} ...).",
-                "use gene symbols as var names, or another encoder; args.min_shared_genes of the card sets the limit.",
+                "set `genes: {match: ensembl}`, or use gene symbols as var names, or another encoder; "
+                "args.min_shared_genes of the card sets the limit.",
             )
         parts, empty = [np.zeros((0, self._width), np.float32)], 0
         for start in range(0, len(keys), self.chunk):
@@ -183,6 +187,15 @@ class ScGPT:
     def close(self) -> None:
         """Forget the model."""
         self.model = None
+
+    def _tokens(self, genes: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return each gene's token, -1 where it has none."""
+        cells = self.meeting.keys(genes, "cells")
+        vocabulary = self.meeting.keys(list(self.vocab), "vocabulary")
+        token = dict(zip(vocabulary.keys, (self.vocab[name] for name in vocabulary.names), strict=True))
+        found = np.full(len(genes), -1, np.int64)
+        found[cells.kept] = [token.get(key, -1) for key in cells.keys]
+        return found
 
     def _cell(self, row: Any, tokens: npt.NDArray[np.int64], key: str) -> tuple[npt.NDArray[np.int64], Features]:
         """Return tokens and binned values of a cell's genes, the class token first."""

@@ -312,7 +312,13 @@ class SectionPlan(GenePlan):
             "tiles": [f"results/tiles/{entry['tiles']}/{cohort}/{s}.parquet" for s in members],
             "slides": [self.slide(cohort, s) for s in members],
             "weights": [] if weights in _WEIGHTS_WITHOUT_FILE else [weights],
+            "genes": self.encoder_genes(encoder, cohort),
         }
+
+    def encoder_genes(self, encoder: str, cohort: str) -> list[str]:
+        """Return the table of genes for sections and the vocabulary of an encoder of expression."""
+        reads_counts = self.encoder_kind(encoder) == "scgpt"
+        return self.gene_table([self.gene_origin(cohort), "vocabulary"]) if reads_counts else []
 
     def encoder_kind(self, encoder: str) -> str:
         """Return the kind of an encoder, for what its jobs ask of a machine."""
