@@ -317,11 +317,11 @@ class Plan(SectionPlan):
             inputs.append((str(spec["card"]["kind"]), str(weights)))
         return rung_of(self.model_kind(model), inputs)
 
-    def ladder(self, experiment: str) -> list[dict[str, str]]:
+    def ladder(self, experiment: str) -> list[dict[str, Any]]:
         """Return an experiment's models with their rungs, from the ground up; in the config's order on one rung."""
         models = self.config.get("experiments", experiment)["models"]
-        found = [{"model": str(model), "rung": self.rung(model)} for model in models]
-        return sorted(found, key=lambda item: RUNGS.index(item["rung"]))
+        steps = sorted(((str(m), self.rung(m)) for m in models), key=lambda step: RUNGS.index(step[1]))
+        return [{"model": model, "rung": rung, "floor": is_floor(rung)} for model, rung in steps]
 
     @cached_property
     def code(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from histoloom.report.style import colour, figure, jitter, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_FLOOR = "#9A9A9A"
 _READING = (
     "Each rung may know more than the one below: nothing, the mean label of the test section (a diagnostic that sees "
     "test labels), the place in the section, how many nuclei the tile holds, its colours, features of a network that "
@@ -41,7 +42,7 @@ def ladder_table(
     Parameters
     ----------
     experiment, spec
-        Name and entry; ``ladder`` lists {model, rung} in order.
+        Name and entry; ``ladder`` lists {model, rung, floor} in order.
     metrics
         Metrics of its models.
 
@@ -125,7 +126,16 @@ def write_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[
     out["html"].write_text(page.html(), encoding="utf-8")
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, models: Sequence[str], within: str, *, interval: bool) -> None:
+def _faces(spec: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return grey for what is there to be stepped on, colours for the others."""
+    floor = {str(item["model"]) for item in spec.get("ladder") or () if item.get("floor")}
+    climbers = [model for model, _ in steps if model not in floor]
+    return dict.fromkeys(floor, _FLOOR) | {model: colour(i)["facecolor"] for i, model in enumerate(climbers)}
+
+
+def _panel(
+    ax: Axes, rows: pd.DataFrame, faces: Mapping[str, str], models: Sequence[str], within: str, *, interval: bool
+) -> None:
     for i, model in enumerate(models):
         y = len(models) - 1 - i
         points = rows.loc[rows["model"] == model, "value"].dropna().to_numpy()
@@ -136,7 +146,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, models: Sequence[str], within: str, *, 
         bounds = bootstrap_interval(points) if interval else None
         if bounds:
             ax.plot(bounds, [y, y], color="black", lw=1.2, zorder=2)
-        face = colour(i)["facecolor"]
+        face = faces[model]
         shift = jitter(len(points), 0.3)[: len(points)]
         ax.plot(points, y + shift, "o", ms=4, color=face, alpha=0.65, mec="none", ls="none")
         ax.plot([points.mean()], [y], "D", ms=6.5, mfc=face, mec="black", mew=0.8, zorder=3)
@@ -156,7 +166,7 @@ def draw_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[P
     Parameters
     ----------
     experiment, spec
-        Name and entry; ``ladder`` lists {model, rung} from the ground up.
+        Name and entry; ``ladder`` lists {model, rung, floor} from the ground up.
     metrics
         Metrics of its models.
     out
@@ -173,8 +183,9 @@ def draw_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[P
     n = rows[rows["aggregation"] == "patient"].drop_duplicates(["cohort", "patient"])
     with figure(11.4, 1.5 + 0.5 * max(len(steps), 2)) as fig:
         axes = fig.subplots(1, 3, sharey=True)
+        faces, models = _faces(spec, steps), [model for model, _ in steps]
         for ax, (part, label, within) in zip(axes, panels, strict=True):
-            _panel(ax, part, [model for model, _ in steps], within, interval=len(n) >= MIN_PATIENTS)
+            _panel(ax, part, faces, models, within, interval=len(n) >= MIN_PATIENTS)
             ax.set_xlabel(label)
             for y in _borders([rung for _, rung in steps]):
                 ax.axhline(y, color="#C8C8C8", lw=0.7, zorder=0)
