@@ -20,6 +20,7 @@ SOCKET = cluster.BASE / "run" / "mariadb.sock"
 SLURM_CONF = f"""AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={PORT}
+AccountingStoragePass={cluster.BASE}/munge/socket
 AccountingStorageTRES=gres/gpu
 AccountingStorageEnforce=associations"""
 DBD_CONF = f"""{cluster.MARK}
