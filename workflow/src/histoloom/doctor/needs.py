@@ -82,8 +82,9 @@ def raw_paths(plan: Plan) -> list[str]:
     for labels, cohort in dict.fromkeys(wanted_labels(plan)):
         for group in plan.label_groups(labels, cohort):
             found += plan.label_tables(labels, cohort, group)
-            found += plan.label_inputs(labels, cohort, group)["genes"]
-        references.append(plan.config.get("labels", labels).get("reference"))
+        reference = plan.config.get("labels", labels).get("reference")
+        found += plan.label_genes(reference, cohort) if reference else []
+        references.append(reference)
     for reference in dict.fromkeys(filter(None, references)):
         found += [path for paths in plan.reference_files(reference).values() for path in paths]
     for encoder in wanted_encoders(plan):
