@@ -40,6 +40,7 @@ include: "workflow/rules/labels.smk"
 include: "workflow/rules/folds.smk"
 include: "workflow/rules/audit.smk"
 include: "workflow/rules/models.smk"
+include: "workflow/rules/probe.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/report.smk"
 

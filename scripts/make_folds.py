@@ -1,17 +1,22 @@
 """Adapter of rule make_folds: who trains and who is tested, behind the leakage guard."""
 
 import json
-from pathlib import Path
 
-from histoloom.jobs import job
+from histoloom.jobs import job, paths_by_role
 
 
 def main(snakemake):
-    spec = json.loads(snakemake.params.spec)
+    spec, files = json.loads(snakemake.params.spec), paths_by_role(snakemake.input.items())
     with job(snakemake.log[0], snakemake.output.items()) as out:
         from histoloom.folds import make_folds
 
-        make_folds(spec=spec, target=Path(snakemake.input.target), seed=spec.get("seed", 0), out=out["folds"])
+        make_folds(
+            spec=spec,
+            target=files["target"][0],
+            splits=files.get("splits", []),
+            seed=spec.get("seed", 0),
+            out=out["folds"],
+        )
 
 
 if "snakemake" in globals():

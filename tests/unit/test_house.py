@@ -30,7 +30,7 @@ BASE = [
     "resources",
 ]
 FLOW = [
-    "simulate", "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "probe", "references", "labels", "targets", "folds", "models", "audit",
+    "simulate", "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "models", "probe", "audit",
     "metrics", "report",
 ]  # fmt: skip
 # They know every stage by name; no stage may import them.

@@ -12,6 +12,7 @@ RAW = PLAN.config.raw_dir
 NEVER = "(?!)"  # a wildcard constraint that nothing matches
 NAME = "[A-Za-z0-9_-]+"
 EXPERIMENTS = "|".join(PLAN.experiments("abundance")) or NEVER
+PROBES = "|".join(PLAN.experiments("probe")) or NEVER
 APPLICATIONS = "|".join(PLAN.experiments("apply")) or NEVER
 
 

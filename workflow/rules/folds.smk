@@ -28,6 +28,7 @@ rule build_target:
 rule make_folds:
     input:
         target="results/targets/{experiment}/target.h5ad",
+        splits=get("published_splits", "experiment"),
     output:
         folds="results/folds/{experiment}.parquet",
     log:

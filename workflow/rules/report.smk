@@ -33,6 +33,43 @@ rule write_tables:
         "../../scripts/write_tables.py"
 
 
+rule write_probe_table:
+    input:
+        unpack(get("experiment_results", "experiment")),
+    output:
+        csv="results/tables/{experiment}/probe.csv",
+        md="results/tables/{experiment}/probe.md",
+        html=report(
+            "results/tables/{experiment}/probe.html",
+            caption="../report/probe.rst",
+            category="1. Results",
+            labels={"experiment": "{experiment}", "what": "probes of encoders"},
+        ),
+        figure=report(
+            "results/figures/{experiment}/probe.png",
+            caption="../report/probe.rst",
+            category="1. Results",
+            labels={"experiment": "{experiment}", "what": "probes by fold"},
+        ),
+    log:
+        "logs/report/write_probe_table/{experiment}.log",
+    benchmark:
+        "benchmarks/report/write_probe_table/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=PROBES,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("write_probe_table"),
+        runtime=get_runtime("write_probe_table"),
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="all"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/write_probe_table.py"
+
+
 rule draw_experiment:
     input:
         unpack(get("experiment_results", "experiment")),

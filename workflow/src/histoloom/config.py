@@ -290,6 +290,7 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
             ("train_cohorts", "cohorts"),
             ("test_cohorts", "cohorts"),
             ("models", "models"),
+            ("encoders", "encoders"),
         ):
             for item in entry.get(key) or []:
                 yield f"{where}.{key}", section, item
@@ -336,6 +337,8 @@ def check_names(config: Config) -> None:
                 f"use some of: {', '.join(runnable)}.",
             )
     for name, entry in config.entries["experiments"].items():
+        if entry["task"] == "probe":
+            _check_probe(config, f"{config.origin}: experiments.{name}", entry)
         for model in entry.get("models") or []:
             for encoder in config.entries["models"][model].get("inputs") or []:
                 tiles = config.entries["encoders"][encoder]["tiles"]
@@ -356,3 +359,24 @@ def check_names(config: Config) -> None:
     for name, entry in config.entries["labels"].items():
         if entry["method"] not in registry.LABELS:
             raise InputError(f"{config.origin}: labels.{name}", "no code for this method.", "see histoloom.registry.")
+
+
+def _check_probe(config: Config, where: str, entry: Mapping[str, Any]) -> None:
+    """Check that encoders see the probe's tiles, and that what is taken as published was published for its cohort."""
+    for encoder in entry["encoders"]:
+        tiles = config.entries["encoders"][encoder]["tiles"]
+        if tiles != entry["tiles"]:
+            raise InputError(
+                f"{where}.tiles",
+                f"is '{entry['tiles']}', but encoder '{encoder}' sees '{tiles}'.",
+                "give both the same.",
+            )
+    choices = {"split": entry["split"], "panel.genes": entry["panel"]["genes"]}
+    published = [key for key, value in choices.items() if value == "published"]
+    sources = [config.entries["cohorts"][cohort]["source"] for cohort in entry["cohorts"]]
+    if published and sources != ["hest_bench"]:
+        raise InputError(
+            f"{where}.{published[0]}",
+            f"is published, which needs one cohort of source hest_bench; its cohorts' sources: {', '.join(sources)}.",
+            "name one task of HEST-bench as the only cohort, or choose leave_one_patient_out and hvg or heg.",
+        )

@@ -19,6 +19,7 @@ SOURCES: Mapping[str, str] = {
     "slides": "histoloom.samples.slides:SlidesReader",
     "stnet": "histoloom.samples.stnet:STNetReader",
     "hest": "histoloom.samples.hest:HestReader",
+    "hest_bench": "histoloom.samples.hest_bench:HestBenchReader",
     "xenium": "histoloom.samples.xenium:XeniumReader",
     "visium": "histoloom.samples.visium:VisiumReader",
 }
@@ -53,6 +54,7 @@ SPLITS: Mapping[str, str] = {
     "leave_one_patient_out": "histoloom.folds.splits:leave_one_patient_out",
     "leave_one_sample_out": "histoloom.folds.splits:leave_one_sample_out",
     "transfer": "histoloom.folds.splits:transfer",
+    "published": "histoloom.folds.published:published",
     "random": "histoloom.folds.splits:random_observations",
     "spatial_block": "histoloom.folds.splits:spatial_block",
 }

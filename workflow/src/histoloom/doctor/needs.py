@@ -41,6 +41,9 @@ class Needs:
     unlisted: list[str] = field(default_factory=list)
 
 
+TASKS = ("abundance", "apply", "probe")
+
+
 def wanted_labels(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield (labels, cohort) of everything that is to be labelled."""
     for name in plan.experiments("abundance"):
@@ -62,14 +65,13 @@ def wanted_encoders(plan: Plan) -> list[str]:
         for e in plan.experiments(t)
         for m in plan.config.get("experiments", e)["models"]
     ]
-    return list(dict.fromkeys(encoder for model in models for encoder in plan.model_encoders(model)))
+    probed = [e for name in plan.experiments("probe") for e in plan.config.get("experiments", name)["encoders"]]
+    return list(dict.fromkeys([*(e for model in models for e in plan.model_encoders(model)), *probed]))
 
 
 def raw_paths(plan: Plan) -> list[str]:
     """Return every raw file that the run reads, once, in order."""
-    sections = [
-        pair for task in ("abundance", "apply") for e in plan.experiments(task) for pair in plan.experiment_samples(e)
-    ]
+    sections = [pair for task in TASKS for e in plan.experiments(task) for pair in plan.experiment_samples(e)]
     sections += [
         (c, s) for j in plan.judges() for c in plan.config.get("judges", j).get("cohorts", []) for s in plan.samples(c)
     ]
@@ -78,6 +80,8 @@ def raw_paths(plan: Plan) -> list[str]:
         found += [
             path for kind in plan.outlines(cohort, sample) for path in plan.outline_files(cohort, sample, kind).values()
         ]
+    for name in plan.experiments("probe"):
+        found += [*plan.target_files(name)["genes"], *plan.published_splits(name)]
     references = []
     for labels, cohort in dict.fromkeys(wanted_labels(plan)):
         for group in plan.label_groups(labels, cohort):

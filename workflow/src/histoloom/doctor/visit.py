@@ -9,7 +9,7 @@ from typing import Any
 from histoloom.config import RESOURCES
 from histoloom.doctor import access, machine
 from histoloom.doctor.findings import FAIL, OK, Finding
-from histoloom.doctor.needs import Needs, sort_needs, wanted_encoders, wanted_labels
+from histoloom.doctor.needs import TASKS, Needs, sort_needs, wanted_encoders, wanted_labels
 from histoloom.errors import InputError
 from histoloom.plan import Plan
 from histoloom.sources.registry import ways
@@ -50,9 +50,7 @@ def examine(
     except InputError as error:
         return [Finding("config", FAIL, str(error)), *surroundings]
     alive = access.reachable(hosts_to_ask(needs, specs))
-    sections = {
-        pair for task in ("abundance", "apply") for e in plan.experiments(task) for pair in plan.experiment_samples(e)
-    }
+    sections = {pair for task in TASKS for e in plan.experiments(task) for pair in plan.experiment_samples(e)}
     return [
         Finding("config", OK, f"{len(plan.targets())} results from {len(sections)} sections"),
         *access.check_local(needs),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import identity_of, read_metadata, write_parquet
+from histoloom.artefacts import identities_of, read_metadata, write_parquet
 from histoloom.errors import InputError
 from histoloom.folds.guard import check_sides, choose_validation, guard_overlap
+from histoloom.folds.published import coverage, read_splits
 from histoloom.folds.splits import COLUMNS, Split, fold_all
 from histoloom.identity import make_identity
 from histoloom.registry import SPLITS, load
@@ -65,7 +66,7 @@ def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[
     return table[COLUMNS], facts
 
 
-def make_folds(*, spec: Mapping[str, Any], target: Path, seed: int, out: Path) -> None:
+def make_folds(*, spec: Mapping[str, Any], target: Path, seed: int, out: Path, splits: Sequence[Path] = ()) -> None:
     """Write ``folds/{experiment}.parquet``.
 
     Parameters
@@ -76,6 +77,8 @@ def make_folds(*, spec: Mapping[str, Any], target: Path, seed: int, out: Path) -
         Its target artefact.
     seed
         Seed of random splits and of the validation patient.
+    splits
+        Published tables of the folds, for split ``published``: train_0.csv, test_0.csv, train_1.csv and so on.
     out
         File to write; columns fold, cohort, sample, patient, obs_id (null: the whole sample), block,
         role (train, val, test,
@@ -93,9 +96,13 @@ def make_folds(*, spec: Mapping[str, Any], target: Path, seed: int, out: Path) -
         obs = read_elem(handle["obs"])
     for column in ("cohort", "sample", "patient", "obs_id"):
         obs[column] = obs[column].astype(str)
-    table, facts = build_folds(spec, obs, seed)
-    params = {key: spec[key] for key in _SPEC_KEYS}
-    facts["identity"] = make_identity("folds", STAGE_VERSION, params, {"target": identity_of(target)}, seed)
+    params = {key: spec[key] for key in _SPEC_KEYS if key in spec}
+    folds = read_splits(splits) if splits else []
+    table, facts = build_folds({**spec, "published_folds": folds}, obs, seed)
+    if folds:
+        facts["published"] = coverage(folds, sorted(set(obs["sample"])))
+    used = identities_of({"target": target, **({"splits": splits} if splits else {})})
+    facts["identity"] = make_identity("folds", STAGE_VERSION, params, used, seed)
     for column in COLUMNS:
         table[column] = table[column].astype("string")
     write_parquet(table, out, facts)

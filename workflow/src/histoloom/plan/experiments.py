@@ -17,7 +17,18 @@ from histoloom.plan.sections import SectionPlan
 
 # Keys of an experiment by what depends on them; None means all.
 _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
-    "target": ("task", "cohorts", "train_cohorts", "test_cohorts", "tiles", "labels", "truth", "target"),
+    "target": (
+        "task",
+        "cohorts",
+        "train_cohorts",
+        "test_cohorts",
+        "tiles",
+        "labels",
+        "truth",
+        "target",
+        "expression",
+        "panel",
+    ),
     "folds": (
         "split",
         "cohorts",
@@ -43,6 +54,8 @@ _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
         "shuffle_labels",
         "seed",
     ),
+    "panel": ("panel",),
+    "probe": ("components", "alphas", "seed"),
     "audit": ("content_guard",),
     "all": None,
 }
@@ -95,7 +108,7 @@ class Plan(SectionPlan):
     def papers(self) -> dict[str, list[str]]:
         """Return the experiments of each paper."""
         found: dict[str, list[str]] = {}
-        for name in self.experiments("abundance"):
+        for name in [*self.experiments("abundance"), *self.experiments("probe")]:
             paper = self.config.get("experiments", name).get("paper")
             if paper:
                 found.setdefault(paper, []).append(name)
@@ -106,12 +119,38 @@ class Plan(SectionPlan):
         entry = self.config.get("experiments", experiment)
         sections, cohorts = self.experiment_samples(experiment), self.experiment_cohorts(experiment)
         truth = entry.get("truth")
-        return {
+        found = {
             "samples": [f"results/samples/{c}/{s}.h5ad" for c, s in sections],
             "tiles": [f"results/tiles/{entry['tiles']}/{c}/{s}.parquet" for c, s in sections],
+        }
+        if entry["task"] == "probe":
+            published = entry["panel"]["genes"] == "published"
+            return found | {"genes": [self._bench_tables(experiment)["genes"]] if published else []}
+        return found | {
             "labels": [f"results/labels/{entry['labels']}/{c}.h5ad" for c in cohorts],
             "truth": [f"results/labels/{truth}/{c}.h5ad" for c in cohorts] if truth else [],
         }
+
+    def _bench_tables(self, experiment: str) -> dict[str, str]:
+        """Return what the task of a probe came with: gene list and splits."""
+        (cohort,) = self.experiment_cohorts(experiment)
+        tables: dict[str, str] = self.reader(cohort).tables(self.config.get("cohorts", cohort), self.root(cohort))
+        return tables
+
+    def published_splits(self, experiment: str) -> list[str]:
+        """Return the tables of published folds, train_0, test_0, train_1 and so on; none for other splits."""
+        if self.config.get("experiments", experiment).get("split") != "published":
+            return []
+        return [path for name, path in self._bench_tables(experiment).items() if name != "genes"]
+
+    def probe_embeddings(self, experiment: str, encoder: str) -> dict[str, list[str]]:
+        """Return the embedding files of a probe's cohorts."""
+        return {f"embeddings_{encoder}": self.embeddings(encoder, self.experiment_cohorts(experiment))}
+
+    def probe_predictions(self, experiment: str, encoder: str) -> list[str]:
+        """Return a probe's predictions, one per way to choose alpha."""
+        ways = self.config.get("experiments", experiment)["alpha"]
+        return [f"results/predictions/{experiment}/{encoder}/{alpha}.h5ad" for alpha in ways]
 
     def experiment_spec(self, experiment: str, part: str) -> dict[str, Any]:
         """Return the keys of an experiment that a part of the workflow depends on.
@@ -243,7 +282,10 @@ class Plan(SectionPlan):
 
     def experiment_results(self, experiment: str) -> dict[str, list[str]]:
         """Return the metrics and efficiency records of an experiment's models."""
-        models = self.config.get("experiments", experiment)["models"]
+        entry = self.config.get("experiments", experiment)
+        if entry["task"] == "probe":
+            return {"metrics": [f"results/metrics/{experiment}/{e}.parquet" for e in entry["encoders"]]}
+        models = entry["models"]
         return {
             "metrics": [f"results/metrics/{experiment}/{m}.parquet" for m in models],
             "efficiency": [f"results/efficiency/models/{experiment}/{m}.json" for m in models],
@@ -252,7 +294,7 @@ class Plan(SectionPlan):
     def paper_results(self, paper: str) -> dict[str, list[str]]:
         """Return the metrics and efficiency records of all experiments of a paper."""
         results = [self.experiment_results(e) for e in self.papers()[paper]]
-        return {role: [f for r in results for f in r[role]] for role in ("metrics", "efficiency")}
+        return {role: [f for r in results for f in r.get(role, [])] for role in ("metrics", "efficiency")}
 
     def published_table(self, paper: str, number: str) -> str:
         """Return the file with the values that a paper published in a table."""
@@ -260,17 +302,16 @@ class Plan(SectionPlan):
 
     def paper_spec(self, paper: str) -> dict[str, Any]:
         """Return the paper's experiments with what decides whether a number may stand beside a published one."""
-        return {
-            "paper": paper,
-            "experiments": {
-                name: {
-                    **self.config.get("experiments", name),
-                    "sources": {c: self.config.get("cohorts", c)["source"] for c in self.experiment_cohorts(name)},
-                    "label_spec": self.config.get("labels", self.config.get("experiments", name)["labels"]),
-                }
-                for name in self.papers()[paper]
-            },
-        }
+        return {"paper": paper, "experiments": {name: self._paper_entry(name) for name in self.papers()[paper]}}
+
+    def _paper_entry(self, experiment: str) -> dict[str, Any]:
+        entry = self.config.get("experiments", experiment)
+        cohorts = {c: self.config.get("cohorts", c) for c in self.experiment_cohorts(experiment)}
+        # Tasks of one benchmark are cohorts of their own.
+        sources = {name: " ".join(filter(None, (c["source"], c.get("task")))) for name, c in cohorts.items()}
+        if entry["task"] == "probe":
+            return {**entry, "sources": sources, "models": entry["encoders"]}
+        return {**entry, "sources": sources, "label_spec": self.config.get("labels", entry["labels"])}
 
     def targets(self) -> list[str]:
         """Return every file that `all` asks for."""
@@ -289,6 +330,9 @@ class Plan(SectionPlan):
             tiles = self.config.get("experiments", name)["tiles"]
             outlined = [(c, s) for c, s in self.experiment_samples(name) if self.outlines(c, s)]
             wanted += [f"results/figures/outlines/{tiles}/{c}/{s}.png" for c, s in outlined]
+        for name in self.experiments("probe"):
+            wanted += [f"results/tables/{name}/probe.{e}" for e in ("csv", "md", "html")]
+            wanted += [f"results/figures/{name}/probe.png", *self.audit_file(name)]
         for name in self.experiments("apply"):
             for model in self.config.get("experiments", name)["models"]:
                 for cohort, sample in self.experiment_samples(name):

@@ -1,10 +1,11 @@
 """HEST-bench's probe: how much of a gene panel a frozen embedding predicts by ridge regression.
 
-A measure of encoders, not a model of the workflow: `probe_folds` scores any embedding over patient folds, `probe_table`
-lays the scores beside published rows.
+A measure of encoders: `select_panel` says which genes are scored, `run_probe` predicts them for an experiment,
+`probe_folds` scores any embedding that is at hand as arrays.
 """
 
-from histoloom.probe.ridge import Probe, probe_folds, top_genes
-from histoloom.probe.table import probe_table
+from histoloom.probe.panel import select_panel, top_genes
+from histoloom.probe.ridge import Probe, probe_folds
+from histoloom.probe.run import run_probe
 
-__all__ = ["Probe", "probe_folds", "probe_table", "top_genes"]
+__all__ = ["Probe", "probe_folds", "run_probe", "select_panel", "top_genes"]

@@ -9,7 +9,7 @@ gene over all spots of the test fold, then means over genes and over folds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,8 +26,6 @@ ALPHA_NUMERATOR = 100.0
 ALPHAS = tuple(float(a) for a in np.logspace(-4, 6, 21))
 """What an inner alpha is chosen from; the published one lies far below its plateau for most encoders."""
 
-_MIN_SHARE = 0.1
-_CONTROLS = ("BLANK", "Control")
 Floats = npt.NDArray[np.float64]
 
 
@@ -96,9 +94,7 @@ def probe_folds(
     rows: list[dict[str, Any]] = []
     for name, (train, test) in folds.items():
         inside, outside = np.asarray(train, np.int64), np.asarray(test, np.int64)
-        shared = sorted(set(who[inside]) & set(who[outside]))
-        if shared:
-            raise InputError(f"fold {name}", f"patients in training and test: {', '.join(shared)}.", "mend the folds.")
+        check_patients(name, who[inside], who[outside])
         alpha = choose_alpha(x[inside], y[inside], who[inside], probe)
         predicted = fit_predict(x[inside], y[inside], x[outside], alpha, probe)
         scores = correlations(y[outside], predicted)
@@ -109,12 +105,19 @@ def probe_folds(
     return pd.DataFrame(rows, columns=["fold", "gene", "pcc", "alpha", "n"])
 
 
+def check_patients(fold: str, inside: Iterable[str], outside: Iterable[str]) -> None:
+    """Refuse a fold with a patient on both sides."""
+    shared = sorted(set(inside) & set(outside))
+    if shared:
+        raise InputError(f"fold {fold}", f"patients in training and test: {', '.join(shared)}.", "mend the folds.")
+
+
 def choose_alpha(x: Floats, y: Floats, patients: npt.NDArray[np.object_], probe: Probe) -> float:
     """Return the ridge's alpha for a training set; nothing else is looked at.
 
     With one training patient there is nothing to choose by: the published alpha is taken and said.
     """
-    published = ALPHA_NUMERATOR / (_width(x, probe) * y.shape[1])
+    published = ALPHA_NUMERATOR / (width(x, probe) * y.shape[1])
     if probe.alpha == "published":
         return published
     names = sorted(set(patients))
@@ -146,7 +149,7 @@ def reduce(x: Floats, x_test: Floats, probe: Probe) -> tuple[Floats, Floats]:
 
     steps: list[Any] = [StandardScaler()]
     if probe.components is not None:
-        steps.append(PCA(n_components=_width(x, probe), random_state=probe.seed))
+        steps.append(PCA(n_components=width(x, probe), random_state=probe.seed))
     pipeline = make_pipeline(*steps)
     return np.asarray(pipeline.fit_transform(x)), np.asarray(pipeline.transform(x_test))
 
@@ -159,39 +162,6 @@ def correlations(truth: Floats, predicted: Floats) -> Floats:
     return np.where(constant, np.nan, (a * b).sum(axis=0) / np.where(constant, 1.0, scale))
 
 
-def top_genes(counts: Mapping[str, pd.DataFrame], k: int = 50, *, by: Literal["var", "mean"] = "var") -> list[str]:
-    """Choose a panel as the benchmark does: expressed in 10 % of the spots of every slide, then the top k of all spots.
-
-    Parameters
-    ----------
-    counts
-        Raw counts of each slide, spots x genes.
-    k
-        Genes to choose.
-    by
-        Variance or mean over the spots of all slides together.
-
-    Raises
-    ------
-    InputError
-        If fewer than `k` genes are left.
-    """
-    kept: set[str] | None = None
-    for frame in counts.values():
-        expressed = (frame.to_numpy() > 0).mean(axis=0) >= _MIN_SHARE
-        names = {str(g) for g in frame.columns[expressed] if not any(word in str(g) for word in _CONTROLS)}
-        kept = names if kept is None else kept & names
-    genes = sorted(kept or ())
-    if len(genes) < k:
-        raise InputError(
-            "gene panel", f"only {len(genes)} genes are expressed in every slide, {k} are wanted.", "take fewer."
-        )
-    values = np.concatenate([frame[genes].to_numpy(np.float64) for frame in counts.values()])
-    score = values.var(axis=0) if by == "var" else values.mean(axis=0)
-    # Ties by name: the order of a slide's columns must not decide.
-    return [genes[i] for i in np.lexsort((np.arange(len(genes)), -score))[:k]]
-
-
 def _ridge(x: Floats, y: Floats, x_test: Floats, alpha: float) -> Floats:
     from sklearn.linear_model import Ridge
 
@@ -199,7 +169,8 @@ def _ridge(x: Floats, y: Floats, x_test: Floats, alpha: float) -> Floats:
     return np.asarray(model.fit(x, y).predict(x_test)).reshape(len(x_test), y.shape[1])
 
 
-def _width(x: Floats, probe: Probe) -> int:
+def width(x: Floats, probe: Probe) -> int:
+    """Return the number of features that ridge gets."""
     return x.shape[1] if probe.components is None else min(probe.components, *x.shape)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from histoloom.metrics.expression import AGAINST
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.efficiency import efficiency_page, efficiency_table
 from histoloom.report.pages import Page, number, write_csv
@@ -16,6 +17,7 @@ from histoloom.report.published import (
     DEVIATES,
     NOT_COMPARABLE,
     NOT_RUN,
+    PROBE,
     SAME,
     Published,
     Row,
@@ -39,18 +41,21 @@ _LEGEND = (
 
 
 def _runs(metrics: pd.DataFrame, spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
-    """Yield experiment, model, cohort and their cohort-level rows, in the config's order."""
+    """Yield experiment, model (of a probe: with its choice of alpha), cohort and rows, in the config's order."""
     rows = metrics[
         (metrics["aggregation"] == "cohort")
-        & (metrics["against"] == "labels")
+        & metrics["against"].isin(["labels", AGAINST])
         & (metrics["target"] == "")
         & (metrics["train_seed"] == -1)
     ]
     for experiment, entry in spec["experiments"].items():
         for model in entry["models"]:
             mine = rows[(rows["experiment"] == experiment) & (rows["model"] == model)]
-            for cohort, part in mine.groupby("cohort", sort=True):
-                yield experiment, model, str(cohort), part
+            ways = entry["alpha"] if entry.get("task") == PROBE else [None]
+            for way in ways:
+                of_way = mine if way is None else mine[mine["variant"] == way]
+                for cohort, part in of_way.groupby("cohort", sort=True):
+                    yield experiment, model if way is None else f"{model}, {way} alpha", str(cohort), part
 
 
 def describe(protocol: Mapping[str, Any]) -> str:
@@ -64,7 +69,7 @@ def describe(protocol: Mapping[str, Any]) -> str:
 def _column_of(table: Published, metric: str, stamp: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the published column that a run's cohort and metric fall in."""
     for column in table.columns:
-        trained = column.get("train_source") in {None, _hashable(stamp["train_source"])}
+        trained = column.get("train_source") in {None, _hashable(stamp.get("train_source"))}
         if column["metric"] == metric and column.get("source") == stamp["source"] and trained:
             return column
     return None

@@ -132,6 +132,8 @@ def run_stamp(protocol: Mapping[str, Any], entry: Mapping[str, Any], cohort: str
     cohort
         The cohort tested on.
     """
+    if protocol.get("kind") == PROBE:
+        return _probe_stamp(protocol, entry, cohort)
     labels, target = entry.get("label_spec") or {}, protocol.get("target") or {}
     tiles = protocol.get("tiles_spec")
     tiles = tiles if isinstance(tiles, Mapping) else {}
@@ -155,6 +157,32 @@ def run_stamp(protocol: Mapping[str, Any], entry: Mapping[str, Any], cohort: str
         "similarity": "row",
         "length_scale_um": (protocol.get("moran") or {}).get("length_scale_um", UNSTATED),
         **{key: (protocol.get(key) or {}).get(cohort, UNSTATED) for key in _COUNTS},
+    }
+
+
+PROBE = "probe"
+
+
+def _probe_stamp(protocol: Mapping[str, Any], entry: Mapping[str, Any], cohort: str) -> dict[str, Any]:
+    """Return the stamp of a probe, whose target is expression and whose model is a fixed recipe."""
+    tiles, panel, recipe = (protocol.get(key) or {} for key in ("tiles_spec", "panel", "expression"))
+    return {
+        "source": (entry.get("sources") or {}).get(cohort, UNSTATED),
+        "weights": weights_of(protocol),
+        "tile_px": tiles.get("size_px", UNSTATED),
+        "tile_um_per_px": tiles.get("um_per_px", UNSTATED),
+        "background": (tiles.get("background") or {}).get("method", UNSTATED),
+        "split": protocol.get("split", UNSTATED),
+        "sections": protocol.get("sections") or UNSTATED,
+        "panel": panel.get("genes", UNSTATED),
+        "size_factor": recipe.get("size_factor", UNSTATED),
+        "log": recipe.get("log", UNSTATED),
+        "standardise": protocol.get("standardise", UNSTATED),
+        "components": protocol.get("components", UNSTATED),
+        "alpha": protocol.get("alpha", UNSTATED),
+        "undefined_genes": protocol.get("undefined_genes", UNSTATED),
+        "aggregation": protocol.get("aggregation", UNSTATED),
+        "n_observations": (protocol.get("n_observations") or {}).get(cohort, UNSTATED),
     }
 
 

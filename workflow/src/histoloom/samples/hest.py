@@ -90,24 +90,27 @@ class HestReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read counts, positions and the published pixel size of a sample."""
-        from histoloom.samples.formats import counts_of, open_h5ad
-
-        path = Path(files["counts"])
         facts = read_facts(Path(files["metadata"]), row)
         technology = facts["st_technology"]
-        data = open_h5ad(path)
-        counts = counts_of(data, "", path)
-        places = _places(data, technology, path)
-        ids = pd.Index([plain_id(name) for name in counts.obs_ids], dtype=object)
-        kept = ~_controls(counts.genes, technology)
-        section = assemble(
-            counts.matrix[:, kept], ids, counts.genes[kept], places, {"control_probe": int((~kept).sum())}
-        )
-        _name_genes(section, data, kept)
+        section = read_spots(Path(files["counts"]), technology)
         section.uns["found"] = _found(facts, technology)
         if "patches" in files:
             _use_patches(section, files, row, facts, restrict=spec.get("patches") == "restrict")
         return section
+
+
+def read_spots(path: Path, technology: str) -> AnnData:
+    """Read counts and positions of an h5ad as HEST writes it, without control probes."""
+    from histoloom.samples.formats import counts_of, open_h5ad
+
+    data = open_h5ad(path)
+    counts = counts_of(data, "", path)
+    places = _places(data, technology, path)
+    ids = pd.Index([plain_id(name) for name in counts.obs_ids], dtype=object)
+    kept = ~_controls(counts.genes, technology)
+    section = assemble(counts.matrix[:, kept], ids, counts.genes[kept], places, {"control_probe": int((~kept).sum())})
+    _name_genes(section, data, kept)
+    return section
 
 
 def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:

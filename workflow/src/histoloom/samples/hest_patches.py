@@ -118,6 +118,56 @@ def check_patches(
     InputError
         If a patch has no spot, lies elsewhere, has another size than mpp says, or shows something else.
     """
+    patches, _, side = locate_patches(path, obs_names, places)
+    if mpp is not None and abs(side * mpp / (patches.size_px * PATCH_UM_PER_PX) - 1) > 0.05:
+        raise InputError(
+            path,
+            f"patches of {patches.size_px} px at {PATCH_UM_PER_PX} um/px take {side:.1f} px of the slide, which makes "
+            f"{patches.size_px * PATCH_UM_PER_PX / side:.4f} um/px; the section has {mpp:.4f}.",
+            "correct 'mpp' in the sheet, or set 'patches' to ignore.",
+        )
+    differences = compare_pixels(path, patches, slide, side)
+    upright, best = differences[0], min(differences)
+    logger.info(
+        "%s: %d patches of %.1f level-0 px, %.1f grey levels off the slide", path, len(patches.obs_ids), side, upright
+    )
+    turned = best < _TURNED * upright
+    if upright > MAX_GREY_LEVELS or turned:
+        raise InputError(
+            path,
+            f"the patches differ from the slide {slide.path} by {upright:.0f} grey levels in the mean"
+            f"{f', by {best:.0f} when turned: they are turned or mirrored' if turned else ': of another image'}.",
+            _REMEDY,
+        )
+    return patches.obs_ids
+
+
+def locate_patches(
+    path: Path, obs_names: pd.Index, places: npt.NDArray[np.float64]
+) -> tuple[Patches, npt.NDArray[np.int64], float]:
+    """Find the spot of every patch and check that it lies around it.
+
+    Parameters
+    ----------
+    path
+        The patches h5.
+    obs_names, places
+        Spots and their centres (n, 2), column and row, level-0 px.
+
+    Returns
+    -------
+    patches : Patches
+        Where they lie.
+    at : ndarray
+        (len(patches),) position of each patch's spot.
+    side : float
+        Side of a patch, level-0 px: twice the median way from corner to spot.
+
+    Raises
+    ------
+    InputError
+        If a patch has no spot or lies elsewhere.
+    """
     patches = read_patches(path)
     at = obs_names.get_indexer(patches.obs_ids)
     if (at < 0).any():
@@ -129,25 +179,7 @@ def check_patches(
     half = places[at] - patches.corners
     side = 2 * float(np.median(half))
     _check_places(path, half, side, (places[at][:, ::-1] - patches.corners))
-    if mpp is not None and abs(side * mpp / (patches.size_px * PATCH_UM_PER_PX) - 1) > 0.05:
-        raise InputError(
-            path,
-            f"patches of {patches.size_px} px at {PATCH_UM_PER_PX} um/px take {side:.1f} px of the slide, which makes "
-            f"{patches.size_px * PATCH_UM_PER_PX / side:.4f} um/px; the section has {mpp:.4f}.",
-            "correct 'mpp' in the sheet, or set 'patches' to ignore.",
-        )
-    differences = compare_pixels(path, patches, slide, side)
-    upright, best = differences[0], min(differences)
-    logger.info("%s: %d patches of %.1f level-0 px, %.1f grey levels off the slide", path, len(at), side, upright)
-    turned = best < _TURNED * upright
-    if upright > MAX_GREY_LEVELS or turned:
-        raise InputError(
-            path,
-            f"the patches differ from the slide {slide.path} by {upright:.0f} grey levels in the mean"
-            f"{f', by {best:.0f} when turned: they are turned or mirrored' if turned else ': of another image'}.",
-            _REMEDY,
-        )
-    return patches.obs_ids
+    return patches, at, side
 
 
 def _check_places(path: Path, half: npt.NDArray[np.float64], side: float, swapped: npt.NDArray[np.float64]) -> None:

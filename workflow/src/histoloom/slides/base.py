@@ -40,6 +40,8 @@ class Slide(ABC):
     width: int
     height: int
     mpp: float | None
+    ready_made = False
+    """Whether the file holds tiles, which `ready_tile` gives, and no slide."""
 
     @abstractmethod
     def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
@@ -84,6 +86,10 @@ class Slide(ABC):
                 f"{self.width} x {self.height} px"
             )
         return self._read(x, y, w, h)
+
+    def ready_tile(self, x: float, y: float, side: float, size_px: int) -> UInt8:
+        """Return the stored tile around (x, y), of `side` level-0 px, where the file is `ready_made`."""
+        raise ValueError(f"{self.path} is a slide and holds no tiles")
 
     def close(self) -> None:  # noqa: B027 - nothing to free is a fair answer
         """Free what the slide holds."""

@@ -8,6 +8,7 @@ from histoloom.errors import InputError
 from histoloom.slides.base import DAMAGED, Slide
 from histoloom.slides.files import PlainSlide, WholeSlide
 from histoloom.slides.ome import OmeSlide, is_ome
+from histoloom.slides.patches import PatchSlide
 
 
 def open_slide(path: str | Path) -> Slide:
@@ -29,6 +30,8 @@ def open_slide(path: str | Path) -> Slide:
         )
     if path.stat().st_size == 0:
         raise InputError(path, "the slide image has zero bytes.", DAMAGED)
+    if path.suffix == ".h5":
+        return PatchSlide(path)
     if is_ome(path):
         return OmeSlide(path)
     return WholeSlide(path) if openslide.OpenSlide.detect_format(path) else PlainSlide(path)

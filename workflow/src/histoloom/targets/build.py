@@ -20,12 +20,11 @@ from histoloom.artefacts import KEY, identities_of, read_metadata
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
 from histoloom.targets.artefact import plain
+from histoloom.targets.sections import observe, one_tile_spec, read_elements
 
 logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
-LOW_UMI = 100  # PROTOCOLS: observations with fewer counts are flagged, not dropped
-_CARRIED = ("array_row", "array_col", "region")
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,6 @@ class Abundance:
     values: np.ndarray
     types: list[str]
     metadata: Mapping[str, Any]
-
-
-def _read_elements(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Read parts of an h5ad without its matrices and pictures."""
-    import h5py
-    from anndata.io import read_elem
-
-    try:
-        with h5py.File(path, "r") as handle:
-            return {name: read_elem(handle[name]) for name in names if name in handle}
-    except OSError as error:
-        raise InputError(path, f"cannot be read as h5ad ({error}).", "remove it and run again.") from error
 
 
 def read_abundance(path: Path, statistic: str = "mean") -> Abundance:
@@ -67,7 +54,7 @@ def read_abundance(path: Path, statistic: str = "mean") -> Abundance:
         If the statistic is not there, a type or an observation occurs twice, or values are infinite.
     """
     name = "X" if statistic == "mean" else f"layers/{statistic}"
-    parts = _read_elements(path, ["obs", "var", name])
+    parts = read_elements(path, ["obs", "var", name])
     if name not in parts:
         raise InputError(
             path,
@@ -174,35 +161,21 @@ def _join_section(
     transform: str,
 ) -> _Section:
     """Join one section with its tiles and labels, counting what falls at each step."""
-    meta = read_metadata(sample)
-    cohort, name = str(meta["cohort"]), str(meta["sample"])
-    tiles_meta = read_metadata(tile)
-    if (tiles_meta.get("cohort"), tiles_meta.get("sample")) != (cohort, name):
-        raise InputError(
-            tile,
-            f"holds the tiles of another section than {sample}.",
-            "give samples and tiles in the same order.",
-        )
+    section = observe(sample, tile)
+    cohort, name, kept = section.cohort, section.sample, section.kept
     if cohort not in labels:
         raise InputError(
             sample,
             f"no labels for cohort '{cohort}'; there are: {', '.join(labels)}.",
             "label this cohort too.",
         )
-    parts = _read_elements(sample, ["obs", "obsm/spatial"])
-    obs = plain(parts["obs"])
-    ids = pd.Index(obs.index)
-    tiles = pd.read_parquet(tile, columns=["obs_id", "kept"]).set_index("obs_id")["kept"]
-    keys = name + "/" + ids
-    in_tissue = obs["in_tissue"].to_numpy(bool)
-    kept = in_tissue & tiles.reindex(ids).fillna(False).to_numpy(bool)
+    keys = name + "/" + section.obs.index
     values = _aligned(labels[cohort], keys, types, transform)
     present = np.isin(keys, labels[cohort].keys)
     known = np.isfinite(values).all(axis=1)
     joined = kept & present & known
     step = {
-        "cohort": cohort, "sample": name, "observations": len(obs), "in_tissue": int(in_tissue.sum()),
-        "kept": int(kept.sum()), "labelled": int((kept & present).sum()), "joined": int(joined.sum()),
+        **section.step, "labelled": int((kept & present).sum()), "joined": int(joined.sum()),
         "label_nan": int((kept & present & ~known).sum()),
     }  # fmt: skip
     if not joined.any():
@@ -212,43 +185,19 @@ def _join_section(
             "look at the section's tile picture and labels, or exclude it: write a reason in the sheet's "
             "`exclude` column.",
         )
-    spatial = np.asarray(parts["obsm/spatial"], dtype=np.float64)
-    frame = pd.DataFrame(
-        {"cohort": cohort, "sample": name, "patient": str(meta["patient"]), "obs_id": ids},
-        index=f"{cohort}/" + keys,
-    )
-    for column in _CARRIED:
-        if column in obs:
-            frame[column] = obs[column].to_numpy()
-    frame["x"], frame["y"] = spatial[:, 0], spatial[:, 1]
-    pitch = meta.get("pitch_um")
-    frame["pitch_um"] = float(pitch) if pitch is not None else np.nan
-    frame["badge"] = str(meta.get("badge") or "")
-    frame["low_umi"] = obs["n_counts"].to_numpy() < LOW_UMI
     planted = _aligned(truth[cohort], keys, types, transform) if cohort in truth else None
     return _Section(
-        frame.loc[joined],
+        section.obs.set_axis(f"{cohort}/" + keys).loc[joined],
         values[joined],
         None if planted is None else planted[joined],
         step,
-        tiles_meta.get("spec", {}),
+        section.tiles_spec,
     )
 
 
 def _counts(step: Mapping[str, Any]) -> str:
     names = ("observations", "in_tissue", "kept", "labelled", "joined")
     return ", ".join(f"{step[name]} {name}" for name in names)
-
-
-def _one_tile_spec(sections: Sequence[_Section], name: str) -> dict[str, Any]:
-    specs = {canonical_json(section.tiles_spec): dict(section.tiles_spec) for section in sections}
-    if len(specs) > 1:
-        raise InputError(
-            f"tiles '{name}'",
-            "sections were cut with different specs under one name.",
-            "remove the tiles and run again.",
-        )
-    return next(iter(specs.values()))
 
 
 def build_target(
@@ -300,7 +249,7 @@ def build_target(
         logger.info("%s/%s: %s", section.step["cohort"], section.step["sample"], _counts(section.step))
     metadata = {
         "recipe": dict(spec["target"]),
-        "tiles": {"name": spec["tiles"], "spec": _one_tile_spec(sections, spec["tiles"])},
+        "tiles": {"name": spec["tiles"], "spec": one_tile_spec([s.tiles_spec for s in sections], spec["tiles"])},
         "labels": spec["labels"],
         "demo_fit": any(item.metadata.get("demo_fit") for item in by_cohort.values()),
         "truth": spec["truth"],

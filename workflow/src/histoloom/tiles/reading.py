@@ -58,6 +58,10 @@ def read_tiles(
     points = np.asarray(centres, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"centres must be a finite (n, 2) array, got shape {points.shape}")
+    if slide.ready_made:
+        for x, y in points.tolist():
+            yield slide.ready_tile(x, y, size_level0_px, size_px)
+        return
     if needs_scaling(size_level0_px, size_px):
         yield from _scaled(slide, points, size_level0_px, size_px, pad)
         return

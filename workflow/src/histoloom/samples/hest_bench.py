@@ -1,0 +1,92 @@
+"""Tasks of HEST-bench in its layout: ``<TASK>/adata/<id>.h5ad``, ``<TASK>/patches/<id>.h5``, gene list and splits.
+
+The benchmark (Jaume et al. 2024, arXiv 2406.16192) publishes no slides: a section's tiles are its patches, 112 um at
+0.5 um/px, and its observations the spots that have one. Level-0 um/px follows from how far a patch's corner lies from
+its spot.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histoloom.errors import InputError
+from histoloom.samples.hest import MEASURES, POOLED, HestReader, read_spots
+from histoloom.samples.reader import join, need
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+
+class HestBenchReader(HestReader):
+    """Sections of one task, by id; the sheet is a sheet of HEST-1k samples."""
+
+    spec_keys = ("task",)
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles counts and image, which here is the file of patches."""
+        sample, task = need(row, "sample"), spec["task"]
+        return {
+            "counts": join(root, f"{task}/adata/{sample}.h5ad"),
+            "image": join(root, f"{task}/patches/{sample}.h5"),
+        }
+
+    @classmethod
+    def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return the task's gene list and its splits, by ``genes``, ``train_<i>`` and ``test_<i>``."""
+        folder = Path(root) / spec["task"]
+        splits = {
+            f"{side}_{i}": str(folder / f"splits/{side}_{i}.csv")
+            for i in range(spec["folds"])
+            for side in ("train", "test")
+        }
+        return {"genes": str(folder / "var_50genes.json"), **splits}
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Read the spots of a section that have a patch."""
+        from histoloom.samples.hest_patches import PATCH_UM_PER_PX, locate_patches
+
+        technology = row["technology"]
+        section = read_spots(Path(files["counts"]), technology)
+        path = Path(files["image"])
+        patches, at, side = locate_patches(path, section.obs_names, np.asarray(section.obsm["spatial"]))
+        dropped = {**section.uns["dropped"], "spot_without_patch": section.n_obs - len(at)}
+        section = section[np.sort(at)].copy()
+        section.uns["dropped"] = dropped
+        section.obs["in_tissue"] = True
+        mpp = patches.size_px * PATCH_UM_PER_PX / side
+        found: dict[str, Any] = {"mpp": {"estimated": mpp}, "facts": {"st_technology": technology}}
+        if technology in POOLED:
+            found["pitch_um"], found["spot_diameter_um"] = MEASURES[technology]
+        section.uns["found"] = found
+        logger.info("%s: %d patches, %.1f level-0 px wide, %.4f um/px", path, len(at), side, mpp)
+        return section
+
+
+def published_genes(path: Path) -> list[str]:
+    """Return the gene list of a task, ``{"genes": [...]}``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or holds no list of names, or one twice.
+    """
+    import json
+
+    if not path.is_file():
+        raise InputError(path, "the task's gene list is missing.", "put it there, or choose another panel.")
+    try:
+        genes = json.loads(path.read_text(encoding="utf-8"))["genes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(path, f'is no {{"genes": [...]}} ({error}).', "fetch it again.") from error
+    if not isinstance(genes, list) or not genes or len(set(map(str, genes))) != len(genes):
+        raise InputError(path, "its genes are no list of different names.", "fetch it again.")
+    return [str(gene) for gene in genes]

@@ -1,0 +1,103 @@
+"""Published patches in place of a slide: ``patches/<id>.h5`` of HEST and HEST-bench, where the slide is not given.
+
+The frame is the slide's own level 0. A tile that is one of the patches comes out as it is stored, to the byte; no other
+tile can be had. Overviews are drawn from the patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.errors import InputError
+from histoloom.slides.base import Slide, UInt8
+
+MAX_SHIFT_PX = 2.0
+"""How far a patch's corner may lie from a tile's, level-0 px; corners are rounded to whole pixels."""
+
+_REMEDY = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
+_BLOCK = 256
+
+
+class PatchSlide(Slide):
+    """Patches h5: img (N, P, P, 3) uint8 RGB, coords (N, 2) = top left corners, level-0 px."""
+
+    ready_made = True
+
+    def __init__(self, path: Path) -> None:
+        import h5py
+        from scipy.spatial import cKDTree
+
+        self.path, self.mpp = path, None
+        try:
+            self._file = h5py.File(path, "r")
+            self._images, self._corners = self._file["img"], np.asarray(self._file["coords"], np.float64)
+        except (OSError, KeyError) as error:
+            raise InputError(path, f"no readable patches h5 ({error}).", _REMEDY) from error
+        shape, corners = self._images.shape, self._corners.shape
+        if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or corners != (shape[0], 2) or not shape[0]:
+            problem = f"img {shape} and coords {corners} do not fit: (N, P, P, 3), (N, 2) expected."
+            raise InputError(path, problem, _REMEDY)
+        self.patch_px = int(shape[1])
+        self._tree = cKDTree(self._corners)
+        # The file does not say how large a patch is on the slide; overviews draw each as wide as the way to the next.
+        gaps = self._tree.query(self._corners, k=2)[0][:, 1] if shape[0] > 1 else np.array([self.patch_px])
+        self._gap = max(1.0, float(np.median(gaps)))
+        self.width, self.height = (int(v) for v in np.ceil(self._corners.max(axis=0) + 2 * self._gap))
+
+    def ready_tile(self, x: float, y: float, side: float, size_px: int) -> UInt8:
+        """Return the patch that is the tile around (x, y).
+
+        Raises
+        ------
+        InputError
+            If no patch lies there, or patches have another size.
+        """
+        if size_px != self.patch_px:
+            raise InputError(
+                self.path,
+                f"holds patches of {self.patch_px} px; tiles of {size_px} px are asked for.",
+                f"set `size_px: {self.patch_px}` and `um_per_px: 0.5` in the tile spec.",
+            )
+        distance, index = self._tree.query((x - side / 2, y - side / 2), p=np.inf)
+        if distance > MAX_SHIFT_PX:
+            raise InputError(
+                self.path,
+                f"the nearest patch of the tile around x={x:.0f}, y={y:.0f} is {distance:.0f} px off: tiles of "
+                f"{side:.0f} level-0 px are asked for.",
+                "use the tile spec of the patches, `um_per_px: 0.5`, for sections without a slide.",
+            )
+        return np.asarray(self._images[int(index)])
+
+    def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
+        return self._draw((x, y), (w, h), 1.0)
+
+    def thumbnail(self, max_px: int) -> UInt8:
+        """Return the patches laid out on glass, (h, w, 3)."""
+        scale = min(1.0, max_px / max(self.width, self.height))
+        return self._draw((0, 0), (max(1, round(self.width * scale)), max(1, round(self.height * scale))), scale)
+
+    def _draw(self, origin: tuple[int, int], size: tuple[int, int], scale: float) -> UInt8:
+        """Draw a part of the frame, of `size` (width, height) px, at a scale."""
+        from PIL import Image
+
+        canvas = Image.new("RGB", size, (255, 255, 255))
+        side = max(1, round(self._gap * scale))
+        places = np.rint((self._corners - np.asarray(origin)) * scale).astype(int)
+        seen = np.flatnonzero(((places + side > 0) & (places < np.asarray(size))).all(axis=1))
+        for index, image in self._blocks(seen):
+            canvas.paste(Image.fromarray(image).resize((side, side), Image.Resampling.BOX), tuple(places[index]))
+        return np.asarray(canvas)
+
+    def _blocks(self, wanted: npt.NDArray[np.int64]) -> Iterator[tuple[int, UInt8]]:
+        """Yield patches in the order of the file, block by block: one by one would read each chunk anew."""
+        for start in range(0, len(wanted), _BLOCK):
+            part = wanted[start : start + _BLOCK]
+            yield from zip((int(i) for i in part), self._images[part], strict=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
