@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from histoloom.errors import InputError
-from histoloom.probe import Probe, probe_folds, probe_table, top_genes
+from histoloom.probe import Probe, probe_folds, top_genes
 from histoloom.probe.ridge import choose_alpha, correlations
 
 GENES = ["A", "B", "C"]
@@ -86,10 +87,6 @@ def test_constant_genes_are_nan_and_counted() -> None:
     found = probe_folds(x, y, patients, folds, GENES)
     assert found["pcc"].isna().sum() == 1
     assert np.isnan(correlations(np.ones((5, 1)), np.arange(5.0)[:, None])).all()
-    table = probe_table({("stain", "published", "HER2"): found})
-    assert table.loc[0, "n_nan"] == 1
-    by_hand = np.mean([found[found.fold == f]["pcc"].mean() for f in folds])
-    assert table.loc[0, "HER2"] == pytest.approx(by_hand)
 
 
 def test_bad_input() -> None:
@@ -110,17 +107,11 @@ def test_panel_is_chosen_as_the_benchmark_does() -> None:
     two["only_here"] = 50
     both = pd.concat([one, two])
     expected = both[["a", "b", "d"]].var(ddof=0).sort_values(ascending=False).index[:2].tolist()
-    assert top_genes({"s": one, "t": two}, 2) == expected
-    assert top_genes({"s": one[one.columns[::-1]], "t": two}, 2, by="mean") == ["a", "d"]
-    with pytest.raises(InputError, match="only 3 genes"):
-        top_genes({"s": one, "t": two}, 4)
-
-
-def test_published_rows_stand_beneath_and_are_not_averaged_with_ours() -> None:
-    x, y, patients, folds = world()
-    found = probe_folds(x, y, patients, folds, GENES)
-    published = pd.DataFrame({"encoder": ["UNI"], "source": ["leaderboard"], "IDC": [0.589], "PRAD": [0.2943]})
-    table = probe_table({("uni", "published", "IDC"): found, ("uni", "inner", "IDC"): found}, published)
-    assert table["source"].tolist() == ["this run, published alpha", "this run, inner alpha", "leaderboard"]
-    assert table["mean"].tolist() == table["IDC"].tolist()
-    assert list(table.columns) == ["encoder", "source", "IDC", "mean", "n_nan"]
+    genes = both.columns.drop("BLANK_1")
+    sections = ["s"] * len(one) + ["t"] * len(two)
+    counts = both[genes].fillna(0)
+    assert top_genes(counts, sections, list(genes), 2) == expected
+    back = genes[::-1]
+    assert top_genes(csr_matrix(counts[back]), sections, list(back), 2, by="mean") == ["a", "d"]
+    with pytest.raises(InputError, match="3 genes are expressed"):
+        top_genes(counts, sections, list(genes), 4)

@@ -49,12 +49,14 @@ def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[
     table, overlap = guard_overlap(split.assign(spec, obs, seed), spec["on_overlap"])
     table = pd.concat([table, fold_all(obs)], ignore_index=True)
     check_sides(table, spec["on_overlap"])
-    table, validation = choose_validation(table, spec["selection"], seed)
+    # A probe chooses alpha by itself and has no validation patient.
+    selection = spec.get("selection", "fixed")
+    table, validation = choose_validation(table, selection, seed)
     facts = {
         "split": spec["split"],
         "on_overlap": spec["on_overlap"],
         "level": "observation" if spec["split"] in _OBSERVATION_SPLITS else "sample",
-        "selection": spec["selection"],
+        "selection": selection,
         "overlap": overlap,
         "overlap_patients": sorted({item["patient"] for item in overlap}),
         "validation": validation,

@@ -76,7 +76,7 @@ def fold_all(obs: pd.DataFrame) -> pd.DataFrame:
 
 def _no_cohort_sides(spec: Spec) -> None:
     for key in ("train_cohorts", "test_cohorts"):
-        if spec[key]:
+        if spec.get(key):
             raise InputError(
                 f"{key} of the experiment", f"is for split transfer, not {spec['split']}.", "use `cohorts`."
             )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -41,9 +41,9 @@ _PLACE = ["fold", "cohort", "patient", "sample", "badge"]
 
 def _values(x: Floats, y: Floats, genes: Sequence[str], metric: str, place: Mapping[str, str]) -> pd.DataFrame:
     """Return a row per gene that was predicted here; genes outside a fold's panel are no rows."""
-    asked = np.isfinite(y).any(axis=0)
+    asked = np.asarray(np.isfinite(y).any(axis=0), bool)
     value, n = column_correlation(x[:, asked], y[:, asked])
-    names = [gene for gene, wanted in zip(genes, asked, strict=True) if wanted]
+    names = [gene for gene, wanted in zip(genes, asked.tolist(), strict=True) if wanted]
     return pd.DataFrame({"metric": metric, "target": names, "value": value, "n": n, **place}).assign(
         n_nan=np.isnan(value).astype(int)
     )
@@ -54,7 +54,7 @@ def section_rows(scored: Scored) -> pd.DataFrame:
     truth = scored.reference["labels"]
     parts = []
     for key, index in sorted(scored.obs.groupby(_PLACE, observed=True, sort=True).indices.items()):
-        place = dict(zip(_PLACE, key, strict=True))
+        place = dict(zip(_PLACE, cast("tuple[str, ...]", key), strict=True))
         parts.append(_values(scored.prediction[index], truth[index], scored.types, "pcc", place))
     return roll_up(pd.concat(parts, ignore_index=True), types=True)
 

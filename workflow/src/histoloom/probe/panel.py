@@ -1,14 +1,14 @@
 """Which genes are scored: a panel per fold, chosen on its training sections unless another choice is named.
 
 Kinds: ``hvg`` (largest variance of raw counts) and ``heg`` (largest mean), each among genes that a share of the spots
-of every section it looks at expresses, as HEST-bench made its lists; ``published``, a list that a task came with (chosen
-by its makers on all of its sections, test ones included, and stamped so).
+of every section it looks at expresses, as HEST-bench made its lists; ``published``, a list that a task came with
+(chosen by its makers on all of its sections, test ones included, and stamped so).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ _BY: Mapping[str, Literal["var", "mean"]] = {"hvg": "var", "heg": "mean"}
 
 
 def top_genes(
-    counts: Any, sections: Sequence[str], genes: Sequence[str], k: int = 50, *, by: Literal["var", "mean"] = "var"
+    counts: Any, sections: Iterable[str], genes: Sequence[str], k: int = 50, *, by: Literal["var", "mean"] = "var"
 ) -> list[str]:
     """Choose a panel as the benchmark does: expressed in 10 % of the spots of every section, then the top k of all.
 
@@ -70,7 +70,7 @@ def top_genes(
         expressed &= np.asarray((part > 0).sum(axis=0)).ravel() >= MIN_SHARE * part.shape[0]
     mean = np.asarray(matrix.mean(axis=0)).ravel()
     score = np.asarray(matrix.multiply(matrix).mean(axis=0)).ravel() - mean**2 if by == "var" else mean
-    left = sorted((i for i in np.flatnonzero(expressed)), key=lambda i: (-score[i], str(genes[i])))
+    left = sorted((int(i) for i in np.flatnonzero(expressed)), key=lambda i: (-score[i], str(genes[i])))
     if len(left) < k:
         raise InputError(
             "gene panel",

@@ -33,6 +33,8 @@ CELL_COLUMNS = [
 ]  # fmt: skip
 LISTED = "listed"
 _FORMS = {"diag1_row": "diagonal 1", "nodiag_row": "without diagonal"}
+WIDE = 6
+"""Columns from which on a table is laid out as a leaderboard."""
 _LEGEND = (
     "same: every choice the paper states agrees, a difference is printed; deviates: measured otherwise, as listed; "
     "not comparable: another cohort, labels, model or weights; not run: a row of the paper that no run "
@@ -164,15 +166,16 @@ def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame
     )
 
 
-def _shown(cell: Mapping[str, Any], digits: int = 2) -> str:
-    """Return a cell for people; `digits` as the paper prints its values."""
+def _shown(cell: Mapping[str, Any], digits: int = 2, *, wide: bool = False) -> str:
+    """Return a cell for people; `digits` as printed; a wide table says what did not run in the row's head."""
     if cell["status"] == NOT_RUN:
-        return f"{number(cell['published'], digits)} published; not run: {cell['details']}"
-    text = f"{number(cell['value'])}; {cell['status']}"
+        value = number(cell["published"], digits)
+        return value if wide else f"{value} published; not run: {cell['details']}"
+    text = f"{number(cell['value'], max(3, digits))}; {cell['status']}"
     if cell["status"] in {SAME, DEVIATES} and not pd.isna(cell["published"]):
-        text += f"; published {number(cell['published'], 2)}"
+        text += f"; published {number(cell['published'], digits)}"
     if cell["status"] == SAME:
-        text += f", difference {number(cell['difference'], 2)}"
+        text += f", difference {number(cell['difference'], digits)}"
     return text
 
 
@@ -184,15 +187,19 @@ def paper_page(table: Published, cells: pd.DataFrame) -> Page:
     columns = [c for c in dict.fromkeys(cells["column"]) if (cells["column"] == c).any()]
     decimals = {column["title"]: int(column["decimals"]) for column in table.columns}
     rows = []
-    for (name, experiment), part in cells.groupby(["row", "experiment"], sort=False):
-        ran = part["ran"].iloc[0]
+    # A leaderboard has one experiment per column: a model is one row, and its cells are short.
+    wide = len(columns) > WIDE
+    if wide:
+        place = {column["title"]: i for i, column in enumerate(table.columns)}
+        columns = sorted(columns, key=lambda title: place.get(title, len(place)))
+    for key, part in cells.groupby(["row"] if wide else ["row", "experiment"], sort=False):
+        ran = next(filter(None, part["ran"]), "")
         records = [dict(zip(part.columns, cell, strict=True)) for cell in part.itertuples(index=False)]
-        cells_shown = [_shown(cell, decimals.get(cell["column"], 2)) for cell in records]
+        cells_shown = [_shown(cell, decimals.get(cell["column"], 2), wide=wide) for cell in records]
         shown = dict(zip(part["column"], cells_shown, strict=True))
-        rows.append(
-            {"model": str(name) + (f" ({ran})" if ran else " (paper)"), "experiment": experiment or "–"}
-            | {column: shown.get(column, "") for column in columns}
-        )
+        origin = ran or (f"paper; not run: {part['details'].iloc[0]}" if wide else "paper")
+        head = {"model": f"{key[0]} ({origin})"} | ({} if wide else {"experiment": key[1] or "–"})
+        rows.append(head | {column: shown.get(column, "") for column in columns})
     page.table(pd.DataFrame(rows))
     page.text(_LEGEND)
     told = cells[(cells["status"] != NOT_RUN) & (cells["details"] != "")]

@@ -2,7 +2,7 @@
 
 The benchmark (Jaume et al. 2024, arXiv 2406.16192) publishes no slides: a section's tiles are its patches, 112 um at
 0.5 um/px, and its observations the spots that have one. Level-0 um/px follows from how far a patch's corner lies from
-its spot.
+its spot: where HEST took a pixel size that is in doubt (TENX147), its patches show what it took.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class HestBenchReader(HestReader):
-    """Sections of one task, by id; the sheet is a sheet of HEST-1k samples."""
+    """Sections of one task, by id."""
 
     spec_keys = ("task",)
 

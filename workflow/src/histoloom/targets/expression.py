@@ -71,7 +71,8 @@ def expression_of(counts: csr_matrix, recipe: Mapping[str, Any], totals: np.ndar
         (n,) counts of each observation over all genes that the section has, those outside the columns included. An
         observation without counts stays zero.
     """
-    values = csr_matrix(counts, dtype=np.float64)
+    # A copy: matrices that share their indices spoil one another when one of them is sorted in place.
+    values = csr_matrix(counts, dtype=np.float64, copy=True)
     if recipe["size_factor"] == "total":
         factor = np.divide(recipe["target_sum"], totals, out=np.zeros(len(totals)), where=totals > 0)
         values = csr_matrix(diags(factor) @ values)
@@ -125,6 +126,7 @@ def build_expression_target(
         specs.append(section.tiles_spec)
         logger.info("%s/%s: %s", section.cohort, section.sample, steps[-1])
     raw = csr_matrix(vstack(counts, format="csr"), dtype=np.int64)
+    raw.sort_indices()
     metadata = {
         "recipe": recipe,
         "size_factor_genes": "all genes of the section" if recipe["size_factor"] == "total" else "none",

@@ -29,7 +29,7 @@ def make_target(*, spec: Mapping[str, Any], files: Mapping[str, Sequence[Path]],
     InputError
         See `histoloom.targets.build.build_target` and `histoloom.targets.expression.build_expression_target`.
     """
-    common = {"spec": spec, "samples": files["samples"], "tiles": files["tiles"], "out": out}
+    common: dict[str, Any] = {"spec": spec, "samples": files["samples"], "tiles": files["tiles"], "out": out}
     if spec["task"] == "probe":
         lists = files.get("genes") or []
         build_expression_target(**common, genes=published_genes(lists[0]) if lists else None)
