@@ -29,6 +29,7 @@ def protocol(**changes: Any) -> dict[str, Any]:
         "tiles_spec": {"size_px": 224, "um_per_px": 0.5, "background": {"method": "none"}},
         "encoders": {"mine": {"card": "uni", "revision": "0" * 40}}, "n_observations": {"idc": 99},
         "aggregation": "gene over the fold>genes>folds", "per_fold": {"f": {"alpha": 0.01, "components": 256}},
+        "alphas_tried": [],
         **changes,
     }  # fmt: skip
 
@@ -121,11 +122,13 @@ def test_a_leaderboard_is_one_row_per_model_with_short_cells() -> None:
 
 
 def test_own_table_gives_both_numbers_and_their_protocol(tmp_path: Path) -> None:
-    rows = pd.concat([metrics(0.6), metrics(float("nan"), variant="inner")])
+    rows = pd.concat([metrics(0.6), metrics(float("nan"), variant="inner", alphas_tried=[0.01, 1])])
     table = probe_rows(rows).set_index("alpha")
     assert table.loc["published", "pcc_bench"] == 0.6
     assert table.loc["published", "pcc"] == 0.3
+    assert table["at_edge"].tolist() == [0, 1]
     text = probe_page("T", probe_rows(rows)).markdown()
+    assert "0.01 (at the edge in 1)" in text
     for words in (
         "0.600",
         "0.300",

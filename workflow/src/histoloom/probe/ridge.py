@@ -131,8 +131,10 @@ def choose_alpha(x: Floats, y: Floats, patients: npt.NDArray[np.object_], probe:
         for j, alpha in enumerate(probe.alphas):
             found = correlations(y[out], _ridge(reduced, y[~out], reduced_out, alpha))
             scores[i, j] = np.nanmean(found) if np.isfinite(found).any() else np.nan
-    means = np.nanmean(scores, axis=0)
-    return float(probe.alphas[int(np.nanargmax(means))])
+    best = float(probe.alphas[int(np.nanargmax(np.nanmean(scores, axis=0)))])
+    if best in (min(probe.alphas), max(probe.alphas)):
+        logger.warning("the best alpha, %g, is at the edge of those tried: try further ones", best)
+    return best
 
 
 def fit_predict(x: Floats, y: Floats, x_test: Floats, alpha: float, probe: Probe) -> Floats:

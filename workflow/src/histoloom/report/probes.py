@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 COLUMNS = [
     "encoder", "card", "weights", "alpha", "cohort", "pcc", "pcc_bench", "bench_low", "bench_high", "n_patients",
-    "n_folds", "n_genes", "n_nan", "alpha_low", "alpha_high", "components", "protocol",
+    "n_folds", "n_genes", "n_nan", "alpha_low", "alpha_high", "at_edge", "components", "protocol",
 ]  # fmt: skip
 _READING = (
     "r, by patient: Pearson's r per gene over the spots of a section, mean over genes, sections of a patient, then "
     "patients. r, HEST-bench's way: per gene over all spots of a test fold together, mean over genes, then folds; it "
     "rewards knowing a section's level, and is the only column that stands beside the leaderboard. Undefined: pairs of "
-    "gene and test section in which truth or prediction is constant; they enter no mean."
+    "gene and test section in which truth or prediction is constant; they enter no mean. At the edge: folds whose "
+    "alpha is the smallest or largest of those tried."
 )
 
 
@@ -41,6 +42,7 @@ def probe_rows(metrics: pd.DataFrame) -> pd.DataFrame:
             sections = mine[(mine["aggregation"] == "section") & (mine["cohort"] == own["cohort"])]
             named = sections[sections["target"] != ""]
             (space,) = protocol["encoders"].values()
+            tried = protocol["alphas_tried"]
             alphas = [choice["alpha"] for choice in protocol["per_fold"].values()]
             rows.append(
                 {
@@ -49,6 +51,7 @@ def probe_rows(metrics: pd.DataFrame) -> pd.DataFrame:
                     "bench_low": folds.min(), "bench_high": folds.max(), "n_patients": own["n"],
                     "n_folds": int(_single(bench["n"])), "n_genes": named["target"].nunique(),
                     "n_nan": int(named["n_nan"].sum()), "alpha_low": min(alphas), "alpha_high": max(alphas),
+                    "at_edge": sum(alpha in (min(tried), max(tried)) for alpha in alphas) if tried else 0,
                     "components": _span([choice["components"] for choice in protocol["per_fold"].values()]),
                     "protocol": told(protocol),
                 }
@@ -104,7 +107,7 @@ def probe_page(title: str, rows: pd.DataFrame) -> Page:
                     "folds": str(row["n_folds"]),
                     "genes": str(row["n_genes"]),
                     "undefined": str(row["n_nan"]),
-                    "alphas taken": _taken(row["alpha_low"], row["alpha_high"]),
+                    "alphas taken": _taken(row["alpha_low"], row["alpha_high"], row["at_edge"]),
                     "components": row["components"],
                 }
                 for row in rows.to_dict("records")
@@ -118,8 +121,9 @@ def probe_page(title: str, rows: pd.DataFrame) -> Page:
     return page
 
 
-def _taken(low: float, high: float) -> str:
-    return f"{low:.2g}" if low == high else f"{low:.2g} to {high:.2g}"
+def _taken(low: float, high: float, at_edge: int) -> str:
+    span = f"{low:.2g}" if low == high else f"{low:.2g} to {high:.2g}"
+    return span + (f" (at the edge in {at_edge})" if at_edge else "")
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, names: Sequence[str], ways: Sequence[str], heading: str) -> None:
