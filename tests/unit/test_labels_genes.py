@@ -153,7 +153,10 @@ def test_the_identity_follows_the_table_and_the_stamp_says_how_genes_met(tmp_pat
 def test_names_of_another_species_are_told(tmp_path: Path) -> None:
     table = write_gene_table(tmp_path / "hgnc.tsv", OLD)
     section = write_section(tmp_path / "s.h5ad", counts(), [f"Gene{i}" for i in range(120)])
-    with pytest.raises(InputError, match=r"share 0 of .*hgnc\.tsv.*another species.*genes: \{match: name\}"):
+    with pytest.raises(
+        InputError,
+        match=r"share 0 of .*symbols \(Gene0, .*hgnc\.tsv knows 0 of the section's 120.*another species.*genes: \{match: name\}",
+    ):
         run_labels(SPEC, [section], tmp_path, reference=write_reference(tmp_path / "r.h5ad", TABLE), genes=table)
 
 

@@ -30,6 +30,8 @@ class GeneKeys:
         The source's own names of these genes, length K.
     kept
         Positions of these genes among all of the source, ascending, (K,).
+    given
+        All names of the source, length G.
     counts
         Names by how they were found or why they were lost (`GeneMapping.counts`); empty where genes meet by name.
     """
@@ -37,6 +39,7 @@ class GeneKeys:
     keys: pd.Index
     names: pd.Index
     kept: npt.NDArray[np.int64]
+    given: pd.Index
     counts: dict[str, int]
 
 
@@ -71,12 +74,12 @@ class Meeting:
         """
         names = pd.Index(names, dtype=object).astype(str)
         if self.table is None:
-            return GeneKeys(names, names, np.arange(len(names)), {})
+            return GeneKeys(names, names, np.arange(len(names)), names, {})
         mapping = to_ensembl(list(names), self.table)
         kept = np.asarray(mapping.kept(), dtype=np.int64)
         logger.info("%s: %d genes, to Ensembl ids: %s", who, len(names), _told(mapping.counts))
         keys = pd.Index([mapping.ids[position] for position in kept], dtype=object)
-        return GeneKeys(keys, names[kept], kept, mapping.counts)
+        return GeneKeys(keys, names[kept], kept, names, mapping.counts)
 
     def mitochondrial(self, keys: pd.Index) -> npt.NDArray[np.bool_]:
         """Tell which keys the table calls mitochondrial (approved symbols ``MT-...``), (K,) bool; none by name."""

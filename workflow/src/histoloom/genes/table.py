@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("hgnc_id", "symbol", "ensembl_gene_id", "prev_symbol", "alias_symbol")
 _ENSEMBL = re.compile(r"(ENS[A-Z]{0,6}G[0-9]{11})(\.[0-9]+)?(_PAR_Y)?")
 _FOUND = ("by_id", "by_symbol", "by_previous", "by_alias")
-LOST = ("ambiguous", "collided", "without_id", "missing")
+_LOST = ("ambiguous", "collided", "without_id", "missing")
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,6 @@ def to_ensembl(names: Sequence[str], table: GeneTable) -> GeneMapping:
         wins = gene is None or position in winners
         ids.append(gene if wins else None)
         reasons.append(reason if wins else "collided")
-    counts = {reason: reasons.count(reason) for reason in (*_FOUND, *LOST)}
+    counts = {reason: reasons.count(reason) for reason in (*_FOUND, *_LOST)}
     counts = {"mapped": sum(counts[reason] for reason in _FOUND), **counts}
     return GeneMapping(ids, reasons, counts)

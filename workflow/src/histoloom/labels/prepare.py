@@ -13,7 +13,7 @@ import pandas as pd
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
-from histoloom.genes import LOST, GeneKeys, Meeting, own_names
+from histoloom.genes import GeneKeys, Meeting, own_names
 from histoloom.labels.artefact import LabelTask
 from histoloom.references.genes import id_kind, is_mitochondrial
 
@@ -139,16 +139,17 @@ def check_shared(section: Section, reference: GeneKeys, path: Path, spec: Mappin
         If they share too few; the message shows both kinds of names.
     """
     shared = int(section.genes.keys.isin(reference.keys).sum())
-    total = len(reference.keys) + sum(reference.counts.get(reason, 0) for reason in LOST)
+    total = len(reference.given)
     share = shared / max(total, 1)
     if shared >= spec["min_shared_genes"] and share >= spec["min_shared_share"]:
         return shared
-    kinds = id_kind(section.genes.names), id_kind(reference.names)
-    examples = ", ".join(map(str, section.genes.names[:3])), ", ".join(map(str, reference.names[:3]))
+    kinds = id_kind(section.genes.given), id_kind(reference.given)
+    examples = ", ".join(map(str, section.genes.given[:3])), ", ".join(map(str, reference.given[:3]))
     if meeting.table is not None:
         remedy = (
-            f"look at what {meeting.release} made of the names (in the log); it knows human genes: for another species "
-            "set `genes: {match: name}` and give both sides the same names."
+            f"{meeting.release} knows {len(section.genes.keys)} of the section's {len(section.genes.given)} names and "
+            f"{len(reference.keys)} of the reference's. It knows human genes: for another species set "
+            "`genes: {match: name}` and give both sides the same names."
         )
     elif kinds[0] != kinds[1]:
         remedy = (
