@@ -103,14 +103,31 @@ def test_pictures_that_are_opened_one_by_one_do_not_add_up(tmp_path: Path) -> No
     assert memory_mb("embed_batch.stain_texture", pictures) > 10 * memory_mb("embed_batch.stain_texture", pictures[:1])
 
 
-def test_the_dense_counts_of_a_group_are_reckoned_before_the_fit() -> None:
-    need = deconvolution_mb(n_obs=50_000, n_genes=15_000, n_types=30)
-    assert need > 50_000 * 15_000 * 4 / 1e6
-    said = advice_when_too_large(need, 8000, 50_000, 15_000)
-    assert said is not None
-    for word in ("50000 spots", "group_by: section", "mem_mb"):
-        assert word in " ".join(said)
-    assert advice_when_too_large(need, need + 1, 50_000, 15_000) is None
+# Peaks of fits of ours on a CPU: spots, genes, types, posterior samples, MB.
+FITS = [(1000, 1000, 8, 50, 832), (3000, 2000, 10, 20, 1389), (3000, 4000, 10, 10, 1594)]
+
+
+@pytest.mark.parametrize(("n_obs", "n_genes", "n_types", "samples", "peak_mb"), FITS)
+def test_the_memory_of_a_deconvolution_is_that_of_measured_fits(
+    n_obs: int, n_genes: int, n_types: int, samples: int, peak_mb: float
+) -> None:
+    assert deconvolution_mb(n_obs, n_genes, n_types, samples) == pytest.approx(peak_mb, rel=0.2)
+
+
+def test_a_deconvolution_too_large_is_refused_with_advice_that_helps() -> None:
+    need = deconvolution_mb(5_000, 15_000, 30)
+    assert advice_when_too_large(need, need + OVERHEAD_MB + 1, 5_000, 15_000) is None
+    advice = advice_when_too_large(need, 5000, 5_000, 15_000)
+    assert advice is not None
+    problem, remedy = advice
+    assert "5000 spots x 15000 genes" in problem
+    assert "group_by: section" in remedy
+    (genes,) = re.findall(r"max_genes: (\d+)", remedy)
+    (memory,) = re.findall(r"mem_mb: (\d+)", remedy)
+    assert advice_when_too_large(deconvolution_mb(5_000, int(genes), 30), 5000, 5_000, int(genes)) is None
+    assert advice_when_too_large(need, float(memory), 5_000, 15_000) is None
+    # Where no number of genes helps, none is named.
+    assert "max_genes" not in advice_when_too_large(deconvolution_mb(10**6, 2000, 30), 5000, 10**6, 2000)[1]
 
 
 def test_profiles_name_rules_that_exist() -> None:
@@ -119,6 +136,18 @@ def test_profiles_name_rules_that_exist() -> None:
         for key in ("set-resources", "set-threads", "groups"):
             assert set(profile.get(key) or {}) <= RULES, (path, key)
         assert set(profile.get("group-components") or {}) <= set((profile.get("groups") or {}).values()), path
+
+
+def test_only_rules_with_long_fits_are_warned_early() -> None:
+    """A job that listens to no signal would only lose the time between the warning and its end."""
+    asked = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())["set-resources"]
+    warned = {rule for rule, wishes in asked.items() if "--signal=TERM@" in str(wishes.get("slurm_extra"))}
+    listening = {
+        path.stem
+        for path in (ROOT / "scripts").glob("*.py")
+        if re.search(r"\bscratch=scratch\) as out", path.read_text())
+    }
+    assert warned == listening
 
 
 def test_retries_stand_in_the_profile_and_never_in_a_rule() -> None:

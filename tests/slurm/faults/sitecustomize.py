@@ -2,14 +2,15 @@
 
 The ledger has one line per start and end of a script: what ran, when, in which SLURM job, with which GPU. A fault is a
 file ``<n>.<script>.<what>.<amount>`` in the faults folder: one job of that script takes it (by renaming it) and then
-sleeps for so many seconds or holds so many MB. A sleeping job first writes what it goes on to write, so that a second
-writer would be seen.
+sleeps for so many seconds, holds so many MB, or is so many times slower. A sleeping job first writes what it goes on to
+write, so that a second writer would be seen.
 """
 
 import atexit
 import contextlib
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -48,3 +49,12 @@ if _FOLDER and _SCRIPT:
         _held[::4096] = b"\1" * len(_held[::4096])
         time.sleep(15)
         del _held
+    elif _fault and _fault[0] == "slow":
+        # Once a fit is set up, so many times slower: an alarm that sleeps between two steps of the interpreter.
+        def _doze(*_):
+            if "histoloom.references.resume" in sys.modules:
+                time.sleep(0.1 * (int(_fault[1]) - 1))
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+        signal.signal(signal.SIGALRM, _doze)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)

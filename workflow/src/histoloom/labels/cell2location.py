@@ -16,7 +16,7 @@ from histoloom.labels.artefact import GroupLabels, LabelTask
 from histoloom.labels.prepare import Prepared, prepare
 from histoloom.labels.residual import reconstruction
 from histoloom.references.fitting import fit_device, fit_settings, history_summary, import_cell2location
-from histoloom.resources import OVERHEAD_MB, advice_when_too_large, deconvolution_mb
+from histoloom.resources import advice_when_too_large, deconvolution_mb
 
 logger = logging.getLogger(__name__)
 # Names in the exported posterior: our layer -> (theirs, prefix of their columns).
@@ -91,9 +91,7 @@ def _check_memory(data: Prepared, task: LabelTask) -> None:
     (n_obs, n_genes), n_types = data.counts.shape, data.signatures.shape[1]
     need = deconvolution_mb(n_obs, n_genes, n_types, int(task.spec["posterior_samples"]))
     logger.info("%s: %d spots x %d genes x %d types, about %.0f MB", task.where, n_obs, n_genes, n_types, need)
-    if task.granted_mb is None:
-        return
-    advice = advice_when_too_large(need, task.granted_mb - OVERHEAD_MB, n_obs, n_genes)
+    advice = None if task.granted_mb is None else advice_when_too_large(need, task.granted_mb, n_obs, n_genes)
     if advice is not None:
         raise InputError(task.where, *advice)
 
