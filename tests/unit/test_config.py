@@ -257,3 +257,17 @@ def test_a_ceiling_asks_for_the_labels_of_both_halves_by_the_method_of_the_whole
         assert plan.label_inputs(name, "demo", group)["samples"] == wanted
     assert plan.ceilings("demo") == ["top"]
     assert "results/tables/demo/attainable.csv" in plan.targets()
+
+
+def test_groups_are_deconvolved_side_by_side_with_signatures_made_once() -> None:
+    path = ROOT / "config" / "decomposition.yaml"
+    plan = load(yaml.safe_load(path.read_text()) | {"only": ["her2st_paper"]}, path)
+    files = [f for f in plan.label_files("c2l", "her2st") if f.endswith(".h5ad")]
+    inputs = [plan.label_inputs("c2l", "her2st", group) for group in plan.label_groups("c2l", "her2st")]
+    assert len(inputs) == 8
+    assert len(files) == 8 * 2  # seeds
+    assert {tuple(found["reference"]) for found in inputs} == {("results/references/hbca.h5ad",)}
+    members = [path for found in inputs for path in found["samples"]]
+    assert len(members) == len(set(members)) == 36
+    # No group waits for another's labels.
+    assert not any("/labels/" in path for found in inputs for paths in found.values() for path in paths)

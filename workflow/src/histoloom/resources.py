@@ -65,8 +65,8 @@ DEMANDS: Mapping[str, Demand] = {
     "embed_batch.stain_texture": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
     "embed_batch.timm": Demand(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3),  # a guess
     "build_reference": Demand(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
-    # By file size, since nobody has counted genes yet: `advice_when_too_large` looks again before the fit. Real fits are
-    # 150 times longer than the demo's; they save and go on, so that three tries have six times this time.
+    # By file size, since nobody has counted genes yet; `advice_when_too_large` looks again before the fit. Real fits
+    # are 150 times longer than the demo's; they save and go on, so that three tries have six times this time.
     "label_group.cell2location": Demand(900, file_mb=120, base_minutes=240, minutes_per_mb=10),
     "label_group.nnls": Demand(350, file_mb=8, base_minutes=20, minutes_per_mb=0.2),
     "label_group.published": Demand(350, file_mb=4),

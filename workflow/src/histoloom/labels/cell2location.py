@@ -148,7 +148,7 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any, str]
     obs = data.obs.set_axis(data.obs["sample"] + "/" + data.obs["obs_id"], axis=0)[["sample"]].astype("category")
     visium = ad.AnnData(data.counts.astype(np.float32), obs=obs, var=data.signatures[[]].copy())
     device = fit_device()
-    identity = resume_identity(task.identity, ("labels", "references"), device=device, threads=task.threads)
+    identity = resume_identity(task.identity, ("labels", "references", "genes"), device=device, threads=task.threads)
     checkpoint, epochs = Checkpoint(task.scratch, "fit", identity), int(spec["max_epochs"])
     with fit_settings(
         seed=task.seed, threads=task.threads, epochs=epochs, checkpoint=checkpoint, what=task.group
