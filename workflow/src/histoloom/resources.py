@@ -63,6 +63,9 @@ DEMANDS: Mapping[str, Demand] = {
     "thin_section": _LIGHT,
     # Sections are read one after the other, and a few at once.
     "embed_batch.stain_texture": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
+    # Same reader, same decoded slides, fewer features than stain_texture.
+    "embed_batch.nuclear_density": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
+    "embed_batch.colour_only": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
     "embed_batch.timm": Demand(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3),  # a guess
     "build_reference": Demand(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
     # By file size, since nobody has counted genes yet; `advice_when_too_large` looks again before the fit. Real fits
