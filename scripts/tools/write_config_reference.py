@@ -65,8 +65,9 @@ def reference() -> str:
     """Return the whole generated part."""
     parts = ["### Top level\n\n" + table("config")]
     for section, (prefix, chooser) in KINDS.items():
-        if chooser is None:
+        if (SCHEMAS / f"{prefix}.schema.yaml").is_file():
             parts.append(f"### {section}\n\n{table(prefix)}")
+        if chooser is None:
             continue
         for path in sorted(SCHEMAS.glob(f"{prefix}.*.schema.yaml")):
             name = path.name.removesuffix(".schema.yaml")

@@ -13,10 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from support import ROOT, TINY, command, run, tables
+
+from histoloom.artefacts import read_metadata
+from histoloom.embeddings import read_embeddings
 
 pytestmark = pytest.mark.workflow
 
@@ -111,6 +116,39 @@ def test_a_change_of_title_retrains_nothing(finished: Path, tmp_path: Path) -> N
     jobs = set(re.findall(r"^rule (\w+):", result.stdout, re.M))
     assert "write_tables" in jobs
     assert not {"train_model", "embed_batch", "label_group", "build_target", "score_model", "audit_sections"} & jobs
+
+
+def test_features_of_other_software_reach_a_model(finished: Path, tmp_path: Path) -> None:
+    """The run's own features in HEST's form give the same numbers; in TRIDENT's form, where every tenth tile lacks, fewer."""
+    found = read_embeddings(sorted((finished / "results/embeddings/um112/texture/tiny").glob("*.h5")))
+    for name in dict.fromkeys(found.sample):
+        rows = found.sample == name
+        side = 112 / read_metadata(finished / f"results/samples/tiny/{name}.h5ad")["mpp"]
+        features, corners = found.features[rows], found.coords[rows] - side / 2
+        with h5py.File(tmp_path / f"{name}.hest.h5", "w") as handle:
+            handle["embeddings"], handle["coords"] = features, corners
+            handle["barcodes"] = np.array(found.obs_id[rows], "S")[:, None]
+        there = np.arange(len(corners)) % 10 != 0
+        with h5py.File(tmp_path / f"{name}.trident.h5", "w") as handle:
+            handle["features"], handle["coords"] = features[None, there], np.rint(corners[there] + 3)
+            handle["coords"].attrs.update({"patch_size": 224, "patch_size_level0": round(side)})
+    given = {"kind": "precomputed", "card": "stain_texture", "tiles": "um112", "sections_per_batch": 2}
+    tiny = yaml.safe_load(TINY.read_text())["experiments"]["tiny"]
+    change: dict[str, object] = {}
+    for form in ("hest", "trident"):
+        files = f"{tmp_path}/{{sample}}.{form}.h5"
+        change[f"encoders.{form}"] = {**given, "format": form, "files": files, "max_shift_um": 10}
+        change[f"models.{form}"] = {"kind": "ridge", "inputs": [form]}
+        change[f"experiments.{form}"] = {**tiny, "models": [form]}
+    names = [f"results/metrics/{form}/{form}.parquet" for form in ("hest", "trident")]
+    done = run(finished, *names, config=variant(tmp_path, change))
+    assert "import_embeddings" in done.stdout + done.stderr
+    assert "embed_batch" not in done.stdout + done.stderr
+    ours, hest, _ = (pd.read_parquet(finished / name) for name in ("results/metrics/tiny/ridge.parquet", *names))
+    np.testing.assert_allclose(hest["value"], ours["value"], rtol=1e-9, equal_nan=True)
+    steps = read_metadata(finished / "results/targets/trident/target.h5ad")["steps"]
+    assert len(steps) == 4
+    assert all(0 < step["joined"] == step["embedded"] < 0.95 * step["labelled"] for step in steps)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -29,7 +29,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "tiles": ("tiles", None),
     "references": ("reference", "source"),
     "labels": ("labels", "method"),
-    "encoders": ("encoder", None),
+    "encoders": ("encoder", "kind"),
     "models": ("model", "kind"),
     "experiments": ("experiment", "task"),
     "judges": ("judge", "kind"),
@@ -149,7 +149,8 @@ def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
     if not isinstance(entry, dict):
         raise InputError(where, f"expected a mapping, found {entry!r}.", "see config/README.md.")
     schema = prefix
-    if chooser is not None:
+    # Where there is a schema without a kind, an entry that names none is of that kind.
+    if chooser is not None and (chooser in entry or not (SCHEMAS / f"{prefix}.schema.yaml").is_file()):
         kinds = _kind_values(prefix)
         kind = entry.get(chooser)
         if kind not in kinds:

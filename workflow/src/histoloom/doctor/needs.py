@@ -96,7 +96,20 @@ def raw_paths(plan: Plan) -> list[str]:
             found += plan.encoder_genes(encoder, cohort)
     for experiment in plan.experiments("abundance"):
         found += plan.audit_genes(experiment) if plan.audit_file(experiment) else []
+    found += precomputed_files(plan)
     return list(dict.fromkeys(found))
+
+
+def precomputed_files(plan: Plan) -> list[str]:
+    """Return the files of features that other software computed."""
+    found = []
+    for experiment in (e for task in ("abundance", "apply") for e in plan.experiments(task)):
+        models = plan.config.get("experiments", experiment)["models"]
+        for encoder in dict.fromkeys(e for m in models for e in plan.model_encoders(m) if e in plan.precomputed):
+            for cohort in plan.experiment_cohorts(experiment):
+                for batch in plan.batches(encoder, cohort):
+                    found += plan.batch_files(encoder, cohort, batch)["features"]
+    return found
 
 
 def sort_needs(plan: Plan) -> Needs:

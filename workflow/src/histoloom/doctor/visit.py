@@ -46,7 +46,7 @@ def examine(
     try:
         plan = Plan.from_raw(raw, files)
         needs = sort_needs(plan)
-        specs = [plan.encoder_spec(name) for name in wanted_encoders(plan)]
+        specs = [plan.encoder_spec(name) for name in wanted_encoders(plan) if name in plan.computed]
     except InputError as error:
         return [Finding("config", FAIL, str(error)), *surroundings]
     alive = access.reachable(hosts_to_ask(needs, specs))

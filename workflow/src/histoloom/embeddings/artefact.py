@@ -185,6 +185,16 @@ def read_embeddings(
     return found
 
 
+def embedded_keys(embeddings: Mapping[str, Sequence[str | Path]]) -> set[str]:
+    """Return ``cohort/sample/obs_id`` of the observations that every encoder has embedded; batches by encoder."""
+    by_encoder = []
+    for paths in embeddings.values():
+        found = read_embeddings(paths)
+        keys = found.cohort + "/" + found.sample + "/" + found.obs_id
+        by_encoder.append(set(keys.tolist()))
+    return set.intersection(*by_encoder)
+
+
 def _read_one(path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
     import h5py
 

@@ -52,18 +52,6 @@ def _observations(samples: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str,
     return pd.concat(frames), facts
 
 
-def _embedded_keys(embeddings: Mapping[str, Sequence[Path]]) -> set[str]:
-    """Return the keys that every encoder has embedded: the kept tiles."""
-    from histoloom.embeddings.artefact import read_embeddings
-
-    by_encoder = []
-    for paths in embeddings.values():
-        found = read_embeddings(paths)
-        keys = found.cohort + "/" + found.sample + "/" + found.obs_id
-        by_encoder.append(set(keys.tolist()))
-    return set.intersection(*by_encoder)
-
-
 def apply_model(
     *,
     model: Path,
@@ -101,7 +89,9 @@ def apply_model(
     obs, sections = _observations([Path(path) for path in samples])
     features, used = None, used_embeddings(spec, embeddings)
     if "features" in fitted.needs:
-        obs = obs[obs.index.isin(_embedded_keys(used))]
+        from histoloom.embeddings.artefact import embedded_keys
+
+        obs = obs[obs.index.isin(embedded_keys(used))]
         if not len(obs):
             raise InputError(
                 ", ".join(str(path) for path in samples),

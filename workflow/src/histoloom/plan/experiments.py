@@ -126,7 +126,10 @@ class Plan(SectionPlan):
         if entry["task"] == "probe":
             published = entry["panel"]["genes"] == "published"
             return found | {"genes": [self._bench_tables(experiment)["genes"]] if published else []}
+        # Other software may have left out tiles that are kept here.
+        encoders = dict.fromkeys(e for m in entry["models"] for e in self.model_encoders(m) if e in self.precomputed)
         return found | {
+            **{f"embeddings_{e}": self.embeddings(e, cohorts) for e in encoders},
             "labels": [f"results/labels/{entry['labels']}/{c}.h5ad" for c in cohorts],
             "truth": [f"results/labels/{truth}/{c}.h5ad" for c in cohorts] if truth else [],
         }

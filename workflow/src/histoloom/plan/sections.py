@@ -306,10 +306,16 @@ class SectionPlan(GenePlan):
         """Return what an embedding job reads, by role."""
         members = self.batches(encoder, cohort)[batch]
         entry = self.config.get("encoders", encoder)
-        weights = entry["weights"]
-        return {
+        common = {
             "samples": [f"results/samples/{cohort}/{s}.h5ad" for s in members],
             "tiles": [f"results/tiles/{entry['tiles']}/{cohort}/{s}.parquet" for s in members],
+        }
+        if encoder in self.precomputed:
+            form = self._place(entry["files"]).replace("{cohort}", cohort)
+            return {**common, "features": [form.replace("{sample}", s) for s in members]}
+        weights = entry["weights"]
+        return {
+            **common,
             "slides": [self.slide(cohort, s) for s in members],
             "weights": [] if weights in _WEIGHTS_WITHOUT_FILE else [weights],
             "genes": self.encoder_genes(encoder, cohort),
@@ -319,6 +325,17 @@ class SectionPlan(GenePlan):
         """Return the table of genes for sections and the vocabulary of an encoder of expression."""
         reads_counts = self.encoder_kind(encoder) == "scgpt"
         return self.gene_table([self.gene_origin(cohort), "vocabulary"]) if reads_counts else []
+
+    @property
+    def precomputed(self) -> list[str]:
+        """Encoders whose features are read, not computed."""
+        entries = self.config.entries["encoders"]
+        return [name for name in entries if entries[name].get("kind") == "precomputed"]
+
+    @property
+    def computed(self) -> list[str]:
+        """Encoders that are run."""
+        return [name for name in self.config.entries["encoders"] if name not in self.precomputed]
 
     def encoder_kind(self, encoder: str) -> str:
         """Return the kind of an encoder, for what its jobs ask of a machine."""

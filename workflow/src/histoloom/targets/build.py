@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import KEY, identities_of, read_metadata
+from histoloom.embeddings.artefact import embedded_keys
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
 from histoloom.targets.artefact import plain
@@ -159,6 +160,7 @@ def _join_section(
     truth: Mapping[str, Abundance],
     types: list[str],
     transform: str,
+    embedded: set[str] | None,
 ) -> _Section:
     """Join one section with its tiles and labels, counting what falls at each step."""
     section = observe(sample, tile)
@@ -173,10 +175,12 @@ def _join_section(
     values = _aligned(labels[cohort], keys, types, transform)
     present = np.isin(keys, labels[cohort].keys)
     known = np.isfinite(values).all(axis=1)
-    joined = kept & present & known
+    featured = np.ones(len(ids), bool) if embedded is None else np.isin(f"{cohort}/" + keys, list(embedded))
+    joined = kept & present & known & featured
     step = {
         **section.step, "labelled": int((kept & present).sum()), "joined": int(joined.sum()),
         "label_nan": int((kept & present & ~known).sum()),
+        **({} if embedded is None else {"embedded": int((kept & present & known & featured).sum())}),
     }  # fmt: skip
     if not joined.any():
         raise InputError(
@@ -208,6 +212,7 @@ def build_target(
     labels: Sequence[Path],
     truth: Sequence[Path],
     out: Path,
+    embeddings: Mapping[str, Sequence[Path]] | None = None,
 ) -> None:
     """Write ``targets/{experiment}/target.h5ad``.
 
@@ -219,6 +224,9 @@ def build_target(
         Section and tile artefacts, in the same order.
     labels, truth
         Gathered labels and planted truth per cohort; ``truth`` may be empty.
+    embeddings
+        By encoder, embeddings that may lack kept tiles (features of other software): observations that any of these
+        encoders lacks are left out, so that all models of the experiment are compared on the same ones.
     out
         File to write: X (n_obs, n_types) float64, layer ``truth`` where there is one.
 
@@ -233,8 +241,9 @@ def build_target(
     types, types_dropped = _common_types(by_cohort)
     if types_dropped:
         logger.warning("types that not all cohorts have are left out: %s", types_dropped)
+    embedded = embedded_keys(embeddings) if embeddings else None
     sections = [
-        _join_section(Path(sample), Path(tile), by_cohort, planted, types, transform)
+        _join_section(Path(sample), Path(tile), by_cohort, planted, types, transform, embedded)
         for sample, tile in zip(samples, tiles, strict=True)
     ]
     values = np.concatenate([section.values for section in sections])
@@ -263,7 +272,15 @@ def build_target(
             "targets",
             STAGE_VERSION,
             {key: spec[key] for key in ("tiles", "labels", "truth", "target")},
-            identities_of({"samples": samples, "tiles": tiles, "labels": labels, "truth": truth}),
+            identities_of(
+                {
+                    "samples": samples,
+                    "tiles": tiles,
+                    "labels": labels,
+                    "truth": truth,
+                    **{f"embeddings.{encoder}": paths for encoder, paths in (embeddings or {}).items()},
+                }
+            ),
         ),
     }
     _write(sections, values, types, metadata, out)

@@ -11,6 +11,9 @@ from histoloom.targets.build import build_target
 from histoloom.targets.expression import build_expression_target
 
 
+_EMBEDDINGS = "embeddings_"
+
+
 def make_target(*, spec: Mapping[str, Any], files: Mapping[str, Sequence[Path]], out: Path) -> None:
     """Write ``targets/{experiment}/target.h5ad``.
 
@@ -19,8 +22,8 @@ def make_target(*, spec: Mapping[str, Any], files: Mapping[str, Sequence[Path]],
     spec
         The experiment's entry.
     files
-        By role: samples and tiles; labels and truth of task abundance; the published gene list of task probe, where its
-        panel is that list.
+        By role: samples and tiles; labels and truth of task abundance, and ``embeddings_<encoder>`` of encoders that may
+        lack kept tiles; the published gene list of task probe, where its panel is that list.
     out
         File to write.
 
@@ -34,4 +37,9 @@ def make_target(*, spec: Mapping[str, Any], files: Mapping[str, Sequence[Path]],
         lists = files.get("genes") or []
         build_expression_target(**common, genes=published_genes(lists[0]) if lists else None)
     else:
-        build_target(**common, labels=files["labels"], truth=files.get("truth") or [])
+        build_target(
+            **common,
+            labels=files["labels"],
+            truth=files.get("truth") or [],
+            embeddings={role.removeprefix(_EMBEDDINGS): files[role] for role in files if role.startswith(_EMBEDDINGS)},
+        )
