@@ -16,7 +16,7 @@ $(VENV)/.run: envs/requirements.txt envs/constraints.txt
 	$(BIN)/python -m pip install -q -r envs/requirements.txt -c envs/constraints.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.run envs/requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.run envs/requirements-dev.txt envs/requirements-spatialdata.txt
 	$(BIN)/python -m pip install -q -r envs/requirements-dev.txt -c envs/constraints.txt
 	touch $@
 

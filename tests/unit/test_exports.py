@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.exports.qupath import write_qupath
 from histoloom.exports.spatialdata import write_spatialdata
 from histoloom.samples import read_section
 from histoloom.samples.hest import HestReader
 from histoloom.samples.polygons import read_polygons, write_polygons
+from histoloom.samples.spatialdata import SpatialDataReader
 from histoloom.samples.visium import VisiumReader
 from histoloom.samples.xenium import XeniumReader
 from raw_layouts import PIXEL_UM, HestSample, SpaceRanger, XeniumBundle
@@ -183,7 +185,7 @@ def test_what_is_no_sample_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(HAS_SPATIALDATA, reason="spatialdata is installed")
 def test_without_spatialdata_the_remedy_is_named(xenium: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="pip install spatialdata"):
+    with pytest.raises(InputError, match="requirements-spatialdata"):
         write_spatialdata(sample=xenium[2], out=tmp_path / "s.zarr")
 
 
@@ -205,3 +207,95 @@ def test_spatialdata_round_trip(xenium: Any, tmp_path: Path, with_outlines: bool
     np.testing.assert_allclose(extent["y"], (0, 700), atol=1)
     with pytest.raises(InputError, match="exists already"):
         write_spatialdata(sample=sample, out=tmp_path / "s.zarr")
+
+
+@pytest.mark.skipif(not HAS_SPATIALDATA, reason="spatialdata is not installed")
+class TestStoresAsInput:
+    """What we export comes back as it was; what others write is placed by its transformations."""
+
+    def read(self, root: Path, row: dict[str, str]) -> tuple[anndata.AnnData, dict[str, Any]]:
+        row = {"sample": "B", "patient": "P1", **row}
+        files = {role: Path(path) for role, path in SpatialDataReader.files(row, {}, root).items()}
+        out = root / "back.h5ad"
+        read_section(
+            source="spatialdata", cohort="b", row=row, spec={}, files=files, out=out, picture=root / "back.png"
+        )
+        return anndata.read_h5ad(out), read_metadata(out)
+
+    def same(self, back: anndata.AnnData, sample: Path) -> None:
+        was = anndata.read_h5ad(sample)
+        assert list(back.obs_names) == list(was.obs_names)
+        assert list(back.var_names) == list(was.var_names)
+        assert (back.X != was.X).nnz == 0
+        assert back.X.dtype == was.X.dtype
+        np.testing.assert_array_equal(back.obsm["spatial"], was.obsm["spatial"])
+        columns = ["array_row", "array_col", "in_tissue", "n_counts"]
+        assert back.obs[columns].equals(was.obs[columns])
+
+    @pytest.mark.parametrize("with_outlines", [True, False])
+    def test_cells_come_back_as_they_were(self, xenium: Any, tmp_path: Path, with_outlines: bool) -> None:
+        bundle, root, sample, found = xenium
+        write_spatialdata(sample=sample, out=tmp_path / "s.zarr", **(found if with_outlines else {}))
+        back, facts = self.read(tmp_path, {"store": "s.zarr", "image": str(root / bundle.row["image"])})
+        self.same(back, sample)
+        was = read_metadata(sample)
+        assert {k: facts[k] for k in ("unit", "pitch_um", "spot_diameter_um", "slide_sha256")} == {
+            k: was[k] for k in ("unit", "pitch_um", "spot_diameter_um", "slide_sha256")
+        }
+        assert facts["mpp"] == pytest.approx(was["mpp"], rel=1e-12)
+
+    def test_spots_come_back_as_they_were(self, tmp_path: Path) -> None:
+        outs = SpaceRanger()
+        outs.write(tmp_path)
+        sample = make(VisiumReader, "visium", outs, tmp_path)
+        write_spatialdata(sample=sample, out=tmp_path / "s.zarr")
+        back, _ = self.read(tmp_path, {"store": "s.zarr", "image": outs.row["image"]})
+        self.same(back, sample)
+        with pytest.raises(InputError, match=r"no table 'counts'; there are: table"):
+            self.read(tmp_path, {"store": "s.zarr", "image": outs.row["image"], "table": "counts"})
+        with pytest.raises(InputError, match="is not in coordinate system 'um', but in global"):
+            self.read(tmp_path, {"store": "s.zarr", "image": outs.row["image"], "coordinate_system": "um"})
+        with pytest.raises(InputError, match="annotates V1_spots"):
+            self.read(tmp_path, {"store": "s.zarr", "image": outs.row["image"], "element": "V1_hires"})
+        with pytest.raises(InputError, match="the SpatialData store is missing"):
+            self.read(tmp_path, {"store": "t.zarr", "image": outs.row["image"]})
+
+    def test_a_store_in_um_is_placed_through_its_image(self, xenium: Any, tmp_path: Path) -> None:
+        """As spatialdata-io lays a Xenium run out: circles in um, the H&E with the alignment, global = morphology px."""
+        import geopandas
+        import spatialdata
+        from scipy.sparse import csr_matrix
+        from spatialdata.models import Image2DModel, ShapesModel, TableModel
+        from spatialdata.transformations import Affine, Scale
+
+        bundle, root, _, _ = xenium
+        to_global = Scale([1 / PIXEL_UM, 1 / PIXEL_UM], axes=("x", "y"))
+        circles = ShapesModel.parse(
+            bundle.um, geometry=0, radius=5.0, index=[str(i) for i in bundle.ids], transformations={"global": to_global}
+        )
+        assert isinstance(circles, geopandas.GeoDataFrame)
+        he = Image2DModel.parse(
+            np.moveaxis(bundle.image, 2, 0),
+            dims=("c", "y", "x"),
+            transformations={"global": Affine(bundle.matrix, input_axes=("x", "y"), output_axes=("x", "y"))},
+        )
+        table = anndata.AnnData(csr_matrix(bundle.counts[:, :6]))
+        table.obs["region"], table.obs["cell_id"] = "cell_circles", [str(i) for i in bundle.ids]
+        table.obs["region"] = table.obs["region"].astype("category")
+        table.obs_names = table.obs["cell_id"].to_numpy()
+        table.obs_names.name = None
+        table = TableModel.parse(table[::-1].copy(), region="cell_circles", region_key="region", instance_key="cell_id")
+        store = spatialdata.SpatialData(images={"he": he}, shapes={"cell_circles": circles}, tables={"table": table})
+        store.write(tmp_path / "x.zarr")
+        row = {
+            "store": "x.zarr", "image": str(root / bundle.row["image"]), "image_element": "he", "unit": "cell",
+            "mpp": str(PIXEL_UM * 1.2884), "spot_diameter_um": "10",
+        }  # fmt: skip
+        back, facts = self.read(tmp_path, row)
+        np.testing.assert_allclose(back.obsm["spatial"], bundle.he[::-1], atol=1e-6)
+        np.testing.assert_array_equal(back.X.toarray(), bundle.counts[::-1, :6])
+        assert facts["unit"] == "cell"
+        assert "region" not in back.obs
+        # Without the image's transformation the cells lie in another frame, beside the slide.
+        with pytest.raises(InputError, match="spots lie outside the image"):
+            self.read(tmp_path, {**row, "image_element": ""})

@@ -22,8 +22,8 @@ rule read_section:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("read_section"),
-        runtime=get_runtime("read_section"),
+        mem_mb=get_memory("read_section", "cohort_source", "cohort"),
+        runtime=get_runtime("read_section", "cohort_source", "cohort"),
     params:
         spec=get_spec("cohort_spec", "cohort"),
         row=get_spec("row", "cohort", "sample"),

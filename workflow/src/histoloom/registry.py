@@ -22,6 +22,7 @@ SOURCES: Mapping[str, str] = {
     "hest_bench": "histoloom.samples.hest_bench:HestBenchReader",
     "xenium": "histoloom.samples.xenium:XeniumReader",
     "visium": "histoloom.samples.visium:VisiumReader",
+    "spatialdata": "histoloom.samples.spatialdata:SpatialDataReader",
 }
 REFERENCES: Mapping[str, str] = {
     "h5ad": "histoloom.references.readers:read_h5ad_reference",

@@ -58,6 +58,8 @@ DEMANDS: Mapping[str, Demand] = {
     "simulate_section": Demand(1000, base_minutes=20),
     "simulate_reference": Demand(300),
     "read_section": Demand(450, picture_mb=80, file_mb=20, base_minutes=20, minutes_per_mb=0.5),
+    # The package alone takes 300 MB, and a folder's size does not count its files: a guess.
+    "read_section.spatialdata": Demand(2000, picture_mb=80, file_mb=20, base_minutes=20, minutes_per_mb=0.5),
     "cut_tiles": Demand(350, picture_mb=170, file_mb=4, base_minutes=15, minutes_per_mb=0.5),
     "count_nuclei": Demand(350, picture_mb=170, file_mb=4, base_minutes=20, minutes_per_mb=1),
     "thin_section": _LIGHT,

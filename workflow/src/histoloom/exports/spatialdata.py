@@ -15,10 +15,9 @@ import numpy as np
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples.polygons import count_outlined
+from histoloom.samples.spatialdata import need_spatialdata
 
 logger = logging.getLogger(__name__)
-
-INSTALL = "install spatialdata beside histoloom (pip install spatialdata), or use the sample's h5ad and QuPath GeoJSON."
 
 
 def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None, nuclei: Path | None = None) -> None:
@@ -41,14 +40,12 @@ def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None, nuc
     InputError
         If spatialdata is not installed, the file is no sample, `out` exists, or no cell has an outline.
     """
-    try:
-        import geopandas
-        import spatialdata
-        from spatialdata.models import Image2DModel, ShapesModel, TableModel
-        from spatialdata.transformations import Identity, Scale
-    except ImportError as error:
-        raise InputError("SpatialData export", f"needs the package '{error.name}'.", INSTALL) from error
+    need_spatialdata("SpatialData export")
     import anndata
+    import geopandas
+    import spatialdata
+    from spatialdata.models import Image2DModel, ShapesModel, TableModel
+    from spatialdata.transformations import Identity, Scale
 
     facts = read_metadata(sample)
     if "mpp" not in facts or "sample" not in facts:

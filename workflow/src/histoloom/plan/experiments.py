@@ -360,7 +360,9 @@ class Plan(SectionPlan):
         inputs = []
         for name in self.model_encoders(model):
             spec = self.encoder_spec(name)
-            weights = spec["card"]["default_weights"] if spec["weights"] == "card" else spec["weights"]
+            # Features of other software come from weights that are not at hand.
+            weights = spec.get("weights", "path")
+            weights = spec["card"]["default_weights"] if weights == "card" else weights
             inputs.append((str(spec["card"]["kind"]), str(weights)))
         return rung_of(self.model_kind(model), inputs)
 

@@ -341,6 +341,10 @@ class SectionPlan(GenePlan):
         """Return the kind of an encoder, for what its jobs ask of a machine."""
         return str(self.encoder_spec(encoder)["card"]["kind"])
 
+    def cohort_source(self, cohort: str) -> str:
+        """Return the source of a cohort, for what its jobs ask of a machine."""
+        return str(self.config.get("cohorts", cohort)["source"])
+
     def label_method(self, labels: str) -> str:
         """Return the method of labels, for what their jobs ask of a machine."""
         return str(self.labels_entry(labels)["method"])

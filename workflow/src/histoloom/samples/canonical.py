@@ -86,7 +86,7 @@ def build_sample(
         "sample": row["sample"],
         "patient": row["patient"],
         "badge": row.get("badge", ""),
-        "unit": reader.unit,
+        "unit": found.get("unit", reader.unit),
         **facts,
         "slide_sha256": sha256_file(image) if image else None,
         "n_obs": section.n_obs,
@@ -119,9 +119,9 @@ def write_sample(section: AnnData, out: Path) -> None:
 
 
 def _parts(path: Path) -> Path | list[Path]:
-    """Return the files of a folder (10x mtx), or the file itself."""
+    """Return the files of a folder (10x mtx, zarr), or the file itself."""
     path = Path(path)
-    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else path
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else path
 
 
 def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, has_array: bool) -> None:

@@ -34,7 +34,7 @@ class Reader(ABC):
     """
 
     path_columns: ClassVar[frozenset[str]] = frozenset(
-        {"image", "regions", "counts", "positions", "spots", "annotation", "outs", "bundle", "alignment"}
+        {"image", "regions", "counts", "positions", "spots", "annotation", "outs", "bundle", "alignment", "store"}
     )
     spec_keys: ClassVar[tuple[str, ...]] = ()
     has_array: ClassVar[bool] = True
@@ -84,7 +84,8 @@ class Reader(ABC):
             dropped lies. Optional: var["ensembl_id"]; obs columns of `histoloom.samples.canonical.OPTIONAL_OBS`;
             uns["found"], a dict of what the files say about the section: "mpp" ({"alignment" or "estimated": um/px}),
             "pitch_um", "spot_diameter_um", "slide_size" (width, height in px; "slide_size_tolerance" where it is
-            rounded) and "facts" (JSON, kept in the metadata).
+            rounded), "unit" (what an observation is, where the source holds several kinds) and "facts" (JSON, kept in
+            the metadata).
 
         Raises
         ------

@@ -1,0 +1,215 @@
+"""Spots or cells of a SpatialData store (zarr), placed on a slide file.
+
+The table says which shapes its rows annotate; the shapes say where they lie, in their own coordinates; the store's
+transformations lead from there to the slide. The slide is a file of its own (``image``), and its level-0 px are either
+a coordinate system of the store, or the pixels of one of its images (``image_element``).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.artefacts import KEY
+from histoloom.errors import InputError
+from histoloom.samples.reader import Reader, assemble, join, need, with_gene_table
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+PITCH_UM = 10.0
+STEP_PX = 40.0
+"""Step of array_row and array_col where the table has none; px, since um per px is not known while reading."""
+INSTALL = "install it: pip install -r envs/requirements-spatialdata.txt -c envs/constraints.txt."
+_REMEDY = "mend the sheet, or give the section a reason in its 'exclude' column."
+_OWN = ("mpp", "pitch_um", "spot_diameter_um", "unit")
+_CARRIED = ("array_row", "array_col", "in_tissue", "region")
+
+
+class SpatialDataReader(Reader):
+    """SpatialData stores; the sheet names store, table, coordinate system and slide."""
+
+    has_array: ClassVar[bool] = False
+    on_grid: ClassVar[bool] = False
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles store (a folder) and image."""
+        found = {"store": join(root, need(row, "store")), "image": join(root, need(row, "image"))}
+        return with_gene_table(found, spec)
+
+    @classmethod
+    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
+        """Return nothing: what the store knows is in `read`'s ``found``."""
+        return {}
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
+        """Read a table's rows that have a shape, at the shapes' centroids on the slide."""
+        need_spatialdata(str(files["store"]))
+        from histoloom.samples.formats import counts_of
+
+        path = Path(files["store"])
+        store = open_store(path)
+        table, shapes = _table(store, row, path)
+        counts = counts_of(table, row.get("counts_layer", ""), path)
+        own = json.loads(table.uns[KEY]) if KEY in table.uns else {}
+        centres = _centres(store, shapes, row, path)
+        instances = table.obs[table.uns["spatialdata_attrs"]["instance_key"]].astype(str).to_numpy()
+        rows = centres.index.get_indexer(instances)
+        has = rows >= 0
+        if not has.any():
+            raise InputError(
+                path,
+                f"no row of the table is a shape of '{shapes}': {', '.join(instances[:3])}, ... against "
+                f"{', '.join(centres.index[:3])}, ...",
+                _REMEDY,
+            )
+        places = centres.to_numpy(np.float64)[rows[has]]
+        if own and "spatial" in table.obsm and not row.get("image_element"):
+            places = _own_places(np.asarray(table.obsm["spatial"])[has], places, own, path)
+        section = assemble(
+            counts.matrix[has],
+            pd.Index(table.obs_names.astype(str)[has], dtype=object),
+            counts.genes,
+            _positions(table.obs[has], places, STEP_PX, table.uns["spatialdata_attrs"]["region_key"]),
+            {"row_without_shape": int((~has).sum())},
+        )
+        if "ensembl_id" in table.var:
+            section.var["ensembl_id"] = table.var["ensembl_id"].astype(str).to_numpy(dtype=object)
+        known = {key: own[key] for key in _OWN if own.get(key) is not None}
+        section.uns["found"] = {
+            "pitch_um": PITCH_UM,
+            **known,
+            "mpp": {"estimated": known["mpp"]} if "mpp" in known else {},
+            **({"unit": row["unit"]} if row.get("unit") else {}),
+            "facts": {"element": shapes, "coordinate_system": _system(row)},
+        }
+        return section
+
+
+def need_spatialdata(where: str) -> None:
+    """Check that the optional package is there.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if importlib.util.find_spec("spatialdata") is None:
+        raise InputError(where, "needs the package 'spatialdata'.", INSTALL)
+
+
+def open_store(path: Path) -> Any:
+    """Open a store's tables, shapes and images (lazily).
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    import spatialdata
+
+    if not path.is_dir():
+        raise InputError(path, "the SpatialData store is missing.", _REMEDY)
+    try:
+        return spatialdata.read_zarr(path, selection=("images", "shapes", "tables"))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(path, f"no readable SpatialData store ({error}).", _REMEDY) from error
+
+
+def _table(store: Any, row: Mapping[str, str], path: Path) -> tuple[Any, str]:
+    """Return the table's rows that annotate the chosen shapes, and the shapes' name."""
+    name = row.get("table") or "table"
+    if name not in store.tables:
+        raise InputError(path, f"no table '{name}'; there are: {', '.join(store.tables) or 'none'}.", _REMEDY)
+    table = store.tables[name]
+    attributes = table.uns.get("spatialdata_attrs")
+    if not attributes:
+        raise InputError(path, f"table '{name}' annotates no element.", "link it to its shapes (TableModel.parse).")
+    regions = attributes["region"]
+    regions = [regions] if isinstance(regions, str) else list(regions)
+    shapes = row.get("element") or (regions[0] if len(regions) == 1 else "")
+    if shapes not in regions or shapes not in store.shapes:
+        raise InputError(
+            path,
+            f"column 'element' is '{row.get('element', '')}'; table '{name}' annotates {', '.join(regions)}, and there "
+            f"are shapes {', '.join(store.shapes) or 'none'}.",
+            "name shapes that the table annotates (labels are not read).",
+        )
+    return table[(table.obs[attributes["region_key"]] == shapes).to_numpy()].copy(), shapes
+
+
+def _system(row: Mapping[str, str]) -> str:
+    return row.get("coordinate_system") or "global"
+
+
+def _centres(store: Any, shapes: str, row: Mapping[str, str], path: Path) -> pd.DataFrame:
+    """Return the shapes' centroids (index instance, x, y) in level-0 px of the slide."""
+    import spatialdata
+    from spatialdata.transformations import get_transformation
+
+    system = _system(row)
+    for kind, name in (("shapes", shapes), ("images", row.get("image_element", ""))):
+        elements = getattr(store, kind)
+        if name and name not in elements:
+            raise InputError(path, f"no {kind[:-1]} '{name}'; there are: {', '.join(elements) or 'none'}.", _REMEDY)
+        systems = list(get_transformation(elements[name], get_all=True)) if name else [system]
+        if system not in systems:
+            raise InputError(
+                path, f"'{name}' is not in coordinate system '{system}', but in {', '.join(systems)}.", _REMEDY
+            )
+    found = spatialdata.get_centroids(store.shapes[shapes], coordinate_system=system).compute()
+    places = found[["x", "y"]].to_numpy(np.float64)
+    if row.get("image_element"):
+        step = get_transformation(store.images[row["image_element"]], to_coordinate_system=system)
+        places = _backwards(step.to_affine_matrix(("x", "y"), ("x", "y")), places, path)
+    return pd.DataFrame(places, index=found.index.astype(str), columns=["x", "y"])
+
+
+def _backwards(matrix: npt.NDArray[np.float64], places: npt.NDArray[np.float64], path: Path) -> npt.NDArray[np.float64]:
+    """Map places (n, 2) of a coordinate system to the pixels of an image, given the image's matrix (3, 3)."""
+    try:
+        inverse = np.linalg.inv(matrix)
+    except np.linalg.LinAlgError as error:
+        raise InputError(path, "the image's transformation is singular.", _REMEDY) from error
+    moved: npt.NDArray[np.float64] = (np.column_stack([places, np.ones(len(places))]) @ inverse.T)[:, :2]
+    return moved
+
+
+def _own_places(
+    kept: npt.NDArray[np.float64], centres: npt.NDArray[np.float64], own: Mapping[str, Any], path: Path
+) -> npt.NDArray[np.float64]:
+    """Return the places that a sample of ours was exported with: an outline's centroid is not its cell's."""
+    off = float(np.median(np.hypot(*(kept - centres).T))) * float(own["mpp"])
+    if off > float(own["spot_diameter_um"]):
+        raise InputError(
+            path,
+            f"obsm['spatial'] and the shapes lie {off:.0f} um apart: the store was changed after its export.",
+            "export the section again.",
+        )
+    return kept
+
+
+def _positions(obs: pd.DataFrame, places: npt.NDArray[np.float64], step_px: float, region_key: str) -> pd.DataFrame:
+    """Return positions as `histoloom.samples.reader.assemble` takes them.
+
+    The column that names the shapes is no pathologist's region, though it is often called so.
+    """
+    found = obs[[column for column in _CARRIED if column in obs and column != region_key]].copy()
+    if not {"array_row", "array_col"} <= set(found):
+        found["array_row"], found["array_col"] = np.floor(places[:, ::-1] / step_px).astype(np.int64).T
+    if "in_tissue" not in found:
+        found["in_tissue"] = True
+    found["pixel_x"], found["pixel_y"] = places[:, 0], places[:, 1]
+    return found
