@@ -20,7 +20,7 @@ import pandas as pd
 
 from histoloom.artefacts import KEY
 from histoloom.errors import InputError
-from histoloom.samples.reader import Reader, assemble, join, need, with_gene_table
+from histoloom.samples.reader import Reader, assemble, join, need, pictured
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,9 +44,11 @@ class SpatialDataReader(Reader):
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
-        """Return roles store (a folder) and image."""
-        found = {"store": join(root, need(row, "store")), "image": join(root, need(row, "image"))}
-        return with_gene_table(found, spec)
+        """Return roles store (a folder) and image (unless `images: false`)."""
+        found = {"store": join(root, need(row, "store"))}
+        if pictured(spec):
+            found["image"] = join(root, need(row, "image"))
+        return found
 
     @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
