@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image, ImageDraw
 
 from histoloom.artefacts import read_metadata
@@ -95,6 +99,37 @@ def test_stnet_carries_real_counts_through(stnet_e1: tuple[anndata.AnnData, Path
     assert ((made.obs["region"] == "tumor").to_numpy() == cancer.to_numpy()).all()
 
 
+def run_rules(repo: Path, folder: Path, config: dict[str, Any], *targets: str) -> None:
+    """Make targets in a folder with the workflow itself."""
+    (folder / "config.yaml").write_text(yaml.safe_dump({"experiments": {}, **config}))
+    command = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(repo / "Snakefile"), "--directory", str(folder),
+        "--workflow-profile", str(repo / "profiles/ci"), "--quiet", "all", "--cores", "2",
+        "--configfile", str(folder / "config.yaml"), "--", *targets,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def write_sheet(path: Path, row: dict[str, str]) -> str:
+    path.write_text("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
+    return str(path)
+
+
+def test_stnet_goes_through_the_real_rule(
+    repo: Path, stnet_e1: tuple[anndata.AnnData, Path, Path], tmp_path: Path
+) -> None:
+    """The sheet as shipped, a run of the rule; the sample holds E1's counts and E1's places, to the byte as the reader's."""
+    section, out, root = stnet_e1
+    cohort = {"source": "stnet", "sheet": str(repo / "config/cohorts/stnet.tsv"), "samples": ["BC23567_D2"]}
+    made = "results/samples/stnet/BC23567_D2.h5ad"
+    run_rules(repo, tmp_path, {"cohorts": {"stnet": {**cohort, "root": str(root)}}}, made)
+    assert (tmp_path / made).read_bytes() == out.read_bytes()
+    read = anndata.read_h5ad(tmp_path / made)
+    assert (read.X != section.X).nnz == 0
+    assert (tmp_path / "results/figures/samples/stnet/BC23567_D2.png").stat().st_size > 100_000
+
+
 # HEST's table -----------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +205,27 @@ def test_the_micro_bundle(real_data: Path, tmp_path: Path) -> None:
         out = tmp_path / f"{kind}.parquet"
         write_polygons(boundaries=Path(path), out=out, cohort="c", sample="micro", alignment=None, pixel_size_um=0.2125)
         assert {name for name, _ in read_polygons(out)} <= set("123456")
+
+
+def test_the_micro_bundle_through_the_rules(repo: Path, real_data: Path, tmp_path: Path) -> None:
+    root = real_data / "xenium_small_SpatialExperimentIO/inst/extdata"
+    row = {"sample": "micro", "patient": "P", "bundle": "Xenium_small"}
+    cohort = {"source": "xenium", "sheet": write_sheet(tmp_path / "s.tsv", row), "root": str(root)}
+    kinds = {kind: f"results/samples/x/micro.{kind}.parquet" for kind in ("cells", "nuclei")}
+    run_rules(repo, tmp_path, {"cohorts": {"x": cohort}}, "results/exports/x/micro.geojson", *kinds.values())
+    cells = pd.read_parquet(root / "Xenium_small/cells.parquet")
+    cells.index = cells["cell_id"].astype(str)
+    features = json.loads((tmp_path / "results/exports/x/micro.geojson").read_text())["features"]
+    assert [f["properties"]["name"] for f in features] == list(cells.index)
+    for feature in features:
+        ring = np.array(feature["geometry"]["coordinates"][0]) * 0.2125
+        x, y = ring[:, 0], ring[:, 1]
+        area = 0.5 * abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]))
+        cell = cells.loc[feature["properties"]["name"]]
+        # 10x's own area is counted in pixels of the mask; its outline has at most 25 vertices.
+        assert area == pytest.approx(cell["cell_area"], rel=0.15)
+        assert np.hypot(x[:-1].mean() - cell["x_centroid"], y[:-1].mean() - cell["y_centroid"]) < 3
+        assert "nucleusGeometry" in feature
 
 
 def test_nuclei_of_a_lung(real_data: Path, tmp_path: Path) -> None:
