@@ -103,9 +103,10 @@ def raw_paths(plan: Plan) -> list[str]:
 def precomputed_files(plan: Plan) -> list[str]:
     """Return the files of features that other software computed."""
     found = []
-    for experiment in (e for task in ("abundance", "apply") for e in plan.experiments(task)):
-        models = plan.config.get("experiments", experiment)["models"]
-        for encoder in dict.fromkeys(e for m in models for e in plan.model_encoders(m) if e in plan.precomputed):
+    for experiment in (e for task in TASKS for e in plan.experiments(task)):
+        entry = plan.config.get("experiments", experiment)
+        encoders = entry.get("encoders") or [e for model in entry["models"] for e in plan.model_encoders(model)]
+        for encoder in (e for e in dict.fromkeys(encoders) if e in plan.precomputed):
             for cohort in plan.experiment_cohorts(experiment):
                 for batch in plan.batches(encoder, cohort):
                     found += plan.batch_files(encoder, cohort, batch)["features"]

@@ -175,7 +175,7 @@ def _join_section(
     values = _aligned(labels[cohort], keys, types, transform)
     present = np.isin(keys, labels[cohort].keys)
     known = np.isfinite(values).all(axis=1)
-    featured = np.ones(len(ids), bool) if embedded is None else np.isin(f"{cohort}/" + keys, list(embedded))
+    featured = np.ones(len(keys), bool) if embedded is None else np.isin(f"{cohort}/" + keys, list(embedded))
     joined = kept & present & known & featured
     step = {
         **section.step, "labelled": int((kept & present).sum()), "joined": int(joined.sum()),

@@ -10,7 +10,6 @@ from histoloom.samples.hest_bench import published_genes
 from histoloom.targets.build import build_target
 from histoloom.targets.expression import build_expression_target
 
-
 _EMBEDDINGS = "embeddings_"
 
 
@@ -22,8 +21,8 @@ def make_target(*, spec: Mapping[str, Any], files: Mapping[str, Sequence[Path]],
     spec
         The experiment's entry.
     files
-        By role: samples and tiles; labels and truth of task abundance, and ``embeddings_<encoder>`` of encoders that may
-        lack kept tiles; the published gene list of task probe, where its panel is that list.
+        By role: samples and tiles; labels and truth of task abundance, and ``embeddings_<encoder>`` of encoders that
+        may lack kept tiles; the published gene list of task probe, where its panel is that list.
     out
         File to write.
 
