@@ -2,7 +2,7 @@
 
 The ledger has one line per start and end of a script: what ran, when, in which SLURM job, with which GPU. A fault is a
 file ``<n>.<script>.<what>.<amount>`` in the faults folder: one job of that script takes it (by renaming it) and then
-sleeps for so many seconds, holds so many MB, or is so many times slower. A sleeping job first writes what it goes on to
+sleeps for so many seconds, holds so many MB, or hangs in its fit until it is signalled. A sleeping job first writes what it goes on to
 write, so that a second writer would be seen.
 """
 
@@ -49,12 +49,24 @@ if _FOLDER and _SCRIPT:
         _held[::4096] = b"\1" * len(_held[::4096])
         time.sleep(15)
         del _held
-    elif _fault and _fault[0] == "slow":
-        # Once a fit is set up, so many times slower: an alarm that sleeps between two steps of the interpreter.
-        def _doze(*_):
-            if "histoloom.references.resume" in sys.modules:
-                time.sleep(0.1 * (int(_fault[1]) - 1))
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
+    elif _fault and _fault[0] == "stall":
+        # A fit that hangs after so many tenths of a second of its work, until a scheduler's SIGTERM wakes it.
+        _ticks = []
 
-        signal.signal(signal.SIGALRM, _doze)
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        def _stall(*_):
+            if "histoloom.references.resume" not in sys.modules:
+                return
+            _ticks.append(None)
+            if len(_ticks) != int(_fault[1]):
+                return
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            woken, listener = [], signal.getsignal(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, lambda *received: woken.append(received))
+            (_folder / "stalled").touch()
+            while not woken:
+                time.sleep(0.1)
+            signal.signal(signal.SIGTERM, listener)
+            listener(*woken[0])
+
+        signal.signal(signal.SIGPROF, _stall)
+        signal.setitimer(signal.ITIMER_PROF, 0.1, 0.1)
