@@ -104,7 +104,7 @@ def test_pictures_that_are_opened_one_by_one_do_not_add_up(tmp_path: Path) -> No
 
 
 # Peaks of fits of ours on a CPU: spots, genes, types, posterior samples, MB.
-FITS = [(1000, 1000, 8, 50, 832), (3000, 2000, 10, 20, 1389), (3000, 4000, 10, 10, 1594)]
+FITS = [(1000, 1000, 8, 50, 832), (3000, 2000, 10, 20, 1389), (3000, 4000, 10, 10, 1594), (3000, 500, 30, 1000, 3815)]
 
 
 @pytest.mark.parametrize(("n_obs", "n_genes", "n_types", "samples", "peak_mb"), FITS)
@@ -115,7 +115,7 @@ def test_the_memory_of_a_deconvolution_is_that_of_measured_fits(
 
 
 def test_a_deconvolution_too_large_is_refused_with_advice_that_helps() -> None:
-    need = deconvolution_mb(5_000, 15_000, 30)
+    need = deconvolution_mb(5_000, 15_000, 8)
     assert advice_when_too_large(need, need + OVERHEAD_MB + 1, 5_000, 15_000) is None
     advice = advice_when_too_large(need, 5000, 5_000, 15_000)
     assert advice is not None
@@ -124,7 +124,7 @@ def test_a_deconvolution_too_large_is_refused_with_advice_that_helps() -> None:
     assert "group_by: section" in remedy
     (genes,) = re.findall(r"max_genes: (\d+)", remedy)
     (memory,) = re.findall(r"mem_mb: (\d+)", remedy)
-    assert advice_when_too_large(deconvolution_mb(5_000, int(genes), 30), 5000, 5_000, int(genes)) is None
+    assert advice_when_too_large(deconvolution_mb(5_000, int(genes), 8), 5000, 5_000, int(genes)) is None
     assert advice_when_too_large(need, float(memory), 5_000, 15_000) is None
     # Where no number of genes helps, none is named.
     assert "max_genes" not in advice_when_too_large(deconvolution_mb(10**6, 2000, 30), 5000, 10**6, 2000)[1]

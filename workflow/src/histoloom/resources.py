@@ -101,9 +101,9 @@ DEMANDS: Mapping[str, Demand] = {
 }
 
 
-# What a cell2location fit holds, MB: the program, a spot's gene in a training step, a draw of a spot's type. Fitted to
-# fits of 300 to 8,000 spots on a CPU.
-_PROGRAM_MB, _DENSE_MB, _DRAW_MB = 750.0, 75e-6, 4e-6
+# What a cell2location fit holds, MB: the program, a spot's gene in a training step, a posterior draw of a spot's type
+# (several numbers, and their copies for the quantiles). Fitted to fits of 1,000 and 3,000 spots on a CPU.
+_PROGRAM_MB, _DENSE_MB, _DRAW_MB = 750.0, 75e-6, 32e-6
 
 # For a rule that was not measured yet: a guess on the large side.
 UNMEASURED = Demand(1500, picture_mb=100, file_mb=20, base_minutes=30, minutes_per_mb=0.5)
@@ -189,7 +189,7 @@ def deconvolution_mb(n_obs: int, n_genes: int, n_types: int, posterior_samples: 
     """Return the memory that a cell2location fit takes, MB; measured fits lay within a fifth of it.
 
     A step holds some eighteen dense matrices in single precision (counts, expectation, the likelihood's terms and
-    their gradients); posterior samples of abundance are kept for quantiles.
+    their gradients); posterior samples are kept for quantiles, and with many types they outweigh the rest.
 
     Parameters
     ----------
@@ -222,6 +222,6 @@ def advice_when_too_large(need_mb: float, granted_mb: float, n_obs: int, n_genes
     genes = f"fewer genes (`max_genes: {fewer // 100 * 100}`), " if fewer >= 500 else ""
     return (
         f"deconvolving {n_obs} spots x {n_genes} genes takes about {need_mb:.0f} MB, and {granted:.0f} MB are granted.",
-        f"smaller groups (`group_by: section`), {genes}or more memory for rule label_group in the profile "
-        f"(`set-resources: label_group: mem_mb: {round_up(1.2 * need_mb + OVERHEAD_MB, 500)}`).",
+        f"smaller groups (`group_by: section`), {genes}fewer `posterior_samples`, or more memory for rule label_group in "
+        f"the profile (`set-resources: label_group: mem_mb: {round_up(1.2 * need_mb + OVERHEAD_MB, 500)}`).",
     )
