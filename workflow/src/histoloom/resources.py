@@ -222,6 +222,6 @@ def advice_when_too_large(need_mb: float, granted_mb: float, n_obs: int, n_genes
     genes = f"fewer genes (`max_genes: {fewer // 100 * 100}`), " if fewer >= 500 else ""
     return (
         f"deconvolving {n_obs} spots x {n_genes} genes takes about {need_mb:.0f} MB, and {granted:.0f} MB are granted.",
-        f"smaller groups (`group_by: section`), {genes}fewer `posterior_samples`, or more memory for rule label_group in "
-        f"the profile (`set-resources: label_group: mem_mb: {round_up(1.2 * need_mb + OVERHEAD_MB, 500)}`).",
+        f"smaller groups (`group_by: section`), {genes}fewer `posterior_samples`, or more memory for rule label_group "
+        f"in the profile (`set-resources: label_group: mem_mb: {round_up(1.2 * need_mb + OVERHEAD_MB, 500)}`).",
     )
