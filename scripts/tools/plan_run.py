@@ -32,6 +32,7 @@ from clear_run import command, is_run, processes_here, run_elsewhere  # noqa: E4
 from run_log import read_text  # noqa: E402
 
 from histoloom.errors import InputError  # noqa: E402
+from histoloom.resources import growth  # noqa: E402
 from histoloom.sources import registry_entry  # noqa: E402
 from histoloom.summary import Job, Run, Try, plan_text  # noqa: E402
 
@@ -274,6 +275,12 @@ def submissions(run: Run, cores: int) -> Iterator[tuple[Job, Try]]:
         yield jobs[0], whole
 
 
+def last_try(profile: dict, rule: str) -> int:
+    """Return by how much a rule's last try asks for more time; what the profile itself sets does not grow."""
+    fixed = "runtime" in (profile.get("set-resources") or {}).get(rule, {})
+    return 1 if fixed else growth(int(profile.get("retries") or 0) + 1)
+
+
 def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator[str]:
     """Ask the scheduler whether it would take the largest job of each rule; nothing is submitted."""
     import logging
@@ -285,12 +292,17 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
     quiet.propagate = False
     file = profile.get("slurm-partition-config")
     asked: dict[tuple, Job] = {}
+    notes: dict[str, int] = {}
     for job, t in submissions(run, group_width(profile)):
         partition: str | None = t.partition
         if not partition and file:
+            known = read_partition_file(profile_folder / file)
             resources = {"mem_mb": t.mem_mb or 0, "runtime": t.minutes or 0, "gpu": t.gpus}
             like = SimpleNamespace(name=job.rule, threads=t.threads, resources=resources)
-            partition = get_best_partition(read_partition_file(profile_folder / file), like, quiet)
+            partition = get_best_partition(known, like, quiet)
+            resources["runtime"] *= last_try(profile, job.rule)
+            if partition and get_best_partition(known, like, quiet) is None:
+                notes[job.rule] = resources["runtime"]
             if partition is None:
                 group = " and its group" if job.group is not None else ""
                 yield (
@@ -301,6 +313,11 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
                 )
                 continue
         asked.setdefault((partition, t.account, t.mem_mb, t.gpus, t.threads, t.minutes), job)
+    for rule, minutes in notes.items():
+        print(
+            f"Note: the last try of rule {rule} and what is grouped with it would ask for {minutes} minutes, more than "
+            "any partition gives. Fewer in `group-components` help."
+        )
     said: set[str] = set()
     for (partition, account, memory, gpus, threads, minutes), job in asked.items():
         call = ["sbatch", "--test-only", f"--cpus-per-task={threads}", "--wrap", "true"]

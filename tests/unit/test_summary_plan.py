@@ -68,6 +68,12 @@ def test_a_profile_named_from_elsewhere_would_lose_its_partitions(monkeypatch: p
         assert not list(plan_run.check_profile(["--workflow-profile", path, *fine], profile))
 
 
+def test_the_last_try_asks_for_more_unless_the_profile_says_how_much() -> None:
+    profile = {"retries": 2, "set-resources": {"fetch_file": {"runtime": 30}, "embed_batch": {"mem_mb": 9000}}}
+    assert [plan_run.last_try(profile, rule) for rule in ("fetch_file", "embed_batch", "cut_tiles")] == [1, 3, 3]
+    assert plan_run.last_try({}, "cut_tiles") == 1
+
+
 def test_what_is_to_be_fetched_is_counted_and_what_is_unknown_said() -> None:
     def fetch(source: str, file: str) -> Job:
         return Job(file, "fetch_file", f"source={source}, file={file}", outputs=[f"raw/{source}/{file}"])

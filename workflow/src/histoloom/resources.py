@@ -57,12 +57,12 @@ DEMANDS: Mapping[str, Demand] = {
     "fetch_file": Demand(200, base_minutes=240),
     "simulate_section": Demand(1000, base_minutes=20),
     "simulate_reference": Demand(300),
-    "read_section": Demand(450, picture_mb=80, file_mb=20, base_minutes=20, minutes_per_mb=0.5),
+    "read_section": Demand(450, picture_mb=80, file_mb=20, base_minutes=10, minutes_per_mb=0.5),
     # The package alone takes 300 MB, and a folder's size does not count its files: a guess.
     "read_section.spatialdata": Demand(2000, picture_mb=80, file_mb=20, base_minutes=20, minutes_per_mb=0.5),
-    "cut_tiles": Demand(350, picture_mb=170, file_mb=4, base_minutes=15, minutes_per_mb=0.5),
-    "count_nuclei": Demand(350, picture_mb=170, file_mb=4, base_minutes=20, minutes_per_mb=1),
-    "thin_section": _LIGHT,
+    "cut_tiles": Demand(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
+    "count_nuclei": Demand(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
+    "thin_section": Demand(350, file_mb=4, base_minutes=10),
     # Sections are read one after the other, and a few at once.
     "embed_batch.stain_texture": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
     # Same reader, same decoded slides, fewer features than stain_texture.
@@ -95,6 +95,11 @@ DEMANDS: Mapping[str, Demand] = {
     "draw_errors": Demand(850, picture_mb=60, pictures_at_once=1, file_mb=4),
     "export_errors": _LIGHT,
     "export_qupath": _LIGHT,
+    # Measured on a toy only; genes of a real task are many times more.
+    "select_panel": Demand(350, file_mb=20),
+    "run_probe": Demand(450, file_mb=20, base_minutes=30, minutes_per_mb=1),
+    "score_probe": _LIGHT,
+    "write_probe_table": _LIGHT,
     "show_slide": Demand(700, file_mb=20),
     "write_paper_table": _LIGHT,
     "list_exclusions": _LIGHT,
