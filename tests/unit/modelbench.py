@@ -29,7 +29,7 @@ def lay(world: World, folder, **spec):
     )
 
 
-def run(bench, model, name="m", predict=True):
+def run(bench, model, name="m", predict=True, variant="default"):
     """Train and predict; return the predictions and the model's path."""
     path, out = bench.folder / f"{name}.pt", bench.folder / f"{name}.h5ad"
     inputs = {
@@ -42,7 +42,7 @@ def run(bench, model, name="m", predict=True):
     train_model(**inputs, out=path, efficiency=bench.folder / "e.json", threads=1, device="cpu")
     if not predict:
         return None, path
-    predict_model(model=path, **inputs, variant="default", out=out)
+    predict_model(model=path, **inputs, variant=variant, out=out)
     return anndata.read_h5ad(out), path
 
 

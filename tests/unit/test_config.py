@@ -271,3 +271,48 @@ def test_groups_are_deconvolved_side_by_side_with_signatures_made_once() -> None
     assert len(members) == len(set(members)) == 36
     # No group waits for another's labels.
     assert not any("/labels/" in path for found in inputs for paths in found.values() for path in paths)
+
+
+def test_an_experiment_that_leaks_on_purpose_is_compared_and_used_for_nothing_else() -> None:
+    raw = demo()
+    raw["experiments"]["price"] = {**raw["experiments"]["demo"], "split": "leak_price", "paper": None}
+    plan = load(raw)
+    assert "price" not in plan.headlines()
+    assert plan.compared() == ["price"]
+    wanted = [target for target in plan.targets() if "/price/" in target]
+    assert sorted(wanted) == [
+        "results/figures/price/leaks.png",
+        *(f"results/tables/price/leaks.{extension}" for extension in ("csv", "html", "md")),
+    ]
+    for section, name, entry in (
+        ("experiments", "unseen", {**raw["experiments"]["unseen"], "from": "price"}),
+        ("judges", "j", {"kind": "predicted_nuclei", "experiment": "price"}),
+    ):
+        changed = {**raw, section: {**raw[section], name: entry}}
+        with pytest.raises(InputError, match="'price' leaks on purpose"):
+            load(changed)
+
+
+def test_a_transfer_is_compared_where_the_sheets_say_that_patients_are_shared(tmp_path: Path) -> None:
+    write_sheet(tmp_path / "one.tsv", [row("S1", "P1"), row("S2", "P2")])
+    write_sheet(tmp_path / "two.tsv", [row("T1", "P2"), row("T2", "P3", exclude="torn")])
+    write_sheet(tmp_path / "three.tsv", [row("T1", "P4"), row("T2", "P1", exclude="torn")])
+    experiment = {
+        "task": "abundance", "tiles": "t", "split": "transfer", "train_cohorts": ["one"], "labels": "l",
+        "models": ["m"], "on_overlap": "allow",
+    }  # fmt: skip
+    raw: dict[str, Any] = {
+        "cohorts": {name: {"source": "files", "sheet": f"{name}.tsv"} for name in ("one", "two", "three")},
+        "tiles": {"t": {"size_px": 224, "um_per_px": 0.5}},
+        "labels": {"l": {"method": "published", "table": "x"}},
+        "models": {"m": {"kind": "train_mean"}},
+        "experiments": {
+            "shared": {**experiment, "test_cohorts": ["two"]},
+            "dropped": {**experiment, "test_cohorts": ["two"], "on_overlap": "drop"},
+            "off": {**experiment, "test_cohorts": ["two"], "draws": 0},
+            "unshared": {**experiment, "test_cohorts": ["three"]},
+        },
+    }
+    plan = load(raw, tmp_path / "c.yaml")
+    assert plan.compared() == ["shared"]
+    assert plan.headlines() == list(raw["experiments"])

@@ -13,7 +13,9 @@ NEVER = "(?!)"  # a wildcard constraint that nothing matches
 NAME = "[A-Za-z0-9_-]+"
 COMPUTED = "|".join(PLAN.computed) or NEVER
 PRECOMPUTED = "|".join(PLAN.precomputed) or NEVER
-EXPERIMENTS = "|".join(PLAN.experiments("abundance")) or NEVER
+TRAINED = "|".join(PLAN.experiments("abundance")) or NEVER
+EXPERIMENTS = "|".join(PLAN.headlines()) or NEVER
+LEAKS = "|".join(PLAN.compared()) or NEVER
 PROBES = "|".join(PLAN.experiments("probe")) or NEVER
 APPLICATIONS = "|".join(PLAN.experiments("apply")) or NEVER
 

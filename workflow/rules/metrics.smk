@@ -1,5 +1,6 @@
 # READS   results/predictions/, results/targets/, results/folds/, results/labels/, results/samples/
-# WRITES  results/metrics/{experiment}/{model}.parquet, results/metrics/judges/{judge}.parquet  long tidy rows
+# WRITES  results/metrics/{experiment}/{model}.parquet, results/metrics/judges/{judge}.parquet  long tidy rows;
+#         results/metrics/leaks/{experiment}/{model}.parquet  comparisons that no headline may average
 
 
 rule score_model:
@@ -26,6 +27,32 @@ rule score_model:
         code=PLAN.code.get("metrics"),
     script:
         "../../scripts/score_model.py"
+
+
+rule score_leaks:
+    input:
+        predictions="results/predictions/{experiment}/{model}/leaks.h5ad",
+        target="results/targets/{experiment}/target.h5ad",
+        folds="results/folds/{experiment}.parquet",
+    output:
+        metrics="results/metrics/leaks/{experiment}/{model}.parquet",
+    log:
+        "logs/metrics/score_leaks/{experiment}/{model}.log",
+    benchmark:
+        "benchmarks/metrics/score_leaks/{experiment}/{model}.tsv"
+    wildcard_constraints:
+        experiment=LEAKS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("score_leaks"),
+        runtime=get_runtime("score_leaks"),
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="scoring"),
+        code=PLAN.code.get("metrics"),
+    script:
+        "../../scripts/score_leaks.py"
 
 
 rule score_labels:

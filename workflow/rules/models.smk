@@ -45,7 +45,7 @@ rule predict_model:
     benchmark:
         "benchmarks/models/predict_model/{experiment}/{model}/{variant}.tsv"
     wildcard_constraints:
-        experiment=EXPERIMENTS,
+        experiment=TRAINED,
     conda:
         "../../envs/models.yaml"
     threads: 1

@@ -407,3 +407,43 @@ rule export_errors:
         code=PLAN.code.get("report"),
     script:
         "../../scripts/export_errors.py"
+
+
+rule show_leaks:
+    input:
+        unpack(get("leak_results", "experiment")),
+    output:
+        figure=report(
+            "results/figures/{experiment}/leaks.png",
+            caption="../report/leaks.rst",
+            category="6. Leaks",
+            labels={"experiment": "{experiment}", "what": "what a leak is worth"},
+        ),
+        csv="results/tables/{experiment}/leaks.csv",
+        md="results/tables/{experiment}/leaks.md",
+        html=report(
+            "results/tables/{experiment}/leaks.html",
+            caption="../report/leaks.rst",
+            category="6. Leaks",
+            labels={
+                "experiment": "{experiment}",
+                "what": "what a leak is worth, table",
+            },
+        ),
+    log:
+        "logs/report/show_leaks/{experiment}.log",
+    benchmark:
+        "benchmarks/report/show_leaks/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=LEAKS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("show_leaks"),
+        runtime=get_runtime("show_leaks"),
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="all"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/show_leaks.py"

@@ -313,6 +313,16 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
                 yield f"judges.{name}.{key}", section, entry[key]
 
 
+def _check_evaluates(config: Config, where: str, experiment: str) -> None:
+    """Refuse to use the models or predictions of an experiment that leaks on purpose."""
+    if config.entries["experiments"][experiment].get("split") == "leak_price":
+        raise InputError(
+            f"{config.origin}: {where}",
+            f"'{experiment}' leaks on purpose (split leak_price): its models serve its own comparison only.",
+            "name an experiment with another split.",
+        )
+
+
 def check_names(config: Config) -> None:
     """Check that every name refers to an entry that exists, and that what meets fits together.
 
@@ -350,6 +360,7 @@ def check_names(config: Config) -> None:
                         "give both the same tiles.",
                     )
         if entry.get("from"):
+            _check_evaluates(config, f"experiments.{name}.from", entry["from"])
             missing = set(entry["models"]) - set(config.entries["experiments"][entry["from"]]["models"])
             if missing:
                 raise InputError(
@@ -357,6 +368,9 @@ def check_names(config: Config) -> None:
                     f"{', '.join(sorted(missing))} is not trained by experiment '{entry['from']}'.",
                     f"use: {', '.join(config.entries['experiments'][entry['from']]['models'])}.",
                 )
+    for name, entry in config.entries["judges"].items():
+        if entry.get("experiment"):
+            _check_evaluates(config, f"judges.{name}.experiment", entry["experiment"])
     for name, entry in config.entries["labels"].items():
         if entry["method"] not in registry.LABELS:
             raise InputError(f"{config.origin}: labels.{name}", "no code for this method.", "see histoloom.registry.")

@@ -58,6 +58,7 @@ SPLITS: Mapping[str, str] = {
     "published": "histoloom.folds.published:published",
     "random": "histoloom.folds.splits:random_observations",
     "spatial_block": "histoloom.folds.splits:spatial_block",
+    "leak_price": "histoloom.folds.comparisons:leak_price",
 }
 
 

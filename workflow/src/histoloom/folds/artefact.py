@@ -6,24 +6,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import identities_of, read_metadata, write_parquet
 from histoloom.errors import InputError
-from histoloom.folds.guard import check_sides, choose_validation, guard_overlap
+from histoloom.folds.comparisons import add_drops, check_compared, describe, drop_ids
+from histoloom.folds.guard import check_sides, choose_validation, find_overlap, guard_overlap
 from histoloom.folds.published import coverage, read_splits
-from histoloom.folds.splits import COLUMNS, Split, fold_all
+from histoloom.folds.splits import ALL, COLUMNS, DELIBERATE, Rows, Spec, Split, fold_all
 from histoloom.identity import make_identity
 from histoloom.registry import SPLITS, load
 
 STAGE_VERSION = 1
 _SPEC_KEYS = (
     "split", "on_overlap", "selection", "n_folds", "block_um", "buffer_um",
-    "cohorts", "train_cohorts", "test_cohorts",
+    "cohorts", "train_cohorts", "test_cohorts", "draws", "sisters",
 )  # fmt: skip
-# Splits that cut through sections, and so share every patient between training and test.
-_OBSERVATION_SPLITS = frozenset({"random", "spatial_block"})
+# Splits that cut through sections.
+_OBSERVATION_SPLITS = frozenset({"random", "spatial_block", "leak_price"})
+
+
+def fold_ids(spec: Spec, rows: Rows) -> list[str]:
+    """Return the fold names of an experiment, ``all`` last, as its fold file will hold them.
+
+    A split that leaks on purpose has no fold ``all``, so that no new slide is predicted with it. A transfer's
+    added folds are left out where too few observations are unshared for them.
+
+    Parameters
+    ----------
+    spec
+        The experiment's entry.
+    rows
+        Its sections, in order, with at least cohort, sample and patient.
+    """
+    split: Split = load(SPLITS, spec["split"])
+    found = [*split.ids(spec, rows), *drop_ids(spec, rows)]
+    return found if spec["split"] in DELIBERATE else [*found, ALL]
 
 
 def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -46,12 +64,23 @@ def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[
     if not len(obs):
         raise InputError("folds", "the target has no observation.", "see the counts in the target's log.")
     split: Split = load(SPLITS, spec["split"])
-    table, overlap = guard_overlap(split.assign(spec, obs, seed), spec["on_overlap"])
-    table = pd.concat([table, fold_all(obs)], ignore_index=True)
-    check_sides(table, spec["on_overlap"])
     # A probe chooses alpha by itself and has no validation patient.
     selection = spec.get("selection", "fixed")
-    table, validation = choose_validation(table, selection, seed)
+    table = split.assign(spec, obs, seed)
+    if spec["split"] in DELIBERATE:
+        # Half of these folds leak on purpose; which, and that the others do not, is checked below.
+        overlap = [{**item, "action": "deliberate"} for item in find_overlap(table)]
+        check_sides(table, spec["on_overlap"])
+        validation: dict[str, str] = {}
+    else:
+        table, overlap = guard_overlap(table, spec["on_overlap"])
+        table = pd.concat([table, fold_all(obs)], ignore_index=True)
+        check_sides(table, spec["on_overlap"])
+        table, validation = choose_validation(table, selection, seed)
+        everyone = table["fold"] == ALL
+        table = pd.concat([add_drops(spec, table[~everyone], obs, seed), table[everyone]], ignore_index=True)
+    compared = describe(spec, table, obs)
+    check_compared(compared, table, obs)
     facts = {
         "split": spec["split"],
         "on_overlap": spec["on_overlap"],
@@ -60,6 +89,7 @@ def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[
         "overlap": overlap,
         "overlap_patients": sorted({item["patient"] for item in overlap}),
         "validation": validation,
+        "compared": compared,
         "n_patients": {
             str(fold): {role: int(part["patient"].nunique()) for role, part in rows.groupby("role")}
             for fold, rows in table.groupby("fold", sort=False)
@@ -114,46 +144,3 @@ def read_folds(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the fold table (obs_id and block None where null) and its metadata."""
     table = pd.read_parquet(path).astype(object)
     return table.where(table.notna(), None), read_metadata(path)
-
-
-def roles_of(table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Expand a fold table to observations.
-
-    Parameters
-    ----------
-    table
-        From `read_folds`.
-    obs
-        Observations with cohort, sample, obs_id.
-
-    Returns
-    -------
-    dict
-        By fold, in order: array of roles, one per observation; "" where the fold does not use it.
-
-    Raises
-    ------
-    InputError
-        If the table gives one observation two roles in a fold, or names one that is not there.
-    """
-    sample_key = pd.Index(obs["cohort"].astype(str) + "/" + obs["sample"].astype(str))
-    key = pd.Index(sample_key + "/" + obs["obs_id"].astype(str))
-    found: dict[str, np.ndarray] = {}
-    for fold, rows in table.groupby("fold", sort=False):
-        roles = np.full(len(obs), "", dtype=object)
-        names = rows["cohort"] + "/" + rows["sample"]
-        whole = rows["obs_id"].isna().to_numpy(bool)
-        label = pd.Index(names.where(whole, names + "/" + rows["obs_id"].fillna("")))
-        for part, against in ((whole, sample_key), (~whole, key)):
-            role = pd.Series(rows["role"].to_numpy(object)[part], index=label[part])
-            if role.index.duplicated().any() or not role.index.isin(against).all():
-                raise InputError(
-                    f"fold '{fold}'",
-                    "does not fit the target's observations.",
-                    "remove the folds and run again.",
-                )
-            mapped = role.reindex(against).to_numpy(object)
-            hit = ~pd.isna(mapped)
-            roles[hit] = mapped[hit]
-        found[str(fold)] = roles
-    return found

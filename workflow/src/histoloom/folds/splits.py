@@ -15,9 +15,9 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.folds.seeds import rng_for
-from histoloom.registry import SPLITS, load
 
 ALL = "all"  # the fold in which everyone trains: the model for new slides
+DELIBERATE = frozenset({"leak_price"})  # splits that leak on purpose, to show the price
 COLUMNS = ["fold", "cohort", "sample", "patient", "obs_id", "block", "role"]
 Spec = Mapping[str, Any]
 Rows = Sequence[Mapping[str, str]]
@@ -33,20 +33,6 @@ class Split(Protocol):
     def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
         """Return the table (`COLUMNS`) of all folds but ``all``, with roles train, test and dropped."""
         ...
-
-
-def fold_ids(spec: Spec, rows: Rows) -> list[str]:
-    """Return the fold names of an experiment, ``all`` last, as its fold file will hold them.
-
-    Parameters
-    ----------
-    spec
-        The experiment's entry.
-    rows
-        Its sections, in order, with at least cohort, sample and patient.
-    """
-    split: Split = load(SPLITS, spec["split"])
-    return [*split.ids(spec, rows), ALL]
 
 
 def sections_of(obs: pd.DataFrame) -> list[dict[str, str]]:
@@ -74,7 +60,8 @@ def fold_all(obs: pd.DataFrame) -> pd.DataFrame:
     return whole_samples(ALL, ((row, "train") for row in sections_of(obs)))
 
 
-def _no_cohort_sides(spec: Spec) -> None:
+def no_cohort_sides(spec: Spec) -> None:
+    """Refuse training and test cohorts where a split takes both from the same ones."""
     for key in ("train_cohorts", "test_cohorts"):
         if spec.get(key):
             raise InputError(
@@ -92,7 +79,7 @@ class _LeaveOneOut:
         return "-".join([self._prefix, *(row[column] for column in self._columns)])
 
     def ids(self, spec: Spec, rows: Rows) -> list[str]:
-        _no_cohort_sides(spec)
+        no_cohort_sides(spec)
         return list(dict.fromkeys(self._name(row) for row in rows))
 
     def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -138,7 +125,7 @@ class _Observations:
 
     def ids(self, spec: Spec, rows: Rows) -> list[str]:
         del rows
-        _no_cohort_sides(spec)
+        no_cohort_sides(spec)
         return [f"{self.prefix}-{i}" for i in range(spec["n_folds"])]
 
     def _parts(

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from histoloom.folds import DELIBERATE
+
 UNSTATED = "unstated"
 HEADLINE = "section>patient>cohort"
 """Per type over the observations of a section, mean over sections of a patient, mean over patients."""
@@ -77,6 +79,8 @@ def short(protocol: Mapping[str, Any]) -> str:
     ]
     if protocol.get("standardise") in {"per_cohort", "per_section"}:
         parts.append("transductive")
+    if protocol.get("split") in DELIBERATE:
+        parts.append("leaks on purpose, to show their price")
     if "name" in str(protocol.get("genes_matched_by")).split("+"):
         parts.append("genes matched by name")
     if protocol.get("on_overlap") == "allow":

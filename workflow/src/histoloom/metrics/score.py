@@ -12,6 +12,7 @@ import pandas as pd
 
 from histoloom.artefacts import identities_of, read_metadata
 from histoloom.errors import InputError
+from histoloom.folds import read_folds, roles_of
 from histoloom.identity import canonical_json, make_identity
 from histoloom.metrics.abundance import score_abundance
 from histoloom.metrics.colocalization import score_colocalization
@@ -92,23 +93,15 @@ def train_means(target: Path, folds: Path) -> tuple[pd.DataFrame, Any]:
 
     data = anndata.read_h5ad(target)
     values, obs = _dense(data.X), data.obs
-    table = pd.read_parquet(folds)
-    train = table[table["role"] == "train"]
-    section = obs["cohort"].astype(str) + "/" + obs["sample"].astype(str)
-    key = section + "/" + obs["obs_id"].astype(str)
-    means = {}
-    for fold, part in train.groupby("fold", sort=True):
-        names = part["cohort"].astype(str) + "/" + part["sample"].astype(str)
-        whole = part["obs_id"].isna()
-        single = names[~whole] + "/" + part.loc[~whole, "obs_id"].astype(str)
-        chosen = (section.isin(set(names[whole])) | key.isin(set(single))).to_numpy()
-        if chosen.any():
-            means[str(fold)] = np.nanmean(values[chosen], axis=0)
+    table, _ = read_folds(folds)
+    key = obs["cohort"].astype(str) + "/" + obs["sample"].astype(str) + "/" + obs["obs_id"].astype(str)
+    chosen = {fold: roles == "train" for fold, roles in roles_of(table, obs).items()}
+    means = {fold: np.nanmean(values[rows], axis=0) for fold, rows in sorted(chosen.items()) if rows.any()}
     frame = pd.DataFrame.from_dict(means, orient="index", columns=[str(name) for name in data.var_names])
     return frame, obs.set_axis(key.to_numpy(), axis=0)
 
 
-def _with_positions(scored: Scored, target_obs: pd.DataFrame) -> pd.DataFrame:
+def with_positions(scored: Scored, target_obs: pd.DataFrame) -> pd.DataFrame:
     """Add array coordinates, pitch and badge from the target where the predictions do not carry them."""
     obs = scored.obs
     key = (obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"]).to_numpy()
@@ -163,7 +156,7 @@ def score_predictions(
     parts = []
     for path in paths:
         scored = read_predictions(path)
-        obs = _with_positions(scored, target_obs)
+        obs = with_positions(scored, target_obs)
         absent = sorted(set(obs["fold"]) - set(means.index))
         if absent or list(means.columns) != scored.types:
             what = f"folds without training observations: {', '.join(absent)}." if absent else "other cell types."

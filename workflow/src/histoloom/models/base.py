@@ -63,6 +63,8 @@ class Fold:
     label_rows
         (n,) row whose label each row is given in training: itself, or another of its section under
         shuffled labels. Tests never use it.
+    compared
+        Whether the fold only serves a comparison; no choice for another fold is taken from it.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Fold:
     val: np.ndarray
     test: np.ndarray
     label_rows: np.ndarray
+    compared: bool = False
 
 
 @dataclass(frozen=True)

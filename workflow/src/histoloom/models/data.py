@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ def build_training(
     table: pd.DataFrame,
     features: np.ndarray | None,
     experiment: Mapping[str, Any],
+    compared: Collection[str] = (),
 ) -> TrainingData:
     """Return what a model is fitted on.
 
@@ -108,12 +109,14 @@ def build_training(
         (n, D) float32 from `load_features`, or None.
     experiment
         Its entry: ``train_seeds``, ``standardise``, ``selection``, ``shuffle_labels``, ``seed``.
+    compared
+        Folds that only serve a comparison.
     """
     folds = []
     for name, roles in roles_of(table, target.obs).items():
         train, val, test = (np.flatnonzero(roles == role) for role in ("train", "val", "test"))
         label_rows = _label_rows(target.obs, roles, name, experiment["shuffle_labels"], experiment["seed"])
-        folds.append(Fold(name, train, val, test, label_rows))
+        folds.append(Fold(name, train, val, test, label_rows, name in compared))
     if features is not None:
         features = standardise_groups(features, target.obs, experiment["standardise"])
     return TrainingData(

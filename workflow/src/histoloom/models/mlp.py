@@ -58,7 +58,8 @@ class MLP(Model):
         trained = self._train("fit", data, members, device)
         chosen = {key: [t.epochs for m, t in zip(members, trained, strict=True) if m.fold == key] for key in rules}
         if last:
-            found = [e for key, picked in chosen.items() if rules[key][0] == "val" for e in picked]
+            told = [fold.name for fold in data.folds if not fold.compared and rules[fold.name][0] == "val"]
+            found = [e for key in told for e in chosen[key]]
             middle = median_low(found) if found else limit
             late = [self._member(data, fold, seed, scalers[fold.name], middle) for fold in last for seed in data.seeds]
             members, trained = (

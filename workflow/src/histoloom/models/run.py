@@ -13,10 +13,10 @@ import pandas as pd
 from histoloom.artefacts import KEY, identities_of, identity_of
 from histoloom.checkpoints import Checkpoints, resume_identity
 from histoloom.errors import InputError
-from histoloom.folds import ALL, read_folds
+from histoloom.folds import ALL, control_folds, read_folds
 from histoloom.identity import canonical_json, make_identity
 from histoloom.models.artefact import load_model, save_model
-from histoloom.models.base import Model, Rows
+from histoloom.models.base import Fold, Model, Rows
 from histoloom.models.data import build_training, load_features
 from histoloom.models.efficiency import Meter, pick_device
 from histoloom.registry import MODELS, load
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Keys of an experiment that change what is trained; which other models it has does not.
 _EXPERIMENT_KEYS = ("train_seeds", "standardise", "selection", "shuffle_labels", "seed")
+LEAKS = "leaks"  # the variant that holds the predictions of a comparison, and of the fold it is held against
 TRANSDUCTIVE = frozenset({"per_cohort", "per_section"})
 Embeddings = Mapping[str, Sequence[Path]]
 
@@ -90,7 +91,7 @@ def train_model(
     table, fold_facts = read_folds(folds)
     model: Model = load(MODELS, spec["kind"])(spec)
     features, spaces = _features(model, read, embeddings)
-    data = build_training(read, table, features, experiment)
+    data = build_training(read, table, features, experiment, control_folds(fold_facts["compared"]))
     identity = make_identity(
         "models",
         STAGE_VERSIONS["models"],
@@ -138,6 +139,7 @@ def make_protocol(
         "split": fold_facts["split"],
         "on_overlap": fold_facts["on_overlap"],
         "overlap_patients": fold_facts["overlap_patients"],
+        "compared": {k: v for k, v in fold_facts["compared"].items() if k != "folds"},
         "selection": experiment["selection"],
         "chosen": chosen,
         "tuned_on_test": experiment["selection"] == "test_as_published" and bool(chosen),
@@ -180,6 +182,27 @@ def predict_all_seeds(
     return np.mean(list(by_seed.values()), axis=0), by_seed
 
 
+def tested_folds(folds: Sequence[Fold], variant: str, where: Path) -> list[Fold]:
+    """Return the folds that a variant predicts.
+
+    Folds of a comparison are in `LEAKS` alone, so that nothing that reads another variant can average them.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    chosen = [fold for fold in folds if fold.name != ALL and (variant == LEAKS or not fold.compared)]
+    if not chosen:
+        raise InputError(
+            where,
+            f"has no fold for predictions '{variant}'.",
+            f"predictions of a comparison (split leak_price, transfer with shared patients) are '{LEAKS}'; all others "
+            "are 'default'.",
+        )
+    return chosen
+
+
 def predict_model(
     *,
     model: Path,
@@ -200,7 +223,7 @@ def predict_model(
     spec, experiment, target, folds, embeddings
         As given to `train_model`.
     variant
-        Name of an inference-only choice.
+        Name of an inference-only choice; `LEAKS` predicts a comparison's folds, every other name leaves them out.
     out
         h5ad to write: X the mean over training seeds, layers ``truth`` (the labels), ``seed_<s>``
         and, where planted, ``planted``.
@@ -208,7 +231,7 @@ def predict_model(
     Raises
     ------
     InputError
-        If the embeddings are not those of training.
+        If the embeddings are not those of training, or the folds have none for the variant.
     """
     fitted, facts = load_model(Path(model))
     read = read_target(target)
@@ -217,13 +240,12 @@ def predict_model(
         raise InputError(model, "was trained for other cell types than the target's.", "remove it and train again.")
     features, spaces = _features(fitted, read, embeddings)
     check_spaces(Path(model), facts["encoders"], spaces)
-    data = build_training(read, table, features, experiment)
+    data = build_training(read, table, features, experiment, control_folds(fold_facts["compared"]))
     labels = read.values if fitted.uses_test_labels else None
     rows = Rows(read.obs, data.rows.features, labels)
     parts = []
-    for fold in data.folds:
-        if fold.name != ALL:
-            parts.append((fold, *predict_all_seeds(fitted, facts, fold.name, rows.take(fold.test))))
+    for fold in tested_folds(data.folds, variant, folds):
+        parts.append((fold, *predict_all_seeds(fitted, facts, fold.name, rows.take(fold.test))))
     protocol = make_protocol(fitted, read, experiment, fold_facts, facts)
     metadata = {
         "experiment": str(experiment.get("name") or Path(target).parent.name),

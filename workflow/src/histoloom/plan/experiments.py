@@ -12,8 +12,8 @@ from typing import Any
 
 from histoloom.config import RESOURCES, load_config
 from histoloom.identity import source_hash
+from histoloom.plan.chosen import ChosenPlan
 from histoloom.plan.ladder import RUNGS, is_floor, rung_of
-from histoloom.plan.sections import SectionPlan
 
 # Keys of an experiment by what depends on them; None means all.
 _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
@@ -38,6 +38,8 @@ _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
         "block_um",
         "buffer_um",
         "on_overlap",
+        "draws",
+        "sisters",
         "selection",
         "seed",
     ),
@@ -69,7 +71,7 @@ _CHAPTERS: Mapping[str, str] = {
 _PRESENTATION = frozenset({"title", "paper", "models"})
 
 
-class Plan(SectionPlan):
+class Plan(ChosenPlan):
     """The plan of a run."""
 
     @classmethod
@@ -79,31 +81,9 @@ class Plan(SectionPlan):
 
     # experiments ---------------------------------------------------------------------------------------------
 
-    def experiments(self, task: str) -> list[str]:
-        """Return the names of the experiments of a task that are to run."""
-        entries = self.config.entries["experiments"]
-        return [name for name in entries if entries[name]["task"] == task and self._wanted(name)]
-
     def judges(self) -> list[str]:
         """Return the names of the judges that are to run."""
         return [name for name in self.config.entries["judges"] if self._wanted(name)]
-
-    def _wanted(self, name: str) -> bool:
-        return self.config.only is None or name in self.config.only
-
-    def experiment_cohorts(self, experiment: str) -> list[str]:
-        """Return the cohorts of an experiment, training ones first."""
-        entry = self.config.get("experiments", experiment)
-        named = [
-            *(entry.get("cohorts") or []),
-            *(entry.get("train_cohorts") or []),
-            *(entry.get("test_cohorts") or []),
-        ]
-        return list(dict.fromkeys(named))
-
-    def experiment_samples(self, experiment: str) -> list[tuple[str, str]]:
-        """Return (cohort, sample) of all sections of an experiment."""
-        return [(c, s) for c in self.experiment_cohorts(experiment) for s in self.samples(c)]
 
     def papers(self) -> dict[str, list[str]]:
         """Return the experiments of each paper."""
@@ -319,7 +299,10 @@ class Plan(SectionPlan):
     def targets(self) -> list[str]:
         """Return every file that `all` asks for."""
         wanted: list[str] = []
-        for name in self.experiments("abundance"):
+        for name in self.compared():
+            wanted += [f"results/tables/{name}/leaks.{e}" for e in ("csv", "md", "html")]
+            wanted += [f"results/figures/{name}/leaks.png", *self.audit_file(name)]
+        for name in self.headlines():
             wanted += [f"results/tables/{name}/summary.{e}" for e in ("csv", "md", "html")]
             wanted += [f"results/tables/{name}/ladder.{e}" for e in ("csv", "md", "html")]
             wanted += [f"results/figures/{name}/{f}.png" for f in ("bars", "ladder", "between")]

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from histoloom.errors import InputError
+from histoloom.folds import DELIBERATE
 from histoloom.metrics.protocol import UNSTATED
 
 SAME, DEVIATES, NOT_COMPARABLE, NOT_RUN = "same", "deviates", "not comparable", "not run"
@@ -192,6 +193,8 @@ _COUNTS = ("n_patients", "n_sections", "n_observations")
 def _marks(protocol: Mapping[str, Any]) -> list[str]:
     """Return what no published value was made under, and must be told."""
     marks = []
+    if protocol.get("split") in DELIBERATE:
+        marks.append("leaks on purpose")
     if protocol.get("shuffle_labels") not in {None, "none", UNSTATED}:
         marks.append("labels shuffled")
     if protocol.get("uses_test_labels"):

@@ -1,0 +1,253 @@
+"""What a leak is worth: known answers on small worlds, tables against numbers formed anew, and what must not mix."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from modelbench import SMALL, lay, run
+from modelworld import World, experiment, model_spec
+
+from histoloom.artefacts import read_metadata, write_parquet
+from histoloom.errors import InputError
+from histoloom.folds import make_folds, read_folds
+from histoloom.metrics import score_predictions
+from histoloom.metrics.leaks import score_leaks
+from histoloom.metrics.rows import read_metrics
+from histoloom.metrics.uncertainty import sign_flip_p
+from histoloom.report.leak_figures import draw_leaks
+from histoloom.report.leaks import PRICE_COLUMNS, TRANSFER_COLUMNS, read_leaks, write_leaks
+from histoloom.report.published import NOT_COMPARABLE, compare
+from histoloom.targets import build_target
+
+SIX = {p: [f"{p}1", f"{p}2"] for p in "ABCDEF"}
+
+
+def personal(world: World, patients: dict[str, list[str]], strength: float, offset: int = 0) -> World:
+    """Let a patient's labels follow a map of the patient's own beside the common one: a memory pays, sight does not."""
+    for number, (patient, sections) in enumerate(sorted(patients.items())):
+        own = np.random.default_rng([7, ord(patient)]).normal(size=world.map.shape)
+        for name in sections:
+            noise = np.random.default_rng([number, offset, len(name)]).normal(size=world.labels[name].shape)
+            x = world.features[name]
+            # Per section the spread is one, so that the strength alone says what a memory is worth.
+            world.labels[name] = 9.0 + x @ (world.map + strength * own) + 0.3 * noise
+    return world
+
+
+def score(bench, model, folder, name="m"):
+    """Train, predict the comparison and score it; returns the metrics' path."""
+    predictions, _ = run(bench, model, name, variant="leaks")
+    out = folder / f"{name}.leaks.parquet"
+    score_leaks(
+        spec={**bench.spec, "name": "e"}, experiment="e", model=name, predictions=bench.folder / f"{name}.h5ad",
+        target=bench.target, folds=bench.folds, out=out,
+    )  # fmt: skip
+    return out, predictions
+
+
+def price_of(tmp_path, strength, **given):
+    world = personal(World(tmp_path / "w", patients=SIX), SIX, strength)
+    bench = lay(world, tmp_path / "e", split="leak_price", draws=2, **given)
+    return bench, *score(bench, model_spec("ridge", alpha=1e-3), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory):
+    """A world in which a memory pays: bench, metrics and predictions."""
+    return price_of(tmp_path_factory.mktemp("priced"), 1.0)
+
+
+@pytest.fixture(scope="module")
+def transferred(tmp_path_factory):
+    """A transfer in which a memory pays: bench and metrics."""
+    folder = tmp_path_factory.mktemp("transferred")
+    bench = transfer_bench(folder, 1.0)
+    return bench, score(bench, model_spec("ridge", alpha=1e-3), folder)[0]
+
+
+def test_a_patients_own_map_has_a_price_and_none_has_none(priced, tmp_path):
+    found = {}
+    for strength, (bench, out, _) in ((0.0, price_of(tmp_path, 0.0)), (1.0, priced)):
+        table, _, _ = read_leaks(bench.spec, [out])
+        assert list(table.columns) == PRICE_COLUMNS
+        found[strength] = table.query("level == 'cohort'").iloc[0]
+        sections = table.query("level == 'section'")
+        assert (sections["n_leaked"] > 0).all()
+        assert (sections["n_train"] == 10 * 61).all()  # ten sections of five others; three spots of 64 are no use
+    assert abs(found[0.0]["difference"]) < 0.01
+    assert found[1.0]["difference"] > 0.05
+    assert found[1.0]["cc_with"] > found[1.0]["cc_without"]
+    # D is badged: its sections are shown and stay outside of means.
+    assert found[1.0]["n_patients"] == 5
+    assert set(table.loc[table["badge"] != "", "patient"]) == {"D"}
+    assert set(table.loc[table["level"] == "cohort", "patient"]) == {""}
+    patients = table.query("level == 'patient' and badge == ''")
+    assert found[1.0]["difference"] == pytest.approx(patients["difference"].mean())
+    assert found[1.0]["n_patients_higher"] == (patients["difference"] > 0).sum() == 5
+    assert found[1.0]["p"] == pytest.approx(2 / 2**5) == pytest.approx(sign_flip_p(patients["difference"]))
+
+    # The table's numbers, formed anew from the predictions.
+    predictions = priced[2]
+
+    def cc(fold):
+        part = predictions[(predictions.obs["fold"] == fold).to_numpy()]
+        pairs = zip(np.asarray(part.X).T, part.layers["truth"].T, strict=True)
+        return np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])
+
+    row = sections.set_index("sample").loc["E2"]
+    assert row["cc_without"] == pytest.approx(cc("without-demo-E2"))
+    assert row["cc_with"] == pytest.approx((cc("with-demo-E2-0") + cc("with-demo-E2-1")) / 2)
+    assert row["cc_with_sd_draws"] == pytest.approx(abs(cc("with-demo-E2-0") - cc("with-demo-E2-1")) / 2**0.5)
+
+
+def test_a_type_undefined_on_one_side_is_undefined_in_the_pair(tmp_path):
+    world = personal(
+        World(tmp_path / "w", patients={"A": ["A1", "A2"], "B": ["B1"]}), {"A": ["A1", "A2"], "B": ["B1"]}, 0
+    )
+    world.labels["B1"][:, 2] = 4.0  # the model without a sister has learnt a constant
+    bench = lay(world, tmp_path / "e", split="leak_price", draws=2)
+    out, _ = score(bench, model_spec("ridge"), tmp_path)
+    rows = read_metrics([out])
+    pairs = rows[rows["aggregation"].eq("section") & rows["metric"].isin(["cc_with", "cc_without", "leak_price"])]
+    types = pairs[pairs["target"] != ""]
+    assert set(types.loc[types["value"].isna(), "target"]) == {"epithelial"}
+    assert types["value"].isna().sum() == 2 * 3
+    table, _, _ = read_leaks(bench.spec, [out])
+    assert (table.query("level == 'section'")["n_types"] == 3).all()
+    assert (table.query("level == 'section'")["n_types_undefined"] == 1).all()
+    cohort = table.query("level == 'cohort'").iloc[0]
+    assert np.isnan(cohort["p"])  # one patient: points, no p
+
+
+def test_no_headline_and_no_published_value_is_made_of_a_price(priced):
+    bench, out, _ = priced
+    rows = read_metrics([out])
+    assert not ((rows["metric"] == "cc") & (rows["aggregation"] != "section")).any()
+    stamp = json.loads(rows["protocol"].iloc[0])
+    assert stamp["split"] == "leak_price"
+    assert stamp["compared"]["sisters"] == "all"
+    assert "equal" in stamp["compared"]["matched"]
+    assert set(stamp["overlap_patients"]) == set(SIX)
+    status = compare({"source": "her2st"}, {"source": "her2st"}, SimpleNamespace(name="x"), stamp)
+    assert (status.status, status.details) == (NOT_COMPARABLE, "leaks on purpose")
+    with pytest.raises(InputError, match="no fold for predictions 'default'"):
+        run(bench, model_spec("ridge"), "again")
+
+
+def test_folds_that_leak_without_saying_so_are_not_scored(priced, tmp_path):
+    bench, _, _ = priced
+    table, facts = read_folds(bench.folds)
+    here = (table["fold"] == "without-demo-B1") & (table["sample"] == "B2")
+    assert not here.any()
+    sister = (
+        table[table["fold"] == "without-demo-B1"].iloc[[0]].assign(sample="B2", patient="B", obs_id=None, role="train")
+    )
+    write_parquet(pd.concat([table, sister], ignore_index=True).astype("string"), tmp_path / "f.parquet", facts)
+    with pytest.raises(InputError, match=r"without-demo-B1.*trains on patients that it tests: B"):
+        score_leaks(
+            spec={**bench.spec, "name": "e"}, experiment="e", model="m", predictions=bench.folder / "m.h5ad",
+            target=bench.target, folds=tmp_path / "f.parquet", out=tmp_path / "x.parquet",
+        )  # fmt: skip
+
+
+TRAIN = {"A": ["A1"], "B": ["B1"], "C": ["C1"], "E": ["E1"], "F": ["F1"], "G": ["G1"]}
+TEST = {"A": ["X1"], "B": ["X2"], "Y": ["Y1"], "Z": ["Z1"]}
+
+
+def transfer_bench(tmp_path, strength, **given):
+    one = personal(World(tmp_path / "w", patients=TRAIN), TRAIN, strength)
+    two = personal(World(tmp_path / "w", patients=TEST, cohort="other", seed=3), TEST, strength, offset=1)
+    spec = experiment(
+        split="transfer", on_overlap="allow", train_cohorts=["demo"], test_cohorts=["other"], train_seeds=[0], **given
+    )
+    bench = SimpleNamespace(folder=tmp_path, spec=spec, target=tmp_path / "t.h5ad", folds=tmp_path / "f.parquet")
+    build_target(
+        spec=spec, samples=one.samples + two.samples, tiles=one.tiles + two.tiles,
+        labels=[one.write_labels(), two.write_labels()], truth=[], out=bench.target,
+    )  # fmt: skip
+    make_folds(spec=spec, target=bench.target, seed=0, out=bench.folds)
+    bench.embeddings = {"enc": [*one.write_embeddings(), *two.write_embeddings()]}
+    return bench
+
+
+def columns(table, model="m"):
+    cohort = table[(table["level"] == "cohort") & (table["model"] == model)].set_index(["tested", "training"])["cc"]
+    return {"a": cohort["all_patients", "as_published"], "b": cohort["unshared_patients", "as_published"],
+            "c": cohort["all_patients", "shared_dropped"], "random": cohort["all_patients", "random_drop"],
+            "shared a": cohort["shared_patients", "as_published"], "shared c": cohort["shared_patients", "shared_dropped"],
+            "shared random": cohort["shared_patients", "random_drop"]}  # fmt: skip
+
+
+def test_a_transfer_as_published_flatters_where_patients_can_be_remembered(transferred, tmp_path):
+    bench, out = transferred
+    table, compared, _ = read_leaks(bench.spec, [out])
+    assert list(table.columns) == TRANSFER_COLUMNS
+    found = columns(table)
+    assert found["a"] > found["b"] + 0.03
+    assert found["a"] > found["c"] + 0.03
+    # Losing as many other observations costs nothing: it was the patients, not the number.
+    assert found["random"] > found["c"] + 0.03
+    assert found["shared random"] > found["shared c"] + 0.05
+    assert compared["shared_patients"] == ["A", "B"]
+    sizes = {f: about["n_train"] for f, about in compared["folds"].items()}
+    assert sizes["shared-dropped"] == sizes["random-drop-0"] == sizes["random-drop-2"] < sizes["transfer"]
+    # (a) is the headline of the experiment itself, to the last digit.
+    run(bench, model_spec("ridge", alpha=1e-3), "headline")
+    score_predictions(
+        spec={**bench.spec, "name": "e"}, experiment="e", model="m", predictions=bench.folder / "headline.h5ad",
+        target=bench.target, folds=bench.folds, out=tmp_path / "headline.parquet",
+    )  # fmt: skip
+    rows = read_metrics([tmp_path / "headline.parquet"])
+    assert set(rows["fold"]) <= {"", "transfer"}
+    (cc,) = rows.query("metric == 'cc' and aggregation == 'cohort' and target == '' and against == 'labels'")["value"]
+    assert cc == found["a"]
+
+
+def test_without_a_memory_nothing_flatters(tmp_path):
+    bench = transfer_bench(tmp_path, 0.0)
+    out, _ = score(bench, model_spec("ridge", alpha=1e-3), tmp_path)
+    found = columns(read_leaks(bench.spec, [out])[0])
+    assert max(found.values()) - min(found.values()) < 0.02
+
+
+def test_a_comparison_leaves_the_chosen_epochs_and_penalty_of_everyone_alone(tmp_path):
+    """The model of everyone takes the median choice of the folds that count, not of the comparison's."""
+    choices = {}
+    for draws in (0, 3):
+        bench = transfer_bench(tmp_path / str(draws), 1.0, selection="val_patient", draws=draws)
+        for name, model in (("mlp", model_spec("mlp", **SMALL)), ("ridge", model_spec("ridge", alphas=[0.1, 10, 1e3]))):
+            _, path = run(bench, model, name)
+            facts = read_metadata(path)["choices"]
+            assert ("random-drop-0" in facts) == (draws > 0)
+            choices[name, draws] = (facts["transfer"], facts["all"])
+    assert choices["mlp", 0] == choices["mlp", 3]
+    assert choices["ridge", 0] == choices["ridge", 3]
+
+
+@pytest.mark.parametrize("kind", ["price", "transfer"])
+def test_tables_and_figure_are_written_and_are_the_same_twice(priced, transferred, tmp_path, kind):
+    bench, out, *_ = transferred if kind == "transfer" else priced
+    files = [out, score(bench, model_spec("coordinates"), tmp_path, "c")[0]]
+    spec = {**bench.spec, "models": ["c", "m"], "title": "A title"}
+    written = {}
+    for turn in ("one", "two"):
+        out = {role: tmp_path / f"{turn}.{role}" for role in ("csv", "md", "html")}
+        write_leaks(spec=spec, metrics=files, out=out)
+        draw_leaks(spec=spec, metrics=files, out=tmp_path / f"{turn}.png")
+        written[turn] = {role: path.read_bytes() for role, path in out.items()}
+        written[turn]["png"] = (tmp_path / f"{turn}.png").read_bytes()
+    assert written["one"] == written["two"]
+    text = written["one"]["md"].decode()
+    words = {
+        "price": ["E2", "n train, both", "sign-flip test over patients p = 0.0625", "5 patients"],
+        "transfer": ["(b) unshared patients only", "random drop of equal size", "A, B", "| (c) shared dropped |"],
+    }
+    for word in words[kind]:
+        assert word in text, text
+    table = pd.read_csv(tmp_path / "one.csv")
+    assert list(table["model"].unique()) == ["c", "m"]
+    assert len(written["one"]["png"]) > 10_000

@@ -1,0 +1,53 @@
+"""From a fold table, whose rows are sections or observations, to the role of every observation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from histoloom.errors import InputError
+
+
+def roles_of(table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Expand a fold table to observations.
+
+    A row with an observation goes before the row of its whole section: "this section trains, but for these".
+
+    Parameters
+    ----------
+    table
+        From `read_folds`.
+    obs
+        Observations with cohort, sample, obs_id.
+
+    Returns
+    -------
+    dict
+        By fold, in order: array of roles, one per observation; "" where the fold does not use it.
+
+    Raises
+    ------
+    InputError
+        If the table names an observation or a section twice in a fold, or one that is not there.
+    """
+    sample_key = pd.Index(obs["cohort"].astype(str) + "/" + obs["sample"].astype(str))
+    key = pd.Index(sample_key + "/" + obs["obs_id"].astype(str))
+    found: dict[str, np.ndarray] = {}
+    for fold, rows in table.groupby("fold", sort=False):
+        roles = np.full(len(obs), "", dtype=object)
+        names = rows["cohort"] + "/" + rows["sample"]
+        whole = rows["obs_id"].isna().to_numpy(bool)
+        label = pd.Index(names.where(whole, names + "/" + rows["obs_id"].fillna("")))
+        for part, against in ((whole, sample_key), (~whole, key)):
+            role = pd.Series(rows["role"].to_numpy(object)[part], index=label[part])
+            if role.index.duplicated().any() or not role.index.isin(against).all():
+                raise InputError(
+                    f"fold '{fold}'",
+                    "does not fit the target's observations.",
+                    "remove the folds and run again.",
+                )
+            mapped = role.reindex(against).to_numpy(object)
+            hit = ~pd.isna(mapped)
+            roles[hit] = mapped[hit]
+        found[str(fold)] = roles
+    return found

@@ -1,0 +1,166 @@
+"""Figures of what a leak is worth: paired points per section, and a transfer's columns per patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.metrics.leaks import GROUPS
+from histoloom.metrics.uncertainty import MIN_PATIENTS
+from histoloom.report.leaks import PRICE, read_leaks
+from histoloom.report.style import PALETTE, figure, note, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_ACROSS = 4
+_STEPS = (
+    ("as_published", GROUPS[0], "(a) as\npublished"),
+    ("as_published", GROUPS[1], "(b) unshared\npatients only"),
+    ("shared_dropped", GROUPS[0], "(c) shared\ndropped"),
+    ("random_drop", GROUPS[0], "random drop\nof equal size"),
+)
+
+
+def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
+    """Draw what a leak is worth in an experiment, a panel per model.
+
+    Parameters
+    ----------
+    spec
+        The experiment's entry; ``models`` gives the order.
+    metrics
+        Files of `histoloom.metrics.leaks`, one per model.
+    out
+        png.
+    """
+    table, compared, models = read_leaks(spec, metrics)
+    table = table[table["against"] == "labels"]
+    defined = set(table.loc[table["cc" if "cc" in table else "cc_with"].notna(), "model"])
+    models = [model for model in models if model in defined]
+    title = str(spec.get("title") or spec.get("name") or "")
+    across = max(min(len(models), _ACROSS), 1)
+    down = -(-max(len(models), 1) // across)
+    price = compared["kind"] == PRICE
+    with figure(1.9 + (2.6 if price else 3.6) * across, 0.9 + 3.3 * down) as fig:
+        if not models:
+            note(fig.subplots(), "no model has a defined correlation in a compared section")
+            save(fig, out)
+            return
+        axes = fig.subplots(down, across, sharey=True, squeeze=False).ravel()
+        for ax in axes[len(models) :]:
+            ax.set_axis_off()
+        draw = _price_panel if price else _transfer_panel
+        for ax, model in zip(axes, models, strict=False):
+            draw(ax, table[table["model"] == model], compared)
+            ax.set_title(model)
+        for ax in axes[::across]:
+            ax.set_ylabel("CC within sections")
+        handles = {
+            label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        fig.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+        told = _price_told(table, models, compared) if price else _transfer_told(compared)
+        fig.suptitle(f"{title}\n{told}", x=0.01, ha="left", fontsize=9.5)
+        save(fig, out)
+
+
+def _price_told(table: pd.DataFrame, models: Sequence[str], compared: Mapping[str, Any]) -> str:
+    cohort = table[(table["level"] == "cohort") & table["model"].isin(models)]
+    parts = []
+    for row in cohort.to_dict("records"):
+        p = f", p {row['p']:.3f}" if np.isfinite(row["p"]) else ""
+        parts.append(f"{row['model']} {row['difference']:+.2f}{p}")
+    patients = sorted(set(cohort["n_patients"].astype(int)))
+    few = f" (fewer than {MIN_PATIENTS}: points, no p)" if patients and max(patients) < MIN_PATIENTS else ""
+    sisters = "sisters" if compared["sisters"] == "all" else "one sister"
+    count = "/".join(map(str, patients))
+    return (
+        f"CC with {sisters} in training minus without, as many observations in both;\n"
+        f"mean over {count} patient{'s' * (patients != [1])}{few}: {'; '.join(parts)}"
+    )
+
+
+def _price_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) -> None:
+    names = sorted({about["patient"] for about in compared["folds"].values()})
+    sections = table[table["level"] == "section"].sort_values(["patient", "sample"], kind="stable")
+    for row in sections.to_dict("records"):
+        tone = PALETTE[names.index(row["patient"]) % len(PALETTE)]
+        style: dict[str, Any] = {"ls": "--" if row["badge"] else "-", "mfc": "white" if row["badge"] else tone}
+        name = f"patient {row['patient']}" + (f" [{row['badge']}]" if row["badge"] else "")
+        cc = [row["cc_without"], row["cc_with"]]
+        ax.plot([0, 1], cc, marker="o", ms=4.5, lw=1.1, color=tone, alpha=0.85, label=name, **style)
+    _section_names(ax, sections)
+    for row in table[(table["level"] == "patient") & (table["badge"] == "")].to_dict("records"):
+        tone = PALETTE[names.index(row["patient"]) % len(PALETTE)]
+        ax.plot([0, 1], [row["cc_without"], row["cc_with"]], "D", ms=7, mfc=tone, mec="black", mew=0.9, zorder=4)
+    ax.plot([], [], "D", ms=7, mfc="white", mec="black", ls="none", label="mean of the patient")
+    ax.set_xticks([0, 1], ["without", "with sister"])
+    ax.set_xlim(-0.25, 1.45)
+    ax.axhline(0, color="black", lw=0.6)
+    ax.grid(axis="y", color="#E6E6E6", lw=0.6)
+    ax.set_axisbelow(True)
+
+
+def _section_names(ax: Axes, sections: pd.DataFrame, most: int = 12) -> None:
+    """Name the sections at their right end, apart from one another; not where they are too many to read."""
+    if len(sections) > most:
+        return
+    low, high = sections[["cc_with", "cc_without"]].min().min(), sections[["cc_with", "cc_without"]].max().max()
+    step = max(high - low, 0.05) * 0.055
+    at = -np.inf
+    for row in sections.dropna(subset="cc_with").sort_values("cc_with", kind="stable").to_dict("records"):
+        at = max(at + step, row["cc_with"])
+        ax.annotate(row["sample"], (1, row["cc_with"]), xytext=(1.12, at), fontsize=7, va="center",
+                    arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#999999"})  # fmt: skip
+
+
+def _transfer_told(compared: Mapping[str, Any]) -> str:
+    sizes = (
+        pd.DataFrame.from_dict(dict(compared["folds"]), orient="index").groupby("what", sort=False)["n_train"].first()
+    )
+    words = {"as_published": "(a), (b)", "shared_dropped": "(c)", "random_drop": "random drop"}
+    told = ", ".join(f"{words[str(what)]} {n}" for what, n in sizes.items())
+    shared = len(compared["shared_patients"])
+    return f"{shared} patient{'s' * (shared != 1)} on both sides as published; observations in training: {told}"
+
+
+def _transfer_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) -> None:
+    shared = set(compared["shared_patients"])
+    rows = table[table["level"] == "patient"]
+    places = {
+        i: rows[(rows["training"] == what) & (rows["tested"] == group)].set_index(["cohort", "patient"])
+        for i, (what, group, _) in enumerate(_STEPS)
+    }
+    for key in dict.fromkeys(k for part in places.values() for k in part.index):
+        found = {i: part.loc[key] for i, part in places.items() if key in part.index}
+        badge = next(iter(found.values()))["badge"]
+        tone = PALETTE[1] if key[1] in shared else PALETTE[0]
+        # Lines join the trainings that are told apart for the same patients; (b) is (a) with patients left out.
+        line = [i for i in (0, 2, 3) if i in found]
+        ax.plot(line, [found[i]["cc"] for i in line], lw=0.7, color=tone, alpha=0.45, zorder=1)
+        ax.plot(list(found), [row["cc"] for row in found.values()], "o", ms=4.2, color=tone, alpha=0.8, zorder=2,
+                mfc="white" if badge else tone,
+                label=("patient on both sides" if key[1] in shared else "unshared patient")
+                + (f" [{badge}]" if badge else ""))  # fmt: skip
+    means = table[table["level"] == "cohort"]
+    for i, (what, group, _) in enumerate(_STEPS):
+        here = means[(means["training"] == what) & (means["tested"] == group)]
+        for row in here.to_dict("records"):
+            ax.plot([i - 0.2, i + 0.2], [row["cc"]] * 2, color="black", lw=2, zorder=4, label="mean over patients")
+            ax.annotate(f"{row['cc']:.2f}", (i + 0.22, row["cc"]), fontsize=7.5, va="center")
+            if row["n_draws"] > 1:
+                ax.plot([i, i], [row["cc_low_draw"], row["cc_high_draw"]], color="black", lw=1, zorder=3)
+        if here.empty:
+            ax.annotate(
+                "none", (i, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=7.5, color="#777777"
+            )
+    ax.set_xticks(range(len(_STEPS)), [label for _, _, label in _STEPS])
+    ax.set_xlim(-0.4, len(_STEPS) - 0.35)
+    ax.axhline(0, color="black", lw=0.6)
+    ax.grid(axis="y", color="#E6E6E6", lw=0.6)
+    ax.set_axisbelow(True)

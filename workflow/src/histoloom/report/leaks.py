@@ -1,0 +1,288 @@
+"""Tables of what a leak is worth: the price of a sister section in training, and a transfer in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.metrics.leaks import GROUPS
+from histoloom.metrics.rows import read_metrics, read_protocols
+from histoloom.metrics.uncertainty import MIN_PATIENTS, sign_flip_p
+from histoloom.report.pages import Page, listed, number, write_csv
+
+PRICE = "leak_price"
+TRAININGS = ("as_published", "shared_dropped", "random_drop")
+PRICE_COLUMNS = [
+    "model", "against", "level", "cohort", "patient", "sample", "badge", "cc_with", "cc_without", "difference",
+    "cc_with_sd_draws", "n_draws", "n_types", "n_types_undefined", "n_test", "n_train", "n_leaked", "n_patients",
+    "n_patients_higher", "p",
+]  # fmt: skip
+TRANSFER_COLUMNS = [
+    "model", "against", "cohort", "level", "patient", "badge", "tested", "training", "n_draws", "cc", "cc_low_draw",
+    "cc_high_draw", "n_patients", "n_train", "n_train_sections", "n_train_patients", "n_leaked",
+]  # fmt: skip
+_PLACE = ["cohort", "patient", "sample", "badge"]
+_NO_P = f"Below {MIN_PATIENTS} patients no p is given: no pattern of signs could make one small."
+
+
+def price_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> pd.DataFrame:
+    """Return CC with and without a sister in training, per section, patient and cohort.
+
+    Parameters
+    ----------
+    rows
+        Rows of `histoloom.metrics.leaks`.
+    folds
+        What each fold is, from the metadata of the metrics.
+    models
+        In the order wanted.
+
+    Returns
+    -------
+    DataFrame
+        `PRICE_COLUMNS`. ``n_train`` is that of both models of a pair, ``n_leaked`` how much of it the sisters are in
+        the one that has them. p: exact sign-flip test over patients, in rows of level cohort.
+    """
+    rows = rows[(rows["target"] == "") & (rows["train_seed"] == -1)]
+    sizes = pd.DataFrame.from_dict(dict(folds), orient="index")
+    withs = (
+        sizes[sizes["what"] == "with"]
+        .groupby("tests")
+        .agg(
+            n_draws=("draw", "size"),
+            n_train=("n_train", "first"),
+            n_leaked=("n_leaked", "mean"),
+            n_test=("n_test", "first"),
+        )
+    )
+    found: list[pd.DataFrame] = []
+    for (model, against), part in rows.groupby(["model", "against"], sort=False):
+        own = part[(part["metric"] == "cc") & part["fold"].isin(sizes.index[sizes["what"] == "with"])]
+        spread = own.groupby(["cohort", "sample"])["value"].std()
+        for level in ("section", "patient", "cohort"):
+            place = _PLACE[: {"section": 4, "patient": 2, "cohort": 1}[level]]
+            place = [*place, "badge"] if level == "patient" else place
+            chosen = part[(part["aggregation"] == level) & part["metric"].isin(["cc_with", "cc_without", PRICE])]
+            if chosen.empty:
+                continue
+            wide = chosen.set_index([*place, "metric"])["value"].unstack("metric")
+            counts = chosen[chosen["metric"] == PRICE].set_index(place)
+            wide = wide.reindex(counts.index).rename(columns={PRICE: "difference"})
+            table = wide.assign(model=str(model), against=str(against), level=level).reset_index()
+            if level == "section":
+                name = pd.Index(table["cohort"] + "/" + table["sample"])
+                table = table.assign(**{str(column): withs[column].reindex(name).to_numpy() for column in withs})
+                pair = pd.MultiIndex.from_frame(table[["cohort", "sample"]])
+                table["cc_with_sd_draws"] = spread.reindex(pair).to_numpy()
+                table["n_types"], table["n_types_undefined"] = counts["n"].to_numpy(), counts["n_nan"].to_numpy()
+            if level == "cohort":
+                table = table.assign(**_over_patients(found[-1], table["cohort"]))
+            found.append(table)
+    frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    rank = frame["model"].map({m: i for i, m in enumerate(models)})
+    frame = frame.reindex(columns=PRICE_COLUMNS).loc[rank.sort_values(kind="stable").index].reset_index(drop=True)
+    return frame.fillna({"patient": "", "sample": "", "badge": ""})
+
+
+def _over_patients(patients: pd.DataFrame, cohorts: pd.Series) -> dict[str, list[float]]:
+    """Return, cohort by cohort, how many patients there are, in how many the leak raises CC, and the p."""
+    plain = patients[patients["badge"] == ""]
+    by_cohort = [plain.loc[plain["cohort"] == cohort, "difference"].dropna().to_numpy() for cohort in cohorts]
+    return {
+        "n_patients": [len(v) for v in by_cohort],
+        "n_patients_higher": [int((v > 0).sum()) for v in by_cohort],
+        "p": [sign_flip_p(v) for v in by_cohort],
+    }
+
+
+def transfer_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> pd.DataFrame:
+    """Return a transfer's CC by training and by who is tested, per patient and cohort.
+
+    Parameters
+    ----------
+    rows, folds, models
+        As for `price_table`.
+
+    Returns
+    -------
+    DataFrame
+        `TRANSFER_COLUMNS`. ``cc`` of random drops is the mean over draws, ``cc_low_draw`` and ``cc_high_draw`` their
+        range.
+    """
+    rows = rows[(rows["target"] == "") & (rows["train_seed"] == -1) & (rows["metric"] == "cc")]
+    rows = rows[rows["aggregation"].isin(["patient", "cohort"]) & rows["model"].isin(models)]
+    sizes = pd.DataFrame.from_dict(dict(folds), orient="index")
+    rows = rows.assign(training=rows["fold"].map(sizes["what"]), tested=rows["variant"], level=rows["aggregation"])
+    by = ["model", "against", "cohort", "level", "patient", "badge", "tested", "training"]
+    draws = rows.groupby(by, sort=False)["value"]
+    found = draws.agg(n_draws="size", cc="mean", cc_low_draw="min", cc_high_draw="max").reset_index()
+    means = sizes.groupby("what")[["n_train", "n_train_sections", "n_train_patients", "n_leaked"]].mean()
+    found = found.join(means, on="training")
+    patients = rows[(rows["level"] == "patient") & (rows["badge"] == "")]
+    counts = patients.groupby(["model", "against", "cohort", "tested"])["patient"].nunique()
+    key = pd.MultiIndex.from_frame(found[["model", "against", "cohort", "tested"]])
+    found["n_patients"] = np.where(found["level"] == "cohort", counts.reindex(key).to_numpy(), np.nan)
+    order = [{m: i for i, m in enumerate(models)}, {g: i for i, g in enumerate(GROUPS)},
+             {t: i for i, t in enumerate(TRAININGS)}]  # fmt: skip
+    ranks = {f"_{c}": found[c].map(o) for c, o in zip(("model", "tested", "training"), order, strict=True)}
+    found = found.assign(**ranks).sort_values(
+        ["against", "cohort", "_model", "level", "_tested", "patient", "_training"], kind="stable"
+    )
+    return found.reindex(columns=TRANSFER_COLUMNS).reset_index(drop=True)
+
+
+def read_leaks(spec: Mapping[str, Any], metrics: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
+    """Return the table of an experiment's comparison, what was compared, and its models in order.
+
+    Parameters
+    ----------
+    spec
+        The experiment's entry; ``models`` gives the order.
+    metrics
+        Files of `histoloom.metrics.leaks`, one per model.
+    """
+    rows, about = read_metrics(metrics), read_protocols(metrics)
+    there = set(rows["model"])
+    models = [m for m in (spec.get("models") or sorted(there)) if m in there]
+    compared: dict[str, Any] = about[models[0]]["compared"]
+    table = price_table if compared["kind"] == PRICE else transfer_table
+    return table(rows, compared["folds"], models), compared, models
+
+
+def write_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Mapping[str, Path]) -> None:
+    """Write what a leak is worth in an experiment.
+
+    Parameters
+    ----------
+    spec, metrics
+        See `read_leaks`.
+    out
+        Path by role ``csv`` (all numbers), ``md``, ``html``; roles may be left out.
+    """
+    table, compared, _ = read_leaks(spec, metrics)
+    if "csv" in out:
+        write_csv(table, out["csv"])
+    title = str(spec.get("title") or spec.get("name") or "Experiment")
+    page = (_price_page if compared["kind"] == PRICE else _transfer_page)(title, table, compared)
+    if "md" in out:
+        out["md"].write_text(page.markdown(), encoding="utf-8")
+    if "html" in out:
+        out["html"].write_text(page.html(), encoding="utf-8")
+
+
+def _price_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any]) -> Page:
+    page = Page(f"{title}: the price of a leak")
+    sisters = "all other sections" if compared["sisters"] == "all" else "one other section"
+    page.text(
+        "Every test section is predicted twice: by a model that trained on other patients only, and by one that "
+        f"trained on {sisters} of the same patient too. Both train on equally many observations: those of the other "
+        f"patients and the sisters are thinned together, at random, to the number of the others ({compared['draws']} "
+        "draws, averaged). The difference is what a score gains when sections instead of patients are held out. Not "
+        "matched: the number of training patients, one more with the sisters. These numbers enter no other table."
+    )
+    for against, part in table.groupby("against", sort=False):
+        page.heading(f"CC against {against}")
+        page.table(_price_rows(part))
+        for row in part[part["level"] == "cohort"].to_dict("records"):
+            p = f"exact sign-flip test over patients p = {number(row['p'], 4)}" if row["p"] == row["p"] else _NO_P
+            page.text(
+                f"{row['model']}, {row['cohort']}: mean over {int(row['n_patients'])} patients {number(row['cc_with'])}"
+                f" with, {number(row['cc_without'])} without, difference {number(row['difference'])}; higher with the "
+                f"leak in {int(row['n_patients_higher'])} of {int(row['n_patients'])}. {p}"
+            )
+    if compared["unpaired"]:
+        page.text(f"Without a sister, so not tested (they train the others): {listed(compared['unpaired'], 40)}.")
+    return page
+
+
+def _price_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return sections and patients of a table for people; a patient's mean follows its sections."""
+    shown = table[table["level"].isin(["section", "patient"])]
+    order = {model: i for i, model in enumerate(shown["model"].unique())}
+    shown = shown.assign(_m=shown["model"].map(order), _last=shown["level"] == "patient")
+    shown = shown.sort_values(["_m", "cohort", "patient", "_last", "sample"], kind="stable")
+    rows = []
+    for row in shown.to_dict("records"):
+        section = row["level"] == "section"
+        rows.append(
+            {"model": row["model"], "cohort": row["cohort"], "patient": row["patient"],
+             "section": (row["sample"] if section else "mean") + (f" [{row['badge']}]" if row["badge"] else ""),
+             "CC with": number(row["cc_with"]), "CC without": number(row["cc_without"]),
+             "difference": number(row["difference"]),
+             "sd over draws": number(row["cc_with_sd_draws"]) if section else "",
+             "n train, both": f"{row['n_train']:.0f}" if section else "",
+             "of them sisters": f"{row['n_leaked']:.0f}" if section else "",
+             "n test": f"{row['n_test']:.0f}" if section else "",
+             "types (undefined)": f"{row['n_types']:.0f} ({row['n_types_undefined']:.0f})" if section else ""}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _transfer_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any]) -> Page:
+    page = Page(f"{title}: a transfer in columns")
+    page.text(
+        f"{len(compared['shared_patients'])} patients are in training and in test cohorts: "
+        f"{listed(compared['shared_patients'], 40)}. (a) as published: all train, all are tested; (b) the same model, "
+        "tested on unshared patients only; (c) shared patients dropped from training, all tested. Beside (c) a random "
+        "drop of equal size, mean and range over draws: other training patients in random order until as many "
+        "observations are gone, the shared ones stay. What (c) loses and the random drop does not, was the leak."
+    )
+    page.table(_training_sizes(compared["folds"]))
+    cohort = table[table["level"] == "cohort"]
+    for against, part in cohort.groupby("against", sort=False):
+        page.heading(f"CC against {against}")
+        page.table(_columns(part))
+        page.heading(f"The same by who is tested, against {against}")
+        page.table(_by_group(part, table[(table["level"] == "patient") & (table["against"] == against)]))
+    page.text(f"p: exact sign-flip test over patients of random drop − (c). {_NO_P}")
+    return page
+
+
+def _training_sizes(folds: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    names = {"as_published": "(a), (b) as published", "shared_dropped": "(c) shared dropped"}
+    return pd.DataFrame(
+        [{"training": names.get(about["what"], f"random drop {about['draw']}"), "observations": str(about["n_train"]),
+          "sections": str(about["n_train_sections"]), "patients": str(about["n_train_patients"]),
+          "observations of tested patients": str(about["n_leaked"])} for about in folds.values()]
+    )  # fmt: skip
+
+
+def _cc(part: pd.DataFrame, tested: str, training: str) -> str:
+    found = part[(part["tested"] == tested) & (part["training"] == training)]
+    if found.empty:
+        return "–"
+    row = found.iloc[0]
+    several = row["n_draws"] > 1
+    spread = f" [{number(row['cc_low_draw'])}, {number(row['cc_high_draw'])}]" if several else ""
+    return number(row["cc"]) + spread
+
+
+def _columns(part: pd.DataFrame) -> pd.DataFrame:
+    every, unshared = GROUPS[0], GROUPS[1]
+    return pd.DataFrame(
+        [{"model": model, "cohort": cohort, "(a) as published": _cc(rows, every, "as_published"),
+          "(b) unshared patients only": _cc(rows, unshared, "as_published"),
+          "(c) shared dropped": _cc(rows, every, "shared_dropped"),
+          "random drop of equal size": _cc(rows, every, "random_drop")}
+         for (model, cohort), rows in part.groupby(["model", "cohort"], sort=False)]
+    )  # fmt: skip
+
+
+def _by_group(part: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
+    found = []
+    for key, rows in part.groupby(["model", "cohort", "tested"], sort=False):
+        model, cohort, tested = map(str, key)
+        mine = patients[(patients["model"] == model) & (patients["cohort"] == cohort) & (patients["tested"] == tested)]
+        wide = mine[mine["badge"] == ""].set_index(["patient", "training"])["cc"].unstack("training")
+        gain = (wide.get("random_drop", np.nan) - wide.get("shared_dropped", np.nan)) * np.ones(len(wide))
+        found.append(
+            {"model": model, "cohort": cohort, "tested": tested.replace("_", " "), "patients": str(len(wide)),
+             **{name: _cc(rows, tested, name) for name in TRAININGS},
+             "random drop − (c)": number(pd.Series(gain).mean()), "p": number(sign_flip_p(gain), 4)}
+        )  # fmt: skip
+    names = {"as_published": "(a) as published", "shared_dropped": "(c) shared dropped", "random_drop": "random drop"}
+    return pd.DataFrame(found).rename(columns=names)
