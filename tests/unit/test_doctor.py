@@ -18,6 +18,7 @@ import yaml
 
 from histoloom.doctor import FAIL, OK, WARN, Finding, as_table, examine
 from histoloom.doctor.machine import check_packages, compare_pins
+from histoloom.embeddings.cards import load_cards
 from loopback import Site, running_site, status
 
 HER2ST: dict[str, Any] = {
@@ -161,13 +162,23 @@ def test_weights_by_path_must_be_there(place: Path, repo: Path) -> None:
 
 
 def test_weights_in_the_cache_need_no_network(place: Path, repo: Path) -> None:
-    commit = "d" * 40
+    commit = load_cards()["uni"]["revision"]
     folder = place / "no-cache" / "models--MahmoodLab--UNI"
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    (folder / "snapshots" / commit / "pytorch_model.bin").write_bytes(b"x")
+    found = visit(repo, place, with_model(weights="hub"))["encoder: uni"]
+    assert (found.state, commit[:12] in found.found) == (OK, True)
+
+
+def test_a_branch_is_said_to_be_no_pin(place: Path, repo: Path) -> None:
+    commit, folder = "d" * 40, place / "no-cache" / "models--MahmoodLab--UNI"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(commit)
     (folder / "snapshots" / commit).mkdir(parents=True)
     (folder / "snapshots" / commit / "pytorch_model.bin").write_bytes(b"x")
-    assert "encoder: uni" not in failed(visit(repo, place, with_model(weights="hub")))
+    found = visit(repo, place, with_model(weights="hub", revision="main"))["encoder: uni"]
+    assert found.state == WARN
+    assert "NOT PINNED: 'main' is a branch" in found.found
 
 
 @pytest.fixture

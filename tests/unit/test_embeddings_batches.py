@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from test_embeddings import TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings import devices, read_embeddings
+from histoloom.embeddings import devices, efficiency, read_embeddings, torch_encoder
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
 from histoloom.embeddings.torch_encoder import TorchEncoder
 from histoloom.errors import InputError
@@ -103,6 +104,72 @@ def test_compiled_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> Non
     found = encoder(compile=True, batch_size=4).encode(tiles(11), 0.5)
     assert seen == [(4, 3, 32, 32)] * 3
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "tiles", "compiles"),
+    [
+        ("auto", "cuda:0", 600_000, True),
+        ("auto", "cuda:0", 3_000, False),
+        ("auto", "cpu", 600_000, False),
+        ("auto", "cuda:0", None, False),
+        (True, "cpu", 1, True),
+        (False, "cuda:0", 600_000, False),
+    ],
+)
+def test_compiling_is_for_large_jobs_on_a_gpu(asked: Any, device: str, tiles: int | None, compiles: bool) -> None:
+    assert torch_encoder._compiles(asked, device, tiles) is compiles
+
+
+def test_tiles_travel_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the arithmetic waits for, and whose memory is not given away before it is done. Told with stand-ins."""
+    told: list[Any] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Any) -> None:
+            told.append((self.name, "waits for", other.name))
+
+    class Tiles:
+        def to(self, device: str, non_blocking: bool) -> Tiles:
+            told.append(("copied", non_blocking))
+            return self
+
+        def record_stream(self, stream: Any) -> None:
+            told.append(("kept for", stream.name))
+
+    @contextlib.contextmanager
+    def on(stream: Any) -> Any:
+        told.append(("on", stream.name))
+        yield
+        told.append(("off", stream.name))
+
+    built = encoder()
+    built._uploads = Stream("uploads")
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("arithmetic"))
+    assert isinstance(built._upload(Tiles()), Tiles)
+    assert told == [
+        ("on", "uploads"), ("copied", True), ("off", "uploads"), ("arithmetic", "waits for", "uploads"),
+        ("kept for", "arithmetic"),
+    ]  # fmt: skip
+
+
+def test_progress_tells_how_busy_a_gpu_is_where_its_driver_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(device: str) -> int:
+        raise ModuleNotFoundError("pynvml")
+
+    caplog.set_level("INFO")
+    for answer, told in ((lambda device: 97, "GPU 97 % busy"), (unknown, "waiting for pixels")):
+        monkeypatch.setattr(torch.cuda, "utilization", answer)
+        efficiency.Progress("c/b", 4, "cuda:0").add(4)
+        assert caplog.messages[-1].endswith(told)
+    monkeypatch.undo()
+    assert efficiency.gpu_use("cpu") is None
 
 
 def test_tiles_of_another_kind_stop() -> None:

@@ -119,6 +119,8 @@ def test_every_card_is_valid_and_its_kind_exists() -> None:
     assert {"stain_texture", "random_vit_tiny", "uni", "uni2_h", "resnet50", "densenet121"} <= set(cards)
     for card in cards.values():
         assert card["kind"] in ENCODERS
+        assert card["licence"]
+        assert card["citation"]
         assert card["proven"] or card["unsure"], f"{card['name']}: an unproven card says what is unsure"
         assert card["default_weights"] != "hub" or (card["hub_id"] and card["revision"] and card["checkpoint"]["file"])
 

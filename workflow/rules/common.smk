@@ -11,12 +11,13 @@ PLAN = Plan.from_raw(config, workflow.configfiles)
 RAW = PLAN.config.raw_dir
 NEVER = "(?!)"  # a wildcard constraint that nothing matches
 NAME = "[A-Za-z0-9_-]+"
-COMPUTED = "|".join(PLAN.computed) or NEVER
+ALONE = "|".join(PLAN.alone) or NEVER
 PRECOMPUTED = "|".join(PLAN.precomputed) or NEVER
 TRAINED = "|".join(PLAN.experiments("abundance")) or NEVER
 EXPERIMENTS = "|".join(PLAN.headlines()) or NEVER
 LEAKS = "|".join(PLAN.compared()) or NEVER
 PROBES = "|".join(PLAN.experiments("probe")) or NEVER
+JOINT = "|".join(PLAN.joint) or NEVER  # encoders that a pass embeds together
 APPLICATIONS = "|".join(PLAN.experiments("apply")) or NEVER
 
 
@@ -26,6 +27,7 @@ wildcard_constraints:
     encoder=NAME,
     experiment=NAME,
     group=NAME,
+    joint=NAME,
     judge=NAME,
     labels=NAME,
     model=NAME,

@@ -310,6 +310,49 @@ rule draw_between:
         "../../scripts/draw_between.py"
 
 
+rule draw_ablation:
+    input:
+        unpack(get("experiment_results", "experiment")),
+    output:
+        ablation_csv="results/tables/{experiment}/ablation.csv",
+        ablation_md="results/tables/{experiment}/ablation.md",
+        ablation_html=report(
+            "results/tables/{experiment}/ablation.html",
+            caption="../report/ablation.rst",
+            category="3. How good is it",
+            labels={
+                "experiment": "{experiment}",
+                "what": "encoders alone and together, table",
+            },
+        ),
+        figure=report(
+            "results/figures/{experiment}/ablation.png",
+            caption="../report/ablation.rst",
+            category="3. How good is it",
+            labels={
+                "experiment": "{experiment}",
+                "what": "encoders alone and together",
+            },
+        ),
+    log:
+        "logs/report/draw_ablation/{experiment}.log",
+    benchmark:
+        "benchmarks/report/draw_ablation/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("draw_ablation"),
+        runtime=get_runtime("draw_ablation"),
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="report"),
+        code=PLAN.code.get("report"),
+    script:
+        "../../scripts/draw_ablation.py"
+
+
 rule draw_attainable:
     input:
         unpack(get("attainable_files", "experiment")),

@@ -29,7 +29,9 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "tiles": ("tiles", None),
     "references": ("reference", "source"),
     "labels": ("labels", "method"),
+    "cards": ("encoder_card", None),
     "encoders": ("encoder", "kind"),
+    "passes": ("pass", None),
     "models": ("model", "kind"),
     "experiments": ("experiment", "task"),
     "judges": ("judge", "kind"),
@@ -281,6 +283,9 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
             yield f"labels.{name}.reference", "references", entry["reference"]
     for name, entry in config.entries["encoders"].items():
         yield f"encoders.{name}.tiles", "tiles", entry["tiles"]
+    for name, entry in config.entries["passes"].items():
+        for encoder in entry["encoders"]:
+            yield f"passes.{name}.encoders", "encoders", encoder
     for name, entry in config.entries["models"].items():
         for encoder in entry.get("inputs") or []:
             yield f"models.{name}.inputs", "encoders", encoder

@@ -69,6 +69,10 @@ DEMANDS: Mapping[str, Demand] = {
     "embed_batch.nuclear_density": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
     "embed_batch.colour_only": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
     "embed_batch.timm": Demand(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3),  # a guess
+    "embed_pass.stain_texture": Demand(500, picture_mb=50, file_mb=4, base_minutes=20, minutes_per_mb=1),
+    "embed_pass.timm": Demand(9000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
+    "embed_pass": Demand(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
+    "take_embedding": _LIGHT,
     "build_reference": Demand(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
     # By file size, since nobody has counted genes yet; `advice_when_too_large` looks again before the fit. Real fits
     # are 150 times longer than the demo's; they save and go on, so that three tries have six times this time.
@@ -101,6 +105,7 @@ DEMANDS: Mapping[str, Demand] = {
     "score_probe": _LIGHT,
     "write_probe_table": _LIGHT,
     "show_slide": Demand(700, file_mb=20),
+    "draw_ablation": _LIGHT,
     "write_paper_table": _LIGHT,
     "list_exclusions": _LIGHT,
 }

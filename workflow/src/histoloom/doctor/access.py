@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from histoloom.doctor.findings import FAIL, OK, WARN, Finding, gigabytes, some
 from histoloom.doctor.needs import Entry, Needs
+from histoloom.embeddings.hub import is_commit
 from histoloom.sources.fetch import original, where_to_copy
 from histoloom.sources.registry import ways
 from histoloom.sources.transfer import free_bytes
@@ -196,7 +197,7 @@ def check_weights(spec: dict[str, Any], alive: dict[str, bool]) -> Finding:
     kind = card["hub_type"]
     cached = [try_to_load_from_cache(card["hub_id"], n, revision=revision, repo_type=kind) for n in names]
     if any(isinstance(path, str) for path in cached):
-        return Finding(about, OK, f"{card['hub_id']} is in the hub's cache")
+        return _pinned(about, spec, f"{card['hub_id']} is in the hub's cache")
     if card.get("gate"):
         state, told = access_to(card["hub_id"], kind, alive)
         if state == FAIL:
@@ -210,4 +211,13 @@ def check_weights(spec: dict[str, Any], alive: dict[str, bool]) -> Finding:
             f"{card['hub_id']} is not in the hub's cache, and {hub_host()} does not answer: fetch it where there is a "
             f"network and share HF_HOME, {local}",
         )
-    return Finding(about, OK, f"{card['hub_id']} will be fetched")
+    return _pinned(about, spec, f"{card['hub_id']} will be fetched")
+
+
+def _pinned(about: str, spec: dict[str, Any], found: str) -> Finding:
+    """Return what was found, with a note where the revision is a branch: its weights may change overnight."""
+    card = spec["card"]
+    if is_commit(card["revision"]):
+        return Finding(about, OK, f"{found}, pinned to commit {card['revision'][:12]}")
+    told = f"NOT PINNED: '{card['revision']}' is a branch. `revision:` of encoder '{spec['name']}' takes a commit"
+    return Finding(about, WARN, f"{found}; {told}; the embedding's metadata tell which one was used.")

@@ -4,6 +4,6 @@ An encoder is a class with `encode`, a line in `histoloom.registry.ENCODERS` and
 """
 
 from histoloom.embeddings.artefact import Embeddings, read_embeddings
-from histoloom.embeddings.engine import embed_batch
+from histoloom.embeddings.engine import embed_batch, embed_together, take_over
 
-__all__ = ["Embeddings", "embed_batch", "read_embeddings"]
+__all__ = ["Embeddings", "embed_batch", "embed_together", "read_embeddings", "take_over"]

@@ -20,7 +20,9 @@ _SHOWN = 10
 _BLOCK = 4096
 _SAME = ("weights_sha256", "dim", "feature_names")
 # What a card tells people; features do not depend on it.
-_PROSE = frozenset({"about", "licence", "gate", "citation", "proven", "unsure", "um_per_px", "default_weights"})
+_PROSE = frozenset(
+    {"about", "licence", "gate", "citation", "proven", "unsure", "um_per_px", "default_weights", "revision_seen"}
+)
 Strings = npt.NDArray[np.object_]
 
 

@@ -26,10 +26,12 @@ class Progress:
         What is under way.
     total
         Tiles in all.
+    device
+        Where the encoder computes; of a GPU, its use is told too where its driver says so.
     """
 
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total = name, total
+    def __init__(self, name: str, total: int, device: str = "cpu") -> None:
+        self.name, self.total, self.device = name, total, device
         self.done = self.skipped = 0
         self.waited_s = 0.0
         self.started = self._told = time.perf_counter()
@@ -49,19 +51,37 @@ class Progress:
             rate = self.done / max(now - self.started, 1e-9)
             finished = self.done + self.skipped
             waited = 100 * self.waited_s / max(now - self.started, 1e-9)
+            use = gpu_use(self.device)
             logger.info(
-                "%s: %d of %d tiles, %.0f tiles/s, %.0f s left, %.0f %% of the time spent waiting for pixels",
+                "%s: %d of %d tiles, %.0f tiles/s, %.0f s left, %.0f %% of the time spent waiting for pixels%s",
                 self.name,
                 finished,
                 self.total,
                 rate,
                 left / rate,
                 waited,
+                "" if use is None else f", GPU {use} % busy",
             )
 
 
-def efficiency_record(encoder: Encoder, progress: Progress, seconds: float) -> dict[str, Any]:
-    """Return the efficiency record; `seconds` counts from the loading of the weights."""
+def gpu_use(device: str) -> int | None:
+    """Return the percentage of the last second in which a GPU computed; None where that is not known.
+
+    Torch asks the driver (NVML) for it, which needs the package nvidia-ml-py.
+    """
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    try:
+        return int(torch.cuda.utilization(device))
+    except (ImportError, RuntimeError) as error:
+        logger.debug("the GPU's use is not known: %s", error)
+        return None
+
+
+def efficiency_record(encoder: Encoder, progress: Progress, seconds: float, tiles: int) -> dict[str, Any]:
+    """Return the efficiency record; `seconds` counts from the loading of the weights, `tiles` are those encoded."""
     own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     unit = 1024**2 if sys.platform == "darwin" else 1024
     encoding = time.perf_counter() - progress.started
@@ -77,9 +97,9 @@ def efficiency_record(encoder: Encoder, progress: Progress, seconds: float) -> d
         "encoding_seconds": round(encoding, 3),
         "peak_rss_mb": round(max(own, children) / unit, 1),
         "peak_gpu_mb": gpu if gpu is None else round(gpu, 1),
-        "items": progress.done,
-        "items_resumed": progress.skipped,
-        "items_per_s": round(progress.done / max(encoding, 1e-9), 2),
+        "items": tiles,
+        "items_resumed": progress.total - tiles,
+        "items_per_s": round(tiles / max(encoding, 1e-9), 2),
         "waited_share": round(progress.waited_s / max(encoding, 1e-9), 3),
         "batch_size": getattr(encoder, "batch_size", encoder.chunk),
         "device": encoder.device,

@@ -1,38 +1,36 @@
-"""The stage `embeddings`: tiles of several sections through one frozen encoder, resumable section by section."""
+"""The stage `embeddings`: tiles of several sections through frozen encoders, one alone or several in one pass."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from histoloom.artefacts import read_metadata
 from histoloom.embeddings.artefact import card_content, write_embeddings
 from histoloom.embeddings.cards import Encoder, build_encoder, full_spec
 from histoloom.embeddings.efficiency import Progress, efficiency_record
-from histoloom.embeddings.reader import Batch, TileReader
-from histoloom.embeddings.sections import PartWriter, Section, load_part, open_sections
-from histoloom.embeddings.tokens import CellWriter, saved, windows_of
+from histoloom.embeddings.sections import Section, load_part, open_sections
+from histoloom.embeddings.sweep import Member, reads_counts, sweep
+from histoloom.embeddings.tokens import saved
 from histoloom.errors import InputError
-from histoloom.genes import BY_ID, BY_NAME, Meeting, own_names
-from histoloom.identity import make_identity, sha256_file
-from histoloom.tiles.spec import TileSpec
+from histoloom.genes import BY_ID, BY_NAME, Meeting
+from histoloom.identity import canonical_json, make_identity, sha256_file
+from histoloom.tiles.spec import TileSpec, same_spec
 
 logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
-_IN_FLIGHT = 2
-"""Batches that a GPU has in hand: one computes while the other's features travel back."""
-
-Features = npt.NDArray[np.float32]
+WHOLE = "whole.h5"
+"""Name of an encoder's finished embedding in its scratch, between the pass and whoever takes it."""
 
 
 def embed_batch(
@@ -81,225 +79,262 @@ def embed_batch(
     spec = full_spec(spec)
     sections = open_sections(cohort, samples, slides, tiles, spec["tiles_spec"])
     started = time.perf_counter()
-    with closing(build_encoder(spec, threads=threads, device=device)) as encoder:
-        if reads_counts(encoder):
-            spec = {**spec, "genes": {"matched_by": BY_ID if genes else BY_NAME, "table": genes and sha256_file(genes)}}
-            encoder.meeting = Meeting(genes)  # type: ignore[attr-defined]
-        metadata = _metadata(cohort, batch, sections, spec, encoder)
-        progress = Progress(f"{cohort}/{batch}", sum(map(len, sections)))
-        identities = [_part_identity(section, spec, encoder) for section in sections]
-        embed_sections(sections, identities, spec, encoder, scratch, progress, threads=threads)
-        record = efficiency_record(encoder, progress, time.perf_counter() - started)
-        parts = [load_part(scratch, s, i, encoder.dim) for s, i in zip(sections, identities, strict=True)]
+    with ExitStack() as stack:
+        member = _member(stack, spec, sections, scratch, threads=threads, device=device, genes=genes)
+        progress = Progress(f"{cohort}/{batch}", sum(map(len, sections)), member.encoder.device)
+        sweep(sections, [member], progress, threads=threads)
+        _write(out, efficiency, cohort, batch, sections, member, progress, started)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def embed_together(
+    *,
+    cohort: str,
+    batch: str,
+    samples: Sequence[Path],
+    slides: Sequence[Path],
+    tiles: Sequence[Path],
+    specs: Sequence[Mapping[str, Any]],
+    finished: Mapping[str, tuple[Path, Path]],
+    scratch: Mapping[str, Path],
+    out: Path,
+    threads: int,
+    device: str = "auto",
+) -> None:
+    """Embed the kept tiles of several sections with several encoders, reading every tile once.
+
+    An encoder whose finished embedding is what this run would make is left alone: it is handed over as it is, without
+    loading its weights. So one more encoder costs a pass of its own, not one of all.
+
+    Parameters
+    ----------
+    cohort, batch, samples, slides, tiles, threads, device
+        As of `embed_batch`.
+    specs
+        Encoder entries, all on the same tile spec.
+    finished
+        Encoder -> where its embedding and efficiency record lie once it is done; they need not exist.
+    scratch
+        Encoder -> folder for its finished sections, and for what `take_over` takes.
+    out
+        JSON to write: the identity of each encoder's embedding.
+
+    Raises
+    ------
+    InputError
+        As of `embed_batch`; or if the encoders do not share a tile spec.
+    """
+    full = [full_spec(spec) for spec in specs]
+    for spec in full[1:]:
+        if not same_spec(spec["tiles_spec"], full[0]["tiles_spec"]):
+            told = f"encoders '{full[0]['name']}' and '{spec['name']}' see other tiles."
+            raise InputError(f"{cohort}/{batch}", told, "put encoders of one tile spec into a pass.")
+    sections = open_sections(cohort, samples, slides, tiles, full[0]["tiles_spec"])
+    identities, todo = {}, []
+    for spec in full:
+        name = spec["name"]
+        known = _as_wanted(finished[name][0], cohort, batch, sections, spec)
+        if known is None:
+            todo.append(spec)
+        else:
+            identities[name] = known
+            _lay(finished[name], scratch[name])
+            logger.info("%s: finished, and what this run would make; not embedded again", name)
+    for spec in todo:
+        # It may be a second name of a finished file, which must not be written into.
+        for path in _waiting(scratch[spec["name"]]):
+            path.unlink(missing_ok=True)
+    if todo:
+        started = time.perf_counter()
+        with ExitStack() as stack:
+            # Those without weights first: they start worker processes, before torch has threads or a GPU.
+            todo.sort(key=lambda spec: spec["card"]["default_weights"] != "none")
+            members = [_member(stack, s, sections, scratch[s["name"]], threads=threads, device=device) for s in todo]
+            on_gpu = [m for m in members if m.on_gpu] or members
+            progress = Progress(f"{cohort}/{batch}", sum(map(len, sections)), on_gpu[0].encoder.device)
+            sweep(sections, members, progress, threads=threads)
+            for member in members:
+                whole, record = _waiting(member.scratch)
+                _write(whole, record, cohort, batch, sections, member, progress, started, shared_by=len(members))
+                identities[member.spec["name"]] = read_metadata(whole)["identity"]["sha256"]
+        for member in members:
+            for part in member.scratch.glob("*.npy"):
+                part.unlink()
+    params = {"cohort": cohort, "samples": [s.sample for s in sections]}
+    manifest = {
+        "identity": make_identity("embeddings.pass", STAGE_VERSION, params, identities),
+        "embeddings": {spec["name"]: identities[spec["name"]] for spec in full},
+    }
+    Path(out).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def take_over(*, spec: Mapping[str, Any], manifest: Path, scratch: Path, out: Path, efficiency: Path) -> None:
+    """Give an encoder's embedding, which a pass has made, its place; the caller removes `scratch` afterwards.
+
+    Parameters
+    ----------
+    spec
+        Encoder entry.
+    manifest
+        The pass's JSON.
+    scratch
+        The encoder's folder of that pass.
+    out, efficiency
+        h5 and JSON to write.
+
+    Raises
+    ------
+    InputError
+        If the pass did not make it, or made it from another entry.
+    """
+    spec = full_spec(spec)
+    wanted = json.loads(Path(manifest).read_text())["embeddings"].get(spec["name"])
+    whole, record = _waiting(scratch)
+    if wanted is None or not whole.is_file() or not record.is_file():
+        what = "was not asked for" if wanted is None else "is not there any more"
+        raise InputError(manifest, f"the embedding of '{spec['name']}' {what}.", "run the pass again.")
+    facts = read_metadata(whole)
+    if facts["identity"]["sha256"] != wanted or canonical_json(facts["card"]) != canonical_json(spec["card"]):
+        raise InputError(whole, "was not made by this pass with the present config.", "run the pass again.")
+    _link(whole, out)
+    _link(record, efficiency)
+
+
+def _waiting(scratch: Path) -> tuple[Path, Path]:
+    return scratch / WHOLE, (scratch / WHOLE).with_suffix(".json")
+
+
+def _lay(finished: tuple[Path, Path], scratch: Path) -> None:
+    """Put a finished embedding and its record where `take_over` looks for them; a second name, not a copy."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for source, target in zip(finished, _waiting(scratch), strict=True):
+        if source.is_file():
+            _link(source, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file another name; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _member(
+    stack: ExitStack,
+    spec: Mapping[str, Any],
+    sections: Sequence[Section],
+    scratch: Path,
+    *,
+    threads: int,
+    device: str,
+    genes: Path | None = None,
+) -> Member:
+    job = {**spec, "tiles_in_job": sum(map(len, sections))}
+    encoder = stack.enter_context(closing(build_encoder(job, threads=threads, device=device)))
+    if reads_counts(encoder):
+        spec = {**spec, "genes": {"matched_by": BY_ID if genes else BY_NAME, "table": genes and sha256_file(genes)}}
+        encoder.meeting = Meeting(genes)  # type: ignore[attr-defined]
+    return Member(spec, encoder, [_part_identity(section, spec, encoder) for section in sections], scratch)
+
+
+def _write(
+    out: Path,
+    efficiency: Path,
+    cohort: str,
+    batch: str,
+    sections: Sequence[Section],
+    member: Member,
+    progress: Progress,
+    started: float,
+    shared_by: int = 1,
+) -> None:
+    """Put an encoder's parts together, and write its record."""
+    encoder = member.encoder
+    record = efficiency_record(encoder, progress, time.perf_counter() - started, member.tiles)
+    if shared_by > 1:
+        record |= {"encoders_in_pass": shared_by, "encoder_seconds": round(member.seconds, 3)}
+    parts = [load_part(member.scratch, s, i, encoder.dim) for s, i in zip(sections, member.identities, strict=True)]
     write_embeddings(
         out,
         features=[part for part in parts if part is not None],
         coords=np.concatenate([s.centres for s in sections]),
         sample=[s.sample for s in sections for _ in range(len(s))],
         obs_id=[str(i) for s in sections for i in s.obs_id],
-        metadata=metadata,
+        metadata=_metadata(cohort, batch, sections, member.spec, _facts(encoder)),
     )
     Path(efficiency).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _facts(encoder: Encoder) -> dict[str, Any]:
+    """Return what only the encoder knows of its embedding."""
+    return {key: getattr(encoder, key) for key in ("revision", "weights_sha256", "dim", "feature_names")}
+
+
+def _same_weights(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether an embedding was made with the weights that its entry means now; told without building a model."""
+    if spec["card"]["default_weights"] == "none":
+        return facts["weights_sha256"] is None
+    from histoloom.embeddings.weights import file_hash, random_revision, resolve
+
+    path = resolve(spec)
+    if path is None:
+        return bool(facts["revision"] == random_revision(spec))
+    return path.is_file() and bool(facts["weights_sha256"] == file_hash(path))
+
+
+def _as_wanted(path: Path, cohort: str, batch: str, sections: Sequence[Section], spec: Mapping[str, Any]) -> str | None:
+    """Return the identity of a finished embedding if it is what a run with this entry would make, else None."""
+    if not Path(path).is_file():
+        return None
+    try:
+        facts = read_metadata(path)
+    except (OSError, KeyError, ValueError):
+        return None
+    if not facts or not _same_weights(spec, facts):
+        return None
+    wanted = _metadata(cohort, batch, sections, spec, facts)
+    return str(facts["identity"]["sha256"]) if canonical_json(facts) == canonical_json(wanted) else None
 
 
 def _metadata(
-    cohort: str, batch: str, sections: Sequence[Section], spec: Mapping[str, Any], encoder: Encoder
+    cohort: str, batch: str, sections: Sequence[Section], spec: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Return an embedding's metadata; `facts` are the encoder's own (see `_facts`)."""
     tiles_spec = TileSpec.from_dict(spec["tiles_spec"]).as_dict()
     inputs = {f"tiles.{s.sample}": s.identity for s in sections}
-    params = {**_content(spec, encoder), "cohort": cohort, "samples": [s.sample for s in sections]}
+    params = {**_content(spec, facts["weights_sha256"]), "cohort": cohort, "samples": [s.sample for s in sections]}
     return {
         "cohort": cohort,
         "batch": batch,
         "samples": [s.sample for s in sections],
         "n_tiles": [len(s) for s in sections],
         "card": spec["card"],
-        "revision": encoder.revision,
-        "weights_sha256": encoder.weights_sha256,
-        "dim": encoder.dim,
-        "feature_names": encoder.feature_names,
+        "revision": facts["revision"],
+        "weights_sha256": facts["weights_sha256"],
+        "dim": facts["dim"],
+        "feature_names": facts["feature_names"],
         "tiles_spec": tiles_spec,
         "encoder": spec["name"],
-        **({"genes_matched_by": spec["genes"]["matched_by"]} if reads_counts(encoder) else {}),
+        **({"genes_matched_by": spec["genes"]["matched_by"]} if "genes" in spec else {}),
         **({"tokens": {**spec["tokens"], **saved(sections, spec["tokens"])}} if spec["tokens"] else {}),
         "identity": make_identity("embeddings", STAGE_VERSION, params, inputs),
     }
 
 
-def _content(spec: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
+def _content(spec: Mapping[str, Any], weights_sha256: str | None) -> dict[str, Any]:
     """Return what decides an embedding: not its name, nor where weights lie, batch size, threads or device."""
     return {
         "card": card_content(spec["card"]),
-        "weights_sha256": encoder.weights_sha256,
+        "weights_sha256": weights_sha256,
         "upsample": spec["upsample"],
         **({"tokens": spec["tokens"]} if spec["tokens"] else {}),
-        **({"genes": spec["genes"]} if reads_counts(encoder) else {}),
+        **({"genes": spec["genes"]} if "genes" in spec else {}),
         "tiles_spec": TileSpec.from_dict(spec["tiles_spec"]).as_dict(),
     }
 
 
-def reads_counts(encoder: Encoder) -> bool:
-    """Whether an encoder reads expression and not pixels."""
-    return getattr(encoder, "reads", "pixels") == "expression"
-
-
 def _part_identity(section: Section, spec: Mapping[str, Any], encoder: Encoder) -> str:
-    params = {**_content(spec, encoder), "precision": encoder.precision}
+    params = {**_content(spec, encoder.weights_sha256), "precision": encoder.precision}
     return str(make_identity("embeddings.part", STAGE_VERSION, params, {"tiles": section.identity})["sha256"])
-
-
-def embed_sections(
-    sections: Sequence[Section],
-    identities: Sequence[str],
-    spec: Mapping[str, Any],
-    encoder: Encoder,
-    scratch: Path,
-    progress: Progress,
-    *,
-    threads: int = 1,
-) -> None:
-    """Encode the sections that have no part yet; each finished one becomes a part in `scratch`.
-
-    Parameters
-    ----------
-    sections, identities
-        The sections, and what their parts are made from.
-    spec
-        Full entry of the encoder.
-    encoder
-        The encoder.
-    scratch
-        Folder of the parts.
-    progress
-        Is told of every batch.
-    threads
-        Threads that read, if the encoder computes on a GPU; beside a CPU's arithmetic half of them.
-
-    Raises
-    ------
-    InputError
-        If pixels cannot be read, or a feature is not finite (names the tile).
-    """
-    todo = []
-    for section, identity in zip(sections, identities, strict=True):
-        if load_part(scratch, section, identity, encoder.dim) is None:
-            todo.append((section, identity))
-        else:
-            progress.skip(len(section))
-            logger.info("%s: %d tiles taken over from the interrupted run", section.sample, len(section))
-    if reads_counts(encoder):
-        for section, identity in todo:
-            embed_counts(section, identity, encoder, scratch)
-            progress.add(len(section))
-        return
-    readers = threads if encoder.device.startswith("cuda") else max(1, threads // 2)
-    parts = _Parts(todo, scratch, encoder, spec["tokens"])
-    progress.total = progress.skipped + sum(map(len, parts.sections))
-    reader = TileReader(
-        parts.sections,
-        TileSpec.from_dict(spec["tiles_spec"]),
-        encoder.chunk,
-        threads=readers,
-        allocate=getattr(encoder, "allocate", None),
-    )
-    in_flight = _IN_FLIGHT if encoder.device.startswith("cuda") else 1
-    under_way: deque[tuple[Batch, Callable[[], Features]]] = deque()
-
-    def finish() -> None:
-        batch, wait = under_way.popleft()
-        features = wait()
-        _check_finite(batch, features, reader.sections, spec)
-        parts.add(batch, features)
-        reader.release(batch)
-        progress.add(len(features), waited_s=reader.waited_s)
-
-    with closing(parts), closing(iter(reader)) as batches:
-        for batch in batches:
-            if batch.runs:
-                under_way.append((batch, _submit(encoder, batch)))
-            while len(under_way) >= in_flight or (under_way and batch.error is not None):
-                finish()
-            if batch.error is not None:
-                raise batch.error
-        while under_way:
-            finish()
-
-
-def embed_counts(section: Section, identity: str, encoder: Any, scratch: Path) -> None:
-    """Encode the counts of a section's kept tiles.
-
-    Raises
-    ------
-    InputError
-        If the section lacks genes, or an observation of its tiles.
-    """
-    import anndata as ad
-    import scipy.sparse as sp
-
-    data = ad.read_h5ad(section.path)
-    rows = data.obs_names.get_indexer(list(section.obs_id))
-    if data.n_vars == 0 or (rows < 0).any():
-        what = "has no genes" if data.n_vars == 0 else f"lacks {int((rows < 0).sum())} observations of its tiles"
-        raise InputError(section.path, f"{what}.", "use an encoder of expression on sections with counts only.")
-    keys = [f"{section.sample}/{obs_id}" for obs_id in section.obs_id]
-    genes = own_names(data.var) if encoder.meeting.table else data.var_names
-    features = encoder.encode_counts(sp.csr_matrix(data.X)[rows], list(genes), keys)
-    PartWriter(scratch, section, identity, encoder.dim).add(features)
-
-
-def _submit(encoder: Encoder, batch: Batch) -> Callable[[], Features]:
-    """Start a batch; an encoder that cannot do so encodes it at once."""
-    submit = getattr(encoder, "submit", None)
-    if submit is not None:
-        wait: Callable[[], Features] = submit(batch.pixels, batch.um_per_px)
-        return wait
-    features = encoder.encode(batch.pixels, batch.um_per_px)
-    return lambda: features
-
-
-def _check_finite(batch: Batch, features: Features, sections: Sequence[Section], spec: Mapping[str, Any]) -> None:
-    bad = ~np.isfinite(features).all(axis=1)
-    if not bad.any():
-        return
-    first = int(np.argmax(bad))
-    run = next(run for run in batch.runs if run.offset <= first < run.offset + len(run))
-    section = sections[run.section]
-    raise InputError(
-        f"{section.slide}: tile {section.sample}/{section.obs_id[run.start + first - run.offset]}",
-        f"card '{spec['card']['name']}' gives NaN or infinity ({int(bad.sum())} tiles of this batch).",
-        "check the weights; if the pixels are at fault, exclude the section in the sheet.",
-    )
-
-
-class _Parts:
-    """The parts being written; batches come in the order of sections and tiles."""
-
-    def __init__(
-        self, todo: Sequence[tuple[Section, str]], scratch: Path, encoder: Encoder, tokens: Mapping[str, Any] | None
-    ) -> None:
-        self._todo, self._scratch, self._encoder, self._tokens = todo, scratch, encoder, tokens
-        self._shared = [windows_of(s, tokens) for s, _ in todo] if tokens and tokens["mode"] == "shared" else None
-        self.sections = [s for s, _ in (self._shared or todo)]
-        self._writers: dict[int, PartWriter | CellWriter] = {}
-
-    def add(self, batch: Batch, features: Features) -> None:
-        """Append a batch's features to the parts they belong to."""
-        for run in batch.runs:
-            if run.section not in self._writers:
-                self._writers[run.section] = self._writer(run.section)
-            if self._writers[run.section].add(features[run.offset : run.offset + len(run)]):
-                del self._writers[run.section]
-
-    def _writer(self, number: int) -> PartWriter | CellWriter:
-        section, identity = self._todo[number]
-        if self._shared is None or self._tokens is None:
-            return PartWriter(self._scratch, section, identity, self._encoder.dim)
-        grid, k = int(getattr(self._encoder, "token_grid", 0)), int(self._tokens["k"])
-        windows = self._shared[number][1]
-        return CellWriter(self._scratch, section, identity, self._encoder.dim, windows, grid, k)
-
-    def close(self) -> None:
-        """Remove parts that are not complete."""
-        for writer in self._writers.values():
-            writer.discard()

@@ -62,12 +62,19 @@ def resolved_revision(card: Mapping[str, Any], path: Path) -> str:
     """
     parts = path.parts
     where = parts.index("snapshots") + 1 if "snapshots" in parts else len(parts)
-    commit = parts[where] if where < len(parts) and _COMMIT.fullmatch(parts[where]) else None
+    commit = parts[where] if where < len(parts) and is_commit(parts[where]) else None
     if commit is None:
         return str(card["revision"])
-    if not _COMMIT.fullmatch(str(card["revision"])):
-        logger.info("%s: '%s' is commit %s now; pin it in the card", card["name"], card["revision"], commit)
+    if not is_commit(card["revision"]):
+        logger.info(
+            "%s: '%s' is commit %s now; pin it (`revision:` of the encoder)", card["name"], card["revision"], commit
+        )
     return commit
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit, which never changes, and not a branch or a tag."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def _explained(card: Mapping[str, Any], file: str, error: Exception) -> InputError:

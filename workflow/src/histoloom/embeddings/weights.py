@@ -196,6 +196,11 @@ def resolve(spec: Mapping[str, Any]) -> Path | None:
     return path
 
 
+def random_revision(spec: Mapping[str, Any]) -> str:
+    """Return what stands for the revision of seeded random weights."""
+    return f"random-seed-{spec['seed']}"
+
+
 def file_hash(path: Path) -> str:
     """Return the sha256 of a checkpoint; content decides, not where it lies."""
     logger.info("hashing %s", path)

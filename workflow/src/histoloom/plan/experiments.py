@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from histoloom.config import RESOURCES, load_config
-from histoloom.identity import source_hash
-from histoloom.plan.chosen import ChosenPlan
+from histoloom.identity import canonical_json, source_hash
+from histoloom.plan.encoders import EncoderPlan
 from histoloom.plan.ladder import RUNGS, is_floor, rung_of
 
 # Keys of an experiment by what depends on them; None means all.
@@ -71,7 +71,7 @@ _CHAPTERS: Mapping[str, str] = {
 _PRESENTATION = frozenset({"title", "paper", "models"})
 
 
-class Plan(ChosenPlan):
+class Plan(EncoderPlan):
     """The plan of a run."""
 
     @classmethod
@@ -144,7 +144,7 @@ class Plan(ChosenPlan):
         if part == "scoring":
             return {key: value for key, value in entry.items() if key not in _PRESENTATION}
         if part == "report":
-            return {**entry, "ladder": self.ladder(experiment)}
+            return {**entry, "ladder": self.ladder(experiment), "ablation": self.ablation(experiment)}
         keys = _EXPERIMENT_PARTS[part]
         return entry if keys is None else {key: entry[key] for key in ("name", *keys) if key in entry}
 
@@ -306,6 +306,9 @@ class Plan(ChosenPlan):
             wanted += [f"results/tables/{name}/summary.{e}" for e in ("csv", "md", "html")]
             wanted += [f"results/tables/{name}/ladder.{e}" for e in ("csv", "md", "html")]
             wanted += [f"results/figures/{name}/{f}.png" for f in ("bars", "ladder", "between")]
+            if self.ablation(name):
+                wanted += [f"results/tables/{name}/ablation.{e}" for e in ("csv", "md", "html")]
+                wanted += [f"results/figures/{name}/ablation.png"]
             wanted += self.audit_file(name)
             if self.ceilings(name):
                 wanted += [f"results/tables/{name}/attainable.{e}" for e in ("csv", "md", "html")]
@@ -354,6 +357,32 @@ class Plan(ChosenPlan):
         models = self.config.get("experiments", experiment)["models"]
         steps = sorted(((str(m), self.rung(m)) for m in models), key=lambda step: RUNGS.index(step[1]))
         return [{"model": model, "rung": rung, "floor": is_floor(rung)} for model, rung in steps]
+
+    def ablation(self, experiment: str) -> list[dict[str, Any]]:
+        """Return the models of an experiment that differ in nothing but their encoders, where some stand side by side.
+
+        Returns
+        -------
+        list
+            ``model``, ``kind`` (of the model, numbered where settings differ) and ``encoders``; empty where there is
+            no model whose encoders another one of the same settings uses in part.
+        """
+        groups: dict[str, list[str]] = {}
+        for model in self.config.get("experiments", experiment)["models"]:
+            entry = self.config.get("models", model)
+            if self.model_encoders(model):
+                settings = canonical_json({k: v for k, v in entry.items() if k != "inputs"})
+                groups.setdefault(settings, []).append(model)
+        found: list[dict[str, Any]] = []
+        for models in groups.values():
+            sets = [set(self.model_encoders(m)) for m in models]
+            if not any(one < other for one in sets for other in sets):
+                continue
+            kind = self.model_kind(models[0])
+            same = len({e["kind"] for e in found if e["kind"].partition(" ")[0] == kind})
+            name = f"{kind} {same + 1}" if same else kind
+            found += [{"model": str(m), "kind": name, "encoders": self.model_encoders(m)} for m in models]
+        return found
 
     @cached_property
     def code(self) -> dict[str, str]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from histoloom import registry
-from histoloom.config import RESOURCES, Config, check, load_schema
+from histoloom.config import RESOURCES, Config
 from histoloom.errors import InputError
-from histoloom.identity import canonical_json, sha256_text
 from histoloom.plan.genes import GenePlan
 
 Row = dict[str, str]
@@ -19,7 +15,6 @@ Row = dict[str, str]
 _NOT_SCIENCE = frozenset({"sheet", "samples", "root", "outlines"})
 # Labels that need no fit come for a whole cohort in one job.
 _TABLE_METHODS = frozenset({"published", "truth"})
-_WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
 # Where a file lies is tracked as an input, by its content; a moved mirror must not refit a reference.
 _PATHS = frozenset({"path", "folder", "annotation"})
 
@@ -168,63 +163,6 @@ class SectionPlan(GenePlan):
         """Return the generator's whole input: the cohort's entry and all rows of its sheet."""
         return {**self.cohort_spec(cohort), "cohort": cohort, "sheet_rows": self.config.sheets[cohort]}
 
-    # embeddings ----------------------------------------------------------------------------------------------
-
-    @cached_property
-    def cards(self) -> dict[str, Any]:
-        """Encoder cards by name, defaults filled in."""
-        path = RESOURCES / "encoders.yaml"
-        cards = yaml.safe_load(path.read_text())
-        for name, card in cards.items():
-            check(card, load_schema("encoder_card"), f"{path}: {name}")
-        return cards
-
-    def encoder_spec(self, encoder: str) -> dict[str, Any]:
-        """Return an encoder's entry with its card and tile spec resolved."""
-        entry = self.config.get("encoders", encoder)
-        if entry["card"] not in self.cards:
-            raise InputError(
-                f"{self.config.origin}: encoders.{encoder}.card",
-                f"'{entry['card']}' is not a card of resources/encoders.yaml.",
-                f"use one of: {', '.join(self.cards)}.",
-            )
-        card = {"name": entry["card"], **self.cards[entry["card"]]}
-        return {
-            **entry,
-            "name": encoder,
-            "card": card,
-            "tiles_spec": self.config.get("tiles", entry["tiles"]),
-        }
-
-    def batches(self, encoder: str, cohort: str) -> dict[str, list[str]]:
-        """Cut a cohort into batches of sections, in the order of its full sheet.
-
-        A batch's name is its number and a hash of its members, so that a run over a subset shares with the full run
-        every batch whose members all take part.
-        """
-        size = self.config.get("encoders", encoder)["sections_per_batch"]
-        order = [row["sample"] for row in self.config.sheets[cohort]]
-        chosen = set(self.samples(cohort))
-        batches = {}
-        for index in range(0, len(order), size):
-            members = [s for s in order[index : index + size] if s in chosen]
-            if members:
-                batches[f"b{index // size}-{sha256_text(canonical_json(members))[:8]}"] = members
-        return batches
-
-    def embeddings(self, encoder: str, cohorts: Iterable[str]) -> list[str]:
-        """Return the embedding files of cohorts, in order."""
-        tiles = self.config.get("encoders", encoder)["tiles"]
-        return [
-            f"results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5"
-            for cohort in cohorts
-            for batch in self.batches(encoder, cohort)
-        ]
-
-    def model_encoders(self, model: str) -> list[str]:
-        """Return the encoders that a model concatenates."""
-        return list(self.config.get("models", model).get("inputs") or [])
-
     # labels --------------------------------------------------------------------------------------------------
 
     def labels_entry(self, labels: str) -> dict[str, Any]:
@@ -302,45 +240,6 @@ class SectionPlan(GenePlan):
         """Put the folders of raw files and of local copies into a path."""
         return path.replace("{mirror_dir}", self.config.mirror_dir or ".").replace("{raw_dir}", self.config.raw_dir)
 
-    def batch_files(self, encoder: str, cohort: str, batch: str) -> dict[str, list[str]]:
-        """Return what an embedding job reads, by role."""
-        members = self.batches(encoder, cohort)[batch]
-        entry = self.config.get("encoders", encoder)
-        common = {
-            "samples": [f"results/samples/{cohort}/{s}.h5ad" for s in members],
-            "tiles": [f"results/tiles/{entry['tiles']}/{cohort}/{s}.parquet" for s in members],
-        }
-        if encoder in self.precomputed:
-            form = self._place(entry["files"]).replace("{cohort}", cohort)
-            return {**common, "features": [form.replace("{sample}", s) for s in members]}
-        weights = entry["weights"]
-        return {
-            **common,
-            "slides": [self.slide(cohort, s) for s in members],
-            "weights": [] if weights in _WEIGHTS_WITHOUT_FILE else [weights],
-            "genes": self.encoder_genes(encoder, cohort),
-        }
-
-    def encoder_genes(self, encoder: str, cohort: str) -> list[str]:
-        """Return the table of genes for sections and the vocabulary of an encoder of expression."""
-        reads_counts = self.encoder_kind(encoder) == "scgpt"
-        return self.gene_table([self.gene_origin(cohort), "vocabulary"]) if reads_counts else []
-
-    @property
-    def precomputed(self) -> list[str]:
-        """Encoders whose features are read, not computed."""
-        entries = self.config.entries["encoders"]
-        return [name for name in entries if entries[name].get("kind") == "precomputed"]
-
-    @property
-    def computed(self) -> list[str]:
-        """Encoders that are run."""
-        return [name for name in self.config.entries["encoders"] if name not in self.precomputed]
-
-    def encoder_kind(self, encoder: str) -> str:
-        """Return the kind of an encoder, for what its jobs ask of a machine."""
-        return str(self.encoder_spec(encoder)["card"]["kind"])
-
     def cohort_source(self, cohort: str) -> str:
         """Return the source of a cohort, for what its jobs ask of a machine."""
         return str(self.config.get("cohorts", cohort)["source"])
@@ -348,10 +247,6 @@ class SectionPlan(GenePlan):
     def label_method(self, labels: str) -> str:
         """Return the method of labels, for what their jobs ask of a machine."""
         return str(self.labels_entry(labels)["method"])
-
-    def encoder_gpu(self, encoder: str) -> int:
-        """Return how many GPUs an embedding job can use."""
-        return int(self.encoder_spec(encoder)["card"]["default_weights"] != "none")
 
     def label_gpu(self, labels: str) -> int:
         """Return how many GPUs a label job can use."""

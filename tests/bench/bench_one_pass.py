@@ -1,0 +1,125 @@
+"""Several encoders in one pass against a pass each: `python tests/bench/bench_one_pass.py [--cards a,b,c] [--tiles 512]`.
+
+Prints seconds (weights loaded in both), tiles cut out of slides, and the ratio, in turns so that a machine's mood falls on
+both; files are compared byte by byte. Weights are random. A cohort as large as her2st through the shapes of UNI and CONCH,
+on a GPU: `--cards uni,conch_v1 --sections 36 --tiles 13620 --threads 8 --once`; cut down, on a CPU, the same with
+`--tiles 36 --slide-px 1024`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "workflow/src"), str(ROOT / "tests/unit"), str(ROOT / "tests/bench")]
+
+from bench_embedding_engine import world
+from test_embeddings import Toy
+
+import histoloom.torch_compat  # noqa: F401
+from histoloom.embeddings import embed_together, reader, take_over
+from histoloom.embeddings.cards import load_cards
+
+
+class Count:
+    """How many tiles were cut out of slides."""
+
+    def __init__(self) -> None:
+        self.tiles, self.read = 0, reader.read_tiles
+        reader.read_tiles = self
+
+    def __call__(self, slide: Any, centres: Any, *arguments: Any, **more: Any) -> Any:
+        self.tiles += len(centres)
+        return self.read(slide, centres, *arguments, **more)
+
+    def take(self) -> int:
+        taken, self.tiles = self.tiles, 0
+        return taken
+
+
+def one_pass(toy: Toy, specs: dict[str, Any], folder: Path, options: argparse.Namespace) -> dict[str, Path]:
+    """Run a pass and take what it made."""
+    folder.mkdir(exist_ok=True)
+    final = {name: (folder / f"{name}.h5", folder / f"{name}.json") for name in specs}
+    scratch = {name: folder / "scratch" / name for name in specs}
+    for path in (p for pair in final.values() for p in pair):
+        path.unlink(missing_ok=True)
+    embed_together(
+        cohort="toy",
+        batch="b0",
+        samples=toy.paths("h5ad"),
+        slides=toy.paths("png"),
+        tiles=toy.paths("parquet"),
+        specs=list(specs.values()),
+        finished=final,
+        scratch=scratch,
+        out=folder / "pass.json",
+        threads=options.threads,
+        device=options.device,
+    )
+    for name, (out, record) in final.items():
+        take_over(spec=specs[name], manifest=folder / "pass.json", scratch=scratch[name], out=out, efficiency=record)
+    return {name: pair[0] for name, pair in final.items()}
+
+
+def timed(work: Any) -> tuple[float, Any]:
+    started = time.perf_counter()
+    found = work()
+    return time.perf_counter() - started, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cards", default="random_vit_tiny,resnet50,stain_texture")
+    parser.add_argument("--tiles", type=int, default=256)
+    parser.add_argument("--sections", type=int, default=4)
+    parser.add_argument("--slide-px", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--once", action="store_true", help="the pass only, once: a large cohort")
+    options = parser.parse_args()
+    tiles = {"size_px": 224, "um_per_px": "native", "background": {"method": "none"}}
+    specs: dict[str, Any] = {}
+    for name in options.cards.split(","):
+        card = load_cards()[name]
+        weights = "card" if card["default_weights"] == "none" else "random"
+        specs[name] = {"card": card, "tiles_spec": tiles, "name": name, "weights": weights, "upsample": True}
+    count = Count()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        toy = world(place, options.tiles, options.sections, tiles, options.slide_px, pyramid=True)
+        print(f"{options.sections} sections, {options.tiles} tiles from pyramidal TIFF, {options.threads} threads")
+        if options.once:
+            seconds, files = timed(lambda: one_pass(toy, specs, place / "joint", options))
+            record = json.loads(next(iter(files.values())).with_suffix(".json").read_text())
+            print(
+                f"  {', '.join(specs)} on {record['device']}: {seconds:.1f} s with model load, "
+                f"{options.tiles / seconds:.1f} tiles/s; encoding {record['items_per_s']:.1f} tiles/s, waiting for pixels "
+                f"{100 * record['waited_share']:.0f} % of it; peak GPU memory {record['peak_gpu_mb']} MB"
+            )
+            return
+        joint, apart = [], []
+        for _ in range(options.rounds):
+            seconds, files = timed(lambda: one_pass(toy, specs, place / "joint", options))
+            joint.append((seconds, count.take()))
+            each = {n: timed(lambda n=n: toy.embed(f"{n}.h5", spec=specs[n], threads=options.threads, device=options.device)) for n in specs}  # fmt: skip
+            apart.append((sum(s for s, _ in each.values()), count.take()))
+            same = [n for n in specs if files[n].read_bytes() == each[n][1].read_bytes()]
+            print(
+                f"  one pass {joint[-1][0]:.1f} s, {joint[-1][1]} tiles read; {len(specs)} passes {apart[-1][0]:.1f} s, "
+                f"{apart[-1][1]} tiles read; {len(same)} of {len(specs)} files equal to the byte"
+            )
+        ratio = statistics.median(a[0] / j[0] for a, j in zip(apart, joint, strict=True))
+        print(f"  {', '.join(specs)}: passes apart take {ratio:.2f} times one pass (median of {options.rounds})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Encoders: their cards, their batches of sections, and which of them share a pass over the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from histoloom.config import RESOURCES, Config, check, load_schema
+from histoloom.errors import InputError
+from histoloom.identity import canonical_json, sha256_text
+from histoloom.plan.chosen import ChosenPlan
+
+_WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
+# Encoders of these kinds read no pixels.
+_NO_PIXELS = frozenset({"scgpt"})
+
+
+def check_passes(config: Config) -> None:
+    """Check that the encoders of a pass can share it, and that none is in two.
+
+    Raises
+    ------
+    InputError
+        With the pass, and what its encoders do not share.
+    """
+    encoders, taken = config.entries["encoders"], dict[str, str]()
+    for name, entry in config.entries["passes"].items():
+        where = f"{config.origin}: passes.{name}.encoders"
+        first = entry["encoders"][0]
+        for encoder in entry["encoders"]:
+            if encoder in taken:
+                raise InputError(
+                    where, f"'{encoder}' is in pass '{taken[encoder]}' already.", "leave it in one of them."
+                )
+            taken[encoder] = name
+            if encoders[encoder].get("kind") == "precomputed":
+                raise InputError(where, f"'{encoder}' is read from files of other software.", "leave it out.")
+            for key in ("tiles", "sections_per_batch"):
+                if encoders[encoder][key] != encoders[first][key]:
+                    told = f"'{first}' has {key} {encoders[first][key]}, '{encoder}' has {encoders[encoder][key]}."
+                    raise InputError(where, told, f"give both the same {key}, or leave one out of the pass.")
+            if (encoders[encoder].get("tokens") or {}).get("mode") == "shared":
+                raise InputError(where, f"'{encoder}' has windows of its own (tokens.mode shared).", "leave it out.")
+
+
+class EncoderPlan(ChosenPlan):
+    """The part of a plan that ends at embeddings.
+
+    Parameters
+    ----------
+    config
+        A validated config.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        check_passes(config)
+
+    @cached_property
+    def cards(self) -> dict[str, Any]:
+        """Encoder cards by name, defaults filled in: those of ``resources/encoders.yaml`` and the config's own."""
+        path = RESOURCES / "encoders.yaml"
+        cards = yaml.safe_load(path.read_text())
+        for name, card in cards.items():
+            check(card, load_schema("encoder_card"), f"{path}: {name}")
+        for name in self.config.entries["cards"]:
+            if name in cards:
+                raise InputError(
+                    f"{self.config.origin}: cards.{name}",
+                    "resources/encoders.yaml has a card of that name.",
+                    "rename it.",
+                )
+        return cards | dict(self.config.entries["cards"])
+
+    def encoder_spec(self, encoder: str) -> dict[str, Any]:
+        """Return an encoder's entry with its card (at the entry's ``revision``) and tile spec resolved."""
+        entry = dict(self.config.get("encoders", encoder))
+        if entry["card"] not in self.cards:
+            raise InputError(
+                f"{self.config.origin}: encoders.{encoder}.card",
+                f"'{entry['card']}' is neither a card of resources/encoders.yaml nor under cards.",
+                f"use one of: {', '.join(self.cards)}.",
+            )
+        card = {"name": entry["card"], **self.cards[entry["card"]]}
+        if (revision := entry.pop("revision", None)) is not None:
+            card["revision"] = revision
+        return {
+            **entry,
+            "name": encoder,
+            "card": card,
+            "tiles_spec": self.config.get("tiles", entry["tiles"]),
+        }
+
+    def batches(self, encoder: str, cohort: str) -> dict[str, list[str]]:
+        """Cut a cohort into batches of sections, in the order of its full sheet.
+
+        A batch's name is its number and a hash of its members, so that a run over a subset shares with the full run
+        every batch whose members all take part.
+        """
+        size = self.config.get("encoders", encoder)["sections_per_batch"]
+        order = [row["sample"] for row in self.config.sheets[cohort]]
+        chosen = set(self.samples(cohort))
+        batches = {}
+        for index in range(0, len(order), size):
+            members = [s for s in order[index : index + size] if s in chosen]
+            if members:
+                batches[f"b{index // size}-{sha256_text(canonical_json(members))[:8]}"] = members
+        return batches
+
+    def embeddings(self, encoder: str, cohorts: Iterable[str]) -> list[str]:
+        """Return the embedding files of cohorts, in order."""
+        tiles = self.config.get("encoders", encoder)["tiles"]
+        return [
+            f"results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5"
+            for cohort in cohorts
+            for batch in self.batches(encoder, cohort)
+        ]
+
+    def model_encoders(self, model: str) -> list[str]:
+        """Return the encoders that a model concatenates."""
+        return list(self.config.get("models", model).get("inputs") or [])
+
+    def batch_files(self, encoder: str, cohort: str, batch: str) -> dict[str, list[str]]:
+        """Return what an embedding job reads, by role."""
+        members = self.batches(encoder, cohort)[batch]
+        entry = self.config.get("encoders", encoder)
+        common = {
+            "samples": [f"results/samples/{cohort}/{s}.h5ad" for s in members],
+            "tiles": [f"results/tiles/{entry['tiles']}/{cohort}/{s}.parquet" for s in members],
+        }
+        if encoder in self.precomputed:
+            form = self._place(entry["files"]).replace("{cohort}", cohort)
+            return {**common, "features": [form.replace("{sample}", s) for s in members]}
+        weights = entry["weights"]
+        return {
+            **common,
+            "slides": [self.slide(cohort, s) for s in members],
+            "weights": [] if weights in _WEIGHTS_WITHOUT_FILE else [weights],
+            "genes": self.encoder_genes(encoder, cohort),
+        }
+
+    @property
+    def precomputed(self) -> list[str]:
+        """Encoders whose features are read, not computed."""
+        entries = self.config.entries["encoders"]
+        return [name for name in entries if entries[name].get("kind") == "precomputed"]
+
+    @property
+    def computed(self) -> list[str]:
+        """Encoders that are run."""
+        return [name for name in self.config.entries["encoders"] if name not in self.precomputed]
+
+    @property
+    def alone(self) -> list[str]:
+        """Encoders that are run by themselves, in no pass."""
+        return [name for name in self.computed if name not in self.joint]
+
+    def encoder_genes(self, encoder: str, cohort: str) -> list[str]:
+        """Return the table of genes for sections and the vocabulary of an encoder of expression."""
+        reads_counts = self.encoder_kind(encoder) in _NO_PIXELS
+        return self.gene_table([self.gene_origin(cohort), "vocabulary"]) if reads_counts else []
+
+    def encoder_kind(self, encoder: str) -> str:
+        """Return the kind of an encoder, for what its jobs ask of a machine."""
+        return str(self.encoder_spec(encoder)["card"]["kind"])
+
+    def encoder_gpu(self, encoder: str) -> int:
+        """Return how many GPUs an embedding job can use."""
+        return int(self.encoder_spec(encoder)["card"]["default_weights"] != "none")
+
+    # passes --------------------------------------------------------------------------------------------------
+
+    def used_encoders(self, cohort: str) -> list[str]:
+        """Return the encoders that the experiments which are to run ask for on a cohort, in the config's order."""
+        used: set[str] = set()
+        for name, entry in self.config.entries["experiments"].items():
+            if self._wanted(name) and cohort in self.experiment_cohorts(name):
+                used.update(entry.get("encoders") or [])
+                used.update(e for model in entry.get("models") or [] for e in self.model_encoders(model))
+        return [name for name in self.config.entries["encoders"] if name in used]
+
+    @cached_property
+    def joint(self) -> dict[str, str]:
+        """Encoders that a pass embeds together, and the name of their pass."""
+        used = {encoder for cohort in self.config.entries["cohorts"] for encoder in self.used_encoders(cohort)}
+        return {
+            encoder: name
+            for name, entry in self.config.entries["passes"].items()
+            for encoder in entry["encoders"]
+            if encoder in used
+        }
+
+    def pass_encoders(self, joint: str, cohort: str) -> list[str]:
+        """Return the encoders of a pass that the run asks for on a cohort."""
+        members = self.config.get("passes", joint)["encoders"]
+        return [encoder for encoder in self.used_encoders(cohort) if encoder in members]
+
+    def pass_specs(self, joint: str, cohort: str) -> list[dict[str, Any]]:
+        """Return the entries of a pass's encoders.
+
+        Raises
+        ------
+        InputError
+            If one of them reads no pixels.
+        """
+        specs = [self.encoder_spec(encoder) for encoder in self.pass_encoders(joint, cohort)]
+        for spec in specs:
+            if spec["card"]["kind"] in _NO_PIXELS:
+                where = f"{self.config.origin}: passes.{joint}.encoders"
+                raise InputError(where, f"'{spec['name']}' reads counts, not pixels.", "leave it out of the pass.")
+        return specs
+
+    def pass_files(self, joint: str, cohort: str, batch: str) -> dict[str, list[str]]:
+        """Return what a pass reads, by role: the sections of a batch, and the weights of all its encoders."""
+        members = self.pass_encoders(joint, cohort)
+        files = [self.batch_files(encoder, cohort, batch) for encoder in members]
+        weights = dict.fromkeys(path for of_one in files for path in of_one["weights"])
+        return {**files[0], "weights": list(weights)}
+
+    def pass_manifest(self, encoder: str, cohort: str, batch: str) -> list[str]:
+        """Return the file that a pass leaves for an encoder of it."""
+        entry = self.config.get("encoders", encoder)
+        return [f"results/embeddings/{entry['tiles']}/{self.joint[encoder]}.pass/{cohort}/{batch}.json"]
+
+    def pass_kind(self, joint: str) -> str:
+        """Return the heaviest kind among a pass's encoders, for what its jobs ask of a machine."""
+        members = self.config.get("passes", joint)["encoders"]
+        return self.encoder_kind(max(members, key=self.encoder_gpu))
+
+    def pass_gpu(self, joint: str) -> int:
+        """Return how many GPUs a pass can use."""
+        return max(self.encoder_gpu(encoder) for encoder in self.config.get("passes", joint)["encoders"])

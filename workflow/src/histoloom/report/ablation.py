@@ -1,0 +1,233 @@
+"""The encoder ablation: the same model on encoders alone and side by side (figure 4 of the decomposition paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.metrics.uncertainty import MIN_PATIENTS, holm, sign_flip_p
+from histoloom.report.bars import read_experiment, whole
+from histoloom.report.pages import Page, number, write_csv
+from histoloom.report.style import PALETTE, figure, jitter, note, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_READING = (
+    "The same model, with the same settings, on encoders alone and side by side. CC and L1: per type over the "
+    "spots of a section, mean over types, sections of a patient, then patients; the spread is over training "
+    "seeds. Gain: CC minus the best CC of a configuration that uses some of the same encoders and no other; that "
+    "best one is chosen on these same test patients, which makes the gain smaller, not larger. Better for: "
+    "patients whose CC is above that of the best part. p: exact two-sided sign-flip over patients, from "
+    f"{MIN_PATIENTS} patients on, Holm-corrected over the rows of a cohort."
+)
+_COLOURS = PALETTE[:5]
+
+
+def ablation_table(
+    experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path]
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Return one row per configuration and cohort, fewest encoders first.
+
+    Parameters
+    ----------
+    experiment, spec
+        Name and entry; ``ablation`` lists {model, kind, encoders} of the configurations.
+    metrics
+        Metrics of the experiment's models.
+
+    Returns
+    -------
+    table
+        cohort, kind, encoders (joined by +), n_encoders, model, cc, cc_seed_sd, l1, l1_skill, best_part (model), gain,
+        better_for (patients), n_patients, p (after Holm).
+    patients
+        model, cohort, patient, cc, l1 of each held-out patient without a badge.
+    title
+        Of the experiment.
+    """
+    rows, _, title = read_experiment(experiment, spec, metrics)
+    rows = rows[rows["badge"] == ""]
+    keys = ["model", "cohort", "patient"]
+    per_patient = {name: whole(rows, "patient", name).set_index(keys)["value"] for name in ("cc", "l1")}
+    patients = pd.DataFrame(per_patient).reset_index()
+    there = set(rows["model"])
+    chosen = [entry for entry in spec["ablation"] if entry["model"] in there]
+    chosen.sort(key=lambda entry: (entry["kind"], len(entry["encoders"])))
+    found = [
+        _row(rows[rows["cohort"] == cohort], patients[patients["cohort"] == cohort], cohort, entry, chosen)
+        for cohort in sorted(rows["cohort"].unique())
+        for entry in chosen
+    ]
+    table = pd.DataFrame(found)
+    for cohort in sorted(set(table["cohort"])) if len(table) else ():
+        here = table["cohort"] == cohort
+        table.loc[here, "p"] = holm(table.loc[here, "p"].to_numpy(dtype=float))
+    return table, patients, title
+
+
+def _row(
+    rows: pd.DataFrame,
+    patients: pd.DataFrame,
+    cohort: str,
+    entry: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return a configuration's row, against the best of those that use some of its encoders."""
+    values = {
+        name: _by_model(whole(rows, "cohort", name)).get(str(entry["model"]), np.nan)
+        for name in ("cc", "l1", "l1_skill")
+    }
+    cc = _by_model(whole(rows, "cohort", "cc"))
+    parts = {
+        str(other["model"]): cc.get(str(other["model"]), np.nan)
+        for other in entries
+        if other["kind"] == entry["kind"] and set(other["encoders"]) < set(entry["encoders"])
+    }
+    defined = {model: value for model, value in parts.items() if np.isfinite(value)}
+    best = max(defined, key=lambda model: defined[model]) if defined and np.isfinite(values["cc"]) else ""
+    of_model = patients.pivot_table(index="patient", columns="model", values="cc")
+    pairs = of_model[[entry["model"], best]].dropna() if best else pd.DataFrame()
+    change = (pairs[entry["model"]] - pairs[best]).to_numpy() if len(pairs) else np.zeros(0)
+    mine = patients[patients["model"] == entry["model"]]["cc"]
+    seeds = rows[
+        (rows["model"] == entry["model"]) & (rows["metric"] == "cc") & (rows["aggregation"] == "cohort")
+        & (rows["target"] == "") & (rows["train_seed"] >= 0)
+    ]["value"]  # fmt: skip
+    return {
+        "cohort": cohort,
+        "kind": entry["kind"],
+        "encoders": "+".join(entry["encoders"]),
+        "n_encoders": len(entry["encoders"]),
+        "model": entry["model"],
+        **values,
+        "cc_seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan,
+        "best_part": best,
+        "gain": values["cc"] - defined[best] if best else np.nan,
+        "better_for": int((change > 0).sum()) if best else pd.NA,
+        "n_patients": int(mine.notna().sum()),
+        "p": sign_flip_p(change),
+    }
+
+
+def _by_model(rows: pd.DataFrame) -> dict[str, float]:
+    return {str(model): float(value) for model, value in zip(rows["model"], rows["value"], strict=True)}
+
+
+def write_ablation(
+    *, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Mapping[str, Path]
+) -> None:
+    """Write the ablation as a table; see `ablation_table`.
+
+    Parameters
+    ----------
+    experiment, spec, metrics
+        See `ablation_table`.
+    out
+        Path by role ``csv``, ``md``, ``html``.
+    """
+    table, _, title = ablation_table(experiment, spec, metrics)
+    write_csv(table, out["csv"])
+    page = Page(f"{title}: encoders alone and side by side")
+    if len(table):
+        shown = table[["cohort", "kind", "encoders"]].copy()
+        spread = zip(table["cc"], table["cc_seed_sd"], strict=True)
+        shown["CC"] = [number(cc) + (f" ± {number(sd)}" if np.isfinite(sd) else "") for cc, sd in spread]
+        shown["L1"] = [number(v) for v in table["l1"]]
+        shown["skill in L1"] = [number(v) for v in table["l1_skill"]]
+        shown["best part"] = table["best_part"]
+        shown["gain"] = [number(v) for v in table["gain"]]
+        better = zip(table["better_for"], table["n_patients"], strict=True)
+        shown["better for"] = ["" if pd.isna(k) else f"{k} of {n} patients" for k, n in better]
+        if table["p"].notna().any():
+            shown["p"] = [number(v) for v in table["p"]]
+        page.table(shown)
+    page.text(_READING)
+    out["md"].write_text(page.markdown(), encoding="utf-8")
+    out["html"].write_text(page.html(), encoding="utf-8")
+
+
+def draw_ablation(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
+    """Draw which encoders each configuration has, its CC and its L1; a row of panels per cohort.
+
+    Parameters
+    ----------
+    experiment, spec, metrics
+        See `ablation_table`.
+    out
+        png. Points are held-out patients, a line each; bars their mean.
+    """
+    table, patients, title = ablation_table(experiment, spec, metrics)
+    cohorts = list(dict.fromkeys(table["cohort"])) if len(table) else []
+    configurations = int(table.groupby("cohort").size().max()) if cohorts else 1
+    names = list(dict.fromkeys(e for entry in spec["ablation"] for e in entry["encoders"]))
+    height = 1.2 + max(len(cohorts), 1) * (0.9 + 0.36 * configurations)
+    with figure(3.4 + 0.45 * len(names) + 6.4, height) as fig:
+        if not cohorts:
+            note(fig.subplots(), "no configuration was scored")
+            save(fig, out)
+            return
+        ratios = [0.45 * len(names), 3.2, 3.2]
+        axes = fig.subplots(len(cohorts), 3, squeeze=False, sharey="row", gridspec_kw={"width_ratios": ratios})
+        for row, cohort in zip(axes, cohorts, strict=True):
+            mine = table[table["cohort"] == cohort].reset_index(drop=True)
+            _matrix(row[0], mine, names)
+            for ax, metric in zip(row[1:], ("cc", "l1"), strict=True):
+                _values(ax, mine, patients[patients["cohort"] == cohort], metric)
+            row[1].set_title(f"{cohort}: {mine['n_patients'].max()} held-out patients", loc="left")
+            row[1].set_xlabel("CC within sections (headline)")
+            row[2].set_xlabel("L1 (mean absolute error)")
+        handles, labels = axes[0][1].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside lower right", ncols=6, title="held-out patient")
+        fig.suptitle(title, x=0.01, ha="left", fontsize=10)
+        save(fig, out)
+
+
+def _matrix(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Draw a dot where a configuration has an encoder."""
+    for i, row in table.iterrows():
+        y = len(table) - 1 - int(str(i))
+        used = [names.index(name) for name in row["encoders"].split("+")]
+        ax.plot(range(len(names)), [y] * len(names), "o", ms=6, color="#DDDDDD", ls="none")
+        ax.plot(used, [y] * len(used), "o-", ms=7, color="black", lw=1.2)
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="left")
+    ax.xaxis.tick_top()
+    ax.set_yticks(range(len(table)), [f"{row['model']}" for row in reversed(table.to_dict("records"))])
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    ax.set_ylim(-0.7, len(table) - 0.3)
+    ax.tick_params(length=0)
+    ax.spines[["left", "bottom"]].set_visible(False)
+
+
+def _values(ax: Axes, table: pd.DataFrame, patients: pd.DataFrame, metric: str) -> None:
+    """Draw each configuration's mean as a bar, shaded by its number of encoders, and its patients as points."""
+    known = sorted(patients["patient"].unique())
+    spread = jitter(len(known), 0.4)
+    for i, row in table.iterrows():
+        y = len(table) - 1 - int(str(i))
+        face = _COLOURS[min(int(row["n_encoders"]), len(_COLOURS)) - 1]
+        ax.barh(y, row[metric], height=0.68, color=face, alpha=0.55, zorder=1)
+        mine = patients[patients["model"] == row["model"]].set_index("patient")[metric].reindex(known)
+        for at, (patient, value) in enumerate(mine.items()):
+            label = str(patient) if i == 0 else None
+            style: dict[str, Any] = {
+                "marker": "osD^vPX*"[at % 8],
+                "ms": 4.5,
+                "mfc": "white",
+                "mec": "black",
+                "mew": 0.8,
+                "ls": "none",
+            }
+            ax.plot([value], [y + spread[at]], label=label, zorder=3, **style)
+        if not np.isfinite(row[metric]):
+            ax.text(0, y, " undefined", va="center", fontsize=7.5, color="#777777")
+        # Beside the panel: in a bar, points would lie over it.
+        ax.text(1.01, y, number(row[metric]), va="center", fontsize=7.5, transform=ax.get_yaxis_transform())
+    ax.axvline(0, color="black", lw=0.6)
+    ax.grid(axis="x", color="#E6E6E6", lw=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(axis="y", length=0)
