@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -160,11 +162,21 @@ def test_tiles_travel_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) 
 def test_progress_tells_how_busy_a_gpu_is_where_its_driver_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def unknown(device: str) -> int:
-        raise ModuleNotFoundError("pynvml")
+    class NotSupportedError(Exception):
+        pass
+
+    def refused(device: str) -> int:
+        raise NotSupportedError
 
     caplog.set_level("INFO")
-    for answer, told in ((lambda device: 97, "GPU 97 % busy"), (unknown, "waiting for pixels")):
+    library = SimpleNamespace(NVMLError=NotSupportedError)
+    silent = "waiting for pixels"
+    for module, answer, told in (
+        (library, lambda device: 97, "GPU 97 % busy"),
+        (library, refused, silent),
+        (None, lambda device: 97, silent),
+    ):
+        monkeypatch.setitem(sys.modules, "pynvml", module)
         monkeypatch.setattr(torch.cuda, "utilization", answer)
         efficiency.Progress("c/b", 4, "cuda:0").add(4)
         assert caplog.messages[-1].endswith(told)

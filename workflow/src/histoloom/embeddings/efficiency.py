@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,13 @@ def gpu_use(device: str) -> int | None:
     import torch
 
     try:
+        refusal: type[Exception] = import_module("pynvml").NVMLError
+    except ImportError:
+        return None
+    try:
         return int(torch.cuda.utilization(device))
-    except (ImportError, RuntimeError) as error:
+    except (RuntimeError, refusal) as error:
+        # A slice of a GPU (MIG), say, has no such number.
         logger.debug("the GPU's use is not known: %s", error)
         return None
 
