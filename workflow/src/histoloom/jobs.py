@@ -106,8 +106,8 @@ def set_threads(threads: int) -> None:
     if "numba" in sys.modules:
         import numba
 
-        # It cannot have more than it was loaded with.
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        # It cannot have more than it was loaded with; its config gets attributes at import, which mypy does not see.
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
