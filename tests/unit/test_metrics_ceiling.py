@@ -151,3 +151,21 @@ def test_labels_with_other_types_or_sections_are_refused(tmp_path):
     second = write_labels(tmp_path / "b.h5ad", obs, make_values(obs, types=2), ["x", "z"])
     with pytest.raises(InputError, match="other types"):
         score_labels(spec=judge(), labels=[first], against=[second], out=tmp_path / "j.parquet")
+
+
+def test_depth_makes_abundance_repeat_itself_and_shares_do_not(tmp_path):
+    """What both halves know of a spot is its depth: every type's abundance is reliable, nobody's share is."""
+    obs, rng = make_obs({("A", "A1"): 100}), np.random.default_rng(0)
+    depth = rng.lognormal(0, 0.8, size=(100, 1))
+    halves = [depth * rng.dirichlet([20, 20, 20], size=100) for _ in range(2)]
+    files = [write_labels(tmp_path / f"h{i}.h5ad", obs, h, ["x", "y", "z"]) for i, h in enumerate(halves)]
+    found = {}
+    for transform in ("none", "log1p", "proportion"):
+        spec = {**judge(), "transform": transform}
+        score_labels(spec=spec, labels=files[:1], against=files[1:], out=tmp_path / "j.parquet")
+        rows = read_metrics([tmp_path / "j.parquet"])
+        mine = rows[(rows["metric"] == "reliability") & (rows["aggregation"] == "cohort") & (rows["target"] != "")]
+        found[transform] = mine["value"].mean()
+    assert found["none"] > 0.85
+    assert found["log1p"] > 0.85
+    assert found["proportion"] < 0.2

@@ -17,6 +17,7 @@ from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.correlation import Floats, column_correlation
 from histoloom.metrics.labelled import Labels, sections_of
+from histoloom.targets.build import apply_recipe
 
 IDENTIFIABLE = 0.3
 """A type with a lower reliability is listed apart: what is predicted of it is noise for the greater part."""
@@ -36,15 +37,17 @@ def score_ceiling(spec: Mapping[str, Any], first: Labels, second: Labels) -> lis
     Parameters
     ----------
     spec
-        The judge's entry.
+        The judge's entry: ``transform``, of what the correlation is taken.
     first, second
         Labels of the two halves of the counts of one cohort.
 
     Notes
     -----
     Reliability and ceiling are formed per section and then averaged like a CC is, so that a cohort's CC and ceiling
-    are means over the same sections.
+    are means over the same sections. Abundance follows the depth of a spot in both halves alike, so that even a type
+    that counts say nothing about repeats itself; its share of the spot does not.
     """
+    transform = str(spec.get("transform", "none"))
     if first.types != second.types:
         raise InputError(second.path, f"has other types than {first.path}.", "remove both and label them again.")
     position = second.obs.index.get_indexer(first.obs.index)
@@ -53,7 +56,10 @@ def score_ceiling(spec: Mapping[str, Any], first: Labels, second: Labels) -> lis
     parts = []
     for place, index in sections_of(first):
         index = index[position[index] >= 0]
-        r, n = column_correlation(first.values[index], second.values[position[index]])
+        r, n = column_correlation(
+            apply_recipe(first.values[index], transform, first.path),
+            apply_recipe(second.values[position[index]], transform, second.path),
+        )
         share = reliability(r)
         for metric, value in (("halves_r", r), ("reliability", share), ("ceiling", np.sqrt(share))):
             parts.append(

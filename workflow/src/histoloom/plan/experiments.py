@@ -233,7 +233,7 @@ class Plan(EncoderPlan):
         return [] if guard == "off" else [f"results/audit/{experiment}.parquet"]
 
     def ceilings(self, experiment: str) -> list[str]:
-        """Return the judges of kind ceiling on an experiment's labels and cohorts."""
+        """Return the judges of kind ceiling on an experiment's labels, their transform and its cohorts."""
         entry = self.config.get("experiments", experiment)
         judges = self.config.entries["judges"]
         return [
@@ -241,6 +241,7 @@ class Plan(EncoderPlan):
             for name in self.judges()
             if judges[name]["kind"] == "ceiling"
             and judges[name]["labels"] == entry["labels"]
+            and judges[name]["transform"] == entry["target"]["transform"]
             and set(judges[name]["cohorts"]) & set(self.experiment_cohorts(experiment))
         ]
 

@@ -166,10 +166,17 @@ class SectionPlan(GenePlan):
     # labels --------------------------------------------------------------------------------------------------
 
     def labels_entry(self, labels: str) -> dict[str, Any]:
-        """Return a label method's entry; those of halves of the counts are their method's, with one seed."""
+        """Return a label method's entry; those of halves of the counts are their method's, with one seed.
+
+        The second half takes the next seed: with one seed for both, the noise of the optimiser would be common to the
+        halves and pass for something that counts say.
+        """
         base, half = _half(labels)
         entry = self.config.get("labels", base)
-        return entry if half is None else {**entry, "seeds": list(entry.get("seeds") or [0])[:1]}
+        if half is None:
+            return entry
+        first = next(iter(entry.get("seeds") or [0]))
+        return {**entry, "seeds": [first + int(half[0])]}
 
     def label_groups(self, labels: str, cohort: str) -> dict[str, list[str]]:
         """Return sections by deconvolution group; the group's name is a patient, a section or ``all``."""

@@ -48,7 +48,9 @@ def draw_ceiling(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: P
         if few:
             fig.legend(loc="outside right center", title="section", frameon=False)
         good = int((mean["reliability"] >= IDENTIFIABLE).sum())
-        text = f"{spec['labels']}, counts split in two: {good} of {len(mean)} types identifiable, {len(names)} sections"
+        of = {"none": "", "log1p": " (log1p)", "proportion": " (proportions)"}[spec.get("transform", "none")]
+        count = f"{good} of {len(mean)} types identifiable, {len(names)} section{'s'[: len(names) > 1]}"
+        text = f"{spec['labels']}{of}, counts split in two: {count}"
         fig.suptitle(**_title(title, text))
         save(fig, out)
 
