@@ -42,13 +42,13 @@ rule write_probe_table:
         html=report(
             "results/tables/{experiment}/probe.html",
             caption="../report/probe.rst",
-            category="1. Results",
+            category="4. Against what",
             labels={"experiment": "{experiment}", "what": "probes of encoders"},
         ),
         figure=report(
             "results/figures/{experiment}/probe.png",
             caption="../report/probe.rst",
-            category="1. Results",
+            category="4. Against what",
             labels={"experiment": "{experiment}", "what": "probes by fold"},
         ),
     log:
