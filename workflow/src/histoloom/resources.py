@@ -96,7 +96,7 @@ DEMANDS: Mapping[str, Demand] = {
     "draw_judge": _LIGHT,
     "draw_between": _LIGHT,
     "draw_attainable": _LIGHT,
-    "draw_errors": Demand(850, picture_mb=60, pictures_at_once=1, file_mb=4),
+    "draw_errors": Demand(950, picture_mb=60, pictures_at_once=1, file_mb=4),
     "export_errors": _LIGHT,
     "export_qupath": _LIGHT,
     # Measured on a toy only; genes of a real task are many times more.
