@@ -104,7 +104,13 @@ def test_pictures_that_are_opened_one_by_one_do_not_add_up(tmp_path: Path) -> No
 
 
 # Peaks of fits of ours on a CPU: spots, genes, types, posterior samples, MB.
-FITS = [(1000, 1000, 8, 50, 832), (3000, 2000, 10, 20, 1389), (3000, 4000, 10, 10, 1594), (3000, 500, 30, 1000, 3815)]
+FITS = [
+    (1000, 1000, 8, 50, 832),
+    (3000, 2000, 10, 20, 1389),
+    (3000, 4000, 10, 10, 1594),
+    (3000, 500, 30, 1000, 3815),
+    (8000, 3000, 10, 5, 2474),
+]
 
 
 @pytest.mark.parametrize(("n_obs", "n_genes", "n_types", "samples", "peak_mb"), FITS)

@@ -112,7 +112,8 @@ DEMANDS: Mapping[str, Demand] = {
 
 
 # What a cell2location fit holds, MB: the program, a spot's gene in a training step, a posterior draw of a spot's type
-# (several numbers, and their copies for the quantiles). Fitted to fits of 1,000 and 3,000 spots on a CPU.
+# (several numbers, and their copies for the quantiles). Fitted to fits of 1,000 and 3,000 spots on a
+# CPU; one of 8,000 came after and lay 3 % below.
 _PROGRAM_MB, _DENSE_MB, _DRAW_MB = 750.0, 75e-6, 32e-6
 
 # For a rule that was not measured yet: a guess on the large side.
