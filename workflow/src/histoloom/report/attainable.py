@@ -56,7 +56,7 @@ def draw_attainable(*, spec: Mapping[str, Any], metrics: Sequence[Path], ceiling
     table = pd.concat([part for _, part in table.groupby("identifiable", sort=False)]) if len(table) else table
     table = table.sort_values(["cohort", "identifiable", "reliability"], ascending=[True, False, False], kind="stable")
     several = table["cohort"].nunique() > 1
-    with figure(8.4, 1.9 + 0.27 * max(len(table), 4)) as fig:
+    with figure(8.8, 1.9 + 0.27 * max(len(table), 4)) as fig:
         ax = fig.subplots()
         if table.empty:
             note(ax, "no section of the experiment has a ceiling")
@@ -66,9 +66,12 @@ def draw_attainable(*, spec: Mapping[str, Any], metrics: Sequence[Path], ceiling
         ax.barh(y, table["ceiling"], 0.74, color=np.where(table["identifiable"], "#D5DDE3", "#F0E9DF"), zorder=1)
         for x, at in zip(table["ceiling"], y, strict=True):
             ax.plot([x, x], [at - 0.37, at + 0.37], color="black", lw=1.1, zorder=2)
+        good = table[table["identifiable"]]
         for i, model in enumerate(models):
+            share = good[f"share_{model}"].mean()
+            told = f"{model}  {share:.0%}" if np.isfinite(share) else model
             ax.plot(table[f"cc_{model}"], y, "o", ms=4.6, mec="white", mew=0.4, zorder=3 + i,
-                    color=colour(i)["facecolor"], label=model)  # fmt: skip
+                    color=colour(i)["facecolor"], label=told)  # fmt: skip
         names = table["target"] + (" · " + table["cohort"] if several else "")
         ax.set_yticks(y, short_names(list(names), 34))
         ax.invert_yaxis()
@@ -82,12 +85,10 @@ def draw_attainable(*, spec: Mapping[str, Any], metrics: Sequence[Path], ceiling
         ax.set_xlim(min(-0.03, low * 1.1), 1.02)
         ax.set_xlabel("Pearson's r with the labels; bar and black line: ceiling from thinned counts")
         if models:
-            fig.legend(loc="outside right upper", frameon=False, title="model")
-        good = table[table["identifiable"]]
-        told = ", ".join(f"{m} {good[f'share_{m}'].mean():.0%}" for m in models)
+            fig.legend(loc="outside right upper", frameon=False, title="model, CC / ceiling")
         fig.suptitle(
             f"{title}: what could be reached\n{len(good)} of {len(table)} types identifiable, mean ceiling "
-            f"{good['ceiling'].mean():.2f}; CC / ceiling: {told or '–'}", x=0.01, ha="left", fontsize=9.5,
+            f"{good['ceiling'].mean():.2f}", x=0.01, ha="left", fontsize=9.5,
         )  # fmt: skip
         save(fig, out)
 
