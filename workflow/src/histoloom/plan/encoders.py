@@ -171,6 +171,32 @@ class EncoderPlan(ChosenPlan):
         """Return how many GPUs an embedding job can use."""
         return int(self.encoder_spec(encoder)["card"]["default_weights"] != "none")
 
+    def ablation(self, experiment: str) -> list[dict[str, Any]]:
+        """Return the models of an experiment that differ in nothing but their encoders, where some stand side by side.
+
+        Returns
+        -------
+        list
+            ``model``, ``kind`` (of the model, numbered where settings differ) and ``encoders``; empty where there is
+            no model whose encoders another one of the same settings uses in part.
+        """
+        groups: dict[str, list[str]] = {}
+        for model in self.config.get("experiments", experiment)["models"]:
+            entry = self.config.get("models", model)
+            if self.model_encoders(model):
+                settings = canonical_json({k: v for k, v in entry.items() if k != "inputs"})
+                groups.setdefault(settings, []).append(model)
+        found: list[dict[str, Any]] = []
+        for models in groups.values():
+            sets = [set(self.model_encoders(m)) for m in models]
+            if not any(one < other for one in sets for other in sets):
+                continue
+            kind = str(self.config.get("models", models[0])["kind"])
+            same = len({e["kind"] for e in found if e["kind"].partition(" ")[0] == kind})
+            name = f"{kind} {same + 1}" if same else kind
+            found += [{"model": str(m), "kind": name, "encoders": self.model_encoders(m)} for m in models]
+        return found
+
     # passes --------------------------------------------------------------------------------------------------
 
     def used_encoders(self, cohort: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from histoloom.config import RESOURCES, load_config
-from histoloom.identity import canonical_json, source_hash
+from histoloom.identity import source_hash
 from histoloom.plan.encoders import EncoderPlan
 from histoloom.plan.ladder import RUNGS, is_floor, rung_of
 
@@ -358,32 +358,6 @@ class Plan(EncoderPlan):
         models = self.config.get("experiments", experiment)["models"]
         steps = sorted(((str(m), self.rung(m)) for m in models), key=lambda step: RUNGS.index(step[1]))
         return [{"model": model, "rung": rung, "floor": is_floor(rung)} for model, rung in steps]
-
-    def ablation(self, experiment: str) -> list[dict[str, Any]]:
-        """Return the models of an experiment that differ in nothing but their encoders, where some stand side by side.
-
-        Returns
-        -------
-        list
-            ``model``, ``kind`` (of the model, numbered where settings differ) and ``encoders``; empty where there is
-            no model whose encoders another one of the same settings uses in part.
-        """
-        groups: dict[str, list[str]] = {}
-        for model in self.config.get("experiments", experiment)["models"]:
-            entry = self.config.get("models", model)
-            if self.model_encoders(model):
-                settings = canonical_json({k: v for k, v in entry.items() if k != "inputs"})
-                groups.setdefault(settings, []).append(model)
-        found: list[dict[str, Any]] = []
-        for models in groups.values():
-            sets = [set(self.model_encoders(m)) for m in models]
-            if not any(one < other for one in sets for other in sets):
-                continue
-            kind = self.model_kind(models[0])
-            same = len({e["kind"] for e in found if e["kind"].partition(" ")[0] == kind})
-            name = f"{kind} {same + 1}" if same else kind
-            found += [{"model": str(m), "kind": name, "encoders": self.model_encoders(m)} for m in models]
-        return found
 
     @cached_property
     def code(self) -> dict[str, str]:
