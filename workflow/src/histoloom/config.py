@@ -283,9 +283,6 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
             yield f"labels.{name}.reference", "references", entry["reference"]
     for name, entry in config.entries["encoders"].items():
         yield f"encoders.{name}.tiles", "tiles", entry["tiles"]
-    for name, entry in config.entries["passes"].items():
-        for encoder in entry["encoders"]:
-            yield f"passes.{name}.encoders", "encoders", encoder
     for name, entry in config.entries["models"].items():
         for encoder in entry.get("inputs") or []:
             yield f"models.{name}.inputs", "encoders", encoder

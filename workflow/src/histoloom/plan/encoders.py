@@ -31,6 +31,9 @@ def check_passes(config: Config) -> None:
         where = f"{config.origin}: passes.{name}.encoders"
         first = entry["encoders"][0]
         for encoder in entry["encoders"]:
+            if encoder not in encoders:
+                told = f"'{encoder}' is not under encoders; there are: {', '.join(encoders) or 'none'}."
+                raise InputError(where, told, f"use one of these or add '{encoder}' under encoders.")
             if encoder in taken:
                 raise InputError(
                     where, f"'{encoder}' is in pass '{taken[encoder]}' already.", "leave it in one of them."
