@@ -12,6 +12,7 @@ from histoloom.folds import make_folds
 from histoloom.labels import gather_labels, label_group
 from histoloom.metrics import score_predictions
 from histoloom.metrics.judges import score_labels
+from histoloom.metrics.leaks import score_leaks
 from histoloom.models import predict_model, train_model
 from histoloom.plan import Plan
 from histoloom.references import build_reference
@@ -124,8 +125,8 @@ class PlantWorld:
         )  # fmt: skip
         return pd.read_parquet(out)
 
-    def score(self, experiment: str, model: str) -> pd.DataFrame:
-        """Train, predict and score; everything before is made first."""
+    def score(self, experiment: str, model: str, variant: str = "default") -> pd.DataFrame:
+        """Train, predict and score; everything before is made first. Variant ``leaks``: what a leak is worth."""
         plan = self.plan
         for cohort in plan.experiment_cohorts(experiment):
             self.sections(cohort)
@@ -152,9 +153,10 @@ class PlantWorld:
         train_model(
             **choices, target=target, folds=folds, out=fitted, efficiency=fitted.with_suffix(".json"), threads=1
         )
-        predict_model(**choices, model=fitted, target=target, folds=folds, variant="default", out=made)
-        out = ready(f"results/metrics/{experiment}/{model}.parquet")
-        score_predictions(
+        predict_model(**choices, model=fitted, target=target, folds=folds, variant=variant, out=made)
+        leaks = variant == "leaks"
+        out = ready(f"results/metrics/{'leaks/' * leaks}{experiment}/{model}.parquet")
+        (score_leaks if leaks else score_predictions)(
             spec=plan.experiment_spec(experiment, "scoring"), experiment=experiment, model=model, predictions=made,
             target=target, folds=folds, out=out,
         )  # fmt: skip

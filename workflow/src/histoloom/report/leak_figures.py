@@ -11,7 +11,7 @@ import pandas as pd
 
 from histoloom.metrics.leaks import GROUPS
 from histoloom.metrics.uncertainty import MIN_PATIENTS
-from histoloom.report.leaks import PRICE, read_leaks
+from histoloom.report.leaks import PRICE, TRAININGS, read_leaks
 from histoloom.report.style import PALETTE, figure, note, save
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
     across = max(min(len(models), _ACROSS), 1)
     down = -(-max(len(models), 1) // across)
     price = compared["kind"] == PRICE
-    with figure(1.9 + (2.6 if price else 3.6) * across, 0.9 + 3.3 * down) as fig:
+    with figure(max(1.0 + (2.5 if price else 3.5) * across, 6.6), 1.3 + 3.1 * down) as fig:
         if not models:
             note(fig.subplots(), "no model has a defined correlation in a compared section")
             save(fig, out)
@@ -63,7 +63,7 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
         handles = {
             label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
-        fig.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+        fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
         told = _price_told(table, models, compared) if price else _transfer_told(compared)
         fig.suptitle(f"{title}\n{told}", x=0.01, ha="left", fontsize=9.5)
         save(fig, out)
@@ -120,13 +120,11 @@ def _section_names(ax: Axes, sections: pd.DataFrame, most: int = 12) -> None:
 
 
 def _transfer_told(compared: Mapping[str, Any]) -> str:
-    sizes = (
-        pd.DataFrame.from_dict(dict(compared["folds"]), orient="index").groupby("what", sort=False)["n_train"].first()
-    )
-    words = {"as_published": "(a), (b)", "shared_dropped": "(c)", "random_drop": "random drop"}
-    told = ", ".join(f"{words[str(what)]} {n}" for what, n in sizes.items())
+    sizes = {about["what"]: about["n_train"] for about in compared["folds"].values()}
+    words = zip(TRAININGS, ("(a), (b)", "(c)", "random drop"), strict=True)
+    told = ", ".join(f"{word} {sizes[what]}" for what, word in words if what in sizes)
     shared = len(compared["shared_patients"])
-    return f"{shared} patient{'s' * (shared != 1)} on both sides as published; observations in training: {told}"
+    return f"{shared} patient{'s' * (shared != 1)} on both sides as published;\nobservations in training: {told}"
 
 
 def _transfer_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) -> None:

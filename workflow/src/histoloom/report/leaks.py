@@ -85,7 +85,8 @@ def price_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mode
     frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
     rank = frame["model"].map({m: i for i, m in enumerate(models)})
     frame = frame.reindex(columns=PRICE_COLUMNS).loc[rank.sort_values(kind="stable").index].reset_index(drop=True)
-    return frame.fillna({"patient": "", "sample": "", "badge": ""})
+    whole = ["n_draws", "n_types", "n_types_undefined", "n_test", "n_train", "n_patients", "n_patients_higher"]
+    return frame.fillna({"patient": "", "sample": "", "badge": ""}).astype(dict.fromkeys(whole, "Int64"))
 
 
 def _over_patients(patients: pd.DataFrame, cohorts: pd.Series) -> dict[str, list[float]]:
@@ -190,13 +191,17 @@ def _price_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any]) ->
         for row in part[part["level"] == "cohort"].to_dict("records"):
             p = f"exact sign-flip test over patients p = {number(row['p'], 4)}" if row["p"] == row["p"] else _NO_P
             page.text(
-                f"{row['model']}, {row['cohort']}: mean over {int(row['n_patients'])} patients {number(row['cc_with'])}"
+                f"{row['model']}, {row['cohort']}: mean over {_patients(row['n_patients'])} {number(row['cc_with'])}"
                 f" with, {number(row['cc_without'])} without, difference {number(row['difference'])}; higher with the "
                 f"leak in {int(row['n_patients_higher'])} of {int(row['n_patients'])}. {p}"
             )
     if compared["unpaired"]:
         page.text(f"Without a sister, so not tested (they train the others): {listed(compared['unpaired'], 40)}.")
     return page
+
+
+def _patients(count: Any) -> str:
+    return f"{int(count)} patient{'s' * (int(count) != 1)}"
 
 
 def _price_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -225,7 +230,7 @@ def _price_rows(table: pd.DataFrame) -> pd.DataFrame:
 def _transfer_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any]) -> Page:
     page = Page(f"{title}: a transfer in columns")
     page.text(
-        f"{len(compared['shared_patients'])} patients are in training and in test cohorts: "
+        f"{_patients(len(compared['shared_patients']))} in training and in test cohorts: "
         f"{listed(compared['shared_patients'], 40)}. (a) as published: all train, all are tested; (b) the same model, "
         "tested on unshared patients only; (c) shared patients dropped from training, all tested. Beside (c) a random "
         "drop of equal size, mean and range over draws: other training patients in random order until as many "
@@ -247,7 +252,8 @@ def _training_sizes(folds: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(
         [{"training": names.get(about["what"], f"random drop {about['draw']}"), "observations": str(about["n_train"]),
           "sections": str(about["n_train_sections"]), "patients": str(about["n_train_patients"]),
-          "observations of tested patients": str(about["n_leaked"])} for about in folds.values()]
+          "observations of tested patients": str(about["n_leaked"])}
+         for about in sorted(folds.values(), key=lambda a: (TRAININGS.index(a["what"]), a["draw"]))]
     )  # fmt: skip
 
 
