@@ -15,7 +15,7 @@ from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.errors import InputError
 from histoloom.folds import make_folds, read_folds
 from histoloom.metrics import score_predictions
-from histoloom.metrics.leaks import score_leaks
+from histoloom.metrics.leaks import price_rows, score_leaks
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.uncertainty import sign_flip_p
 from histoloom.report.leak_figures import draw_leaks
@@ -121,6 +121,20 @@ def test_a_type_undefined_on_one_side_is_undefined_in_the_pair(tmp_path):
     assert (table.query("level == 'section'")["n_types_undefined"] == 1).all()
     cohort = table.query("level == 'cohort'").iloc[0]
     assert np.isnan(cohort["p"])  # one patient: points, no p
+
+
+def test_a_type_that_one_draw_cannot_correlate_enters_no_pair():
+    """The mean over draws is of the same draws for every type: half of a pair is none."""
+    place = {"cohort": "c", "patient": "P", "sample": "P1", "badge": "", "n": 9, "metric": "cc", "n_nan": 0}
+    values = {("out", "T"): 0.1, ("in0", "T"): 0.4, ("in1", "T"): 0.6, ("out", "B"): 0.1, ("in0", "B"): np.nan,
+              ("in1", "B"): 0.9}  # fmt: skip
+    sections = pd.DataFrame([{**place, "fold": f, "target": t, "value": v} for (f, t), v in values.items()])
+    folds = {"out": {"what": "without"}, "in0": {"what": "with"}, "in1": {"what": "with"}}
+    rows = pd.concat(price_rows(sections, folds), ignore_index=True)
+    found = rows[(rows["aggregation"] == "section") & (rows["metric"] != "cc")].set_index(["metric", "target"])["value"]
+    assert found["leak_price", "T"] == pytest.approx(0.4)
+    assert found[:, "B"].isna().all()
+    assert found["leak_price", ""] == pytest.approx(0.4)  # the mean over types is T's
 
 
 def test_no_headline_and_no_published_value_is_made_of_a_price(priced):
