@@ -215,7 +215,7 @@ def plan(site: Site, profile: Path, target: str) -> subprocess.CompletedProcess[
         ({"partitions.yaml": ("max_mem_mb: 64000", "max_mem_mb: 100")}, Site.LIGHT, "no partition takes rule"),
         ({"partitions.yaml": ("max_gpu: 1", "max_gpu: 0")}, GPU_JOB, "(gpu: 0 runs it on CPUs)"),
         (
-            {"config.yaml": ("set-resources:\n", "set-resources:\n  train_model: {slurm_partition: cpu}\n")},
+            {"config.yaml": ("  train_model:\n", "  train_model:\n    slurm_partition: cpu\n")},
             GPU_JOB,
             "would refuse rule train_model (partition cpu",
         ),
