@@ -69,7 +69,7 @@ DEMANDS: Mapping[str, Demand] = {
     "embed_batch.nuclear_density": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
     "embed_batch.colour_only": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
     "embed_batch.timm": Demand(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3),  # a guess
-    "embed_pass.stain_texture": Demand(500, picture_mb=50, file_mb=4, base_minutes=20, minutes_per_mb=1),
+    "embed_pass.stain_texture": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
     "embed_pass.timm": Demand(9000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
     "embed_pass": Demand(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
     "take_embedding": _LIGHT,
@@ -90,6 +90,8 @@ DEMANDS: Mapping[str, Demand] = {
     "apply_model": Demand(500, file_mb=4),
     "score_model": _LIGHT,
     "score_labels": _LIGHT,
+    "score_leaks": _LIGHT,
+    "show_leaks": _LIGHT,
     "write_tables": _LIGHT,
     "draw_experiment": _LIGHT,
     "draw_model": Demand(850, file_mb=4),
