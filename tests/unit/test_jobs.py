@@ -131,3 +131,20 @@ def test_a_disk_that_fills_under_a_job_leaves_the_old_output_and_the_system_s_wo
     assert "File too large" in (tmp_path / "log").read_text()
     assert final.read_text() == "old"
     assert [path.name for path in final.parent.iterdir()] == ["x.bin"]
+
+
+def test_threads_can_change_once_numba_runs() -> None:
+    """One process makes several fits in turn; numba refuses another NUMBA_NUM_THREADS when it next compiles."""
+    code = """
+import numba, numpy
+from histoloom.jobs import set_threads
+
+for threads in (1, 2, 1):
+    # A new function each time, so that there is something to compile.
+    total = numba.njit(parallel=True)(lambda x: x.sum())
+    assert total(numpy.ones(8)) == 8
+    set_threads(threads)
+"""
+    surroundings = {**os.environ, "PYTHONPATH": LIBRARY, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

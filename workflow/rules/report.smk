@@ -173,7 +173,7 @@ rule draw_judge:
             "results/figures/judges/{judge}.png",
             caption="../report/judge.rst",
             category=get("judge_chapter", "judge"),
-            labels={"experiment": get("judge_subject", "judge"), "what": "{judge}"},
+            labels=get("judge_columns", "judge"),
         ),
     log:
         "logs/report/draw_judge/{judge}.log",

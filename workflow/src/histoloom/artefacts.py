@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_file
 
 if TYPE_CHECKING:
@@ -49,7 +50,15 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def identity_of(path: str | Path) -> str:
-    """Return an input's identity: the recorded one of an artefact, else the sha256 of the file's bytes."""
+    """Return an input's identity: the recorded one of an artefact, else the sha256 of the file's bytes.
+
+    Raises
+    ------
+    InputError
+        If the file does not exist.
+    """
+    if not Path(path).exists():
+        raise InputError(path, "does not exist.", "make it or download it, or mend the path in the config.")
     recorded = read_metadata(path).get("identity", {}).get("sha256")
     return recorded or sha256_file(path)
 

@@ -94,7 +94,11 @@ def seed_everything(seed: int) -> None:
 
 def set_threads(threads: int) -> None:
     """Bound the threads of BLAS, OpenMP, numba and torch: what is loaded already, and what a job loads later."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
+    if "numba" not in sys.modules:
+        # Once it runs, numba refuses another value at its next compilation.
+        names.append("NUMBA_NUM_THREADS")
+    for name in names:
         os.environ[name] = str(threads)
     import threadpoolctl
 

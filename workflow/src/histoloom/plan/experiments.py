@@ -199,11 +199,11 @@ class Plan(EncoderPlan):
         """Return the chapter of the report that a judge's figure stands in."""
         return _CHAPTERS.get(self.config.get("judges", judge)["kind"], "2. How good could it be")
 
-    def judge_subject(self, judge: str) -> str:
-        """Return what a judge looks at, by name: an experiment, labels or tiles."""
+    def judge_columns(self, judge: str) -> dict[str, str]:
+        """Return how the report lists a judge: what it looks at (an experiment, labels or tiles), and its name."""
         entry = self.config.get("judges", judge)
         subject = entry.get("experiment") or entry.get("labels") or entry.get("tiles")
-        return str(subject) if isinstance(subject, str) else "labels"
+        return {"experiment": subject if isinstance(subject, str) else "labels", "what": judge}
 
     def _predicted_files(self, entry: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return what a judge of held-out predictions reads."""
