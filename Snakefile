@@ -42,6 +42,7 @@ include: "workflow/rules/audit.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/probe.smk"
 include: "workflow/rules/metrics.smk"
+include: "workflow/rules/tables.smk"
 include: "workflow/rules/report.smk"
 
 
