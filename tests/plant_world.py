@@ -11,7 +11,7 @@ from histoloom.embeddings import embed_batch
 from histoloom.folds import make_folds
 from histoloom.labels import gather_labels, label_group
 from histoloom.metrics import score_predictions
-from histoloom.metrics.judges import score_labels
+from histoloom.metrics.checks import run_check
 from histoloom.metrics.leaks import score_leaks
 from histoloom.models import predict_model, train_model
 from histoloom.plan import Plan
@@ -116,11 +116,11 @@ class PlantWorld:
         gather_labels(spec=plan.labels_entry(labels), cohort=cohort, groups=made, out=final)
         return final
 
-    def judge(self, judge: str) -> pd.DataFrame:
+    def check_rows(self, check: str) -> pd.DataFrame:
         """Score labels."""
-        files, out = self.plan.judge_files(judge), ready(f"results/metrics/judges/{judge}.parquet")
-        score_labels(
-            spec=self.plan.named_entry(judge, "judges"), labels=paths(files["labels"]),
+        files, out = self.plan.check_files(check), ready(f"results/metrics/checks/{check}.parquet")
+        run_check(
+            spec=self.plan.named_entry(check, "checks"), labels=paths(files["labels"]),
             against=paths(files["against"]), out=out,
         )  # fmt: skip
         return pd.read_parquet(out)

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     findings = examine(config, files, slurm=chosen.slurm)
     print(as_table(findings))
     failed = any(finding.state == FAIL for finding in findings)
-    parts = [*(config.get("experiments") or {}), *(config.get("judges") or {})]
+    parts = [*(config.get("experiments") or {}), *(config.get("checks") or {})]
     if failed and len(parts) > 1 and not config.get("only"):
         print(f"A part of it may need less: `--config only=[NAME]`, a name of {', '.join(parts)}.")
     return int(failed)

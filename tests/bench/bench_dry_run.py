@@ -31,7 +31,7 @@ def write_config(table: Path, folder: Path) -> Path:
         (folder / column).mkdir()
         for name in sheet[column]:
             (folder / name).touch()
-    sheet = sheet.assign(positions="", exclude="", badge="")
+    sheet = sheet.assign(positions="", exclude="", qc_flag="")
     sheet.to_csv(folder / "hest.tsv", sep="\t", index=False)
     config: dict[str, Any] = {
         "cohorts": {"hest": {"source": "files", "sheet": "hest.tsv"}},

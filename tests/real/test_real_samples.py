@@ -109,7 +109,7 @@ def test_pixel_sizes(made: dict[str, Path]) -> None:
         assert 286.6 <= found[sample]["pitch_px"] <= 293.2
     for sample in ("A1", "A2"):
         assert 0.91 < found[sample]["mpp"] < 0.93
-        assert found[sample]["badge"] == "low resolution"
+        assert found[sample]["qc_flag"] == "low resolution"
         assert found[sample]["patient"] == "A"
     assert {s: found[s]["n_obs"] for s in found} == {"B4": 283, "C2": 187, "C3": 180, "C4": 184, "A1": 346, "A2": 325}
     assert (found["B4"]["slide_width"], found["B4"]["slide_height"]) == (9272, 9923)

@@ -44,7 +44,7 @@ def slurm() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The light payload (nnls labels and their judge), finished on this machine without SLURM."""
+    """The light payload (nnls labels and their check), finished on this machine without SLURM."""
     folder = tmp_path_factory.mktemp("local")
     run_locally(folder, Site.LIGHT)
     return folder
@@ -60,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def site(slurm: None, local: Path, tmp_path: Path) -> Iterator[Site]:
-    """A folder whose sections are read already, so that only labels and their judge are left for the cluster."""
+    """A folder whose sections are read already, so that only labels and their check are left for the cluster."""
     place = Site(tmp_path / "run")
     place.take_over(local)
     try:

@@ -64,7 +64,7 @@ class Record:
 class Site:
     """A folder in which a run takes place on the cluster."""
 
-    LIGHT = "results/metrics/judges/nnls_truth.parquet"
+    LIGHT = "results/metrics/checks/nnls_truth.parquet"
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.faults = folder, folder.parent / "faults"

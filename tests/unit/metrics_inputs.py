@@ -24,7 +24,7 @@ PROTOCOL = {"kind": "ridge", "encoders": [{"name": "st", "card": "stain_texture"
 
 
 def make_obs(
-    sections: dict[tuple[str, str], int], cohort: str = "demo", badges: dict[str, str] | None = None
+    sections: dict[tuple[str, str], int], cohort: str = "demo", qc_flags: dict[str, str] | None = None
 ) -> pd.DataFrame:
     """Observations of sections given as {(patient, sample): n}, on a square array of 200 um pitch."""
     frames = []
@@ -37,7 +37,7 @@ def make_obs(
                     "cohort": cohort, "sample": sample, "patient": patient, "array_row": row, "array_col": column,
                     "obs_id": [f"{a}x{b}" for a, b in zip(row, column, strict=True)],
                     "x": 300.0 + 290.0 * row, "y": 300.0 + 290.0 * column, "pitch_um": 200.0,
-                    "badge": (badges or {}).get(sample, ""),
+                    "qc_flag": (qc_flags or {}).get(sample, ""),
                 }
             )
         )  # fmt: skip

@@ -91,7 +91,7 @@ class World:
         data = anndata.AnnData(X=np.zeros((n, 1), np.int32), obs=obs, var=pd.DataFrame(index=["g"]))
         data.obsm["spatial"] = np.stack([col, row], axis=1) * 400.0 + 100
         meta = {
-            "cohort": self.cohort, "sample": name, "patient": patient, "badge": "low resolution" * (patient == "D"),
+            "cohort": self.cohort, "sample": name, "patient": patient, "qc_flag": "low resolution" * (patient == "D"),
             "mpp": 0.5, "pitch_um": 200.0, "pitch_px": 400.0, "identity": {"sha256": sha256_text(self.cohort + name)},
         }  # fmt: skip
         data.uns["histoloom"] = json.dumps(meta)

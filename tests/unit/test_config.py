@@ -33,7 +33,7 @@ def write_sheet(path: Path, rows: list[dict[str, str]]) -> Path:
 def row(sample: str, patient: str = "P1", **more: str) -> dict[str, str]:
     base = {"sample": sample, "patient": patient, "mpp": "0.5", "pitch_um": "100", "spot_diameter_um": "55"}
     files = {"counts": "c.tsv", "positions": "p.tsv", "image": "i.png"}
-    return {**base, "exclude": "", "badge": "", **files, **more}
+    return {**base, "exclude": "", "qc_flag": "", **files, **more}
 
 
 def own(tmp_path: Path, rows: list[dict[str, str]], **cohort: Any) -> Plan:
@@ -239,9 +239,9 @@ def test_genes_match_by_a_known_way() -> None:
 
 def test_a_ceiling_asks_for_the_labels_of_both_halves_by_the_method_of_the_whole() -> None:
     raw = demo()
-    raw["judges"] = {"top": {"kind": "ceiling", "labels": "c2l", "cohorts": ["demo"]}}
+    raw["checks"] = {"top": {"kind": "ceiling", "labels": "c2l", "cohorts": ["demo"]}}
     plan = load(raw)
-    files = plan.judge_files("top")
+    files = plan.check_files("top")
     assert files == {
         "labels": ["results/labels/c2l-half0s0/demo.h5ad"],
         "against": ["results/labels/c2l-half1s0/demo.h5ad"],
@@ -286,7 +286,7 @@ def test_an_experiment_that_leaks_on_purpose_is_compared_and_used_for_nothing_el
     ]
     for section, name, entry in (
         ("experiments", "unseen", {**raw["experiments"]["unseen"], "from": "price"}),
-        ("judges", "j", {"kind": "predicted_nuclei", "experiment": "price"}),
+        ("checks", "j", {"kind": "predicted_nuclei", "experiment": "price"}),
     ):
         changed = {**raw, section: {**raw[section], name: entry}}
         with pytest.raises(InputError, match="'price' leaks on purpose"):

@@ -17,7 +17,7 @@ from histoloom.errors import InputError
 from histoloom.labels import gather_labels
 from histoloom.labels.artefact import LabelTask
 from histoloom.labels.cell2location import expected_cells
-from histoloom.metrics.judges import score_labels
+from histoloom.metrics.checks import run_check
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.thinning import thin_section
 from histoloom.references.fitting import history_summary, relative_fall
@@ -204,8 +204,8 @@ def test_halves_of_the_counts_give_a_ceiling_that_falls_with_depth(
         made = run_labels(short, samples, folder, reference=group[0])
         gather_labels(spec=short, cohort="c", groups=[made], out=folder / "c.h5ad")
         halves.append(folder / "c.h5ad")
-    judge = {"kind": "ceiling", "labels": "c2l", "cohorts": ["c"], "name": "top"}
-    score_labels(spec=judge, labels=halves[:1], against=halves[1:], out=tmp_path / "top.parquet")
+    entry = {"kind": "ceiling", "labels": "c2l", "cohorts": ["c"], "name": "top"}
+    run_check(spec=entry, labels=halves[:1], against=halves[1:], out=tmp_path / "top.parquet")
     rows = read_metrics([tmp_path / "top.parquet"])
     sections = rows[(rows["metric"] == "ceiling") & (rows["aggregation"] == "section") & (rows["target"] != "")]
     by_section = sections.groupby("sample")["value"].mean()

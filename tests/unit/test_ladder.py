@@ -60,7 +60,7 @@ def plan_of(*models: str) -> Plan:
     raw["models"] |= {f"on_{name}": {"kind": "ridge", "inputs": [name]} for name in raw["encoders"]}
     raw["models"]["section_mean"] = {"kind": "section_mean"}
     raw["experiments"]["demo"]["models"] = list(models)
-    raw["judges"] = {"regions": {"kind": "predicted_nuclei", "experiment": "demo"}}
+    raw["checks"] = {"regions": {"kind": "predicted_nuclei", "experiment": "demo"}}
     return Plan(load_config(raw, [ROOT / "config" / "config.yaml"]))
 
 
@@ -82,8 +82,8 @@ def test_an_experiments_ladder_is_in_order_whatever_the_config_says() -> None:
     assert [item["rung"] for item in ladder] == list(RUNGS)
     drawn = {t.split("/")[3] for t in plan.targets() if t.endswith("/maps.png")}
     assert drawn == {"on_texture", "on_net", "mlp"}
-    judged = {p.split("/")[3] for p in plan.judge_files("regions")["labels"]}
-    assert judged == {"on_count", "on_colour", "on_noise", "on_texture", "on_net", "mlp"}
+    checked = {p.split("/")[3] for p in plan.check_files("regions")["labels"]}
+    assert checked == {"on_count", "on_colour", "on_noise", "on_texture", "on_net", "mlp"}
     assert "results/tables/demo/ladder.csv" in plan.targets()
     # The ladder is presentation: it must not make a model train again.
     assert "ladder" not in plan.experiment_spec("demo", "training")
@@ -93,7 +93,7 @@ def test_an_experiments_ladder_is_in_order_whatever_the_config_says() -> None:
 def scored(tmp_path_factory):
     """Three models of growing noise over six patients, and one that is constant."""
     folder = tmp_path_factory.mktemp("ladder")
-    obs = make_obs({(p, f"{p}1"): 36 for p in "ABCDEF"}, badges={"F1": "low resolution"})
+    obs = make_obs({(p, f"{p}1"): 36 for p in "ABCDEF"}, qc_flags={"F1": "low resolution"})
     values = make_values(obs)
     rng, files = np.random.default_rng(0), {}
     for model, noise in (("coords", 6.0), ("density", 3.0), ("texture", 0.5), ("mean", None)):
@@ -118,7 +118,7 @@ def test_the_table_climbs_and_says_what_each_rung_gains(scored) -> None:
     assert row.loc["texture", "cc_low"] < row.loc["texture", "cc"] < row.loc["texture", "cc_high"]
     patients = [f"cc_{p}" for p in "ABCDE"]
     assert row.loc["texture", patients].mean() == pytest.approx(row.loc["texture", "cc"])
-    assert "cc_F" not in table  # a badge is shown elsewhere
+    assert "cc_F" not in table  # a QC flag is shown elsewhere
 
 
 def test_figure_and_table_are_the_same_bytes_twice(scored, tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_the_reports_chapters_are_numbered_and_introduced() -> None:
     rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
     chapters = set(re.findall(r'category="([^"]*)"', rules))
     plan = plan_of("train_mean", "mlp")
-    entries = plan.config.entries["judges"]
+    entries = plan.config.entries["checks"]
     for kind in ("truth", "kept", "predicted_regions", "sensitivity"):
         entries["regions"] = {**entries["regions"], "kind": kind}
-        chapters.add(plan.judge_chapter("regions"))
+        chapters.add(plan.check_chapter("regions"))
     front = (ROOT / "workflow" / "report" / "workflow.rst").read_text()
     introduced = {f"{number}. {name}" for number, name in re.findall(r"^(\d)\. \*\*(.+?)\*\*", front, re.M)}
     assert introduced == chapters

@@ -129,10 +129,10 @@ def test_holm_by_hand():
     assert np.isnan(holm([np.nan, np.nan])).all()
 
 
-def patients(model: str, values: dict[str, float], badge: str = "") -> pd.DataFrame:
+def patients(model: str, values: dict[str, float], qc_flag: str = "") -> pd.DataFrame:
     rows = [
         {"metric": "cc", "aggregation": "patient", "against": "labels", "cohort": "demo", "patient": p, "value": v,
-         "badge": badge, "model": model}
+         "qc_flag": qc_flag, "model": model}
         for p, v in values.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)

@@ -15,15 +15,15 @@ import label_inputs as inputs
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics.ceiling import attainable, reliability
+from histoloom.metrics.checks import run_check
 from histoloom.metrics.correlation import column_correlation
-from histoloom.metrics.judges import score_labels
 from histoloom.metrics.rows import assemble, read_metrics
 from histoloom.metrics.thinning import thin_counts, thin_section
 
 
-def judge(**more) -> dict:
+def entry_of(**more) -> dict:
     entry = {"kind": "ceiling", "labels": "nnls", "cohorts": ["demo"], **more}
-    check(entry, load_schema("judge.ceiling"), "judges.j")
+    check(entry, load_schema("check.ceiling"), "checks.j")
     return {**entry, "name": "j"}
 
 
@@ -70,7 +70,7 @@ def test_reliability_of_spearman_and_brown():
 
 
 def test_nnls_labels_of_halves_give_a_ceiling_that_falls_with_depth(tmp_path):
-    """The whole way: section, halves, labels of each, judge; beside what correlation with planted cells is reached."""
+    """The whole way: section, halves, labels of each, check; beside what correlation with planted cells is reached."""
     table = inputs.signatures()
     cells = inputs.planted(400, len(inputs.TYPES), seed=0)
     reference = inputs.write_reference(tmp_path / "reference.h5ad", table)
@@ -86,7 +86,7 @@ def test_nnls_labels_of_halves_give_a_ceiling_that_falls_with_depth(tmp_path):
             thin_section(sample=section, half=half, seed=0, out=folder / f"S1.{half}.h5ad")
             made = inputs.run_labels(spec, [folder / f"S1.{half}.h5ad"], folder, reference=reference, group=f"g{half}")
             files.append(made)
-        score_labels(spec=judge(cohorts=["c"]), labels=files[:1], against=files[1:], out=folder / "j.parquet")
+        run_check(spec=entry_of(cohorts=["c"]), labels=files[:1], against=files[1:], out=folder / "j.parquet")
         rows = read_metrics([folder / "j.parquet"])
         assert set(rows["against"]) == {"halves"}
         found = rows[(rows["metric"] == "ceiling") & (rows["aggregation"] == "section")].set_index("target")["value"]
@@ -125,7 +125,7 @@ def test_cc_beside_its_ceiling_is_a_ratio_of_means_over_the_same_sections(tmp_pa
     rng = np.random.default_rng(0)
     halves = [base + rng.normal(size=base.shape) * np.array([0.3, 40.0]) for _ in range(2)]
     files = [write_labels(tmp_path / f"h{i}.h5ad", obs, np.abs(h), names) for i, h in enumerate(halves)]
-    score_labels(spec=judge(), labels=files[:1], against=files[1:], out=tmp_path / "j.parquet")
+    run_check(spec=entry_of(), labels=files[:1], against=files[1:], out=tmp_path / "j.parquet")
     ceilings = read_metrics([tmp_path / "j.parquet"])
     cc = [
         {"metric": "cc", "cohort": "demo", "patient": s[0], "sample": s, "target": t, "value": v, "aggregation": "section",
@@ -150,7 +150,7 @@ def test_labels_with_other_types_or_sections_are_refused(tmp_path):
     first = write_labels(tmp_path / "a.h5ad", obs, make_values(obs, types=2), ["x", "y"])
     second = write_labels(tmp_path / "b.h5ad", obs, make_values(obs, types=2), ["x", "z"])
     with pytest.raises(InputError, match="other types"):
-        score_labels(spec=judge(), labels=[first], against=[second], out=tmp_path / "j.parquet")
+        run_check(spec=entry_of(), labels=[first], against=[second], out=tmp_path / "j.parquet")
 
 
 def test_depth_makes_abundance_repeat_itself_and_shares_do_not(tmp_path):
@@ -161,8 +161,8 @@ def test_depth_makes_abundance_repeat_itself_and_shares_do_not(tmp_path):
     files = [write_labels(tmp_path / f"h{i}.h5ad", obs, h, ["x", "y", "z"]) for i, h in enumerate(halves)]
     found = {}
     for transform in ("none", "log1p", "proportion"):
-        spec = {**judge(), "transform": transform}
-        score_labels(spec=spec, labels=files[:1], against=files[1:], out=tmp_path / "j.parquet")
+        spec = {**entry_of(), "transform": transform}
+        run_check(spec=spec, labels=files[:1], against=files[1:], out=tmp_path / "j.parquet")
         rows = read_metrics([tmp_path / "j.parquet"])
         mine = rows[(rows["metric"] == "reliability") & (rows["aggregation"] == "cohort") & (rows["target"] != "")]
         found[transform] = mine["value"].mean()

@@ -83,11 +83,11 @@ def test_a_patients_own_map_has_a_price_and_none_has_none(priced, tmp_path):
     assert abs(found[0.0]["difference"]) < 0.01
     assert found[1.0]["difference"] > 0.05
     assert found[1.0]["cc_with"] > found[1.0]["cc_without"]
-    # D is badged: its sections are shown and stay outside of means.
+    # D is flagged: its sections are shown and stay outside of means.
     assert found[1.0]["n_patients"] == 5
-    assert set(table.loc[table["badge"] != "", "patient"]) == {"D"}
+    assert set(table.loc[table["qc_flag"] != "", "patient"]) == {"D"}
     assert set(table.loc[table["level"] == "cohort", "patient"]) == {""}
-    patients = table.query("level == 'patient' and badge == ''")
+    patients = table.query("level == 'patient' and qc_flag == ''")
     assert found[1.0]["difference"] == pytest.approx(patients["difference"].mean())
     assert found[1.0]["n_patients_higher"] == (patients["difference"] > 0).sum() == 5
     assert found[1.0]["p"] == pytest.approx(2 / 2**5) == pytest.approx(sign_flip_p(patients["difference"]))
@@ -127,7 +127,7 @@ def test_a_type_undefined_on_one_side_is_undefined_in_the_pair(tmp_path):
 
 def test_a_type_that_one_draw_cannot_correlate_enters_no_pair():
     """The mean over draws is of the same draws for every type: half of a pair is none."""
-    place = {"cohort": "c", "patient": "P", "sample": "P1", "badge": "", "n": 9, "metric": "cc", "n_nan": 0}
+    place = {"cohort": "c", "patient": "P", "sample": "P1", "qc_flag": "", "n": 9, "metric": "cc", "n_nan": 0}
     values = {("out", "T"): 0.1, ("in0", "T"): 0.4, ("in1", "T"): 0.6, ("out", "B"): 0.1, ("in0", "B"): np.nan,
               ("in1", "B"): 0.9}  # fmt: skip
     sections = pd.DataFrame([{**place, "fold": f, "target": t, "value": v} for (f, t), v in values.items()])

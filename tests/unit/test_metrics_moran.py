@@ -134,7 +134,7 @@ def test_two_types_have_no_similarity():
 
 
 def test_rows_per_section_pooled_and_aggregated(tmp_path):
-    obs = make_obs({("A", "A1"): 36, ("A", "A2"): 25, ("B", "B1"): 49, ("C", "C1"): 25}, badges={"C1": "low"})
+    obs = make_obs({("A", "A1"): 36, ("A", "A2"): 25, ("B", "B1"): 49, ("C", "C1"): 25}, qc_flags={"C1": "low"})
     values = make_values(obs)
     prediction = values + np.random.default_rng(0).normal(size=values.shape)
     paths = write_inputs(tmp_path, obs, values, prediction)
@@ -154,7 +154,7 @@ def test_rows_per_section_pooled_and_aggregated(tmp_path):
     assert cohort["value"] == pytest.approx((section[["A1", "A2"]].mean() + section["B1"]) / 2)
     assert cohort["n"] == 2
     pooled = rows[(rows["metric"] == "morans_r") & (rows["aggregation"] == "pooled")]
-    assert set(pooled["n"]) == {110}  # the badged section is not in it
+    assert set(pooled["n"]) == {110}  # the flagged section is not in it
 
 
 def test_sections_without_an_array_are_left_out_with_a_warning(tmp_path, caplog):

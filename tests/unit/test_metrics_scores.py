@@ -34,7 +34,7 @@ def value(rows: pd.DataFrame, **where) -> float:
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    obs = make_obs({**SECTIONS, ("D", "D1"): 25}, badges={"D1": "low resolution"})
+    obs = make_obs({**SECTIONS, ("D", "D1"): 25}, qc_flags={"D1": "low resolution"})
     values = make_values(obs)
     values[:, 3] = np.where(obs["sample"] == "A2", 0.0, values[:, 3])  # "Lost" is constant in A2
     values[obs["patient"] == "C", 3] = 2.0  # and in the only section of C
@@ -113,16 +113,16 @@ def test_constant_columns_are_counted_and_never_averaged(scored):
 def test_headline_is_the_mean_over_patients_of_their_means_over_types(scored):
     _, _, _, _, rows = scored
     cc = rows[(rows["metric"] == "cc") & (rows["train_seed"] == -1) & (rows["aggregation"] == "patient")]
-    per_patient = cc[(cc["target"] != "") & (cc["badge"] == "")].groupby("patient")["value"].mean()
+    per_patient = cc[(cc["target"] != "") & (cc["qc_flag"] == "")].groupby("patient")["value"].mean()
     assert value(rows, metric="cc", aggregation="cohort", target="") == pytest.approx(per_patient.mean())
 
 
-def test_badged_sections_are_shown_and_kept_out_of_means(scored, tmp_path):
+def test_flagged_sections_are_shown_and_kept_out_of_means(scored, tmp_path):
     obs, values, prediction, _, rows = scored
-    badged = rows[(rows["badge"] != "")]
-    assert set(badged["aggregation"]) >= {"section", "patient"}
-    assert set(badged["patient"]) == {"D"}
-    assert not set(badged["aggregation"]) & {"cohort", "pooled", "pooled_patient"}
+    flagged = rows[(rows["qc_flag"] != "")]
+    assert set(flagged["aggregation"]) >= {"section", "patient"}
+    assert set(flagged["patient"]) == {"D"}
+    assert not set(flagged["aggregation"]) & {"cohort", "pooled", "pooled_patient"}
     worse = prediction.copy()
     worse[obs["patient"] == "D"] = np.random.default_rng(9).normal(size=worse[obs["patient"] == "D"].shape)
     again = score(tmp_path, obs, values, worse)
@@ -133,7 +133,7 @@ def test_badged_sections_are_shown_and_kept_out_of_means(scored, tmp_path):
 
 def test_pooled_cc_is_scipys_over_all_plain_observations(scored):
     obs, values, prediction, _, rows = scored
-    at = (obs["badge"] == "").to_numpy()
+    at = (obs["qc_flag"] == "").to_numpy()
     want = pearsonr(values[at, 4], prediction[at, 4]).statistic
     assert value(rows, metric="cc", aggregation="pooled", target="T") == pytest.approx(want)
     at = (obs["patient"] == "A").to_numpy()

@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
-from histoloom.metrics.judges import score_labels
+from histoloom.metrics.checks import run_check
 from histoloom.metrics.moran import morans_r, protocol_weights, spatial_weights, weight_diagnostics
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.significance import false_discovery, grid_shifts, null_maps, permutation_p
@@ -94,7 +94,7 @@ def test_slides_are_slides():
 
 def spec(**more) -> dict:
     entry = {"kind": "colocalization", "labels": "c2l", "cohorts": ["demo"], "permutations": 199, **more}
-    check(entry, load_schema("judge.colocalization"), "judges.j")
+    check(entry, load_schema("check.colocalization"), "checks.j")
     return {**entry, "name": "j"}
 
 
@@ -114,7 +114,7 @@ def planted(tmp_path_factory):
     values = np.concatenate(parts)
     labels = write_labels(folder / "l.h5ad", obs, values, ["A", "B", "C", "D", "E"])
     sections = [
-        write_section(folder / f"{s}.h5ad", "demo", s, part, pitch_um=200.0, badge="low" if s == "r1" else "")
+        write_section(folder / f"{s}.h5ad", "demo", s, part, pitch_um=200.0, qc_flag="low" if s == "r1" else "")
         for s, part in obs.groupby("sample")
     ]
     return labels, sections, folder
@@ -123,7 +123,7 @@ def planted(tmp_path_factory):
 @pytest.mark.parametrize("scheme", ["toroidal", "random"])
 def test_planted_pairs_have_their_sign_and_are_found_the_lone_type_is_not(planted, scheme):
     labels, sections, folder = planted
-    score_labels(spec=spec(scheme=scheme), labels=[labels], against=sections, out=folder / "j.parquet")
+    run_check(spec=spec(scheme=scheme), labels=[labels], against=sections, out=folder / "j.parquet")
     rows = read_metrics([folder / "j.parquet"])
     cohort = rows[rows["aggregation"] == "cohort"].set_index(["metric", "target", "target2"])["value"]
     assert cohort["morans_r", "A", "B"] > 0.1
@@ -136,7 +136,7 @@ def test_planted_pairs_have_their_sign_and_are_found_the_lone_type_is_not(plante
     assert np.isnan(cohort["morans_q", "A", "A"])
     assert rows.loc[(rows["aggregation"] == "cohort") & (rows["metric"] == "morans_r"), "n"].unique().tolist() == [2]
     again = folder / "again.parquet"
-    score_labels(spec=spec(scheme=scheme), labels=[labels], against=sections, out=again)
+    run_check(spec=spec(scheme=scheme), labels=[labels], against=sections, out=again)
     assert again.read_bytes() == (folder / "j.parquet").read_bytes()
 
 
@@ -144,8 +144,8 @@ def test_w_is_described_and_the_pixel_protocol_is_another_w(planted):
     labels, sections, folder = planted
     found = {}
     for name, moran in (("array", {}), ("px", {"protocol": "hist2cell_500px"}), ("noself", {"include_self": False})):
-        judge = spec(permutations=19, moran=moran)
-        score_labels(spec=judge, labels=[labels], against=sections, out=folder / "w.parquet")
+        entry = spec(permutations=19, moran=moran)
+        run_check(spec=entry, labels=[labels], against=sections, out=folder / "w.parquet")
         rows = read_metrics([folder / "w.parquet"]).query("aggregation == 'section' and sample == 'p1'")
         found[name] = rows[rows["metric"].str.startswith("w_")].set_index("metric")["value"]
     # 14 x 14 spots of 200 um: two rings (12 neighbours inside, fewer at the rim).

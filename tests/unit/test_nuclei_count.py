@@ -1,4 +1,4 @@
-"""Counted nuclei: dots that are known, the simulated truth, independence of the scan, and the judges that use them."""
+"""Counted nuclei: dots that are known, the simulated truth, independence of the scan, and the checks that use them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
-from histoloom.metrics.judges import score_labels
+from histoloom.metrics.checks import run_check
 from histoloom.metrics.rows import read_metrics
 from histoloom.nuclei import count_nuclei
 from histoloom.nuclei.find import find_nuclei
@@ -113,7 +113,7 @@ def test_sections_without_scale_are_refused_and_rims_are_nan(tmp_path):
     assert pd.read_parquet(tmp_path / "o.parquet")["nuclei"].tolist() == pytest.approx([0, np.nan], nan_ok=True)
 
 
-def judged(tmp_path, values, counts, units="cells"):
+def checked(tmp_path, values, counts, units="cells"):
     obs = make_obs({("A", "A1"): 40, ("B", "B1"): 40})
     labels = write_labels(tmp_path / "l.h5ad", obs, values, ["x", "y"], units=units)
     files = []
@@ -123,8 +123,8 @@ def judged(tmp_path, values, counts, units="cells"):
         write_parquet(table, tmp_path / f"{sample}.parquet", {"cohort": "demo", "sample": sample, "patient": sample[0]})
         files.append(tmp_path / f"{sample}.parquet")
     spec = {"kind": "nuclei", "labels": "c2l", "cohorts": ["demo"]}
-    check(spec, load_schema("judge.nuclei"), "j")
-    score_labels(spec={**spec, "name": "j"}, labels=[labels], against=files, out=tmp_path / "j.parquet")
+    check(spec, load_schema("check.nuclei"), "j")
+    run_check(spec={**spec, "name": "j"}, labels=[labels], against=files, out=tmp_path / "j.parquet")
     return obs, read_metrics([tmp_path / "j.parquet"])
 
 
@@ -133,7 +133,7 @@ def test_total_abundance_is_held_against_nuclei(tmp_path):
     values = make_values(obs, types=2)
     counts = values.sum(axis=1) / 2 + np.random.default_rng(0).normal(size=len(obs))
     counts[3] = np.nan
-    _, rows = judged(tmp_path, values, counts)
+    _, rows = checked(tmp_path, values, counts)
     at = (obs["sample"] == "A1").to_numpy() & np.isfinite(counts)
     section = rows[(rows["aggregation"] == "section") & (rows["sample"] == "A1")].set_index("metric")
     assert section.loc["nuclei_cc", "value"] == pytest.approx(np.corrcoef(values[at].sum(axis=1), counts[at])[0, 1])
@@ -145,5 +145,5 @@ def test_total_abundance_is_held_against_nuclei(tmp_path):
 def test_proportions_have_no_total(tmp_path):
     obs = make_obs({("A", "A1"): 40, ("B", "B1"): 40})
     share = np.random.default_rng(0).dirichlet([1, 1], size=len(obs))
-    _, rows = judged(tmp_path, share, np.random.default_rng(1).poisson(9, len(obs)).astype(float), "proportion")
+    _, rows = checked(tmp_path, share, np.random.default_rng(1).poisson(9, len(obs)).astype(float), "proportion")
     assert rows[rows["metric"].isin(["nuclei_cc", "nuclei_ratio"])]["value"].isna().all()

@@ -36,7 +36,7 @@ def config() -> dict[str, Any]:
             "strangers": {**learn, "split": "leave_one_patient_out"},
             "sisters": {**learn, "split": "leave_one_sample_out", "on_overlap": "allow"},
         },
-        "judges": {
+        "checks": {
             "truth_planted": {"kind": "truth", "labels": "nnls", "against": "truth", "cohorts": ["planted"]},
             "truth_plain": {"kind": "truth", "labels": "nnls", "against": "truth", "cohorts": ["plain"]},
             "left": {"kind": "residual", "labels": "nnls", "cohorts": ["planted"]},
@@ -67,12 +67,12 @@ def within(values: pd.DataFrame, samples: pd.Series) -> float:
 @pytest.mark.slow
 def test_labels_are_right_without_misspecification_and_less_right_with_it(labelled: PlantWorld) -> None:
     found = {}
-    for judge in ("truth_plain", "truth_planted"):
-        rows = labelled.judge(judge)
+    for check in ("truth_plain", "truth_planted"):
+        rows = labelled.check_rows(check)
         cohort = rows[(rows["aggregation"] == "cohort") & (rows["metric"] == "cc")]
         own = cohort[cohort["target"] == cohort["target2"]].set_index("target")["value"]
-        assert (rows.loc[rows["metric"] == "diagonal_is_max", "value"] == 1).all(), judge
-        found[judge] = own
+        assert (rows.loc[rows["metric"] == "diagonal_is_max", "value"] == 1).all(), check
+        found[check] = own
     assert found["truth_plain"].mean() > 0.75
     assert (found["truth_plain"] > found["truth_planted"] - 0.03).all()
     assert found["truth_plain"].mean() > found["truth_planted"].mean() + 0.02
@@ -80,7 +80,7 @@ def test_labels_are_right_without_misspecification_and_less_right_with_it(labell
 
 @pytest.mark.slow
 def test_types_without_a_counterpart_are_counted_and_never_averaged(labelled: PlantWorld) -> None:
-    rows = labelled.judge("truth_planted")
+    rows = labelled.check_rows("truth_planted")
     pairs = set(zip(rows["target"], rows["target2"], strict=True))
     assert (REFERENCE_ONLY, REFERENCE_ONLY) not in pairs
     assert (TISSUE_ONLY, TISSUE_ONLY) not in pairs
@@ -107,8 +107,8 @@ def test_the_residual_lies_where_the_type_is_that_the_reference_lacks(labelled: 
     assert found.pop(TISSUE_ONLY) > max(found.values()) + 0.1
     # A fit whose assumptions hold leaves little more than counting noise.
     assert labels["plain"]["excess_residual"].mean() < 0.3 * left.mean()
-    judged = labelled.judge("left")
-    regions = judged[judged["aggregation"] == "cohort"].set_index("target")["value"]
+    checked = labelled.check_rows("left")
+    regions = checked[checked["aggregation"] == "cohort"].set_index("target")["value"]
     assert regions.drop("all").idxmax() == "connective tissue"
 
 

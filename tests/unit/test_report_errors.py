@@ -13,7 +13,7 @@ from histoloom.errors import InputError
 from histoloom.report.errors import COLUMNS, draw_errors, find_cases, write_error_geojson
 
 NAMES = ["A", "B"]
-OBS = make_obs({("p", "p1"): 49, ("q", "q1"): 49, ("r", "r1"): 49}, badges={"r1": "low"})
+OBS = make_obs({("p", "p1"): 49, ("q", "q1"): 49, ("r", "r1"): 49}, qc_flags={"r1": "low"})
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def world(tmp_path):
     return files["predictions"], values, OBS.iloc[miss]["obs_id"], OBS.iloc[false]["obs_id"], tmp_path
 
 
-def test_planted_errors_come_first_and_badged_sections_give_none(world):
+def test_planted_errors_come_first_and_flagged_sections_give_none(world):
     predictions, values, miss, false, _ = world
     cases = find_cases(predictions, types=["A"], each=2)
     assert list(cases.columns) == COLUMNS

@@ -12,7 +12,7 @@ from metrics_inputs import SPEC, TYPES, make_obs, make_values, write_inputs, wri
 
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
-from histoloom.metrics.judges import score_labels
+from histoloom.metrics.checks import run_check
 from histoloom.metrics.score import read_predictions
 from histoloom.report import figures
 from histoloom.report.coloc import cluster_order
@@ -25,10 +25,10 @@ SPEC_DRAWN = {**SPEC, "models": ["flat", "ridge"]}
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Two models, one of them undefined everywhere, a badged patient, and the sections' pictures."""
+    """Two models, one of them undefined everywhere, a flagged patient, and the sections' pictures."""
     folder = tmp_path_factory.mktemp("figures")
     sections = {("A", "A1"): 30, ("A", "A2"): 20, ("B", "B1"): 36, ("C", "C1"): 25}
-    obs = make_obs(sections, badges={"C1": "low resolution"})
+    obs = make_obs(sections, qc_flags={"C1": "low resolution"})
     values = make_values(obs)
     values[(obs["sample"] == "B1").to_numpy(), 3] = 0.0
     predictions = {"ridge": values + np.random.default_rng(0).normal(size=values.shape), "flat": np.ones_like(values)}
@@ -74,7 +74,7 @@ def test_every_figure_is_drawn_without_warnings_and_twice_the_same(drawn, tmp_pa
         assert b"Matplotlib" not in picture
 
 
-def test_judges_are_drawn(drawn, tmp_path):
+def test_checks_are_drawn(drawn, tmp_path):
     _, obs, values, _, _ = drawn
     obs = obs.assign(region=np.where(values[:, 4] > np.median(values[:, 4]), "immune infiltrate", "fat"))
     samples = [write_section(tmp_path / f"{s}.h5ad", "demo", s, part) for s, part in obs.groupby("sample")]
@@ -89,18 +89,18 @@ def test_judges_are_drawn(drawn, tmp_path):
         warnings.simplefilter("error")
         for kind, (more, against) in cases.items():
             spec = {"kind": kind, **base, **more}
-            score_labels(spec=spec, labels=[labels], against=against, out=tmp_path / f"{kind}.parquet")
-            figures.draw_judge(spec=spec, metrics=tmp_path / f"{kind}.parquet", out=tmp_path / f"{kind}.png")
+            run_check(spec=spec, labels=[labels], against=against, out=tmp_path / f"{kind}.parquet")
+            figures.draw_check(spec=spec, metrics=tmp_path / f"{kind}.parquet", out=tmp_path / f"{kind}.png")
             assert (tmp_path / f"{kind}.png").stat().st_size > 5000
 
 
-def test_the_section_drawn_is_the_median_one_without_a_badge(drawn):
+def test_the_section_drawn_is_the_median_one_without_a_qc_flag(drawn):
     _, _, _, files, _ = drawn
     scored = read_predictions(files["ridge"]["predictions"])
     _, _, sample, index = median_section(scored)
     from histoloom.report.maps import section_scores
 
-    scores = section_scores(scored).query("badge == ''").set_index("sample")["value"]
+    scores = section_scores(scored).query("qc_flag == ''").set_index("sample")["value"]
     assert scores[sample] == scores.median()
     assert set(scored.obs.iloc[index]["sample"]) == {sample}
 

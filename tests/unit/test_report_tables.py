@@ -32,9 +32,9 @@ ROLES = {"summary_csv": "s.csv", "summary_md": "s.md", "summary_html": "s.html"}
 PAPER_ROLES = {f"table{i}_{e}": f"table{i}.{e}" for i in (1, 2, 3) for e in ("csv", "md", "html")}
 
 
-def run(folder, model="ridge", *, protocol=None, cohort="demo", patients="ABC", badges=None, noise=1.0, spec=SPEC):
+def run(folder, model="ridge", *, protocol=None, cohort="demo", patients="ABC", qc_flags=None, noise=1.0, spec=SPEC):
     folder.mkdir(parents=True, exist_ok=True)
-    obs = make_obs({(p, f"{p}{i}"): 30 for p in patients for i in (1, 2)}, cohort=cohort, badges=badges)
+    obs = make_obs({(p, f"{p}{i}"): 30 for p in patients for i in (1, 2)}, cohort=cohort, qc_flags=qc_flags)
     values = make_values(obs)
     values[(obs["sample"] == "A1").to_numpy(), 3] = 1.0
     rng = np.random.default_rng(0)
@@ -51,10 +51,10 @@ def summary(folder, files, spec=SPEC):
 
 
 def test_summary_shows_every_aggregation_and_counts(tmp_path):
-    file = run(tmp_path, badges={"C1": "low resolution", "C2": "low resolution"})
+    file = run(tmp_path, qc_flags={"C1": "low resolution", "C2": "low resolution"})
     table = summary(tmp_path, [file])
     rows = read_metrics([file])
-    plain = table[table["badge"] == ""].iloc[0]
+    plain = table[table["qc_flag"] == ""].iloc[0]
     headline = rows.query("metric == 'cc' and aggregation == 'cohort' and target == '' and train_seed == -1")[
         "value"
     ].iloc[0]
@@ -63,8 +63,8 @@ def test_summary_shows_every_aggregation_and_counts(tmp_path):
     assert (plain["cc_low"], plain["cc_high"]) == ("", "")  # two patients make no interval
     seeds = rows.query("metric == 'cc' and target == '' and train_seed >= 0")["value"]
     assert float(plain["cc_seed_sd"]) == pytest.approx(seeds.std(), abs=1e-6)
-    badged = table[table["badge"] == "low resolution"].iloc[0]
-    assert (badged["n_patients"], badged["n_sections"]) == (1, 2)
+    flagged = table[table["qc_flag"] == "low resolution"].iloc[0]
+    assert (flagged["n_patients"], flagged["n_sections"]) == (1, 2)
     text = (tmp_path / "s.md").read_text()
     assert "kept out of all means" in text
     assert re.search(r"\| labels \| ridge \| Lost \| A1 \|", text)

@@ -1,4 +1,4 @@
-"""Sections read without their slide, for judges of labels."""
+"""Sections read without their slide, for checks of labels."""
 
 from __future__ import annotations
 

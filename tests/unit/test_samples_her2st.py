@@ -67,7 +67,7 @@ def test_metadata(tmp_path: Path) -> None:
     section = read(tiny(), tmp_path)
     facts = read_metadata(tmp_path / "S1.h5ad")
     assert facts == json.loads(section.uns["histoloom"])
-    assert (facts["cohort"], facts["sample"], facts["patient"], facts["badge"]) == ("c", "S1", "P1", "")
+    assert (facts["cohort"], facts["sample"], facts["patient"], facts["qc_flag"]) == ("c", "S1", "P1", "")
     assert facts["mpp"] == pytest.approx(5, rel=0.02)
     assert facts["mpp_source"] == "pitch"
     assert facts["pitch_px"] == pytest.approx(PITCH, rel=0.02)
@@ -89,7 +89,7 @@ def test_same_input_same_bytes_and_the_path_is_no_part_of_it(tmp_path: Path) -> 
     read(tiny(), tmp_path / "b")
     for name in ("S1.h5ad", "S1.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    read(tiny(), tmp_path / "d", badge="low resolution")
+    read(tiny(), tmp_path / "d", qc_flag="low resolution")
     a, d = (read_metadata(tmp_path / k / "S1.h5ad")["identity"]["sha256"] for k in "ad")
     assert a != d
 

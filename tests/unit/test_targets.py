@@ -44,7 +44,7 @@ def test_join_counts_and_values(world, tmp_path):
         )
     assert list(target.obs.columns) == [
         "cohort", "sample", "patient", "obs_id", "array_row", "array_col", "region",
-        "x", "y", "pitch_um", "badge", "low_umi",
+        "x", "y", "pitch_um", "qc_flag", "low_umi",
     ]  # fmt: skip
     ids = world.ids()
     for key, row in target.obs.iterrows():
@@ -54,8 +54,8 @@ def test_join_counts_and_values(world, tmp_path):
         assert (row["x"], row["y"]) == (row["array_col"] * 400 + 100, row["array_row"] * 400 + 100)
         np.testing.assert_array_equal(target.values[target.obs.index.get_loc(key)], world.labels[row["sample"]][number])
     assert target.obs["low_umi"].sum() == 3
-    assert set(target.obs.loc[target.obs["patient"] == "D", "badge"]) == {"low resolution"}
-    assert set(target.obs.loc[target.obs["patient"] == "A", "badge"]) == {""}
+    assert set(target.obs.loc[target.obs["patient"] == "D", "qc_flag"]) == {"low resolution"}
+    assert set(target.obs.loc[target.obs["patient"] == "A", "qc_flag"]) == {""}
     np.testing.assert_array_equal(target.spatial, target.obs[["x", "y"]])
 
 

@@ -27,7 +27,7 @@ def write_sample(path: Path, centres: Any, size: tuple[int, int], mpp: float = 0
     obs = pd.DataFrame(index=[f"{i}x{i + 1}" for i in range(len(centres))])
     data = ad.AnnData(sp.csr_matrix((len(centres), 1), dtype=np.int32), obs=obs)
     data.obsm["spatial"] = centres
-    metadata = {"cohort": "toy", "sample": "S1", "patient": "P1", "badge": "", "mpp": mpp}
+    metadata = {"cohort": "toy", "sample": "S1", "patient": "P1", "qc_flag": "", "mpp": mpp}
     metadata |= {"slide_width": size[0], "slide_height": size[1], **facts}
     metadata["identity"] = make_identity("samples", 1, metadata | {"centres": centres.tolist()}, {})
     data.uns["histoloom"] = json.dumps(metadata)

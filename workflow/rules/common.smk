@@ -28,7 +28,7 @@ wildcard_constraints:
     experiment=NAME,
     group=NAME,
     joint=NAME,
-    judge=NAME,
+    check=NAME,
     labels=NAME,
     model=NAME,
     number=r"\d+",

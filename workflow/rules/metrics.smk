@@ -1,5 +1,5 @@
 # READS   results/predictions/, results/targets/, results/folds/, results/labels/, results/samples/
-# WRITES  results/metrics/{experiment}/{model}.parquet, results/metrics/judges/{judge}.parquet  long tidy rows;
+# WRITES  results/metrics/{experiment}/{model}.parquet, results/metrics/checks/{check}.parquet  long tidy rows;
 #         results/metrics/leaks/{experiment}/{model}.parquet  comparisons that no headline may average
 
 
@@ -55,23 +55,23 @@ rule score_leaks:
         "../../scripts/score_leaks.py"
 
 
-rule score_labels:
+rule run_check:
     input:
-        unpack(get("judge_files", "judge")),
+        unpack(get("check_files", "check")),
     output:
-        metrics="results/metrics/judges/{judge}.parquet",
+        metrics="results/metrics/checks/{check}.parquet",
     log:
-        "logs/metrics/score_labels/{judge}.log",
+        "logs/metrics/run_check/{check}.log",
     benchmark:
-        "benchmarks/metrics/score_labels/{judge}.tsv"
+        "benchmarks/metrics/run_check/{check}.tsv"
     conda:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("score_labels"),
-        runtime=get_runtime("score_labels"),
+        mem_mb=get_memory("run_check"),
+        runtime=get_runtime("run_check"),
     params:
-        spec=get_spec("named_entry", "judge", section="judges"),
+        spec=get_spec("named_entry", "check", section="checks"),
         code=PLAN.code.get("metrics"),
     script:
-        "../../scripts/score_labels.py"
+        "../../scripts/run_check.py"

@@ -97,31 +97,31 @@ rule draw_model:
         "../../scripts/draw_model.py"
 
 
-rule draw_judge:
+rule draw_check:
     input:
-        metrics="results/metrics/judges/{judge}.parquet",
+        metrics="results/metrics/checks/{check}.parquet",
     output:
         figure=report(
-            "results/figures/judges/{judge}.png",
-            caption="../report/judge.rst",
-            category=get("judge_chapter", "judge"),
-            labels=get("judge_columns", "judge"),
+            "results/figures/checks/{check}.png",
+            caption="../report/check.rst",
+            category=get("check_chapter", "check"),
+            labels=get("check_columns", "check"),
         ),
     log:
-        "logs/report/draw_judge/{judge}.log",
+        "logs/report/draw_check/{check}.log",
     benchmark:
-        "benchmarks/report/draw_judge/{judge}.tsv"
+        "benchmarks/report/draw_check/{check}.tsv"
     conda:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("draw_judge"),
-        runtime=get_runtime("draw_judge"),
+        mem_mb=get_memory("draw_check"),
+        runtime=get_runtime("draw_check"),
     params:
-        spec=get_spec("named_entry", "judge", section="judges"),
+        spec=get_spec("named_entry", "check", section="checks"),
         code=PLAN.code.get("report"),
     script:
-        "../../scripts/draw_judge.py"
+        "../../scripts/draw_check.py"
 
 
 rule show_slide:

@@ -34,7 +34,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "passes": ("pass", None),
     "models": ("model", "kind"),
     "experiments": ("experiment", "task"),
-    "judges": ("judge", "kind"),
+    "checks": ("check", "kind"),
 }
 Entry = dict[str, Any]
 
@@ -52,7 +52,7 @@ class Config:
     mirror_dir, raw_dir
         Folder of local copies, or None; folder of raw files.
     only
-        Experiments and judges to run, or None for all.
+        Experiments and checks to run, or None for all.
     origin
         The config files, for messages.
     genes
@@ -305,14 +305,14 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
         ):
             if entry.get(key):
                 yield f"{where}.{key}", section, entry[key]
-    for name, entry in config.entries["judges"].items():
+    for name, entry in config.entries["checks"].items():
         for key, section in (("labels", "labels"), ("against", "labels"), ("cohorts", "cohorts"), ("models", "models")):
             value = entry.get(key) or []
             for item in [value] if isinstance(value, str) else value:
-                yield f"judges.{name}.{key}", section, item
+                yield f"checks.{name}.{key}", section, item
         for key, section in (("experiment", "experiments"), ("tiles", "tiles")):
             if entry.get(key):
-                yield f"judges.{name}.{key}", section, entry[key]
+                yield f"checks.{name}.{key}", section, entry[key]
 
 
 def _check_evaluates(config: Config, where: str, experiment: str) -> None:
@@ -341,12 +341,12 @@ def check_names(config: Config) -> None:
                 f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{_nearest(name, known)}",
                 f"use one of these or add '{name}' under {section}.",
             )
-    runnable = [*config.entries["experiments"], *config.entries["judges"]]
+    runnable = [*config.entries["experiments"], *config.entries["checks"]]
     for name in config.only or ():
         if name not in runnable:
             raise InputError(
                 f"{config.origin}: only",
-                f"'{name}' is neither an experiment nor a judge.{_nearest(name, runnable)}",
+                f"'{name}' is neither an experiment nor a check.{_nearest(name, runnable)}",
                 f"use some of: {', '.join(runnable)}.",
             )
     for name, entry in config.entries["experiments"].items():
@@ -370,9 +370,9 @@ def check_names(config: Config) -> None:
                     f"{', '.join(sorted(missing))} is not trained by experiment '{entry['from']}'.",
                     f"use: {', '.join(config.entries['experiments'][entry['from']]['models'])}.",
                 )
-    for name, entry in config.entries["judges"].items():
+    for name, entry in config.entries["checks"].items():
         if entry.get("experiment"):
-            _check_evaluates(config, f"judges.{name}.experiment", entry["experiment"])
+            _check_evaluates(config, f"checks.{name}.experiment", entry["experiment"])
     for name, entry in config.entries["labels"].items():
         if entry["method"] not in registry.LABELS:
             raise InputError(f"{config.origin}: labels.{name}", "no code for this method.", "see histoloom.registry.")

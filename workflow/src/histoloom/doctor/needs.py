@@ -50,8 +50,8 @@ def wanted_labels(plan: Plan) -> Iterator[tuple[str, str]]:
         entry = plan.config.get("experiments", name)
         for labels in filter(None, (entry.get("labels"), entry.get("truth"))):
             yield from ((labels, cohort) for cohort in plan.experiment_cohorts(name))
-    for name in plan.judges():
-        entry = plan.config.get("judges", name)
+    for name in plan.checks():
+        entry = plan.config.get("checks", name)
         named = entry.get("labels") or []
         for labels in filter(None, [*([named] if isinstance(named, str) else named), entry.get("against")]):
             yield from ((labels, cohort) for cohort in entry["cohorts"])
@@ -73,7 +73,7 @@ def raw_paths(plan: Plan) -> list[str]:
     """Return every raw file that the run reads, once, in order."""
     sections = [pair for task in TASKS for e in plan.experiments(task) for pair in plan.experiment_samples(e)]
     sections += [
-        (c, s) for j in plan.judges() for c in plan.config.get("judges", j).get("cohorts", []) for s in plan.samples(c)
+        (c, s) for j in plan.checks() for c in plan.config.get("checks", j).get("cohorts", []) for s in plan.samples(c)
     ]
     found = [path for cohort, sample in dict.fromkeys(sections) for path in plan.sample_files(cohort, sample).values()]
     for cohort, sample in dict.fromkeys(sections):

@@ -14,7 +14,7 @@ from histoloom.metrics.correlation import Floats, column_correlation, row_correl
 if TYPE_CHECKING:
     from histoloom.metrics.scored import Scored
 
-_PLACE = ["fold", "cohort", "patient", "sample", "badge"]
+_PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]
 
 
 def _sections(obs: pd.DataFrame) -> Iterator[tuple[dict[str, str], np.ndarray]]:
@@ -108,12 +108,12 @@ def section_means(scored: Scored, reference: Floats) -> Floats:
 
 
 def pooled_cc(scored: Scored, prediction: Floats, reference: Floats) -> pd.DataFrame:
-    """Return cc with a patient's, and with a cohort's, observations thrown together; badged sections stay outside.
+    """Return cc with a patient's, and with a cohort's, observations thrown together; flagged sections stay outside.
 
     Beside ``cc`` stand ``cc_between``, its part from differences between sections (see `between_part`), and
     ``cc_section_mean``, the cc of the predictor that knows section means only.
     """
-    obs = scored.obs[scored.obs["badge"] == ""]
+    obs = scored.obs[scored.obs["qc_flag"] == ""]
     flat = section_means(scored, reference)
     section = (scored.obs["cohort"] + "/" + scored.obs["sample"]).to_numpy()
     parts = []
@@ -131,7 +131,7 @@ def pooled_cc(scored: Scored, prediction: Floats, reference: Floats) -> pd.DataF
     rows = pd.concat(parts, ignore_index=True).fillna({"patient": ""})
     per_patient = rows[rows["aggregation"] == "pooled_patient"]
     # The cohort's pooled_patient rows, patient "": the mean over patients.
-    cohort = to_cohort(pd.concat([per_patient, over_types(per_patient)]).assign(badge=""))
+    cohort = to_cohort(pd.concat([per_patient, over_types(per_patient)]).assign(qc_flag=""))
     return pd.concat(
         [rows, over_types(rows), cohort.assign(aggregation="pooled_patient", patient="")], ignore_index=True
     )

@@ -1,8 +1,8 @@
-"""From sections to patients to the cohort: the patient is the unit, undefined values are counted, badges stay outside.
+"""From sections to patients to the cohort: the patient is the unit, undefined values are counted, flags stay outside.
 
 A section's value is averaged over the folds that test it (only observation-level splits have several), a patient's
-over its sections, the cohort's over its patients, each step with equal weights. A patient whose sections are all badged
-keeps its own rows, with the badge, and enters no cohort mean; a patient with other sections is described by those.
+over its sections, the cohort's over its patients, each step with equal weights. A patient whose sections are all
+flagged keeps its own rows, with the QC flag, and enters no cohort mean; a patient with other sections is described by those.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def mean_by(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def over_types(rows: pd.DataFrame) -> pd.DataFrame:
     """Average over types within the same place; the result has target ""."""
     rows = _complete(rows)
-    place = [c for c in ("fold", "cohort", "patient", "sample", "badge", "aggregation") if c in rows]
+    place = [c for c in ("fold", "cohort", "patient", "sample", "qc_flag", "aggregation") if c in rows]
     quantity = [key for key in KEYS if key not in {"target", "target2"}]
     return mean_by(rows, [*quantity, *place]).assign(target="", target2="")
 
@@ -54,7 +54,7 @@ def to_patients(sections: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     sections
-        Rows with fold, cohort, patient, sample, badge, value and any of `KEYS`.
+        Rows with fold, cohort, patient, sample, qc_flag, value and any of `KEYS`.
 
     Returns
     -------
@@ -62,22 +62,22 @@ def to_patients(sections: pd.DataFrame) -> pd.DataFrame:
         Rows with aggregation "patient"; `fold` is kept where a patient is tested in a single one.
     """
     sections = _complete(sections)
-    plain = sections["badge"] == ""
+    plain = sections["qc_flag"] == ""
     has_plain = plain.groupby([sections["cohort"], sections["patient"]]).transform("any")
     used = sections[plain | ~has_plain]
     folds = used.groupby(["cohort", "patient"])["fold"].agg(lambda f: f.iloc[0] if f.nunique() == 1 else "")
-    badges = used.groupby(["cohort", "patient"])["badge"].agg(lambda b: "; ".join(sorted(set(b) - {""})))
+    qc_flags = used.groupby(["cohort", "patient"])["qc_flag"].agg(lambda b: "; ".join(sorted(set(b) - {""})))
     by_section = mean_by(used, [*KEYS, "cohort", "patient", "sample"])
     patients = mean_by(by_section, [*KEYS, "cohort", "patient"])
     index = pd.MultiIndex.from_frame(patients[["cohort", "patient"]])
     return patients.assign(
-        fold=folds.reindex(index).to_numpy(), badge=badges.reindex(index).to_numpy(), aggregation="patient"
+        fold=folds.reindex(index).to_numpy(), qc_flag=qc_flags.reindex(index).to_numpy(), aggregation="patient"
     )
 
 
 def to_cohort(patients: pd.DataFrame) -> pd.DataFrame:
-    """Average the patients without a badge, each cohort by itself."""
-    return mean_by(_complete(patients[patients["badge"] == ""]), [*KEYS, "cohort"]).assign(aggregation="cohort")
+    """Average the patients without a QC flag, each cohort by itself."""
+    return mean_by(_complete(patients[patients["qc_flag"] == ""]), [*KEYS, "cohort"]).assign(aggregation="cohort")
 
 
 def roll_up(sections: pd.DataFrame, *, types: bool) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def score_ceiling(spec: Mapping[str, Any], first: Labels, second: Labels) -> lis
     Parameters
     ----------
     spec
-        The judge's entry: ``transform``, of what the correlation is taken.
+        The check's entry: ``transform``, of what the correlation is taken.
     first, second
         Labels of the two halves of the counts of one cohort.
 
@@ -95,7 +95,7 @@ def attainable(metrics: pd.DataFrame, ceilings: pd.DataFrame, models: Sequence[s
     def sections(rows: pd.DataFrame, metric: str) -> pd.Series:
         chosen = rows[
             (rows["metric"] == metric) & (rows["aggregation"] == "section") & (rows["target"] != "")
-            & (rows["train_seed"] == -1) & (rows["badge"] == "")
+            & (rows["train_seed"] == -1) & (rows["qc_flag"] == "")
         ]  # fmt: skip
         return chosen.groupby(keys, sort=True)["value"].mean()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PLACE = ["fold", "cohort", "patient", "sample", "badge"]
+_PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]
 _MIN_OBSERVATIONS = 3
 
 
@@ -93,7 +93,7 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
     Returns
     -------
     list of DataFrame
-        Section rows and pooled rows (all sections of a cohort without a badge, W block-diagonal, z-scores over all of
+        Section rows and pooled rows (all sections of a cohort without a QC flag, W block-diagonal, z-scores over all of
         them) of both maps, pairs i <= j; similarity also per patient and cohort, with its form in ``gene_set``;
         ``w_neighbours`` and ``w_self_share`` per section (`histoloom.metrics.moran.weight_diagnostics`).
     """
@@ -120,7 +120,7 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
             similar.append(similarity)
         if similar:
             parts.append(roll_up(pd.concat(similar, ignore_index=True), types=False).assign(against=against))
-        pooled = obs[obs["badge"] == ""].drop_duplicates(["cohort", "sample", "obs_id"])
+        pooled = obs[obs["qc_flag"] == ""].drop_duplicates(["cohort", "sample", "obs_id"])
         for cohort, labels in sorted(pooled.groupby("cohort", observed=True, sort=True).groups.items()):
             index = labels.to_numpy()
             rows, similarity = _compare(

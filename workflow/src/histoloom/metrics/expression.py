@@ -36,7 +36,7 @@ STAGE_VERSION = 1
 AGAINST = "expression"
 BENCH = "gene over the fold>genes>folds"
 """HEST-bench's aggregation, as its stamp says."""
-_PLACE = ["fold", "cohort", "patient", "sample", "badge"]
+_PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]
 
 
 def _values(x: Floats, y: Floats, genes: Sequence[str], metric: str, place: Mapping[str, str]) -> pd.DataFrame:
@@ -60,13 +60,13 @@ def section_rows(scored: Scored) -> pd.DataFrame:
 
 
 def fold_rows(scored: Scored) -> pd.DataFrame:
-    """Return ``pcc_bench`` by fold and over folds, per gene and over genes; badged sections stay outside."""
-    truth, plain = scored.reference["labels"], (scored.obs["badge"] == "").to_numpy()
+    """Return ``pcc_bench`` by fold and over folds, per gene and over genes; flagged sections stay outside."""
+    truth, plain = scored.reference["labels"], (scored.obs["qc_flag"] == "").to_numpy()
     cohort = "+".join(sorted(scored.obs["cohort"].unique()))
     parts = []
     for fold, index in sorted(scored.obs[plain].groupby("fold", sort=True).groups.items()):
         rows = index.to_numpy()
-        place = {"fold": str(fold), "cohort": cohort, "patient": "", "sample": "", "badge": "", "aggregation": "fold"}
+        place = {"fold": str(fold), "cohort": cohort, "patient": "", "sample": "", "qc_flag": "", "aggregation": "fold"}
         parts.append(_values(scored.prediction[rows], truth[rows], scored.types, "pcc_bench", place))
     if not parts:
         return pd.DataFrame()

@@ -1,4 +1,4 @@
-"""Labels as judges read them: one cohort's gathered labels, section by section."""
+"""Labels as checks read them: one cohort's gathered labels, section by section."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from histoloom.metrics.correlation import Floats
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of one cohort: obs with sample, obs_id, patient, badge and, where the method has it, excess_residual.
+    """Labels of one cohort: obs with sample, obs_id, patient, qc_flag and, where the method has it, excess_residual.
 
     The index is ``cohort/sample/obs_id``.
     """
@@ -44,8 +44,8 @@ def read_labels(path: str | Path) -> Labels:
     metadata = read_metadata(path)
     cohort = str(metadata.get("cohort") or Path(path).stem)
     obs = _text(data.obs[["sample", "obs_id", "patient"]].astype(str))
-    badge = data.obs["badge"].astype(str).to_numpy() if "badge" in data.obs else ""
-    obs = obs.assign(cohort=cohort, badge=badge)
+    qc_flag = data.obs["qc_flag"].astype(str).to_numpy() if "qc_flag" in data.obs else ""
+    obs = obs.assign(cohort=cohort, qc_flag=qc_flag)
     if "excess_residual" in data.obs:
         obs["excess_residual"] = data.obs["excess_residual"].to_numpy(dtype=float)
     obs.index = pd.Index(obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"])
@@ -58,7 +58,7 @@ def place_of(obs: pd.DataFrame, patient: str) -> dict[str, str]:
     first = obs.iloc[0]
     return {
         "fold": "", "cohort": str(first["cohort"]), "sample": str(first["sample"]), "patient": patient,
-        "badge": str(first["badge"]),
+        "qc_flag": str(first["qc_flag"]),
     }  # fmt: skip
 
 
@@ -85,10 +85,10 @@ def joined(wanted: str | Sequence[str]) -> str:
     return wanted if isinstance(wanted, str) else " + ".join(wanted)
 
 
-def badged(labels: Labels, badges: Mapping[str, str]) -> Labels:
-    """Return labels with the badges of their sections."""
-    badge = labels.obs["sample"].map(badges).fillna(labels.obs["badge"])
-    return Labels(labels.obs.assign(badge=badge), labels.types, labels.values, labels.metadata, labels.path)
+def flagged(labels: Labels, qc_flags: Mapping[str, str]) -> Labels:
+    """Return labels with the qc_flags of their sections."""
+    qc_flag = labels.obs["sample"].map(qc_flags).fillna(labels.obs["qc_flag"])
+    return Labels(labels.obs.assign(qc_flag=qc_flag), labels.types, labels.values, labels.metadata, labels.path)
 
 
 def read_predicted(path: str | Path) -> list[Labels]:
@@ -104,9 +104,9 @@ def read_predicted(path: str | Path) -> list[Labels]:
     obs = _text(data.obs.reset_index(drop=True))
     for column in ("cohort", "sample", "patient", "obs_id"):
         obs[column] = obs[column].astype(str)
-    if "badge" not in obs:
-        obs["badge"] = ""
-    obs["badge"] = obs["badge"].fillna("").astype(str)
+    if "qc_flag" not in obs:
+        obs["qc_flag"] = ""
+    obs["qc_flag"] = obs["qc_flag"].fillna("").astype(str)
     types = [str(name) for name in data.var_names]
     key = pd.Index(obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"])
     first = ~key.duplicated()

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
 GROUPS = ("all_patients", "unshared_patients", "shared_patients")
-_SECTION = ["cohort", "patient", "sample", "badge", "target"]
+_SECTION = ["cohort", "patient", "sample", "qc_flag", "target"]
 
 
 def price_rows(sections: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]]) -> list[pd.DataFrame]:
@@ -45,7 +45,7 @@ def price_rows(sections: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]]) -
     Parameters
     ----------
     sections
-        ``cc`` per fold, section and type: fold, cohort, patient, sample, badge, target, value, n.
+        ``cc`` per fold, section and type: fold, cohort, patient, sample, qc_flag, target, value, n.
     folds
         What each fold is: ``what`` (with or without) and ``draw``.
 

@@ -32,7 +32,7 @@ def stamp(
         Metadata of the predictions and of the target; ``protocol`` of the predictions says what the model was (kind,
         encoders, weights) and wins over what the entry says.
     obs
-        Scored observations: fold, cohort, sample, patient, badge.
+        Scored observations: fold, cohort, sample, patient, qc_flag.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def stamp(
         JSON values only; a choice nobody stated is ``"unstated"``.
     """
     tiles = target.get("tiles") or {}
-    plain = obs[obs["badge"] == ""]
+    plain = obs[obs["qc_flag"] == ""]
     counted = plain.drop_duplicates(["cohort", "sample"]).groupby("cohort", sort=True)
     protocol: dict[str, Any] = {key: spec.get(key, UNSTATED) for key in _FROM_SPEC}
     protocol.update(

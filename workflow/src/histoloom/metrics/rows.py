@@ -46,7 +46,7 @@ COLUMNS: Mapping[str, Any] = {
     "n_nan": 0,
     "value": float("nan"),
     "train_seed": -1,
-    "badge": "",
+    "qc_flag": "",
     "protocol": "",
 }
 """Columns of a metrics table in order, with the value that means "does not apply"."""
@@ -130,7 +130,7 @@ def read_metrics(paths: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def read_protocols(paths: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
-    """Return the metadata of metrics files by model name (for judges: by judge name)."""
+    """Return the metadata of metrics files by model name (for checks: by check name)."""
     found = {}
     for path in paths:
         metadata = read_metadata(path)

@@ -24,7 +24,7 @@ from histoloom.metrics.scored import Scored, merge_types
 logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
-_OBS = ["fold", "cohort", "sample", "patient", "obs_id", "badge"]
+_OBS = ["fold", "cohort", "sample", "patient", "obs_id", "qc_flag"]
 
 
 def _dense(matrix: Any) -> Floats:
@@ -56,9 +56,9 @@ def read_predictions(path: str | Path) -> Scored:
     obs = data.obs.copy().reset_index(drop=True)
     for column in obs.select_dtypes(["category", "string"]).columns:
         obs[column] = obs[column].astype(object)
-    if "badge" not in obs:
-        obs["badge"] = ""
-    obs["badge"] = obs["badge"].fillna("").astype(str)
+    if "qc_flag" not in obs:
+        obs["qc_flag"] = ""
+    obs["qc_flag"] = obs["qc_flag"].fillna("").astype(str)
     layers = {name: _dense(data.layers[name]) for name in data.layers}
     seeds = {int(name[5:]): value for name, value in layers.items() if name.startswith("seed_")}
     reference = {"labels": layers["truth"]}
@@ -102,7 +102,7 @@ def train_means(target: Path, folds: Path) -> tuple[pd.DataFrame, Any]:
 
 
 def with_positions(scored: Scored, target_obs: pd.DataFrame) -> pd.DataFrame:
-    """Add array coordinates, pitch and badge from the target where the predictions do not carry them."""
+    """Add array coordinates, pitch and qc_flag from the target where the predictions do not carry them."""
     obs = scored.obs
     key = (obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"]).to_numpy()
     unknown = ~pd.Index(key).isin(target_obs.index)
@@ -113,10 +113,10 @@ def with_positions(scored: Scored, target_obs: pd.DataFrame) -> pd.DataFrame:
             "remove the experiment's models and predictions, so that they are made anew.",
         )
     found = target_obs.reindex(key)
-    for column in ("array_row", "array_col", "pitch_um", "x", "y", "badge"):
+    for column in ("array_row", "array_col", "pitch_um", "x", "y", "qc_flag"):
         if column in found:
             values = found[column]
-            obs[column] = values.fillna("").astype(str).to_numpy() if column == "badge" else values.to_numpy()
+            obs[column] = values.fillna("").astype(str).to_numpy() if column == "qc_flag" else values.to_numpy()
     return obs
 
 

@@ -20,7 +20,7 @@ class Scored:
     Attributes
     ----------
     obs
-        fold, cohort, sample, patient, obs_id, badge and, where known, array_row, array_col, pitch_um; one row per
+        fold, cohort, sample, patient, obs_id, qc_flag and, where known, array_row, array_col, pitch_um; one row per
         prediction.
     types
         Cell types, the columns of all matrices.

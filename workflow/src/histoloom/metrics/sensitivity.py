@@ -60,7 +60,7 @@ def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: S
     Parameters
     ----------
     spec
-        The judge's entry; ``merge``: new name -> types. Where one entry has the new name and the other the types, the
+        The check's entry; ``merge``: new name -> types. Where one entry has the new name and the other the types, the
         other's are summed: labels at two levels of a reference meet at the coarser one.
     names
         Names of the labels entries.
@@ -87,7 +87,7 @@ def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: S
         if not common or not (position >= 0).any():
             what = "type" if not common else "observation"
             raise InputError(
-                f"judges.{spec.get('name', '?')}", f"labels '{a}' and '{b}' share no {what}.",
+                f"checks.{spec.get('name', '?')}", f"labels '{a}' and '{b}' share no {what}.",
                 "compare labels of the same sections with the same types.",
             )  # fmt: skip
         mine = first.values[:, [first.types.index(name) for name in common]]

@@ -81,7 +81,7 @@ def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "
     """
     chosen = rows[
         (rows["metric"] == metric) & (rows["aggregation"] == "patient") & (rows["target"] == "")
-        & (rows["train_seed"] == -1) & (rows["badge"] == "")
+        & (rows["train_seed"] == -1) & (rows["qc_flag"] == "")
     ]  # fmt: skip
     found = []
     for (cohort, against), part in chosen.groupby(["cohort", "against"], sort=True):

@@ -60,7 +60,7 @@ def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Pat
         Its slide.
     out
         parquet: obs_id, nuclei (NaN where the disc leaves the slide), nuclei_area_um2; metadata: cohort, sample,
-        patient, badge, mpp, disc_um, ``median``.
+        patient, qc_flag, mpp, disc_um, ``median``.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Pat
     )
     median = float(table["nuclei"].median())
     logger.info("%s: median of %.0f nuclei under %d spots of %g um", metadata.get("sample"), median, len(table), disc)
-    facts = {key: metadata.get(key) for key in ("cohort", "sample", "patient", "badge", "mpp")}
+    facts = {key: metadata.get(key) for key in ("cohort", "sample", "patient", "qc_flag", "mpp")}
     identity = make_identity(
         "nuclei", STAGE_VERSION, {"spec": dict(spec)}, identities_of({"sample": sample, "slide": slide})
     )

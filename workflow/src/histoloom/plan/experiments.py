@@ -61,7 +61,7 @@ _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
     "audit": ("content_guard",),
     "all": None,
 }
-# Judges of labels say how good a prediction could be; these say something else.
+# Checks of labels say how good a prediction could be; these say something else.
 _CHAPTERS: Mapping[str, str] = {
     "kept": "1. What was measured",
     "predicted_regions": "3. How good is it",
@@ -81,9 +81,9 @@ class Plan(EncoderPlan):
 
     # experiments ---------------------------------------------------------------------------------------------
 
-    def judges(self) -> list[str]:
-        """Return the names of the judges that are to run."""
-        return [name for name in self.config.entries["judges"] if self._wanted(name)]
+    def checks(self) -> list[str]:
+        """Return the names of the checks that are to run."""
+        return [name for name in self.config.entries["checks"] if self._wanted(name)]
 
     def papers(self) -> dict[str, list[str]]:
         """Return the experiments of each paper."""
@@ -171,9 +171,9 @@ class Plan(EncoderPlan):
             **self.model_embeddings(experiment, model),
         }
 
-    def judge_files(self, judge: str) -> dict[str, list[str]]:
-        """Return what a judge reads, by role: what is judged, and what it is held against."""
-        entry = self.config.get("judges", judge)
+    def check_files(self, check: str) -> dict[str, list[str]]:
+        """Return what a check reads, by role: what is checked, and what it is held against."""
+        entry = self.config.get("checks", check)
         kind, against = entry["kind"], entry.get("against")
         if kind.startswith("predicted_"):
             return self._predicted_files(entry)
@@ -195,18 +195,18 @@ class Plan(EncoderPlan):
             "against": [f"results/labels/{against}/{c}.h5ad" for c in cohorts] if against else samples,
         }
 
-    def judge_chapter(self, judge: str) -> str:
-        """Return the chapter of the report that a judge's figure stands in."""
-        return _CHAPTERS.get(self.config.get("judges", judge)["kind"], "2. How good could it be")
+    def check_chapter(self, check: str) -> str:
+        """Return the chapter of the report that a check's figure stands in."""
+        return _CHAPTERS.get(self.config.get("checks", check)["kind"], "2. How good could it be")
 
-    def judge_columns(self, judge: str) -> dict[str, str]:
-        """Return how the report lists a judge: what it looks at (an experiment, labels or tiles), and its name."""
-        entry = self.config.get("judges", judge)
+    def check_columns(self, check: str) -> dict[str, str]:
+        """Return how the report lists a check: what it looks at (an experiment, labels or tiles), and its name."""
+        entry = self.config.get("checks", check)
         subject = entry.get("experiment") or entry.get("labels") or entry.get("tiles")
-        return {"experiment": subject if isinstance(subject, str) else "labels", "what": judge}
+        return {"experiment": subject if isinstance(subject, str) else "labels", "what": check}
 
     def _predicted_files(self, entry: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return what a judge of held-out predictions reads."""
+        """Return what a check of held-out predictions reads."""
         experiment = entry["experiment"]
         models = entry["models"] or [
             m for m in self.config.get("experiments", experiment)["models"] if self.model_encoders(m)
@@ -233,23 +233,23 @@ class Plan(EncoderPlan):
         return [] if guard == "off" else [f"results/audit/{experiment}.parquet"]
 
     def ceilings(self, experiment: str) -> list[str]:
-        """Return the judges of kind ceiling on an experiment's labels, their transform and its cohorts."""
+        """Return the checks of kind ceiling on an experiment's labels, their transform and its cohorts."""
         entry = self.config.get("experiments", experiment)
-        judges = self.config.entries["judges"]
+        checks = self.config.entries["checks"]
         return [
             name
-            for name in self.judges()
-            if judges[name]["kind"] == "ceiling"
-            and judges[name]["labels"] == entry["labels"]
-            and judges[name]["transform"] == entry["target"]["transform"]
-            and set(judges[name]["cohorts"]) & set(self.experiment_cohorts(experiment))
+            for name in self.checks()
+            if checks[name]["kind"] == "ceiling"
+            and checks[name]["labels"] == entry["labels"]
+            and checks[name]["transform"] == entry["target"]["transform"]
+            and set(checks[name]["cohorts"]) & set(self.experiment_cohorts(experiment))
         ]
 
     def attainable_files(self, experiment: str) -> dict[str, list[str]]:
         """Return the metrics of an experiment's models and the ceilings of its labels, by role."""
         return {
             "metrics": self.experiment_results(experiment)["metrics"],
-            "ceilings": [f"results/metrics/judges/{name}.parquet" for name in self.ceilings(experiment)],
+            "ceilings": [f"results/metrics/checks/{name}.parquet" for name in self.ceilings(experiment)],
         }
 
     def error_files(self, experiment: str) -> dict[str, list[str]]:
@@ -329,8 +329,8 @@ class Plan(EncoderPlan):
                     stem = f"{name}/{model}/{cohort}/{sample}"
                     wanted += [f"results/slides/{stem}.{e}" for e in ("tsv", "geojson")]
                     wanted += [f"results/figures/{stem}.png"]
-        for name in self.judges():
-            wanted += [f"results/metrics/judges/{name}.parquet", f"results/figures/judges/{name}.png"]
+        for name in self.checks():
+            wanted += [f"results/metrics/checks/{name}.parquet", f"results/figures/checks/{name}.png"]
         for paper in self.papers():
             tables = sorted((RESOURCES / "published").glob(f"{paper}_table*.yaml"))
             numbers = [path.stem.rpartition("_table")[2] for path in tables]

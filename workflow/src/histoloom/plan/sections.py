@@ -150,7 +150,7 @@ class SectionPlan(GenePlan):
             raise InputError(
                 f"{self.config.origin}: cohorts.{cohort}",
                 "is read without slides (`images: false`), but tiles are asked of it.",
-                "set `images: true`, or use the cohort in judges only.",
+                "set `images: true`, or use the cohort in checks only.",
             )
         return files["image"]
 

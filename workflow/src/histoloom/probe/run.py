@@ -22,7 +22,7 @@ from histoloom.targets import Expression, read_expression
 logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
-_CARRIED = ["cohort", "sample", "patient", "obs_id", "badge"]
+_CARRIED = ["cohort", "sample", "patient", "obs_id", "qc_flag"]
 
 
 def predict_folds(

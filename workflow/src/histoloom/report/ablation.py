@@ -46,12 +46,12 @@ def ablation_table(
         cohort, kind, encoders (joined by +), n_encoders, model, cc, cc_seed_sd, l1, l1_skill, best_part (model), gain,
         better_for (patients), n_patients, p (after Holm).
     patients
-        model, cohort, patient, cc, l1 of each held-out patient without a badge.
+        model, cohort, patient, cc, l1 of each held-out patient without a QC flag.
     title
         Of the experiment.
     """
     rows, _, title = read_experiment(experiment, spec, metrics)
-    rows = rows[rows["badge"] == ""]
+    rows = rows[rows["qc_flag"] == ""]
     keys = ["model", "cohort", "patient"]
     per_patient = {name: whole(rows, "patient", name).set_index(keys)["value"] for name in ("cc", "l1")}
     patients = pd.DataFrame(per_patient).reset_index()

@@ -47,7 +47,7 @@ def draw_attainable(*, spec: Mapping[str, Any], metrics: Sequence[Path], ceiling
     metrics
         Metrics of its models.
     ceilings
-        Rows of a judge of kind ceiling on the experiment's labels.
+        Rows of a check of kind ceiling on the experiment's labels.
     out
         png.
     """

@@ -52,8 +52,8 @@ def _bar_panel(ax: Axes, rows: pd.DataFrame, models: Sequence[str], places: pd.D
             np.arange(len(places)) + offset, heights, width * 0.92, label=model, edgecolor="white", linewidth=0,
             **colour(i),
         )  # fmt: skip
-        for bar, badge in zip(bars, places["badge"], strict=True):
-            bar.set_alpha(0.4 if badge else 1.0)
+        for bar, qc_flag in zip(bars, places["qc_flag"], strict=True):
+            bar.set_alpha(0.4 if qc_flag else 1.0)
         for at, place in enumerate(places.to_dict("records")):
             points = sections[
                 (sections["model"] == model)
@@ -83,8 +83,8 @@ def draw_bars(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Pat
     """
     rows, models, title = read_experiment(experiment, spec, metrics)
     patients = whole(rows, "patient", "cc")
-    places = patients.groupby(["cohort", "patient"], sort=True)["badge"].first().reset_index()
-    places = places.sort_values(["badge", "cohort", "patient"], kind="stable").reset_index(drop=True)
+    places = patients.groupby(["cohort", "patient"], sort=True)["qc_flag"].first().reset_index()
+    places = places.sort_values(["qc_flag", "cohort", "patient"], kind="stable").reset_index(drop=True)
     counts = whole(rows, "section", "cc").groupby(["cohort", "patient"])["sample"].nunique()
     several = places["cohort"].nunique() > 1
     width = float(np.clip(2.2 + 0.16 * len(places) * (len(models) + 1.5), 6, 22))
@@ -105,7 +105,7 @@ def draw_bars(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Pat
         names = [
             f"{place['patient']}{' · ' + place['cohort'] if several else ''}\n"
             f"{counts.get((place['cohort'], place['patient']), 0)} sect."
-            + (f"\n[{place['badge']}]" if place["badge"] else "")
+            + (f"\n[{place['qc_flag']}]" if place["qc_flag"] else "")
             for place in places.to_dict("records")
         ]
         bottom.set_xticklabels(names)

@@ -30,7 +30,7 @@ def between_table(rows: pd.DataFrame, models: Sequence[str], cohort: str) -> pd.
     """
     chosen = rows[
         (rows["cohort"] == cohort) & (rows["against"] == "labels") & (rows["target"] == "")
-        & (rows["train_seed"] == -1) & (rows["badge"] == "")
+        & (rows["train_seed"] == -1) & (rows["qc_flag"] == "")
     ]  # fmt: skip
     found = []
     for model in models:
@@ -67,7 +67,7 @@ def draw_between(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[
     title = str(spec.get("title") or experiment)
     with figure(11, 1.9 + (0.75 + 0.34 * max(len(models), 2)) * max(len(cohorts), 1)) as fig:
         if not cohorts:
-            note(fig.subplots(), "no section without a badge was scored")
+            note(fig.subplots(), "no section without a QC flag was scored")
             save(fig, out)
             return
         grid = fig.subplots(len(cohorts), len(_PANELS), sharex=True, sharey=True, squeeze=False)

@@ -51,7 +51,7 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
     maps = rows[rows["metric"].isin(["morans_r", "morans_r_reference"])]
     with figure(11.5, 5.6) as fig:
         if maps.empty:
-            note(fig.subplots(), "no Moran's R: the sections have no array coordinates, or all are badged")
+            note(fig.subplots(), "no Moran's R: the sections have no array coordinates, or all are flagged")
             save(fig, out)
             return
         cohort = cohort or str(maps.nlargest(1, "n")["cohort"].iloc[0])

@@ -49,7 +49,7 @@ def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: i
     DataFrame
         `COLUMNS`; ranks are shares of the section's observations that are lower, 0 to 1. A hit has high ranks in both
         (the lower one counts), a false positive a high prediction on a low label, a miss the reverse. Patients take
-        turns where several were held out; a badged section gives no case.
+        turns where several were held out; a flagged section gives no case.
     """
     import anndata
 
@@ -57,7 +57,7 @@ def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: i
     obs = data.obs.reset_index(drop=True)
     for column in ("cohort", "sample", "patient", "obs_id"):
         obs[column] = obs[column].astype(str)
-    plain = (obs["badge"].astype(str) == "").to_numpy() if "badge" in obs else np.ones(len(obs), dtype=bool)
+    plain = (obs["qc_flag"].astype(str) == "").to_numpy() if "qc_flag" in obs else np.ones(len(obs), dtype=bool)
     first = ~obs.duplicated(["cohort", "sample", "obs_id"]).to_numpy()
     kept = np.flatnonzero(plain & first)
     obs, xy = obs.iloc[kept].reset_index(drop=True), np.asarray(data.obsm["spatial"], dtype=float)[kept]
@@ -122,7 +122,7 @@ def draw_errors(*, cases: pd.DataFrame, samples: Sequence[Path], slides: Sequenc
     each = int(cases["place"].max()) + 1 if len(cases) else 1
     with figure(1.15 * each * len(KINDS) + 1.6, 1.36 * max(len(types), 1) + 0.9) as fig:
         if not len(cases):
-            note(fig.subplots(), "no held-out section without a badge")
+            note(fig.subplots(), "no held-out section without a QC flag")
             save(fig, out)
             return
         axes = fig.subplots(len(types), each * len(KINDS), squeeze=False)

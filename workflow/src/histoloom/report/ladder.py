@@ -50,14 +50,14 @@ def ladder_table(
     -------
     table
         rung, model, cohort, cc, cc_low, cc_high, gain, cc_pooled_patient, cc_pooled, l1_skill, n_patients, then
-        ``cc_<patient>`` for each held-out patient without a badge.
+        ``cc_<patient>`` for each held-out patient without a QC flag.
     steps
         (model, rung) in order.
     title
         Of the experiment.
     """
     rows, models, title = read_experiment(experiment, spec, metrics)
-    rows, steps = rows[rows["badge"] == ""], _steps(spec, models)
+    rows, steps = rows[rows["qc_flag"] == ""], _steps(spec, models)
     patients = whole(rows, "patient", "cc")
     found: list[dict[str, Any]] = []
     for cohort in sorted(patients["cohort"].unique()):
@@ -173,7 +173,7 @@ def draw_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[P
         png. Points are patients, diamonds their mean; an interval (bootstrap over patients) from five patients on.
     """
     rows, models, title = read_experiment(experiment, spec, metrics)
-    rows, steps = rows[rows["badge"] == ""], _steps(spec, models)
+    rows, steps = rows[rows["qc_flag"] == ""], _steps(spec, models)
     pooled = whole(rows, "pooled_patient", "cc")
     panels = [
         (whole(rows, "patient", "cc"), "CC within sections (headline)", "sections"),

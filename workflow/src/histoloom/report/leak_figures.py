@@ -90,12 +90,12 @@ def _price_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) -> 
     sections = table[table["level"] == "section"].sort_values(["patient", "sample"], kind="stable")
     for row in sections.to_dict("records"):
         tone = PALETTE[names.index(row["patient"]) % len(PALETTE)]
-        style: dict[str, Any] = {"ls": "--" if row["badge"] else "-", "mfc": "white" if row["badge"] else tone}
-        name = f"patient {row['patient']}" + (f" [{row['badge']}]" if row["badge"] else "")
+        style: dict[str, Any] = {"ls": "--" if row["qc_flag"] else "-", "mfc": "white" if row["qc_flag"] else tone}
+        name = f"patient {row['patient']}" + (f" [{row['qc_flag']}]" if row["qc_flag"] else "")
         cc = [row["cc_without"], row["cc_with"]]
         ax.plot([0, 1], cc, marker="o", ms=4.5, lw=1.1, color=tone, alpha=0.85, label=name, **style)
     _section_names(ax, sections)
-    for row in table[(table["level"] == "patient") & (table["badge"] == "")].to_dict("records"):
+    for row in table[(table["level"] == "patient") & (table["qc_flag"] == "")].to_dict("records"):
         tone = PALETTE[names.index(row["patient"]) % len(PALETTE)]
         ax.plot([0, 1], [row["cc_without"], row["cc_with"]], "D", ms=7, mfc=tone, mec="black", mew=0.9, zorder=4)
     ax.plot([], [], "D", ms=7, mfc="white", mec="black", ls="none", label="mean of the patient")
@@ -136,15 +136,15 @@ def _transfer_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) 
     }
     for key in dict.fromkeys(k for part in places.values() for k in part.index):
         found = {i: part.loc[key] for i, part in places.items() if key in part.index}
-        badge = next(iter(found.values()))["badge"]
+        qc_flag = next(iter(found.values()))["qc_flag"]
         tone = PALETTE[1] if key[1] in shared else PALETTE[0]
         # Lines join the trainings that are told apart for the same patients; (b) is (a) with patients left out.
         line = [i for i in (0, 2, 3) if i in found]
         ax.plot(line, [found[i]["cc"] for i in line], lw=0.7, color=tone, alpha=0.45, zorder=1)
         ax.plot(list(found), [row["cc"] for row in found.values()], "o", ms=4.2, color=tone, alpha=0.8, zorder=2,
-                mfc="white" if badge else tone,
+                mfc="white" if qc_flag else tone,
                 label=("patient on both sides" if key[1] in shared else "unshared patient")
-                + (f" [{badge}]" if badge else ""))  # fmt: skip
+                + (f" [{qc_flag}]" if qc_flag else ""))  # fmt: skip
     means = table[table["level"] == "cohort"]
     for i, (what, group, _) in enumerate(_STEPS):
         here = means[(means["training"] == what) & (means["tested"] == group)]

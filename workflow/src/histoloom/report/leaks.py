@@ -17,15 +17,15 @@ from histoloom.report.pages import Page, listed, number, write_csv
 PRICE = "leak_price"
 TRAININGS = ("as_published", "shared_dropped", "random_drop")
 PRICE_COLUMNS = [
-    "model", "against", "level", "cohort", "patient", "sample", "badge", "cc_with", "cc_without", "difference",
+    "model", "against", "level", "cohort", "patient", "sample", "qc_flag", "cc_with", "cc_without", "difference",
     "cc_with_sd_draws", "n_draws", "n_types", "n_types_undefined", "n_test", "n_train", "n_leaked", "n_patients",
     "n_patients_higher", "p",
 ]  # fmt: skip
 TRANSFER_COLUMNS = [
-    "model", "against", "cohort", "level", "patient", "badge", "tested", "training", "n_draws", "cc", "cc_low_draw",
+    "model", "against", "cohort", "level", "patient", "qc_flag", "tested", "training", "n_draws", "cc", "cc_low_draw",
     "cc_high_draw", "n_patients", "n_train", "n_train_sections", "n_train_patients", "n_leaked",
 ]  # fmt: skip
-_PLACE = ["cohort", "patient", "sample", "badge"]
+_PLACE = ["cohort", "patient", "sample", "qc_flag"]
 _NO_P = f"Below {MIN_PATIENTS} patients no p is given: no pattern of signs could make one small."
 
 
@@ -65,7 +65,7 @@ def price_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mode
         spread = own.groupby(["cohort", "sample"])["value"].std()
         for level in ("section", "patient", "cohort"):
             place = _PLACE[: {"section": 4, "patient": 2, "cohort": 1}[level]]
-            place = [*place, "badge"] if level == "patient" else place
+            place = [*place, "qc_flag"] if level == "patient" else place
             chosen = part[(part["aggregation"] == level) & part["metric"].isin(["cc_with", "cc_without", PRICE])]
             if chosen.empty:
                 continue
@@ -86,12 +86,12 @@ def price_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mode
     rank = frame["model"].map({m: i for i, m in enumerate(models)})
     frame = frame.reindex(columns=PRICE_COLUMNS).loc[rank.sort_values(kind="stable").index].reset_index(drop=True)
     whole = ["n_draws", "n_types", "n_types_undefined", "n_test", "n_train", "n_patients", "n_patients_higher"]
-    return frame.fillna({"patient": "", "sample": "", "badge": ""}).astype(dict.fromkeys(whole, "Int64"))
+    return frame.fillna({"patient": "", "sample": "", "qc_flag": ""}).astype(dict.fromkeys(whole, "Int64"))
 
 
 def _over_patients(patients: pd.DataFrame, cohorts: pd.Series) -> dict[str, list[float]]:
     """Return, cohort by cohort, how many patients there are, in how many the leak raises CC, and the p."""
-    plain = patients[patients["badge"] == ""]
+    plain = patients[patients["qc_flag"] == ""]
     by_cohort = [plain.loc[plain["cohort"] == cohort, "difference"].dropna().to_numpy() for cohort in cohorts]
     return {
         "n_patients": [len(v) for v in by_cohort],
@@ -118,12 +118,12 @@ def transfer_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], m
     rows = rows[rows["aggregation"].isin(["patient", "cohort"]) & rows["model"].isin(models)]
     sizes = pd.DataFrame.from_dict(dict(folds), orient="index")
     rows = rows.assign(training=rows["fold"].map(sizes["what"]), tested=rows["variant"], level=rows["aggregation"])
-    by = ["model", "against", "cohort", "level", "patient", "badge", "tested", "training"]
+    by = ["model", "against", "cohort", "level", "patient", "qc_flag", "tested", "training"]
     draws = rows.groupby(by, sort=False)["value"]
     found = draws.agg(n_draws="size", cc="mean", cc_low_draw="min", cc_high_draw="max").reset_index()
     means = sizes.groupby("what")[["n_train", "n_train_sections", "n_train_patients", "n_leaked"]].mean()
     found = found.join(means, on="training")
-    patients = rows[(rows["level"] == "patient") & (rows["badge"] == "")]
+    patients = rows[(rows["level"] == "patient") & (rows["qc_flag"] == "")]
     counts = patients.groupby(["model", "against", "cohort", "tested"])["patient"].nunique()
     key = pd.MultiIndex.from_frame(found[["model", "against", "cohort", "tested"]])
     found["n_patients"] = np.where(found["level"] == "cohort", counts.reindex(key).to_numpy(), np.nan)
@@ -215,7 +215,7 @@ def _price_rows(table: pd.DataFrame) -> pd.DataFrame:
         section = row["level"] == "section"
         rows.append(
             {"model": row["model"], "cohort": row["cohort"], "patient": row["patient"],
-             "section": (row["sample"] if section else "mean") + (f" [{row['badge']}]" if row["badge"] else ""),
+             "section": (row["sample"] if section else "mean") + (f" [{row['qc_flag']}]" if row["qc_flag"] else ""),
              "CC with": number(row["cc_with"]), "CC without": number(row["cc_without"]),
              "difference": number(row["difference"]),
              "sd over draws": number(row["cc_with_sd_draws"]) if section else "",
@@ -283,7 +283,7 @@ def _by_group(part: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
     for key, rows in part.groupby(["model", "cohort", "tested"], sort=False):
         model, cohort, tested = map(str, key)
         mine = patients[(patients["model"] == model) & (patients["cohort"] == cohort) & (patients["tested"] == tested)]
-        wide = mine[mine["badge"] == ""].set_index(["patient", "training"])["cc"].unstack("training")
+        wide = mine[mine["qc_flag"] == ""].set_index(["patient", "training"])["cc"].unstack("training")
         gain = (wide.get("random_drop", np.nan) - wide.get("shared_dropped", np.nan)) * np.ones(len(wide))
         found.append(
             {"model": model, "cohort": cohort, "tested": tested.replace("_", " "), "patients": str(len(wide)),

@@ -19,8 +19,8 @@ _SHARE_OF_PITCH = 0.9
 
 
 def section_scores(scored: Scored) -> pd.DataFrame:
-    """Return the mean CC over types of each tested section: fold, cohort, sample, patient, badge, value, index."""
-    by = ["fold", "cohort", "sample", "patient", "badge"]
+    """Return the mean CC over types of each tested section: fold, cohort, sample, patient, qc_flag, value, index."""
+    by = ["fold", "cohort", "sample", "patient", "qc_flag"]
     rows = []
     for key, index in sorted(scored.obs.groupby(by, observed=True, sort=True).indices.items()):
         r, _ = column_correlation(scored.prediction[index], scored.reference["labels"][index])
@@ -34,7 +34,7 @@ def section_scores(scored: Scored) -> pd.DataFrame:
 def median_section(scored: Scored) -> tuple[str, str, str, np.ndarray]:
     """Return fold, cohort, sample and positions of the section whose CC is the median one: neither best nor worst."""
     scores = section_scores(scored)
-    pool = scores[scores["badge"] == ""]
+    pool = scores[scores["qc_flag"] == ""]
     pool = pool if len(pool) else scores
     pool = pool.assign(value=pool["value"].fillna(-2)).sort_values(["value", "cohort", "sample", "fold"])
     row = pool.iloc[(len(pool) - 1) // 2]

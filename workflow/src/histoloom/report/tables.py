@@ -17,7 +17,7 @@ from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval, comp
 from histoloom.report.pages import Page, listed, number, write_csv
 
 SUMMARY_COLUMNS = [
-    "model", "variant", "cohort", "badge", "against", "cc", "cc_low", "cc_high", "cc_seed_sd", "cc_pooled_patient",
+    "model", "variant", "cohort", "qc_flag", "against", "cc", "cc_low", "cc_high", "cc_seed_sd", "cc_pooled_patient",
     "cc_pooled", "cc_pooled_between", "cc_pooled_section_mean", "cc_spot",
     "l1", "l1_mean_predictor", "l1_skill", "coloc_cosine", "coloc_correlation",
     "n_patients", "n_patients_nan", "n_sections", "n_types", "n_nan", "protocol",
@@ -45,7 +45,7 @@ def _value(rows: pd.DataFrame, **where: Any) -> float:
 
 
 def summary_row(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the summary of one model, cohort and reference from its metric rows without a badge."""
+    """Return the summary of one model, cohort and reference from its metric rows without a QC flag."""
     patients = _pick(rows, metric="cc", aggregation="patient", target="", train_seed=-1)
     sections = rows[(rows["aggregation"] == "section") & (rows["metric"] == "cc") & (rows["target"] != "")]
     interval = bootstrap_interval(patients["value"].to_numpy()) or (np.nan, np.nan)
@@ -75,8 +75,8 @@ def summary_row(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def badged_row(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the summary of badged sections: means over their patients, shown apart."""
+def flagged_row(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the summary of flagged sections: means over their patients, shown apart."""
     patients = rows[(rows["aggregation"] == "patient") & (rows["target"] == "")]
     sections = rows[(rows["aggregation"] == "section") & (rows["metric"] == "cc") & (rows["target"] != "")]
     found = {
@@ -106,7 +106,7 @@ def summarise(metrics: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `SUMMARY_COLUMNS`; one row per model, variant, cohort and reference, and one more for each badge.
+        `SUMMARY_COLUMNS`; one row per model, variant, cohort and reference, and one more for each QC flag.
     """
     found = []
     order = {model: i for i, model in enumerate(models)}
@@ -114,16 +114,16 @@ def summarise(metrics: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     for key, rows in metrics.groupby(_PLACE, sort=True, observed=True):
         place = dict(zip(_PLACE, key if isinstance(key, tuple) else (key,), strict=True))
         place["protocol"] = rows["protocol"].iloc[0]
-        plain = rows[rows["badge"] == ""]
+        plain = rows[rows["qc_flag"] == ""]
         if (plain["aggregation"] == "section").any():
-            found.append({**place, "badge": "", **summary_row(plain)})
-        for badge, part in rows[rows["badge"] != ""].groupby("badge", sort=True):
-            found.append({**place, "badge": badge, **badged_row(part)})
+            found.append({**place, "qc_flag": "", **summary_row(plain)})
+        for qc_flag, part in rows[rows["qc_flag"] != ""].groupby("qc_flag", sort=True):
+            found.append({**place, "qc_flag": qc_flag, **flagged_row(part)})
     frame = pd.DataFrame(found).reindex(columns=SUMMARY_COLUMNS)
-    frame["badge"] = frame["badge"].fillna("")
+    frame["qc_flag"] = frame["qc_flag"].fillna("")
     rank = frame["model"].map(order)
-    frame = frame.assign(_rank=rank, _plain=frame["badge"] != "")
-    frame = frame.sort_values(["_plain", "badge", "cohort", "against", "_rank", "variant"], kind="stable")
+    frame = frame.assign(_rank=rank, _plain=frame["qc_flag"] != "")
+    frame = frame.sort_values(["_plain", "qc_flag", "cohort", "against", "_rank", "variant"], kind="stable")
     return frame.drop(columns=["_rank", "_plain"]).reset_index(drop=True)
 
 
@@ -146,7 +146,7 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "model": name + (f" ({', '.join(marks)})" if marks else ""),
-                "cohort": row["cohort"] + (f" [{row['badge']}]" if row["badge"] else ""),
+                "cohort": row["cohort"] + (f" [{row['qc_flag']}]" if row["qc_flag"] else ""),
                 "against": row["against"],
                 "CC": number(row["cc"]) + interval,
                 "sd over seeds": number(row["cc_seed_sd"]),
@@ -234,8 +234,9 @@ def write_tables(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[
     metrics
         Metrics of its models.
     out
-        Path by role: ``summary_csv`` (all numbers, one row per model, cohort, reference and badge), ``comparisons_csv``
-        (every two models over patients), ``summary_md`` and ``summary_html`` (for people); roles may be left out.
+        Path by role: ``summary_csv`` (all numbers, one row per model, cohort, reference and QC flag),
+        ``comparisons_csv`` (every two models over patients), ``summary_md`` and ``summary_html`` (for people); roles
+        may be left out.
 
     Raises
     ------
@@ -267,13 +268,13 @@ def _page(
     experiment: str, spec: Mapping[str, Any], rows: pd.DataFrame, table: pd.DataFrame, models: Sequence[str]
 ) -> Page:
     page = Page(str(spec.get("title") or experiment))
-    plain, badged = table[table["badge"] == ""], table[table["badge"] != ""]
+    plain, flagged = table[table["qc_flag"] == ""], table[table["qc_flag"] != ""]
     if len(plain):
         page.table(_for_people(plain))
     page.text(_READING)
-    if len(badged):
+    if len(flagged):
         page.heading("Shown, kept out of all means")
-        page.table(_for_people(badged)[["model", "cohort", "against", "CC", "L1", "skill", "patients", "sections"]])
+        page.table(_for_people(flagged)[["model", "cohort", "against", "CC", "L1", "skill", "patients", "sections"]])
     _add_comparisons(page, rows, models)
     for against in sorted(rows["against"].unique()):
         page.heading(f"CC by cell type, against {against}")

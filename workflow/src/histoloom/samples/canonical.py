@@ -31,7 +31,16 @@ _MEASURES = ("mpp", "pitch_um", "spot_diameter_um")
 OPTIONAL_OBS = ("cell_area_um2", "nucleus_area_um2", "has_patch")
 """Columns of obs that are kept where a reader gives them."""
 _SIZE_TOLERANCE_PX = 1
-_IDENTITY_COLUMNS = ("sample", "patient", "mpp", "mpp_decides", "pitch_um", "spot_diameter_um", "badge", "counts_layer")
+_IDENTITY_COLUMNS = (
+    "sample",
+    "patient",
+    "mpp",
+    "mpp_decides",
+    "pitch_um",
+    "spot_diameter_um",
+    "qc_flag",
+    "counts_layer",
+)
 
 
 def build_sample(
@@ -73,7 +82,7 @@ def build_sample(
         facts = _measure(section, slide, row, where, reader, found)
     _complete(section)
     dropped_places = np.asarray(section.uns.pop("dropped_places", np.empty((0, 2))))
-    # The planted truth is for judges: no part of the sample.
+    # The planted truth is for checks: no part of the sample.
     used = identities_of({role: _parts(path) for role, path in files.items() if role != "truth"})
     params = {
         "source": source,
@@ -85,7 +94,7 @@ def build_sample(
         "cohort": cohort,
         "sample": row["sample"],
         "patient": row["patient"],
-        "badge": row.get("badge", ""),
+        "qc_flag": row.get("qc_flag", ""),
         "unit": found.get("unit", reader.unit),
         **facts,
         "slide_sha256": sha256_file(image) if image else None,

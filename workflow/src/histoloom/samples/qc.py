@@ -133,8 +133,8 @@ def _draw_scale_bar(axes: Any, width: int, height: int, um_per_px: float) -> Non
 
 def _title(section: AnnData, metadata: dict[str, Any]) -> str:
     """Say what the section is and how it was read."""
-    badge = f"  [{metadata['badge']}]" if metadata["badge"] else ""
-    first = f"{metadata['cohort']} / {metadata['sample']}   patient {metadata['patient']}{badge}"
+    qc_flag = f"  [{metadata['qc_flag']}]" if metadata["qc_flag"] else ""
+    first = f"{metadata['cohort']} / {metadata['sample']}   patient {metadata['patient']}{qc_flag}"
     pixels = f"{metadata['slide_width']} x {metadata['slide_height']} px"
     size = f"{pixels} at {metadata['mpp']:.3f} µm/px (by {_BY[metadata['mpp_source']]})"
     if section.n_vars == 0:

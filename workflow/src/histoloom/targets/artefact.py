@@ -21,7 +21,7 @@ class Target:
     ----------
     obs
         One row per observation: cohort, sample, patient, obs_id, array_row, array_col, x, y (level-0
-        px), pitch_um, badge, low_umi and,
+        px), pitch_um, qc_flag, low_umi and,
         where annotated, region; index ``cohort/sample/obs_id``.
     values
         (n_obs, n_types) float64.

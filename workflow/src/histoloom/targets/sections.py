@@ -29,7 +29,7 @@ class Observed:
         Names.
     obs
         All observations, index obs_id: cohort, sample, patient, obs_id, array_row, array_col, region where known, x, y,
-        pitch_um, badge, low_umi.
+        pitch_um, qc_flag, low_umi.
     kept
         bool (n,): in tissue and on a kept tile.
     step
@@ -88,7 +88,7 @@ def observe(sample: Path, tile: Path) -> Observed:
     frame["x"], frame["y"] = spatial[:, 0], spatial[:, 1]
     pitch = meta.get("pitch_um")
     frame["pitch_um"] = float(pitch) if pitch is not None else np.nan
-    frame["badge"] = str(meta.get("badge") or "")
+    frame["qc_flag"] = str(meta.get("qc_flag") or "")
     frame["low_umi"] = obs["n_counts"].to_numpy() < LOW_UMI
     step = {
         "cohort": cohort, "sample": name, "observations": len(obs), "in_tissue": int(in_tissue.sum()),

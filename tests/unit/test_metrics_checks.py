@@ -1,4 +1,4 @@
-"""Judges of labels: planted truth, other labels, regions; intervals and patients as the unit."""
+"""Checks of labels: planted truth, other labels, regions; intervals and patients as the unit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics.auroc import auroc_with_interval
-from histoloom.metrics.judges import Labels, score_labels, score_regions
+from histoloom.metrics.checks import Labels, run_check, score_regions
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.uncertainty import bootstrap_interval
 
@@ -26,7 +26,7 @@ def spec(kind: str, **more) -> dict:
     entry = {"kind": kind, "labels": "c2l", "cohorts": ["demo"], **more}
     if kind != "regions":
         entry.setdefault("against", "other")
-    check(entry, load_schema(f"judge.{kind}"), "judges.j")
+    check(entry, load_schema(f"check.{kind}"), "checks.j")
     return {**entry, "name": "j"}
 
 
@@ -44,7 +44,7 @@ def test_every_label_type_against_every_planted_type(tmp_path, truth):
         size=(len(OBS), 3)
     )
     labels = write_labels(tmp_path / "l.h5ad", OBS, found, ["Fibro", "Plasma", "Mast"])
-    score_labels(spec=spec("truth"), labels=[labels], against=[path], out=tmp_path / "j.parquet")
+    run_check(spec=spec("truth"), labels=[labels], against=[path], out=tmp_path / "j.parquet")
     rows = read_metrics([tmp_path / "j.parquet"])
     assert set(rows["model"]) == {"c2l"}
     assert set(rows["against"]) == {"truth"}
@@ -60,7 +60,7 @@ def test_every_label_type_against_every_planted_type(tmp_path, truth):
 def test_swapped_types_fail_the_diagonal(tmp_path, truth):
     path, planted = truth
     labels = write_labels(tmp_path / "l.h5ad", OBS, planted, ["Cancer", "Plasma", "Fibro"])
-    score_labels(spec=spec("truth"), labels=[labels], against=[path], out=tmp_path / "j.parquet")
+    run_check(spec=spec("truth"), labels=[labels], against=[path], out=tmp_path / "j.parquet")
     rows = read_metrics([tmp_path / "j.parquet"])
     found = rows[rows["metric"] == "diagonal_is_max"].set_index("target")["value"].to_dict()
     assert found == {"Cancer": 0.0, "Plasma": 0.0, "Fibro": 1.0}
@@ -75,8 +75,8 @@ def test_labels_against_labels_through_a_map_of_sums_on_shared_observations(tmp_
     labels = write_labels(
         tmp_path / "l.h5ad", shuffled, np.column_stack([epithelial, planted[order, 2]]), ["Epi", "Str"]
     )
-    judge = spec("labels", map={"Epi": ["Plasma", "Cancer"], "Str": "Fibro"})
-    score_labels(spec=judge, labels=[labels], against=[path], out=tmp_path / "j.parquet")
+    entry = spec("labels", map={"Epi": ["Plasma", "Cancer"], "Str": "Fibro"})
+    run_check(spec=entry, labels=[labels], against=[path], out=tmp_path / "j.parquet")
     rows = read_metrics([tmp_path / "j.parquet"]).query("aggregation == 'section'")
     at = (shuffled["sample"] == "A1").to_numpy()
     want = pearsonr(epithelial[at], (planted[:, 0] + planted[:, 1])[order][at]).statistic
@@ -89,8 +89,8 @@ def test_labels_against_labels_through_a_map_of_sums_on_shared_observations(tmp_
 
 def test_a_map_that_names_no_type_is_refused(tmp_path, truth):
     path, _ = truth
-    with pytest.raises(InputError, match=r"judges.j.map.*'Cancerous' is no type"):
-        score_labels(
+    with pytest.raises(InputError, match=r"checks.j.map.*'Cancerous' is no type"):
+        run_check(
             spec=spec("labels", map={"Plasma": "Cancerous"}), labels=[path], against=[path], out=tmp_path / "j.parquet"
         )
 
@@ -108,8 +108,8 @@ def regions_case(tmp_path):
 
 def test_auroc_against_sklearn_on_annotated_spots_only(tmp_path):
     values, obs, sections, labels = regions_case(tmp_path)
-    judge = spec("regions", pairs=[{"type": ["Plasma", "Fibro"], "region": "immune infiltrate"}])
-    score_labels(spec=judge, labels=[labels], against=sections, out=tmp_path / "j.parquet")
+    entry = spec("regions", pairs=[{"type": ["Plasma", "Fibro"], "region": "immune infiltrate"}])
+    run_check(spec=entry, labels=[labels], against=sections, out=tmp_path / "j.parquet")
     rows = read_metrics([tmp_path / "j.parquet"])
     auroc = rows[(rows["metric"] == "auroc") & (rows["aggregation"] == "section")].set_index("sample")
     assert set(auroc.index) == {"A1", "B1"}
@@ -126,9 +126,9 @@ def test_auroc_against_sklearn_on_annotated_spots_only(tmp_path):
 
 def test_an_unknown_region_lists_those_there_are(tmp_path):
     _, _, sections, labels = regions_case(tmp_path)
-    judge = spec("regions", pairs=[{"type": "Plasma", "region": "fat"}])
+    entry = spec("regions", pairs=[{"type": "Plasma", "region": "fat"}])
     with pytest.raises(InputError, match="connective tissue, immune infiltrate"):
-        score_labels(spec=judge, labels=[labels], against=sections, out=tmp_path / "j.parquet")
+        run_check(spec=entry, labels=[labels], against=sections, out=tmp_path / "j.parquet")
 
 
 def test_delong_interval_covers_as_it_should():
@@ -174,7 +174,9 @@ def test_published_immune_proportions_find_the_pathologists_infiltrates(real_dat
             tables.append(pd.read_csv(handle, sep="\t", index_col=0).assign(sample=sample))
     table = pd.concat(tables)
     types = [name for name in table.columns if name != "sample"]
-    obs = pd.DataFrame({"cohort": "her2st", "sample": table["sample"], "patient": table["sample"].str[0], "badge": ""})
+    obs = pd.DataFrame(
+        {"cohort": "her2st", "sample": table["sample"], "patient": table["sample"].str[0], "qc_flag": ""}
+    )
     obs.index = pd.Index("her2st/" + table["sample"] + "/" + table.index)
     labels = Labels(obs, types, table[types].to_numpy(float), {}, her2st)
     immune = {"type": ["B-cells", "Myeloid", "Plasma Cells", "T-cells"], "region": "immune infiltrate"}

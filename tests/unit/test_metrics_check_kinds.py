@@ -1,4 +1,4 @@
-"""Judges of choices and of held-out predictions: sensitivity, regions of predictions, kept tiles; all their figures."""
+"""Checks of choices and of held-out predictions: sensitivity, regions of predictions, kept tiles; all their figures."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from histoloom.artefacts import write_parquet
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
-from histoloom.metrics.judges import score_labels
+from histoloom.metrics.checks import run_check
 from histoloom.metrics.labelled import read_predicted
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.attainable import draw_attainable, write_attainable
 from histoloom.report.bars import marked
-from histoloom.report.figures import draw_judge
+from histoloom.report.figures import draw_check
 
 OBS = make_obs({("A", "A1"): 49, ("A", "A2"): 49, ("B", "B1"): 49})
 NAMES = ["Plasma", "Cancer", "Fibro"]
 
 
-def judge(kind: str, folder, judged, against, /, **more) -> pd.DataFrame:
+def run(kind: str, folder, checked, against, /, **more) -> pd.DataFrame:
     """Validate, score, draw twice, and return the rows."""
     spec = {"kind": kind, **more}
-    check(spec, load_schema(f"judge.{kind}"), "judges.j")
+    check(spec, load_schema(f"check.{kind}"), "checks.j")
     spec["name"] = "j"
-    score_labels(spec=spec, labels=judged, against=against, out=folder / "j.parquet")
+    run_check(spec=spec, labels=checked, against=against, out=folder / "j.parquet")
     for name in ("a.png", "b.png"):
-        draw_judge(spec=spec, metrics=folder / "j.parquet", out=folder / name)
+        draw_check(spec=spec, metrics=folder / "j.parquet", out=folder / name)
     assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
     return read_metrics([folder / "j.parquet"])
 
@@ -49,7 +49,7 @@ def test_labels_made_in_several_ways_are_compared_pair_by_pair(tmp_path):
     base = make_values(OBS, types=3)
     noisy = base + np.random.default_rng(0).normal(size=base.shape)
     files = variants(tmp_path, n30=(base, NAMES), n60=(2 * base, NAMES), other=(noisy[:, [2, 0]], ["Fibro", "Plasma"]))
-    rows = judge("sensitivity", tmp_path, files, [], labels=["n30", "n60", "other"], cohorts=["demo"])
+    rows = run("sensitivity", tmp_path, files, [], labels=["n30", "n60", "other"], cohorts=["demo"])
     cohort = rows[rows["aggregation"] == "cohort"].set_index(["gene_set", "k", "metric", "target"])["value"]
     assert cohort["n30", "n60", "cc", "Plasma"] == pytest.approx(1)
     assert cohort["n30", "n60", "abundance_ratio", ""] == pytest.approx(2)
@@ -68,7 +68,7 @@ def test_two_levels_of_a_reference_meet_at_the_coarser_one(tmp_path):
     files = variants(tmp_path, fine=(base, NAMES), other=(base + 1, NAMES), coarse=(coarse, ["Cancer", "Rest"]))
     names = ["fine", "other", "coarse"]
     merge = {"Rest": ["Plasma", "Fibro", "absent here"]}
-    rows = judge("sensitivity", tmp_path, files, [], labels=names, cohorts=["demo"], merge=merge)
+    rows = run("sensitivity", tmp_path, files, [], labels=names, cohorts=["demo"], merge=merge)
     cohort = rows[rows["aggregation"] == "cohort"].set_index(["gene_set", "k", "metric", "target"])["value"]
     assert cohort["fine", "coarse", "cc", "Rest"] == pytest.approx(1)
     assert cohort["fine", "coarse", "cc", "Cancer"] == pytest.approx(1)
@@ -87,7 +87,7 @@ def test_a_sensitivity_says_in_what_its_entries_differ_and_that_fits_were_short(
         spec = {"method": "cell2location", "detection_alpha": 20, "max_epochs": 9, **more}
         facts = {"spec": spec, "demo_fit": name == "a200", "qc": [{"n_cells_per_location": 17.0}]}
         files.append(write_labels(tmp_path / name / "demo.h5ad", OBS, base, NAMES, **facts))
-    rows = judge("sensitivity", tmp_path, files, [], labels=["n30", "a200", "counted"], cohorts=["demo"])
+    rows = run("sensitivity", tmp_path, files, [], labels=["n30", "a200", "counted"], cohorts=["demo"])
     stamp = json.loads(rows["protocol"].iloc[0])["labels"]
     assert stamp["demo_fit"] is True
     assert stamp["variants"] == {
@@ -102,7 +102,7 @@ def test_variants_without_a_common_type_are_refused(tmp_path):
     base = make_values(OBS, types=2)
     files = variants(tmp_path, a=(base, ["x", "y"]), b=(base, ["u", "v"]))
     with pytest.raises(InputError, match="'a' and 'b' share no type"):
-        judge("sensitivity", tmp_path, files, [], labels=["a", "b"], cohorts=["demo"])
+        run("sensitivity", tmp_path, files, [], labels=["a", "b"], cohorts=["demo"])
 
 
 def predictions(tmp_path, seed=1) -> tuple:
@@ -122,7 +122,7 @@ def test_held_out_predictions_are_held_against_regions(tmp_path):
     made, files = predictions(tmp_path)
     obs, paths = sections(tmp_path)
     pairs = [{"type": "Plasma", "region": "immune infiltrate"}]
-    rows = judge("predicted_regions", tmp_path, [files["predictions"]], paths, experiment="loo", pairs=pairs)
+    rows = run("predicted_regions", tmp_path, [files["predictions"]], paths, experiment="loo", pairs=pairs)
     assert set(rows["model"]) == {"ridge"}
     for sample in ("A1", "B1"):
         at = ((obs["sample"] == sample) & (obs["region"] != "")).to_numpy()
@@ -146,7 +146,7 @@ def test_predicted_cellularity_has_a_figure(tmp_path):
         table = pd.DataFrame({"obs_id": part["obs_id"].to_numpy(), "nuclei": total / 2, "nuclei_area_um2": 0.0})
         write_parquet(table, tmp_path / f"{sample}.parquet", {"cohort": "demo", "sample": sample})
         counted.append(tmp_path / f"{sample}.parquet")
-    rows = judge("predicted_nuclei", tmp_path, [files["predictions"]], counted, experiment="loo")
+    rows = run("predicted_nuclei", tmp_path, [files["predictions"]], counted, experiment="loo")
     cohort = rows[rows["aggregation"] == "cohort"].set_index("metric")["value"]
     assert cohort["nuclei_cc"] == pytest.approx(1)
     assert cohort["nuclei_ratio"] == pytest.approx(2)
@@ -161,7 +161,7 @@ def test_tiles_kept_per_region_are_counted_against_all(tmp_path):
         table = pd.DataFrame({"obs_id": part["obs_id"].to_numpy(), "kept": kept, "reason": reason})
         write_parquet(table, tmp_path / f"{sample}.t", {"cohort": "demo", "sample": sample, "patient": sample[0]})
         tables.append((tmp_path / f"{sample}.t").rename(tmp_path / f"{sample}.tiles.parquet"))
-    rows = judge("kept", tmp_path, tables, paths, tiles="um112", cohorts=["demo"])
+    rows = run("kept", tmp_path, tables, paths, tiles="um112", cohorts=["demo"])
     section = rows[(rows["aggregation"] == "section") & (rows["sample"] == "A1") & (rows["metric"] == "kept")]
     value = section.set_index("target")["value"]
     a1 = obs[obs["sample"] == "A1"]
@@ -176,10 +176,10 @@ def test_ceiling_and_colocalization_have_figures_and_cc_stands_beside_its_ceilin
     base, rng = make_values(OBS, types=3), np.random.default_rng(0)
     halves = [np.abs(base + rng.normal(size=base.shape) * [0.2, 0.5, 30.0]) for _ in range(2)]
     paths = [write_labels(tmp_path / f"h{i}.h5ad", OBS, half, NAMES) for i, half in enumerate(halves)]
-    judge("ceiling", tmp_path, paths[:1], paths[1:], labels="c2l", cohorts=["demo"])
+    run("ceiling", tmp_path, paths[:1], paths[1:], labels="c2l", cohorts=["demo"])
     ceilings = (tmp_path / "j.parquet").rename(tmp_path / "ceilings.parquet")
     placed = [write_section(tmp_path / f"{s}.h5ad", "demo", s, p, pitch_um=200.0) for s, p in OBS.groupby("sample")]
-    judge("colocalization", tmp_path, paths[:1], placed, labels="c2l", cohorts=["demo"], permutations=19)
+    run("colocalization", tmp_path, paths[:1], placed, labels="c2l", cohorts=["demo"], permutations=19)
     score_predictions(spec=SPEC, experiment="loo", model="ridge", out=tmp_path / "m.parquet", **files)
     more = {"metrics": [tmp_path / "m.parquet"], "ceilings": [ceilings]}
     spec = {"models": ["ridge"], "title": "t"}

@@ -1,4 +1,4 @@
-"""Judge of labels: which pairs of types are colocalized beyond chance, with the false discovery rate under control."""
+"""Check of labels: which pairs of types are colocalized beyond chance, with the false discovery rate under control."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEAST = 20
 
 
 def read_positions(paths: Sequence[Path], cohort: str) -> pd.DataFrame:
-    """Return array coordinates, pitch, px and badge of a cohort's observations, index ``cohort/sample/obs_id``."""
+    """Return array coordinates, pitch, px and qc_flag of a cohort's observations, index ``cohort/sample/obs_id``."""
     import h5py
     from anndata.io import read_elem
 
@@ -45,7 +45,7 @@ def read_positions(paths: Sequence[Path], cohort: str) -> pd.DataFrame:
             part[column] = obs[column].to_numpy(dtype=float) if column in obs else np.nan
         part["pitch_um"] = float(metadata.get("pitch_um") or "nan")
         part["x"], part["y"] = spatial.T if spatial is not None else (np.nan, np.nan)
-        part["badge"] = str(metadata.get("badge") or "")
+        part["qc_flag"] = str(metadata.get("qc_flag") or "")
         found.append(part)
     if not found:
         raise InputError(f"cohort '{cohort}'", "none of its sections was given.", "name sections of this cohort.")
@@ -75,7 +75,7 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
     Parameters
     ----------
     spec
-        The judge's entry: ``moran``, ``permutations``, ``scheme``, ``seed``.
+        The check's entry: ``moran``, ``permutations``, ``scheme``, ``seed``.
     labels
         Of one cohort.
     positions
@@ -86,7 +86,7 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
     list of DataFrame
         ``morans_r`` (z-scores within the section), ``morans_p`` and ``morans_q`` per section; the same per cohort, R
         being the mean over patients of means over sections, its null that mean under the same permutations; q is over
-        the pairs i < j. ``w_neighbours`` and ``w_self_share`` per section and rolled up. Badged sections enter no
+        the pairs i < j. ``w_neighbours`` and ``w_self_share`` per section and rolled up. Flagged sections enter no
         cohort value.
     """
     moran, count, scheme = spec.get("moran") or {}, int(spec["permutations"]), str(spec["scheme"])
@@ -98,7 +98,7 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
     means: dict[str, list[tuple[Floats, Floats]]] = {}
     for place, index in sections_of(labels):
         index = index[known[index]]
-        place["badge"] = str(obs["badge"].iloc[index[0]]) if len(index) else place["badge"]
+        place["qc_flag"] = str(obs["qc_flag"].iloc[index[0]]) if len(index) else place["qc_flag"]
         if len(index) < _LEAST:
             logger.warning("%s/%s: %d placed observations, no Moran's R", place["cohort"], place["sample"], len(index))
             continue
@@ -113,7 +113,7 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
         for metric, matrix in (("morans_r", observed), ("morans_p", p), ("morans_q", _q_matrix(p))):
             parts.append(_pairs(metric, types, matrix, aggregation="section", n=len(index), **place))
         diagnostics.append(diagnostic_rows(weights, place))
-        if not place["badge"]:
+        if not place["qc_flag"]:
             means.setdefault(place["patient"], []).append((observed, null))
     if diagnostics:
         parts.append(roll_up(pd.concat(diagnostics, ignore_index=True).assign(target=""), types=False))

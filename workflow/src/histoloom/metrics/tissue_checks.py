@@ -1,4 +1,4 @@
-"""Judges that look at the tissue: counted nuclei, unexplained counts, and which regions the tile filter eats."""
+"""Checks that look at the tissue: counted nuclei, unexplained counts, and which regions the tile filter eats."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from histoloom.metrics.labelled import Labels, sections_of
 
 
 def read_nuclei(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[str, str]]:
-    """Return counted nuclei by ``cohort/sample/obs_id``, and badges by section, of a cohort."""
-    found, badges = [], {}
+    """Return counted nuclei by ``cohort/sample/obs_id``, and qc_flags by section, of a cohort."""
+    found, qc_flags = [], {}
     for path in paths:
         metadata = read_metadata(path)
         if metadata.get("cohort") != cohort:
             continue
         table = pd.read_parquet(path)
-        badges[str(metadata["sample"])] = str(metadata.get("badge") or "")
+        qc_flags[str(metadata["sample"])] = str(metadata.get("qc_flag") or "")
         keys = cohort + "/" + str(metadata["sample"]) + "/" + table["obs_id"].astype(str)
         found.append(pd.Series(table["nuclei"].to_numpy(dtype=float), index=pd.Index(keys)))
     if not found:
         raise InputError(f"cohort '{cohort}'", "nuclei of none of its sections were counted.", "count them first.")
-    return pd.concat(found), badges
+    return pd.concat(found), qc_flags
 
 
 def score_nuclei(spec: Mapping[str, Any], labels: Labels, nuclei: pd.Series) -> list[pd.DataFrame]:
@@ -64,7 +64,9 @@ def score_nuclei(spec: Mapping[str, Any], labels: Labels, nuclei: pd.Series) -> 
     ]
 
 
-def score_kept(tiles: Sequence[Path], regions: pd.Series, cohort: str, badges: Mapping[str, str]) -> list[pd.DataFrame]:
+def score_kept(
+    tiles: Sequence[Path], regions: pd.Series, cohort: str, qc_flags: Mapping[str, str]
+) -> list[pd.DataFrame]:
     """Return the share of tiles that the background filter keeps, per pathologist's region.
 
     Parameters
@@ -75,7 +77,7 @@ def score_kept(tiles: Sequence[Path], regions: pd.Series, cohort: str, badges: M
         Region by ``cohort/sample/obs_id``; "" where nobody annotated.
     cohort
         The cohort to score.
-    badges
+    qc_flags
         By section.
 
     Returns
@@ -94,7 +96,7 @@ def score_kept(tiles: Sequence[Path], regions: pd.Series, cohort: str, badges: M
         region = regions.reindex(keys).fillna("").to_numpy()
         kept, background = table["kept"].to_numpy(dtype=bool), (table["reason"] == "background").to_numpy()
         place = {"fold": "", "cohort": cohort, "sample": sample, "patient": str(metadata.get("patient", "")),
-                 "badge": badges.get(sample, "")}  # fmt: skip
+                 "qc_flag": qc_flags.get(sample, "")}  # fmt: skip
         for name in ["all", *sorted(set(region) - {""})]:
             here = np.ones(len(table), dtype=bool) if name == "all" else region == name
             for metric, values in (("kept", kept), ("background", background)):
@@ -113,7 +115,7 @@ def score_residual(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) 
     Parameters
     ----------
     spec
-        The judge's entry.
+        The check's entry.
     labels
         Of one cohort, by a method that explains counts.
     regions
@@ -127,9 +129,9 @@ def score_residual(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) 
     """
     if "excess_residual" not in labels.obs:
         raise InputError(
-            f"judges.{spec.get('name', '?')}",
+            f"checks.{spec.get('name', '?')}",
             f"labels '{spec['labels']}' ({labels.metadata.get('method')}) explain no counts.",
-            "judge labels made by cell2location or nnls.",
+            "check labels made by cell2location or nnls.",
         )
     region = regions.reindex(labels.obs.index).fillna("").to_numpy()
     left = labels.obs["excess_residual"].to_numpy(dtype=float)

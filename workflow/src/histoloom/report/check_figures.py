@@ -1,4 +1,4 @@
-"""Figures of judges: labels against truth, against other labels, against a pathologist's regions."""
+"""Figures of checks: labels against truth, against other labels, against a pathologist's regions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.bars import marked
-from histoloom.report.judge_more import (
+from histoloom.report.check_more import (
     draw_ceiling,
     draw_kept,
     draw_nuclei,
@@ -25,21 +25,21 @@ from histoloom.report.style import DIVERGING, PALETTE, figure, jitter, note, sav
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BADGED = "#9A9A9A"
+_FLAGGED = "#9A9A9A"
 
 
-def draw_judge(*, spec: Mapping[str, Any], metrics: Path, out: Path) -> None:
-    """Draw what a judge found.
+def draw_check(*, spec: Mapping[str, Any], metrics: Path, out: Path) -> None:
+    """Draw what a check found.
 
     Parameters
     ----------
     spec
-        The judge's entry and its ``name``.
+        The check's entry and its ``name``.
     metrics
         Its metrics.
     out
         png: a heatmap (truth), correlations type by type (labels), AUROC with intervals (regions), or a figure of
-        `histoloom.report.judge_more`.
+        `histoloom.report.check_more`.
     """
     rows = read_metrics([metrics])
     draw = {
@@ -94,7 +94,7 @@ def _draw_truth(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Pa
 def _draw_agreement(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
     sections = rows[(rows["aggregation"] == "section") & (rows["target"] != "")]
     pairs = sections.drop_duplicates(["target", "target2"])[["target", "target2"]]
-    plain = sections[sections["badge"] == ""]
+    plain = sections[sections["qc_flag"] == ""]
     mean = plain.groupby(["target", "target2"])["value"].mean()
     pairs = pairs.assign(mean=[mean.get((a, b), np.nan) for a, b in pairs.itertuples(index=False)])
     pairs = pairs.sort_values("mean", ascending=True, na_position="first", kind="stable")
@@ -110,7 +110,7 @@ def _draw_agreement(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out
             for shift, point in zip(jitter(len(mine), 0.36), mine.to_dict("records"), strict=True):
                 fill = PALETTE[names.index(point["sample"])] if few else PALETTE[0]
                 ax.plot(point["value"], y + shift, "o", ms=5, mec="white", mew=0.5, zorder=3,
-                        color=_BADGED if point["badge"] else fill,
+                        color=_FLAGGED if point["qc_flag"] else fill,
                         label=point["sample"] if few else None)  # fmt: skip
             undefined = int(mine["value"].isna().sum())
             if undefined:
@@ -155,7 +155,7 @@ def _few(joined: str) -> str:
 def _draw_regions(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
     sections = rows[rows["aggregation"] == "section"]
     wide = sections.pivot_table(
-        index=["target", "target2", "cohort", "sample", "badge", "n"], columns="metric", values="value", dropna=True
+        index=["target", "target2", "cohort", "sample", "qc_flag", "n"], columns="metric", values="value", dropna=True
     ).reset_index()
     order = [(_joined(pair["type"]), _joined(pair["region"])) for pair in spec["pairs"]]
     skipped = rows[rows["metric"] == "sections_skipped"].groupby(["target", "target2"])["value"].sum()
@@ -172,14 +172,14 @@ def _draw_regions(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: 
             face = PALETTE[number % len(PALETTE)]
             top = y
             for row in mine.to_dict("records"):
-                tone = _BADGED if row["badge"] else face
+                tone = _FLAGGED if row["qc_flag"] else face
                 if np.isfinite(row.get("auroc_low", np.nan)):
                     ax.plot([row["auroc_low"], row["auroc_high"]], [y, y], color=tone, lw=2)
                 ax.plot(row["auroc"], y, "o", ms=5.5, color=tone, mec="black", mew=0.5)
                 ticks.append(y)
                 names.append(f"{row['sample']} ({int(row['n_inside'])} of {int(row['n'])})")
                 y += 1
-            mean = mine.loc[mine["badge"] == "", "auroc"].mean()
+            mean = mine.loc[mine["qc_flag"] == "", "auroc"].mean()
             text = f"{_few(kind)} in {_few(region)}: mean {mean:.2f}, {len(mine)} sections"
             if skipped.get((kind, region), 0):
                 text += f" ({int(skipped[kind, region])} without both sides)"

@@ -1,4 +1,4 @@
-"""Adapter of rule score_labels: labels against truth, other labels or a pathologist's regions."""
+"""Adapter of rule run_check: labels against truth, other labels or a pathologist's regions."""
 
 import json
 
@@ -8,9 +8,9 @@ from histoloom.jobs import job, paths_by_role
 def main(snakemake):
     files = paths_by_role(snakemake.input.items())
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.metrics.judges import score_labels
+        from histoloom.metrics.checks import run_check
 
-        score_labels(
+        run_check(
             spec=json.loads(snakemake.params.spec),
             labels=files["labels"],
             against=files["against"],

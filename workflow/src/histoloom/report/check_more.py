@@ -1,4 +1,4 @@
-"""Figures of the judges of tissue and chance: ceiling, sensitivity, colocalization, nuclei, regions of predictions."""
+"""Figures of the checks of tissue and chance: ceiling, sensitivity, colocalization, nuclei, regions of predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from histoloom.metrics.ceiling import IDENTIFIABLE
 from histoloom.report.coloc import as_matrix, cluster_order
 from histoloom.report.style import DIVERGING, PALETTE, SEQUENTIAL, figure, jitter, note, save, short_names
 
-_BADGED = "#9A9A9A"
+_FLAGGED = "#9A9A9A"
 
 
 def _title(title: str, text: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def draw_ceiling(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: P
             for shift, point in zip(jitter(len(mine), 0.4), mine.to_dict("records"), strict=True):
                 tone = PALETTE[names.index(point["sample"])] if few else PALETTE[0]
                 label = point["sample"] if few and not y else None
-                tone = _BADGED if point["badge"] else tone
+                tone = _FLAGGED if point["qc_flag"] else tone
                 ax.plot(point["value"], y + shift, "o", ms=4, mec="white", mew=0.4, zorder=3, color=tone, label=label)
         ax.set_yticks(range(len(mean)), short_names(list(mean.index), 34))
         ax.invert_yaxis()
@@ -122,7 +122,7 @@ def draw_significance(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, o
     with figure(2.9 + 0.27 * max(len(types), 10), 2.6 + 0.24 * max(len(types), 10)) as fig:
         ax = fig.subplots()
         if len(types) < 2:
-            note(ax, "no section with array coordinates and without a badge")
+            note(ax, "no section with array coordinates and without a QC flag")
             save(fig, out)
             return
         one = maps[maps["cohort"] == sorted(maps["cohort"].unique())[0]]

@@ -1,6 +1,6 @@
-"""Judges of labels and predictions: planted truth, other labels, regions, nuclei, chance. Nobody trained on them.
+"""Checks of labels and predictions: planted truth, other labels, regions, nuclei, chance. Nobody trained on them.
 
-A judge reads the gathered labels of its cohorts and writes rows like a model's: ``model`` is the name of the labels.
+A check reads the gathered labels of its cohorts and writes rows like a model's: ``model`` is the name of the labels.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from histoloom.identity import canonical_json, make_identity
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.auroc import auroc_with_interval
 from histoloom.metrics.ceiling import score_ceiling
-from histoloom.metrics.coloc_judge import read_positions, score_significance
+from histoloom.metrics.coloc_check import read_positions, score_significance
 from histoloom.metrics.correlation import column_correlation, cross_correlation
-from histoloom.metrics.labelled import Labels, badged, joined, members, read_labels, read_predicted, sections_of
+from histoloom.metrics.labelled import Labels, flagged, joined, members, read_labels, read_predicted, sections_of
 from histoloom.metrics.rows import assemble, write_metrics
 from histoloom.metrics.sensitivity import differences, score_sensitivity
-from histoloom.metrics.tissue_judges import read_nuclei, score_kept, score_nuclei, score_residual
+from histoloom.metrics.tissue_checks import read_nuclei, score_kept, score_nuclei, score_residual
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def score_truth(spec: Mapping[str, Any], labels: Labels, truth: Labels) -> list[
 
 
 def score_agreement(spec: Mapping[str, Any], labels: Labels, other: Labels) -> list[pd.DataFrame]:
-    """Correlate labels with other labels, type by type through the judge's map.
+    """Correlate labels with other labels, type by type through the check's map.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def score_agreement(spec: Mapping[str, Any], labels: Labels, other: Labels) -> l
         Of the same cohort.
     """
     pairs = dict(spec.get("map") or {}) or {name: name for name in labels.types if name in other.types}
-    where = f"judges.{spec.get('name', '?')}.map"
+    where = f"checks.{spec.get('name', '?')}.map"
     if not pairs:
         raise InputError(where, f"{labels.path} and {other.path} share no type.", "say which type is which.")
     position = other.obs.index.get_indexer(labels.obs.index)
@@ -123,7 +123,7 @@ def score_regions(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) -
         ``auroc`` per section, patient and cohort; ``auroc_low``, ``auroc_high`` (95 %, DeLong) and ``n_inside`` per
         section; ``sections_skipped`` per cohort: sections without both sides.
     """
-    where = f"judges.{spec.get('name', '?')}.pairs"
+    where = f"checks.{spec.get('name', '?')}.pairs"
     # An observation that nobody annotated says nothing about being outside.
     region = regions.reindex(labels.obs.index).fillna("").replace(dict.fromkeys(spec.get("ignore") or [], ""))
     known = sorted(set(region) - {""})
@@ -164,17 +164,17 @@ def score_regions(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) -
 
 
 def _read_regions(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[str, str]]:
-    """Return regions by observation, and badges by section, of a cohort's section artefacts."""
+    """Return regions by observation, and qc_flags by section, of a cohort's section artefacts."""
     import h5py
     from anndata.io import read_elem
 
-    found, badges = [], {}
+    found, qc_flags = [], {}
     for path in paths:
         metadata = read_metadata(path)
         if metadata.get("cohort") != cohort:
             continue
         sample = str(metadata["sample"])
-        badges[sample] = str(metadata.get("badge") or "")
+        qc_flags[sample] = str(metadata.get("qc_flag") or "")
         with h5py.File(path, "r") as handle:
             obs = read_elem(handle["obs"])
         if "region" in obs:
@@ -184,7 +184,7 @@ def _read_regions(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[s
         raise InputError(
             f"cohort '{cohort}'", "no section has a pathologist's regions.", "name sections with a `regions` table."
         )
-    return pd.concat(found), badges
+    return pd.concat(found), qc_flags
 
 
 _AGAINST = {
@@ -197,15 +197,15 @@ _PAIRED = {"truth": score_truth, "labels": score_agreement, "ceiling": score_cei
 Found = tuple[str, list[pd.DataFrame], Mapping[str, Any]]
 
 
-def score_labels(*, spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path], out: Path) -> None:
-    """Write ``metrics/judges/{judge}.parquet``.
+def run_check(*, spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path], out: Path) -> None:
+    """Write ``metrics/checks/{check}.parquet``.
 
     Parameters
     ----------
     spec
-        The judge's entry and its ``name``; see ``workflow/schemas/judge.<kind>.schema.yaml``.
+        The check's entry and its ``name``; see ``workflow/schemas/check.<kind>.schema.yaml``.
     labels
-        What is judged: gathered labels, one file per cohort; predictions, one per model (``predicted_...``); gathered
+        What is checked: gathered labels, one file per cohort; predictions, one per model (``predicted_...``); gathered
         labels of several entries, in folders of their names (``sensitivity``); of the first halves (``ceiling``); tile
         tables (``kept``).
     against
@@ -222,35 +222,35 @@ def score_labels(*, spec: Mapping[str, Any], labels: Sequence[Path], against: Se
     """
     kind = str(spec["kind"])
     if kind in _PAIRED:
-        found = _judge_pairs(spec, labels, against)
+        found = _check_pairs(spec, labels, against)
     elif kind == "sensitivity":
-        found = _judge_variants(spec, labels)
+        found = _check_variants(spec, labels)
     elif kind == "kept":
         found = [("tiles " + str(spec["tiles"]), _kept(labels, against, cohort), {}) for cohort in spec["cohorts"]]
     else:
-        found = _judge_tissue(spec, labels, against)
+        found = _check_tissue(spec, labels, against)
     parts: list[pd.DataFrame] = []
     for model, frames, facts in found:
-        stamp = {"judge": dict(spec), "labels": {k: facts.get(k) for k in _STAMPED}}
+        stamp = {"check": dict(spec), "labels": {k: facts.get(k) for k in _STAMPED}}
         text = canonical_json(stamp)
         parts += [part.assign(model=model, protocol=text) for part in frames if len(part)]
     frame = assemble(parts, against=_AGAINST[kind])
-    logger.info("judge %s: %d rows", spec.get("name", ""), len(frame))
+    logger.info("check %s: %d rows", spec.get("name", ""), len(frame))
     identity = make_identity(
-        "judges", STAGE_VERSION, {"spec": spec}, identities_of({"labels": labels, "against": against})
+        "checks", STAGE_VERSION, {"spec": spec}, identities_of({"labels": labels, "against": against})
     )
-    write_metrics(frame, out, {"judge": spec.get("name", ""), "kind": kind, "identity": identity})
+    write_metrics(frame, out, {"check": spec.get("name", ""), "kind": kind, "identity": identity})
 
 
-def _judge_pairs(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> list[Found]:
-    """Judge labels by other labels of the same cohort."""
+def _check_pairs(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> list[Found]:
+    """Check labels by other labels of the same cohort."""
     others = {str(item.obs["cohort"].iloc[0]): item for item in map(read_labels, against)}
     found = []
     for mine in map(read_labels, labels):
         cohort = str(mine.obs["cohort"].iloc[0])
         if cohort not in others:
             raise InputError(
-                f"judges.{spec.get('name', '?')}",
+                f"checks.{spec.get('name', '?')}",
                 f"cohort '{cohort}' has nothing to compare with.",
                 "label it both ways.",
             )
@@ -258,7 +258,7 @@ def _judge_pairs(spec: Mapping[str, Any], labels: Sequence[Path], against: Seque
     return found
 
 
-def _judge_variants(spec: Mapping[str, Any], labels: Sequence[Path]) -> list[Found]:
+def _check_variants(spec: Mapping[str, Any], labels: Sequence[Path]) -> list[Found]:
     """Compare several labels entries, cohort by cohort; an entry's name is the folder of its files."""
     by_cohort: dict[str, list[tuple[str, Labels]]] = {}
     for path in labels:
@@ -276,8 +276,8 @@ def _judge_variants(spec: Mapping[str, Any], labels: Sequence[Path]) -> list[Fou
     return found
 
 
-def _judge_tissue(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> list[Found]:
-    """Judge labels or predictions by what is known of the tissue."""
+def _check_tissue(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> list[Found]:
+    """Check labels or predictions by what is known of the tissue."""
     kind = str(spec["kind"])
     found = []
     for path in labels:
@@ -288,20 +288,20 @@ def _judge_tissue(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequ
                 continue
             model = str(mine.metadata.get("model", path.stem)) if predicted else str(spec["labels"])
             if kind.endswith("regions"):
-                regions, badges = _read_regions(against, cohort)
-                frames = score_regions(spec, badged(mine, badges), regions)
+                regions, qc_flags = _read_regions(against, cohort)
+                frames = score_regions(spec, flagged(mine, qc_flags), regions)
             elif kind == "residual":
-                regions, badges = _read_regions(against, cohort)
-                frames = score_residual(spec, badged(mine, badges), regions)
+                regions, qc_flags = _read_regions(against, cohort)
+                frames = score_residual(spec, flagged(mine, qc_flags), regions)
             elif kind == "colocalization":
                 frames = score_significance(spec, mine, read_positions(against, cohort))
             else:
-                nuclei, badges = read_nuclei(against, cohort)
-                frames = score_nuclei(spec, badged(mine, badges), nuclei)
+                nuclei, qc_flags = read_nuclei(against, cohort)
+                frames = score_nuclei(spec, flagged(mine, qc_flags), nuclei)
             found.append((model, frames, mine.metadata))
     return found
 
 
 def _kept(tiles: Sequence[Path], samples: Sequence[Path], cohort: str) -> list[pd.DataFrame]:
-    regions, badges = _read_regions(samples, cohort)
-    return score_kept(tiles, regions, cohort, badges)
+    regions, qc_flags = _read_regions(samples, cohort)
+    return score_kept(tiles, regions, cohort, qc_flags)

@@ -1,0 +1,17 @@
+"""Adapter of rule draw_check: a check of labels."""
+
+import json
+from pathlib import Path
+
+from histoloom.jobs import job
+
+
+def main(snakemake):
+    with job(snakemake.log[0], snakemake.output.items()) as out:
+        from histoloom.report.figures import draw_check
+
+        draw_check(spec=json.loads(snakemake.params.spec), metrics=Path(snakemake.input.metrics), out=out["figure"])
+
+
+if "snakemake" in globals():
+    main(snakemake)
