@@ -82,7 +82,7 @@ def write_gene_table(path: Path, previous: list[str] | pd.Index, extra: list[str
     return path
 
 
-def planted(n: int, n_types: int, seed: int) -> np.ndarray:
+def true_cells(n: int, n_types: int, seed: int) -> np.ndarray:
     """Cells per spot and type: a few types dominate each spot, types differ in prevalence."""
     rng = np.random.default_rng(seed)
     shares = rng.dirichlet(0.4 * np.arange(1, n_types + 1), size=n)

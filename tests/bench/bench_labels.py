@@ -1,7 +1,7 @@
 """How right are the demo's cell2location labels? `python tests/bench/bench_labels.py [PATIENT ...]`.
 
-Simulates the demo's patients with the misspecification plants off and on, labels them with the demo's own settings, and prints
-Pearson's r with the planted truth per type (mean over sections), beside NNLS in the same run. Goal with the plants off: mean
+Simulates the demo's patients with the misspecification effects off and on, labels them with the demo's own settings, and prints
+Pearson's r with the ground truth per type (mean over sections), beside NNLS in the same run. Goal with the effects off: mean
 above 0.75, and above 0.70 for every type.
 """
 
@@ -43,8 +43,8 @@ def sections(plan: Plan, patient: str, folder: Path) -> tuple[list[Path], pd.Dat
         for path in paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         write_section(spec=spec, row=row, out=paths)
-        planted = pd.read_csv(paths.pop("truth"), sep="\t", index_col=0)
-        truth.append(planted.set_axis(row["sample"] + "/" + planted.index.astype(str)))
+        ground_truth = pd.read_csv(paths.pop("truth"), sep="\t", index_col=0)
+        truth.append(ground_truth.set_axis(row["sample"] + "/" + ground_truth.index.astype(str)))
         samples.append(folder / f"{row['sample']}.h5ad")
         read_section(
             source="simulated", cohort="demo", row=row, spec={"source": "simulated", "images": False}, files=paths,
@@ -54,21 +54,21 @@ def sections(plan: Plan, patient: str, folder: Path) -> tuple[list[Path], pd.Dat
 
 
 def agreement(labels: Path, truth: pd.DataFrame) -> pd.Series:
-    """Return Pearson's r per type, mean over sections; types without planted variation are left out."""
+    """Return Pearson's r per type, mean over sections; types without variation in the ground truth are left out."""
     data = ad.read_h5ad(labels)
     found = data.to_df()
     common = [t for t in found.columns if t in truth.columns]
     rows = []
     for _, part in found.groupby(data.obs["sample"].to_numpy()):
-        planted = truth.loc[part.index]
-        rows.append({t: np.corrcoef(part[t], planted[t])[0, 1] for t in common if planted[t].std() > 0})
+        ground_truth = truth.loc[part.index]
+        rows.append({t: np.corrcoef(part[t], ground_truth[t])[0, 1] for t in common if ground_truth[t].std() > 0})
     return pd.DataFrame(rows).mean()
 
 
 def measure(misspecified: bool, patients: list[str], folder: Path) -> None:
     """Print the figures of one setting."""
     raw: dict[str, Any] = yaml.safe_load(DEMO.read_text())
-    raw["cohorts"]["demo"]["plants"] = {"misspecification": misspecified}
+    raw["cohorts"]["demo"]["effects"] = {"misspecification": misspecified}
     plan = Plan.from_raw(raw, [DEMO])
     write_reference(spec=plan.simulation_spec("demo"), out=folder / "raw.h5ad")
     reference = folder / "reference.h5ad"

@@ -77,13 +77,13 @@ def write_inputs(
     *,
     types: list[str] | None = None,
     seeds: dict[int, np.ndarray] | None = None,
-    planted: np.ndarray | None = None,
+    ground_truth: np.ndarray | None = None,
     protocol: dict | None = None,
 ) -> dict[str, Path]:
     """Write target.h5ad, folds.parquet and predictions.h5ad; every observation is tested once."""  # fmt: skip
     types = types or TYPES
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"units": "cells", "truth_units": "cells" if planted is not None else None,
+    metadata = {"units": "cells", "truth_units": "cells" if ground_truth is not None else None,
                 "tiles": {"name": "native224", "spec": {"size_px": 224}},
                 "identity": make_identity("targets", 1, {}, {})}  # fmt: skip
     paths = {name: folder / name for name in ("target.h5ad", "folds.parquet", "predictions.h5ad")}
@@ -98,8 +98,8 @@ def write_inputs(
     predicted.layers["truth"] = values
     for seed, layer in (seeds or {}).items():
         predicted.layers[f"seed_{seed}"] = layer
-    if planted is not None:
-        predicted.layers["planted"] = planted
+    if ground_truth is not None:
+        predicted.layers["planted"] = ground_truth
     predicted.obsm["spatial"] = obs[["x", "y"]].to_numpy()
     predicted.uns["histoloom"] = canonical_json(
         {"experiment": "loo", "model": "ridge", "variant": "default", "protocol": protocol or PROTOCOL,

@@ -45,7 +45,7 @@ def model_spec(kind: str, **given: Any) -> dict[str, Any]:
 
 @dataclass
 class World:
-    """Sections of several patients; features predict abundances through a planted linear map."""
+    """Sections of several patients; features predict abundances through a known linear map."""
 
     folder: Path
     patients: dict[str, list[str]] = field(

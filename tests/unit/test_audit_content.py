@@ -245,21 +245,21 @@ def test_the_picture_of_the_audit_is_the_same_every_time(leaking):
     assert (tmp / "a.png").read_bytes() == (tmp / "b.png").read_bytes()
 
 
-def simulated_fingerprint(sample: str, patient: str, **plants):
+def simulated_fingerprint(sample: str, patient: str, **effects):
     from histoloom.simulate.counts import gene_names, spot_counts
     from histoloom.simulate.section import simulate_section
 
     row = sheet_row("W1") | {"sample": sample, "patient": patient}
     rows = sheet_rows() if sample in {"W1", "W2"} else [*sheet_rows(), row]
-    spec = simulated_spec(rows=rows, seed=1, plants=plants)
+    spec = simulated_spec(rows=rows, seed=1, effects=effects)
     made = simulate_section(spec, row)
     kept = made.counted
     centres = made.layout.centres[made.spots[kept]]
-    counts = spot_counts(spec, made.section, made.plants, made.cells.types, made.abundance[kept], centres)
+    counts = spot_counts(spec, made.section, made.options, made.cells.types, made.abundance[kept], centres)
     return make_fingerprint("sim", sample, patient, counts, gene_names(int(spec["generic_genes"])))
 
 
-def test_the_planted_person_with_two_names_is_found_in_the_simulated_cohort():
+def test_the_simulated_person_with_two_names_is_found_in_the_simulated_cohort():
     sections = [
         simulated_fingerprint("W1", "W"),
         simulated_fingerprint("W2", "W"),

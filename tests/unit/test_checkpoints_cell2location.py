@@ -23,7 +23,7 @@ from histoloom.checkpoints import Checkpoint, Checkpoints, Stopped
 from histoloom.errors import InputError
 from histoloom.references.signatures import regression_signatures
 from histoloom.resources import OVERHEAD_MB, deconvolution_mb
-from label_inputs import planted, run_labels, signatures, write_reference, write_section
+from label_inputs import run_labels, signatures, true_cells, write_reference, write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 14
@@ -38,7 +38,7 @@ def write_group(folder: Path) -> dict[str, Any]:
     table, sections = signatures(), []
     for i in range(2):
         rng = np.random.default_rng(20 + i)
-        counts = rng.poisson(planted(25, 4, 10 + i) @ table.to_numpy().T * 0.3)
+        counts = rng.poisson(true_cells(25, 4, 10 + i) @ table.to_numpy().T * 0.3)
         sections.append(write_section(folder / f"S{i}.h5ad", counts, table.index, sample=f"S{i}"))
     return {"samples": sections, "reference": write_reference(folder / "reference.h5ad", table)}
 

@@ -1,4 +1,4 @@
-"""The plain rungs: nuclei and nothing else, colour and nothing else; against dots that are known and planted tissue."""
+"""The plain rungs: nuclei and nothing else, colour and nothing else; against known dots and simulated tissue."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def test_colour_is_moments_of_colours_and_stains_and_no_place() -> None:
 
 @cache
 def _section(name: str, stained: bool) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the tiles of a small section, the cells planted under its spots (n, types) and its um per px."""
+    """Return the tiles of a small section, the true cells under its spots (n, types) and its um per px."""
     row = sheet_row(name, mpp="0.5")
-    spec = simulated_spec(array_x=8, array_y=7, plants={"stain_by_patient": stained})
+    spec = simulated_spec(array_x=8, array_y=7, effects={"stain_by_patient": stained})
     made = simulate_section(spec, row)
-    image = draw_slide(spec, made.section, made.layout, made.tissue, made.cells, made.plants)
+    image = draw_slide(spec, made.section, made.layout, made.tissue, made.cells, made.options)
     half = round(FIELD_UM / made.section.mpp / 2)
     places = np.rint(made.layout.centres[made.spots] / made.section.mpp).astype(int)
     fits = [
@@ -110,7 +110,7 @@ def _patient_told(encoder: NuclearDensity | ColourOnly, stained: bool) -> float:
 
 
 def test_colour_tells_the_patient_by_the_stain_and_density_does_not() -> None:
-    """The plant `stain_by_patient`: colours name the patient; with the plant off they hardly do. A count never does."""
+    """The simulated effect `stain_by_patient`: colours name the patient; with the effect off they hardly do. A count never does."""
     on, off = _patient_told(ColourOnly({}), True), _patient_told(ColourOnly({}), False)
     count = _patient_told(NuclearDensity({}), True)
     assert on > 0.85, (on, off, count)
@@ -119,7 +119,7 @@ def test_colour_tells_the_patient_by_the_stain_and_density_does_not() -> None:
 
 
 def test_types_that_look_alike_are_told_by_their_sum_only() -> None:
-    """The plant `same_morphology`: how many of the two there are shows, which of the two they are does not."""
+    """The simulated effect `same_morphology`: how many of the two there are shows, which of the two they are does not."""
     tiles, cells, um_per_px = _section("W1", True)
     from histoloom.simulate.celltypes import TWINS
 

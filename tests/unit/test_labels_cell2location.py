@@ -1,4 +1,4 @@
-"""cell2location on small planted sections: near the truth, on the right type, the same for the same seed."""
+"""cell2location on small simulated sections: near the truth, on the right type, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from histoloom.metrics.checks import run_check
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.thinning import thin_section
 from histoloom.references.fitting import history_summary, relative_fall
-from label_inputs import TYPES, metadata, planted, run_labels, signatures, write_reference, write_section
+from label_inputs import TYPES, metadata, run_labels, signatures, true_cells, write_reference, write_section
 
 SPEC = {
     "method": "cell2location", "reference": "r", "max_epochs": 400, "lr": 0.02, "posterior_samples": 100,
@@ -31,12 +31,12 @@ SPEC = {
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path], pd.DataFrame]:
-    """Two sections of 60 spots whose depth differs threefold, the reference, and the planted cells."""
+    """Two sections of 60 spots whose depth differs threefold, the reference, and the true cells."""
     folder = tmp_path_factory.mktemp("c2l")
     table = signatures()
     sections, truth = [], []
     for i, depth in enumerate((0.15, 0.45)):
-        cells = planted(60, 4, 10 + i)
+        cells = true_cells(60, 4, 10 + i)
         rng = np.random.default_rng(20 + i)
         mean = cells @ table.to_numpy().T * depth
         counts = rng.negative_binomial(10, 10 / (10 + mean))
@@ -70,7 +70,7 @@ def test_labels_follow_the_truth_on_the_right_type(fitted: Path, group: tuple[Pa
         cross = np.corrcoef(seen.T, real.T)[:4, 4:]
         assert (cross.argmax(axis=0) == np.arange(4)).all()
         assert np.diag(cross).mean() > 0.75
-    # Abundance is in cells: the mean total lies near the planted one, not near 1 and not at the depth.
+    # Abundance is in cells: the mean total lies near the true one, not near 1 and not at the depth.
     assert 15 < np.asarray(out.X).sum(axis=1).mean() < 60
 
 

@@ -14,7 +14,7 @@ import pytest
 from histoloom.errors import InputError
 from histoloom.labels import gather_labels
 from histoloom.metrics.protocol import short
-from label_inputs import metadata, planted, run_labels, signatures, write_gene_table, write_reference, write_section
+from label_inputs import metadata, run_labels, signatures, true_cells, write_gene_table, write_reference, write_section
 
 SPEC = {"method": "nnls", "reference": "r"}
 TABLE = signatures()
@@ -23,7 +23,7 @@ IDS = [f"ENSG{i:011d}" for i in range(len(OLD))]
 
 
 def counts(seed: int = 5, spots: int = 24) -> np.ndarray:
-    cells = planted(spots, TABLE.shape[1], seed)
+    cells = true_cells(spots, TABLE.shape[1], seed)
     return np.random.default_rng(seed).poisson(cells @ TABLE.to_numpy().T)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from histoloom.errors import InputError
 from histoloom.references.genes import id_kind, is_mitochondrial
-from label_inputs import TYPES, metadata, planted, run_labels, signatures, write_reference, write_section
+from label_inputs import TYPES, metadata, run_labels, signatures, true_cells, write_reference, write_section
 
 SPEC = {"method": "nnls", "reference": "r"}
 
@@ -25,7 +25,7 @@ def reference(tmp_path: Path) -> Path:
 def test_noise_free_mixtures_are_recovered_exactly(tmp_path: Path, weights: str) -> None:
     table = np.rint(signatures() * 1000)
     reference = write_reference(tmp_path / "r.h5ad", table)
-    cells = planted(48, 4, 1)
+    cells = true_cells(48, 4, 1)
     # Depth differs by spot: only the shares of cells can be known.
     depth = np.random.default_rng(0).integers(1, 20, size=(48, 1))
     section = write_section(tmp_path / "S1.h5ad", (cells @ table.to_numpy().T) * depth, table.index)
@@ -36,7 +36,7 @@ def test_noise_free_mixtures_are_recovered_exactly(tmp_path: Path, weights: str)
 
 
 def test_noisy_counts_give_labels_near_the_truth_on_the_right_type(tmp_path: Path, reference: Path) -> None:
-    cells = planted(96, 4, 2)
+    cells = true_cells(96, 4, 2)
     counts = np.random.default_rng(3).poisson(cells @ signatures().to_numpy().T * 0.1)
     section = write_section(tmp_path / "S1.h5ad", counts, signatures().index)
     out = ad.read_h5ad(run_labels(SPEC, [section], tmp_path, reference=reference))
@@ -72,7 +72,7 @@ def test_spots_are_dropped_flagged_and_counted(tmp_path: Path, reference: Path) 
 
 
 def test_genes_are_matched_by_name_not_by_place(tmp_path: Path, reference: Path) -> None:
-    counts = np.random.default_rng(0).poisson(planted(30, 4, 2) @ signatures().to_numpy().T)
+    counts = np.random.default_rng(0).poisson(true_cells(30, 4, 2) @ signatures().to_numpy().T)
     order = np.random.default_rng(1).permutation(120)
     a = write_section(tmp_path / "a.h5ad", counts, signatures().index)
     b = write_section(tmp_path / "b.h5ad", counts[:, order], signatures().index[order])

@@ -1,4 +1,4 @@
-"""Published tables, planted truth, and the joining of groups and seeds."""
+"""Published tables, ground truth, and the joining of groups and seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of labels: planted truth, other labels, regions; intervals and patients as the unit."""
+"""Checks of labels: ground truth, other labels, regions; intervals and patients as the unit."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def truth(tmp_path):
     return write_labels(tmp_path / "truth.h5ad", OBS, values, NAMES, method="truth"), values
 
 
-def test_every_label_type_against_every_planted_type(tmp_path, truth):
-    path, planted = truth
+def test_every_label_type_against_every_true_type(tmp_path, truth):
+    path, ground_truth = truth
     rng = np.random.default_rng(0)
-    # The labels know the types in another order and one that was never planted.
-    found = np.column_stack([planted[:, 2], planted[:, 0], rng.normal(size=len(OBS))]) + 0.2 * rng.normal(
+    # The labels know the types in another order and one that the ground truth lacks.
+    found = np.column_stack([ground_truth[:, 2], ground_truth[:, 0], rng.normal(size=len(OBS))]) + 0.2 * rng.normal(
         size=(len(OBS), 3)
     )
     labels = write_labels(tmp_path / "l.h5ad", OBS, found, ["Fibro", "Plasma", "Mast"])
@@ -52,14 +52,14 @@ def test_every_label_type_against_every_planted_type(tmp_path, truth):
     assert len(cc) == 3 * 3 * 3
     one = cc[(cc["sample"] == "B1") & (cc["target"] == "Plasma") & (cc["target2"] == "Cancer")]["value"].iloc[0]
     at = (OBS["sample"] == "B1").to_numpy()
-    assert one == pytest.approx(pearsonr(found[at, 1], planted[at, 1]).statistic)
+    assert one == pytest.approx(pearsonr(found[at, 1], ground_truth[at, 1]).statistic)
     check_rows = rows[rows["metric"] == "diagonal_is_max"].set_index("target")["value"]
     assert check_rows.to_dict() == {"Fibro": 1.0, "Plasma": 1.0}
 
 
 def test_swapped_types_fail_the_diagonal(tmp_path, truth):
-    path, planted = truth
-    labels = write_labels(tmp_path / "l.h5ad", OBS, planted, ["Cancer", "Plasma", "Fibro"])
+    path, ground_truth = truth
+    labels = write_labels(tmp_path / "l.h5ad", OBS, ground_truth, ["Cancer", "Plasma", "Fibro"])
     run_check(spec=spec("truth"), labels=[labels], against=[path], out=tmp_path / "j.parquet")
     rows = read_metrics([tmp_path / "j.parquet"])
     found = rows[rows["metric"] == "diagonal_is_max"].set_index("target")["value"].to_dict()
@@ -67,19 +67,19 @@ def test_swapped_types_fail_the_diagonal(tmp_path, truth):
 
 
 def test_labels_against_labels_through_a_map_of_sums_on_shared_observations(tmp_path, truth):
-    path, planted = truth
+    path, ground_truth = truth
     rng = np.random.default_rng(0)
     order = rng.permutation(len(OBS))[5:]
     shuffled = OBS.iloc[order]
-    epithelial = (planted[:, 0] + planted[:, 1])[order] + rng.normal(size=len(order))
+    epithelial = (ground_truth[:, 0] + ground_truth[:, 1])[order] + rng.normal(size=len(order))
     labels = write_labels(
-        tmp_path / "l.h5ad", shuffled, np.column_stack([epithelial, planted[order, 2]]), ["Epi", "Str"]
+        tmp_path / "l.h5ad", shuffled, np.column_stack([epithelial, ground_truth[order, 2]]), ["Epi", "Str"]
     )
     entry = spec("labels", map={"Epi": ["Plasma", "Cancer"], "Str": "Fibro"})
     run_check(spec=entry, labels=[labels], against=[path], out=tmp_path / "j.parquet")
     rows = read_metrics([tmp_path / "j.parquet"]).query("aggregation == 'section'")
     at = (shuffled["sample"] == "A1").to_numpy()
-    want = pearsonr(epithelial[at], (planted[:, 0] + planted[:, 1])[order][at]).statistic
+    want = pearsonr(epithelial[at], (ground_truth[:, 0] + ground_truth[:, 1])[order][at]).statistic
     got = rows[(rows["target"] == "Epi") & (rows["sample"] == "A1")].iloc[0]
     assert got["value"] == pytest.approx(want)
     assert got["target2"] == "Plasma + Cancer"

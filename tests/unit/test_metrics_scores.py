@@ -181,16 +181,16 @@ def test_a_section_mean_predictor_has_no_section_cc_but_a_pooled_one(tmp_path):
     assert value(rows, metric="cc", aggregation="pooled", target="") > 0.5
 
 
-def test_planted_truth_is_scored_beside_labels_with_its_gaps_counted(tmp_path):
+def test_ground_truth_is_scored_beside_labels_with_its_gaps_counted(tmp_path):
     obs = make_obs(SECTIONS)
     values = make_values(obs)
-    planted = values + np.random.default_rng(2).normal(size=values.shape)
-    planted[:, 1] = np.nan
-    planted[:3, 4] = np.nan
-    rows = score(tmp_path, obs, values, values, planted=planted)
+    ground_truth = values + np.random.default_rng(2).normal(size=values.shape)
+    ground_truth[:, 1] = np.nan
+    ground_truth[:3, 4] = np.nan
+    rows = score(tmp_path, obs, values, values, ground_truth=ground_truth)
     assert value(rows, against="labels", metric="cc", aggregation="cohort", target="T") == pytest.approx(1)
-    at = (obs["sample"] == "A1").to_numpy() & np.isfinite(planted[:, 4])
-    want = pearsonr(planted[at, 4], values[at, 4]).statistic
+    at = (obs["sample"] == "A1").to_numpy() & np.isfinite(ground_truth[:, 4])
+    want = pearsonr(ground_truth[at, 4], values[at, 4]).statistic
     assert value(rows, against="truth", metric="cc", aggregation="section", sample="A1", target="T") == pytest.approx(
         want
     )

@@ -1,4 +1,4 @@
-"""Moran's R by chance: the false discovery rate under independence, planted pairs, and what W looks like."""
+"""Moran's R by chance: the false discovery rate under independence, simulated pairs, and what W looks like."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def spec(**more) -> dict:
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory):
+def simulated_pairs(tmp_path_factory):
     """Two sections each of two patients: A and B attract, A and C repel, D is alone; E is constant."""
     folder = tmp_path_factory.mktemp("coloc")
     obs = make_obs({("p", "p1"): 196, ("p", "p2"): 196, ("q", "q1"): 196, ("r", "r1"): 196})
@@ -121,8 +121,8 @@ def planted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("scheme", ["toroidal", "random"])
-def test_planted_pairs_have_their_sign_and_are_found_the_lone_type_is_not(planted, scheme):
-    labels, sections, folder = planted
+def test_simulated_pairs_have_their_sign_and_are_found_the_lone_type_is_not(simulated_pairs, scheme):
+    labels, sections, folder = simulated_pairs
     run_check(spec=spec(scheme=scheme), labels=[labels], against=sections, out=folder / "j.parquet")
     rows = read_metrics([folder / "j.parquet"])
     cohort = rows[rows["aggregation"] == "cohort"].set_index(["metric", "target", "target2"])["value"]
@@ -140,8 +140,8 @@ def test_planted_pairs_have_their_sign_and_are_found_the_lone_type_is_not(plante
     assert again.read_bytes() == (folder / "j.parquet").read_bytes()
 
 
-def test_w_is_described_and_the_pixel_protocol_is_another_w(planted):
-    labels, sections, folder = planted
+def test_w_is_described_and_the_pixel_protocol_is_another_w(simulated_pairs):
+    labels, sections, folder = simulated_pairs
     found = {}
     for name, moran in (("array", {}), ("px", {"protocol": "hist2cell_500px"}), ("noself", {"include_self": False})):
         entry = spec(permutations=19, moran=moran)

@@ -21,7 +21,7 @@ from histoloom.models.floor import section_coordinates
 from histoloom.targets import read_target
 
 
-def test_ridge_recovers_a_planted_linear_map(tmp_path):
+def test_ridge_recovers_a_known_linear_map(tmp_path):
     world = World(tmp_path)
     for name, x in world.features.items():
         world.labels[name] = (x @ world.map + 3.0).astype(np.float64)

@@ -53,7 +53,7 @@ def test_touching_nuclei_are_parted_and_glass_holds_none():
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
-    """Sections of two scans with their planted cells; spots' discs as the truth counts them."""
+    """Sections of two scans with their true cells; spots' discs as the truth counts them."""
     from histoloom.simulate.section import simulate_section, write_section
 
     folder = tmp_path_factory.mktemp("nuclei")
@@ -78,7 +78,7 @@ def simulated(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["X1", "Z1"])
-def test_counts_follow_the_planted_cells(simulated, name):
+def test_counts_follow_the_true_cells(simulated, name):
     """Overlapping nuclei are missed, the more the coarser the scan: the counter is biased low and must follow the truth."""
     folder, made = simulated
     table = pd.read_parquet(folder / f"{name}.parquet").set_index("obs_id")["nuclei"]

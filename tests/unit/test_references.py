@@ -50,7 +50,7 @@ def _build(data: ad.AnnData | Path, tmp: Path, name: str = "out", seed: int = 0,
     return out
 
 
-def test_signatures_are_the_means_that_were_planted(tmp_path: Path) -> None:
+def test_signatures_are_the_means_of_the_simulation(tmp_path: Path) -> None:
     path = _build(_cells(2400), tmp_path, max_cells_per_type=600)
     out = ad.read_h5ad(path)
     found, real = out.varm["signatures"], signatures().loc[out.var_names]
@@ -307,7 +307,7 @@ def _unique(tmp: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_regression_signatures_follow_the_planted_ones(tmp_path: Path) -> None:
+def test_regression_signatures_follow_the_true_ones(tmp_path: Path) -> None:
     data = _cells(360)
     data.obs["assay"] = ["a" if i % 8 < 4 else "b" for i in range(360)]
     fit = {"method": "regression", "max_epochs": 60, "lr": 0.02, "batch_size": 360, "posterior_samples": 20}

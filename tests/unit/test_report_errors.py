@@ -20,7 +20,7 @@ OBS = make_obs({("p", "p1"): 49, ("q", "q1"): 49, ("r", "r1"): 49}, qc_flags={"r
 def world(tmp_path):
     values = make_values(OBS, types=2)
     made = values + 0.01 * np.random.default_rng(0).normal(size=values.shape)
-    # Planted errors of type A: a miss at the highest label of p1, a false positive at the lowest of q1.
+    # Simulated errors of type A: a miss at the highest label of p1, a false positive at the lowest of q1.
     p1, q1 = (np.flatnonzero(OBS["sample"] == s) for s in ("p1", "q1"))
     miss, false = p1[values[p1, 0].argmax()], q1[values[q1, 0].argmin()]
     made[miss, 0], made[false, 0] = -5.0, 99.0
@@ -28,7 +28,7 @@ def world(tmp_path):
     return files["predictions"], values, OBS.iloc[miss]["obs_id"], OBS.iloc[false]["obs_id"], tmp_path
 
 
-def test_planted_errors_come_first_and_flagged_sections_give_none(world):
+def test_simulated_errors_come_first_and_flagged_sections_give_none(world):
     predictions, values, miss, false, _ = world
     cases = find_cases(predictions, types=["A"], each=2)
     assert list(cases.columns) == COLUMNS

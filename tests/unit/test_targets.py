@@ -19,13 +19,13 @@ def world(tmp_path):
     return World(tmp_path, patients={"A": ["A1"], "B": ["B1"], "D": ["D1"]})
 
 
-def build(world, out, labels=None, planted=(), **spec):
+def build(world, out, labels=None, ground_truth=(), **spec):
     build_target(
         spec=experiment(**spec),
         samples=world.samples,
         tiles=world.tiles,
         labels=[labels or world.write_labels()],
-        truth=list(planted),
+        truth=list(ground_truth),
         out=out,
     )
     return read_target(out)
@@ -94,13 +94,13 @@ def test_recipe_of_odd_rows():
 
 def test_truth_is_aligned_by_name(world, tmp_path):
     labels = world.write_labels()
-    planted = World(tmp_path / "planted", patients=world.patients, seed=5)
-    types, values = planted.types, planted.labels
-    planted.types = ["stroma", "unknown", "T", "B"]  # another order, one type of its own, "epithelial" missing
-    path = planted.write_labels("truth", missing=7)
+    truth_world = World(tmp_path / "truth", patients=world.patients, seed=5)
+    types, values = truth_world.types, truth_world.labels
+    truth_world.types = ["stroma", "unknown", "T", "B"]  # another order, one type of its own, "epithelial" missing
+    path = truth_world.write_labels("truth", missing=7)
     target = build(world, tmp_path / "t.h5ad", labels, [path], truth="truth")
     assert target.types == types
-    at = {name: i for i, name in enumerate(planted.types)}
+    at = {name: i for i, name in enumerate(truth_world.types)}
     row = target.obs.index.get_loc("demo/B1/3x4")
     expected = values["B1"][28]
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Labels: what each observation is said to hold, by deconvolution, from published tables or from planted truth."""
+"""Labels: what each observation is said to hold, by deconvolution, from published tables or from ground truth."""
 
 from histoloom.labels.gather import gather_labels
 from histoloom.labels.group import label_group

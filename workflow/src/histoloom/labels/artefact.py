@@ -32,7 +32,7 @@ class LabelTask:
     reference
         The reference's h5ad, where the method takes one.
     tables
-        Published or planted tables, where the method reads them.
+        Published tables or ground truth, where the method reads them.
     scratch
         Folder for temporary files.
     threads

@@ -51,7 +51,7 @@ def label_group(
     reference
         The reference's h5ad; None for methods that take none.
     tables
-        Published table of the cohort, or planted truth of each section.
+        Published table of the cohort, or ground truth of each section.
     out
         The h5ad to write.
     efficiency

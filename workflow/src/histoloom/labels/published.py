@@ -1,4 +1,4 @@
-"""Labels that are not fitted here: a publisher's table, or the planted truth of a simulated cohort."""
+"""Labels that are not fitted here: a publisher's table, or the ground truth of a simulated cohort."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def label_published(task: LabelTask) -> GroupLabels:
 
 
 def label_truth(task: LabelTask) -> GroupLabels:
-    """Read the planted truth of simulated sections: ``<section>_abundance.tsv``, cells per spot and type.
+    """Read the ground truth of simulated sections: ``<section>_abundance.tsv``, cells per spot and type.
 
     Raises
     ------

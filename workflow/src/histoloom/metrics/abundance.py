@@ -169,11 +169,11 @@ def score_abundance(scored: Scored, means: pd.DataFrame, *, truth_has_units: boo
     means
         Mean training target per fold (folds, types).
     truth_has_units
-        Whether the planted truth has the units of the target; where not, no error against it is formed.
+        Whether the ground truth has the units of the target; where not, no error against it is formed.
 
     Notes
     -----
-    ``l1_skill = 1 - l1 / l1_mean_predictor``, both aggregated first. Against the planted truth the mean predictor is
+    ``l1_skill = 1 - l1 / l1_mean_predictor``, both aggregated first. Against the ground truth the mean predictor is
     still the mean of the training labels: the truth is trained on by nobody.
     """
     parts: list[pd.DataFrame] = []

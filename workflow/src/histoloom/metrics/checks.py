@@ -1,4 +1,4 @@
-"""Checks of labels and predictions: planted truth, other labels, regions, nuclei, chance. Nobody trained on them.
+"""Checks of labels and predictions: ground truth, other labels, regions, nuclei, chance. Nobody trained on them.
 
 A check reads the gathered labels of its cohorts and writes rows like a model's: ``model`` is the name of the labels.
 """
@@ -32,13 +32,13 @@ STAGE_VERSION = 1
 
 
 def score_truth(spec: Mapping[str, Any], labels: Labels, truth: Labels) -> list[pd.DataFrame]:
-    """Correlate every label type with every planted type, section by section.
+    """Correlate every label type with every type of the ground truth, section by section.
 
     Returns
     -------
     list of DataFrame
-        ``cc`` with target = label type, target2 = planted type; ``diagonal_is_max`` (1 or 0) for each label type whose
-        namesake was planted: whether its largest cohort mean lies with its namesake.
+        ``cc`` with target = label type, target2 = ground truth type; ``diagonal_is_max`` (1 or 0) for each label type
+        whose namesake is in the ground truth: whether its largest cohort mean lies with its namesake.
     """
     common = labels.obs.index.intersection(truth.obs.index)
     if common.empty:
@@ -60,7 +60,7 @@ def score_truth(spec: Mapping[str, Any], labels: Labels, truth: Labels) -> list[
     cohort = rows[rows["aggregation"] == "cohort"].pivot(index="target", columns="target2", values="value")
     checks = []
     for name in cohort.index.intersection(cohort.columns):
-        # Two readings must agree: no planted type fits the label better, no label fits the planted type better.
+        # Two readings must agree: no true type fits the label better, no label fits the true type better.
         row, column = cohort.loc[name].dropna(), cohort[name].dropna()
         own = cohort.loc[name, name]
         hit = float(own == row.max() and own == column.max()) if np.isfinite(own) else np.nan

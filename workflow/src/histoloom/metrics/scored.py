@@ -29,7 +29,7 @@ class Scored:
     seeds
         Prediction by training seed; empty where there is only one.
     reference
-        (n, types) by what is compared with: "labels", and "truth" where there is planted truth.
+        (n, types) by what is compared with: "labels", and "truth" where there is ground truth.
     metadata
         Of the predictions.
     """

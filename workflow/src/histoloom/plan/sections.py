@@ -201,7 +201,7 @@ class SectionPlan(GenePlan):
         ]
 
     def label_tables(self, labels: str, cohort: str, group: str) -> list[str]:
-        """Return the published or planted tables that a label job reads."""
+        """Return the published tables or ground truth that a label job reads."""
         entry = self.labels_entry(labels)
         cohort_entry, reader, root = (
             self.config.get("cohorts", cohort),
@@ -225,7 +225,7 @@ class SectionPlan(GenePlan):
             if "truth" not in files:
                 raise InputError(
                     f"{self.config.origin}: labels.{labels}",
-                    f"source '{cohort_entry['source']}' of cohort '{cohort}' has no planted truth.",
+                    f"source '{cohort_entry['source']}' of cohort '{cohort}' has no ground truth.",
                     "use `truth` labels with simulated cohorts only.",
                 )
             found.append(files["truth"])

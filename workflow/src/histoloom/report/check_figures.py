@@ -52,7 +52,7 @@ def draw_check(*, spec: Mapping[str, Any], metrics: Path, out: Path) -> None:
 
 
 def _grid(rows: pd.DataFrame) -> tuple[np.ndarray, list[str], list[str]]:
-    """Return cohort CC (label types, planted types), namesakes first so that they lie on the diagonal."""
+    """Return cohort CC (label types, ground truth types), namesakes first so that they lie on the diagonal."""
     mean = rows[(rows["metric"] == "cc") & (rows["aggregation"] == "cohort")]
     wide = mean.groupby(["target", "target2"])["value"].mean().unstack()
     common = [name for name in wide.index if name in wide.columns]
@@ -77,7 +77,7 @@ def _draw_truth(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Pa
         ax.set_yticks(range(len(first)), short_names(first))
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
-        ax.set_xlabel("planted type")
+        ax.set_xlabel("ground truth type")
         ax.set_ylabel("type of the labels")
         check = rows[rows["metric"] == "diagonal_is_max"]["value"]
         own = [matrix[i, second.index(name)] for i, name in enumerate(first) if name in second]

@@ -82,7 +82,7 @@ def build_sample(
         facts = _measure(section, slide, row, where, reader, found)
     _complete(section)
     dropped_places = np.asarray(section.uns.pop("dropped_places", np.empty((0, 2))))
-    # The planted truth is for checks: no part of the sample.
+    # The ground truth is for checks: no part of the sample.
     used = identities_of({role: _parts(path) for role, path in files.items() if role != "truth"})
     params = {
         "source": source,

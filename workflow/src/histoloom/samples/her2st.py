@@ -66,7 +66,7 @@ class Her2stReader(Reader):
 
 
 class SimulatedReader(Her2stReader):
-    """Simulated sections: her2st's layout, and the planted truth beside it."""
+    """Simulated sections: her2st's layout, and the ground truth next to it."""
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:

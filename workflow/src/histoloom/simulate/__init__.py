@@ -1,6 +1,6 @@
 """The simulated cohort: sections with known truth in her2st's raw layout, and a reference from other donors.
 
-What is planted, and how to switch it off, stands in ``workflow/schemas/cohort.simulated.schema.yaml``.
+Its effects, and how to switch them off, are described in ``workflow/schemas/cohort.simulated.schema.yaml``.
 """
 
 from histoloom.simulate.barcode import BarcodeReading, decode_barcode

@@ -22,7 +22,7 @@ from histoloom.simulate.celltypes import (
     tissue_types,
 )
 from histoloom.simulate.layout import Layout
-from histoloom.simulate.options import Plants, Section, random_stream
+from histoloom.simulate.options import Section, SimulationOptions, random_stream
 from histoloom.simulate.tissue import BUNDLE, STEP_UM, Ring, Tissue
 
 Array = NDArray[Any]
@@ -64,7 +64,7 @@ class Cells:
         return counts
 
 
-def density_maps(types: list[CellType], tissue: Tissue, section: Section, plants: Plants) -> Array:
+def density_maps(types: list[CellType], tissue: Tissue, section: Section, options: SimulationOptions) -> Array:
     """Return cells per um2 by type on the tissue's grid, float32 (types, h, w)."""
     index = {t.name: i for i, t in enumerate(types)}
     inside = tissue.region != GLASS
@@ -77,19 +77,19 @@ def density_maps(types: list[CellType], tissue: Tissue, section: Section, plants
     share = 1 / (1 + np.exp(-3.0 * tissue.fields["split"]))
     for name, part in zip(TWINS, (share, 1 - share), strict=True):
         maps[index[name]] = lymphocytes * part
-    if plants.pairs:
+    if options.pairs:
         first, second = tissue.fields["pair"], tissue.fields["pair2"]
         # exp(a f - a^2 / 2) keeps the mean density.
         for name in PAIRS["attracting"]:
             maps[index[name]] *= np.exp(0.9 * first - 0.4)
         for sign, name in zip((1, -1), PAIRS["repelling"], strict=True):
             maps[index[name]] *= np.exp(sign * 0.9 * second - 0.4)
-    maps[index[PATIENT_ONLY]] *= patient_only_level(section) if plants.patient_only_type else 1.0
+    maps[index[PATIENT_ONLY]] *= patient_only_level(section) if options.patient_only_type else 1.0
     if TISSUE_ONLY in index:
         bundle = (tissue.fields["bundle"] > BUNDLE) & (tissue.region == STROMA)
         maps[index[TISSUE_ONLY]][(tissue.region == STROMA) & ~bundle] = 0
         maps[index["fibroblast"]][bundle] *= 0.3
-    if not plants.prevalence:
+    if not options.prevalence:
         totals = maps.sum(axis=(1, 2), keepdims=True)
         maps *= np.divide(totals[totals > 0].mean(), totals, out=np.zeros_like(totals), where=totals > 0)
     return maps
@@ -189,16 +189,18 @@ def _to_walls(position: Array, tissue: Tissue, vacuoles: Array) -> Array:
     return moved
 
 
-def place_cells(spec: Mapping[str, Any], section: Section, layout: Layout, tissue: Tissue, plants: Plants) -> Cells:
+def place_cells(
+    spec: Mapping[str, Any], section: Section, layout: Layout, tissue: Tissue, options: SimulationOptions
+) -> Cells:
     """Place the cells of a section.
 
     Types draw from streams of their own. Glands, vessels and fat come first, then the types that ignore regions,
     then the rest; a cell that would overlap an earlier one is dropped.
     """
     seed = int(spec["seed"])
-    types = tissue_types(plants)
+    types = tissue_types(options)
     index = {t.name: i for i, t in enumerate(types)}
-    maps = density_maps(types, tissue, section, plants)
+    maps = density_maps(types, tissue, section, options)
     rng = random_stream(seed, "structure", section.sample)
     vacuoles = pack_vacuoles(rng, tissue)
     blocks = [(name, block, 0) for name, block in _structured(rng, tissue)]

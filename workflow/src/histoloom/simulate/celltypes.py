@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from histoloom.simulate.options import Plants, Section
+from histoloom.simulate.options import Section, SimulationOptions
 
 REGIONS = ("glass", "stroma", "tumour", "fat", "immune", "gland", "vessel")
 GLASS, STROMA, TUMOUR, FAT, IMMUNE, GLAND, VESSEL = range(7)
@@ -53,7 +53,7 @@ class CellType:
     density
         Cells per um2 by region; `scattered` types ignore regions and use ``everywhere``.
     rna
-        Relative RNA content, scaled by the plant.
+        Relative RNA content, scaled by the effect.
     markers
         Genes that mark the type.
     """
@@ -148,10 +148,10 @@ def all_types() -> tuple[CellType, ...]:
     return _TYPES
 
 
-def tissue_types(plants: Plants) -> list[CellType]:
-    """Return the types that live in the tissue, as the plants say how they look."""
-    kept = [t for t in _TYPES if t.name != REFERENCE_ONLY and (plants.tissue_only_type or t.name != TISSUE_ONLY)]
-    if plants.same_morphology:
+def tissue_types(options: SimulationOptions) -> list[CellType]:
+    """Return the types that live in the tissue, as the effects say how they look."""
+    kept = [t for t in _TYPES if t.name != REFERENCE_ONLY and (options.tissue_only_type or t.name != TISSUE_ONLY)]
+    if options.same_morphology:
         first = next(t for t in kept if t.name == TWINS[0])
         kept = [_drawn_like(t, first) if t.name == TWINS[1] else t for t in kept]
     return kept
@@ -169,10 +169,10 @@ def _drawn_like(cell_type: CellType, model: CellType) -> CellType:
     )
 
 
-def reference_types(plants: Plants) -> list[str]:
+def reference_types(options: SimulationOptions) -> list[str]:
     """Return the names of the reference's types, in an order that is neither the tissue's nor alphabetical."""
     names = [
-        t.name for t in _TYPES if t.name != TISSUE_ONLY and (plants.reference_only_type or t.name != REFERENCE_ONLY)
+        t.name for t in _TYPES if t.name != TISSUE_ONLY and (options.reference_only_type or t.name != REFERENCE_ONLY)
     ]
     return names[1::2] + names[0::2]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histoloom.simulate.celltypes import LINEAGE_MARKERS, CellType, all_types, rna_content
-from histoloom.simulate.options import Plants, Section, random_stream
+from histoloom.simulate.options import Section, SimulationOptions, random_stream
 
 Array = NDArray[Any]
 
@@ -124,7 +124,12 @@ def bleed(mean: Array, centres: Array, pitch_um: float, share: float) -> Array:
 
 
 def spot_counts(
-    spec: Mapping[str, Any], section: Section, plants: Plants, types: list[CellType], cells: Array, centres: Array
+    spec: Mapping[str, Any],
+    section: Section,
+    options: SimulationOptions,
+    types: list[CellType],
+    cells: Array,
+    centres: Array,
 ) -> Array:
     """Return counts of a section, int32 (spots, genes).
 
@@ -132,8 +137,8 @@ def spot_counts(
     ----------
     spec
         Validated cohort entry: seed, umi_per_cell, genes, dispersion.
-    section, plants
-        The section and the cohort's plants.
+    section, options
+        The section and the cohort's options.
     types
         The tissue's types, the columns of `cells`.
     cells
@@ -146,18 +151,18 @@ def spot_counts(
     profile = signatures(seed, genes)
     names = [t.name for t in all_types()]
     rows = [names.index(t.name) for t in types]
-    content = np.array([rna_content(t, plants.rna_content) for t in types])
+    content = np.array([rna_content(t, options.rna_content) for t in types])
     local = profile[rows].copy()
     shift = random_stream(seed, "patient expression", section.patient).normal(0, 1, local.shape)
-    local *= np.exp(plants.patient_expression * shift)
+    local *= np.exp(options.patient_expression * shift)
     local /= local.sum(axis=1, keepdims=True)
     mean = (cells * content) @ local * float(spec["umi_per_cell"])
     mean += 0.02 * mean.mean(axis=0)  # ambient RNA: an empty spot still shows a little
-    mean = bleed(mean, centres, section.pitch_um, plants.spot_bleed)
-    mean *= np.exp(plants.platform_effect * random_stream(seed, "platform").normal(0, 1, len(genes)))
+    mean = bleed(mean, centres, section.pitch_um, options.spot_bleed)
+    mean *= np.exp(options.platform_effect * random_stream(seed, "platform").normal(0, 1, len(genes)))
     rng = random_stream(seed, "counts", section.sample)
-    capture = rng.lognormal(0, 0.2, len(mean)) * depth_of(section, plants.depth_ratio)
+    capture = rng.lognormal(0, 0.2, len(mean)) * depth_of(section, options.depth_ratio)
     counts = negative_binomial(rng, mean * capture[:, None], float(spec["dispersion"]))
-    if plants.zero_umi_spot and section.rank == section.n_patients - 1 and section.order == 0:
+    if options.zero_umi_spot and section.rank == section.n_patients - 1 and section.order == 0:
         counts[len(counts) // 2] = 0
     return counts

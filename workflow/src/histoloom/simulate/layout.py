@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histoloom.simulate.options import Plants, Section, random_stream
+from histoloom.simulate.options import Section, SimulationOptions, random_stream
 
 Array = NDArray[Any]
 _FIRST_X, _FIRST_Y = 3, 7  # array numbers do not start at 0, and not at the same number
@@ -76,19 +76,19 @@ class Layout:
         return np.maximum(inside, -notch)
 
 
-def lay_out(spec: Mapping[str, Any], section: Section, plants: Plants) -> Layout:
+def lay_out(spec: Mapping[str, Any], section: Section, options: SimulationOptions) -> Layout:
     """Place the array and the tissue on the slide.
 
-    With the geometry plant: unequal margins (so width, height and all four margins differ), x pitch 1 % above
+    With the geometry effect: unequal margins (so width, height and all four margins differ), x pitch 1 % above
     y pitch, the tissue L-shaped, off centre and rotated by an angle of the section's own.
     """
     rng = random_stream(spec["seed"], "layout", section.sample)
     nx, ny = int(spec["array_x"]), int(spec["array_y"])
-    stretch = np.array([1.005, 0.995]) if plants.geometry else np.ones(2)
+    stretch = np.array([1.005, 0.995]) if options.geometry else np.ones(2)
     pitch = section.pitch_um * stretch
     margin = max(_TILE_PX / 2 * section.mpp * 1.06, 0.6 * section.pitch_um) + 8.0
-    before = np.array([margin + 10, margin]) if plants.geometry else np.full(2, margin)
-    after = np.array([margin + 45, margin + 25]) if plants.geometry else np.full(2, margin)
+    before = np.array([margin + 10, margin]) if options.geometry else np.full(2, margin)
+    after = np.array([margin + 45, margin + 25]) if options.geometry else np.full(2, margin)
     gy, gx = np.divmod(np.arange(nx * ny), nx)
     jitter = np.clip(rng.normal(0, 0.015, (nx * ny, 2)), -0.04, 0.04)
     grid = np.stack([gx, gy], axis=1)
@@ -96,7 +96,7 @@ def lay_out(spec: Mapping[str, Any], section: Section, plants: Plants) -> Layout
     extent = (np.array([nx, ny]) - 1) * pitch
     size = (before + extent + after) / section.mpp
     turn = rng.uniform(-7, 7) + 180 * (section.order % 2)
-    if plants.geometry:
+    if options.geometry:
         half, shift = extent * np.array([0.475, 0.49]), extent * np.array([-0.03, 0.015])
     else:
         half, shift, turn = extent * 0.47, np.zeros(2), 0.0
@@ -111,5 +111,5 @@ def lay_out(spec: Mapping[str, Any], section: Section, plants: Plants) -> Layout
         middle=before + extent / 2 + shift,
         half=half,
         angle=float(np.deg2rad(turn)),
-        l_shaped=plants.geometry,
+        l_shaped=options.geometry,
     )

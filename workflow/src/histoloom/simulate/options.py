@@ -15,7 +15,7 @@ from histoloom.errors import InputError
 def random_stream(seed: int, *names: object) -> np.random.Generator:
     """Return the random numbers of one purpose.
 
-    Streams are named and independent, so that switching one plant off leaves every other draw as it was: two cohorts
+    Streams are named and independent, so that switching one effect off leaves every other draw as it was: two cohorts
     that differ in one switch are paired.
 
     Parameters
@@ -30,8 +30,8 @@ def random_stream(seed: int, *names: object) -> np.random.Generator:
 
 
 @dataclass(frozen=True)
-class Plants:
-    """The planted facts, with the umbrella already applied; meanings in ``cohort.simulated.schema.yaml``."""
+class SimulationOptions:
+    """The simulated effects, `misspecification` already applied; meanings in ``cohort.simulated.schema.yaml``."""
 
     geometry: bool
     barcode: bool
@@ -52,9 +52,9 @@ class Plants:
     same_person: Mapping[str, str]
 
     @classmethod
-    def from_spec(cls, spec: Mapping[str, Any]) -> Plants:
-        """Read the ``plants`` of a validated cohort entry; with ``misspecification: false`` that group is off."""
-        chosen = dict(spec["plants"])
+    def from_spec(cls, spec: Mapping[str, Any]) -> SimulationOptions:
+        """Read the ``effects`` of a validated cohort entry; with ``misspecification: false`` that group is off."""
+        chosen = dict(spec["effects"])
         if not chosen.pop("misspecification"):
             chosen.update(tissue_only_type=False, spot_bleed=0.0, platform_effect=0.0, patient_expression=0.0)
         return cls(**chosen)
@@ -107,7 +107,7 @@ def _number(row: Mapping[str, str], key: str) -> float:
     return value
 
 
-def describe_section(spec: Mapping[str, Any], row: Mapping[str, str], plants: Plants) -> Section:
+def describe_section(spec: Mapping[str, Any], row: Mapping[str, str], options: SimulationOptions) -> Section:
     """Work out who a row of the sheet is.
 
     Parameters
@@ -116,8 +116,8 @@ def describe_section(spec: Mapping[str, Any], row: Mapping[str, str], plants: Pl
         Validated cohort entry with ``sheet_rows``, all rows of the sheet.
     row
         The row to draw.
-    plants
-        The cohort's plants.
+    options
+        The cohort's options.
 
     Raises
     ------
@@ -126,14 +126,14 @@ def describe_section(spec: Mapping[str, Any], row: Mapping[str, str], plants: Pl
     """
     rows = {r["sample"]: r for r in spec["sheet_rows"]}
     rows.setdefault(row["sample"], dict(row))
-    source = plants.same_person.get(row["sample"], row["sample"])
+    source = options.same_person.get(row["sample"], row["sample"])
     if source not in rows:
         raise InputError(
-            f"plants.same_person.{row['sample']}",
+            f"effects.same_person.{row['sample']}",
             f"'{source}' is no sample of the sheet; it has {', '.join(rows)}.",
             "name a sample of the same sheet (the cohort may still leave it out with `samples:`).",
         )
-    originals = [r for s, r in rows.items() if s not in plants.same_person]
+    originals = [r for s, r in rows.items() if s not in options.same_person]
     patients = list(dict.fromkeys(r["patient"] for r in originals)) or [rows[source]["patient"]]
     patient = rows[source]["patient"]
     if patient not in patients:
@@ -145,7 +145,7 @@ def describe_section(spec: Mapping[str, Any], row: Mapping[str, str], plants: Pl
         rank=patients.index(patient),
         n_patients=len(patients),
         order=siblings.index(source),
-        mpp=float(plants.true_mpp.get(row["sample"], 0)) or _number(row, "mpp"),
+        mpp=float(options.true_mpp.get(row["sample"], 0)) or _number(row, "mpp"),
         pitch_um=_number(row, "pitch_um"),
         spot_um=_number(row, "spot_diameter_um"),
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from histoloom.simulate.celltypes import all_types, reference_types, rna_content
 from histoloom.simulate.counts import gene_names, negative_binomial, signatures
-from histoloom.simulate.options import Plants, random_stream
+from histoloom.simulate.options import SimulationOptions, random_stream
 
 _ASSAYS = (("10x 3' v2", 0.6), ("10x 3' v3", 1.0))
 
@@ -19,7 +19,7 @@ def write_reference(*, spec: Mapping[str, Any], out: Path) -> None:
     """Write the reference of a simulated cohort.
 
     Donors are nobody of the cohort; each shifts every gene a little, has its own depth and assay, and its own number
-    of cells per type. One type is absent from the tissue and one tissue type is missing here, where the plants say so.
+    of cells per type. One type is absent from the tissue and one tissue type is missing here, where the effects say so.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def write_reference(*, spec: Mapping[str, Any], out: Path) -> None:
     import pandas as pd
     from scipy.sparse import csr_matrix, vstack
 
-    plants, seed = Plants.from_spec(spec), int(spec["seed"])
+    options, seed = SimulationOptions.from_spec(spec), int(spec["seed"])
     chosen = spec["reference"]
     genes = gene_names(int(spec["generic_genes"]))
     by_name = {t.name: (i, t) for i, t in enumerate(all_types())}
@@ -43,7 +43,7 @@ def write_reference(*, spec: Mapping[str, Any], out: Path) -> None:
         donor, (assay, efficiency) = f"D{d + 1}", _ASSAYS[d % len(_ASSAYS)]
         rng = random_stream(seed, "donor", donor)
         shift = np.exp(rng.normal(0, 0.2, len(genes)))
-        for name in reference_types(plants):
+        for name in reference_types(options):
             own = random_stream(seed, "donor", donor, name)
             i, cell_type = by_name[name]
             mean_cells = int(chosen["cells_per_type"]) / int(chosen["donors"])
@@ -51,7 +51,7 @@ def write_reference(*, spec: Mapping[str, Any], out: Path) -> None:
             expected = profile[i] * shift
             expected = expected / expected.sum()
             size = own.lognormal(0, 0.35, n) * efficiency * float(chosen["umi_per_cell"])
-            size *= rna_content(cell_type, plants.rna_content)
+            size *= rna_content(cell_type, options.rna_content)
             counts = negative_binomial(own, size[:, None] * expected, float(spec["dispersion"]))
             blocks.append(csr_matrix(counts))
             rows.extend((name, donor, assay) for _ in range(n))

@@ -13,7 +13,7 @@ from histoloom.simulate.celltypes import FAT, IMMUNE, STROMA, TUMOUR
 from histoloom.simulate.fields import smooth_noise
 from histoloom.simulate.layout import Layout
 from histoloom.simulate.nuclei import Stamper
-from histoloom.simulate.options import Plants, Section, random_stream
+from histoloom.simulate.options import Section, SimulationOptions, random_stream
 from histoloom.simulate.tissue import BUNDLE, STEP_UM, Ring, Tissue
 
 Array = NDArray[Any]
@@ -24,14 +24,14 @@ _HAEMATOXYLIN = np.array([0.66, 0.69, 0.30])
 _EOSIN = np.array([0.10, 0.93, 0.34])
 
 
-def stain_of(seed: int, section: Section, plants: Plants) -> tuple[Array, Array, float]:
+def stain_of(seed: int, section: Section, options: SimulationOptions) -> tuple[Array, Array, float]:
     """Return the stain vectors (2, 3), the strength of each stain (2,) and the glass' brightness.
 
-    Patients differ in all of them when the plant is on; sections of one patient differ a little.
+    Patients differ in all of them when the effect is on; sections of one patient differ a little.
     """
     vectors = np.stack([_HAEMATOXYLIN, _EOSIN])
     strength = np.ones(2)
-    if plants.stain_by_patient:
+    if options.stain_by_patient:
         rng = random_stream(seed, "stain", section.patient)
         vectors = np.clip(vectors + rng.normal(0, 0.05, (2, 3)), 0.02, 1.2)
         # Spread evenly over the patients, so that no two are alike by chance.
@@ -187,7 +187,7 @@ class _Base:
 
 
 def draw_slide(
-    spec: Mapping[str, Any], section: Section, layout: Layout, tissue: Tissue, cells: Cells, plants: Plants
+    spec: Mapping[str, Any], section: Section, layout: Layout, tissue: Tissue, cells: Cells, options: SimulationOptions
 ) -> Array:
     """Draw a section as a microscope's camera would see it.
 
@@ -212,7 +212,7 @@ def draw_slide(
         eosin, haematoxylin = (_enlarge(layer, shape, section.mpp / step) for layer in (base.eosin, base.haematoxylin))
     del base
     Stamper(rng, section.mpp).draw(cells, haematoxylin, eosin)
-    return develop(rng, haematoxylin, eosin, stain_of(seed, section, plants), section.mpp)
+    return develop(rng, haematoxylin, eosin, stain_of(seed, section, options), section.mpp)
 
 
 def _enlarge(layer: Array, shape: tuple[int, int], ratio: float) -> Array:

@@ -1,4 +1,4 @@
-"""One simulated section as her2st publishes one (counts, spots, slide, regions) with its planted truth."""
+"""One simulated section as her2st publishes one (counts, spots, slide, regions) with its ground truth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from histoloom.simulate.cells import Cells, place_cells
 from histoloom.simulate.celltypes import FAT, GLASS, REGION_LABELS, REGIONS
 from histoloom.simulate.counts import gene_names, spot_counts
 from histoloom.simulate.layout import Layout, lay_out
-from histoloom.simulate.options import Plants, Section, describe_section, random_stream
+from histoloom.simulate.options import Section, SimulationOptions, describe_section, random_stream
 from histoloom.simulate.render import draw_slide
 from histoloom.simulate.tissue import Tissue, grow_tissue
 
@@ -45,7 +45,7 @@ class Simulation:
     """
 
     section: Section
-    plants: Plants
+    options: SimulationOptions
     layout: Layout
     tissue: Tissue
     cells: Cells
@@ -67,11 +67,11 @@ def simulate_section(spec: Mapping[str, Any], row: Mapping[str, str]) -> Simulat
     InputError
         If no spot lies on tissue: the array is too small.
     """
-    plants = Plants.from_spec(spec)
-    section = describe_section(spec, row, plants)
-    layout = lay_out(spec, section, plants)
+    options = SimulationOptions.from_spec(spec)
+    section = describe_section(spec, row, options)
+    layout = lay_out(spec, section, options)
     tissue = grow_tissue(spec, section, layout)
-    cells = place_cells(spec, section, layout, tissue, plants)
+    cells = place_cells(spec, section, layout, tissue, options)
     covered = _disc_values(layout, tissue, tissue.region != GLASS) >= _MIN_TISSUE
     spots = np.flatnonzero(covered)
     if len(spots) < 2 * _SPARE_SPOTS:
@@ -84,7 +84,7 @@ def simulate_section(spec: Mapping[str, Any], row: Mapping[str, str]) -> Simulat
     spare = random_stream(spec["seed"], "spare spots", section.sample).choice(len(spots), _SPARE_SPOTS, replace=False)
     counted[spare] = False
     abundance = cells.count_under(layout.centres[spots], layout.spot_um)
-    return Simulation(section, plants, layout, tissue, cells, spots, counted, abundance)
+    return Simulation(section, options, layout, tissue, cells, spots, counted, abundance)
 
 
 def _disc_values(layout: Layout, tissue: Tissue, mask: Array) -> Array:
@@ -142,7 +142,7 @@ def _write_gzip(text: str, path: Path) -> None:
 def _write_counts(made: Simulation, spec: Mapping[str, Any], path: Path) -> None:
     kept = made.counted
     centres = made.layout.centres[made.spots[kept]]
-    counts = spot_counts(spec, made.section, made.plants, made.cells.types, made.abundance[kept], centres)
+    counts = spot_counts(spec, made.section, made.options, made.cells.types, made.abundance[kept], centres)
     index = pd.Index([i for i, k in zip(made.obs_ids, kept, strict=True) if k])
     frame = pd.DataFrame(counts, index=index, columns=gene_names(int(spec["generic_genes"])))
     _write_gzip(frame.to_csv(sep="\t", lineterminator="\n"), path)
@@ -222,13 +222,13 @@ def _write_image(made: Simulation, spec: Mapping[str, Any], path: Path) -> None:
     from PIL import Image
 
     layout = made.layout
-    if made.plants.barcode:
+    if made.options.barcode:
         centres = layout.centres / made.section.mpp
         shape = (layout.height_px, layout.width_px)
         picture = draw_barcodes(shape, centres, layout.x, layout.y, made.section.mpp)
     else:
-        picture = draw_slide(spec, made.section, layout, made.tissue, made.cells, made.plants)
+        picture = draw_slide(spec, made.section, layout, made.tissue, made.cells, made.options)
     stream = io.BytesIO()
-    quality = 95 if made.plants.barcode else int(spec["jpeg_quality"])
-    Image.fromarray(picture).save(stream, "JPEG", quality=quality, subsampling=0 if made.plants.barcode else 2)
+    quality = 95 if made.options.barcode else int(spec["jpeg_quality"])
+    Image.fromarray(picture).save(stream, "JPEG", quality=quality, subsampling=0 if made.options.barcode else 2)
     path.write_bytes(stream.getvalue())

@@ -167,9 +167,9 @@ def _fibres(field: _Fields, points: Array) -> Array:
 
 
 def _modulations(field: _Fields, region: Array) -> dict[str, Array]:
-    """Return the fields that cells follow; those of a plant are made orthogonal to the regions.
+    """Return the fields that cells follow; those of an effect are made orthogonal to the regions.
 
-    Otherwise a patch that happens to lie on a nest would tie two types together that the plant calls independent.
+    Otherwise a patch that happens to lie on a nest would tie two types together that the effect calls independent.
     """
     tissue = region != GLASS
     codes = [(region[tissue] == code).astype(np.float32) for code in (TUMOUR, FAT, IMMUNE, GLAND, VESSEL)]

@@ -26,7 +26,7 @@ class Target:
     values
         (n_obs, n_types) float64.
     truth
-        Planted truth, aligned with ``values`` (NaN where it lacks a type or an observation), or None.
+        Ground truth, aligned with ``values`` (NaN where it lacks a type or an observation), or None.
     types
         Cell types in the order of the columns.
     spatial

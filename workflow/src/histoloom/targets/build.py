@@ -189,11 +189,11 @@ def _join_section(
             "look at the section's tile picture and labels, or exclude it: write a reason in the sheet's "
             "`exclude` column.",
         )
-    planted = _aligned(truth[cohort], keys, types, transform) if cohort in truth else None
+    ground_truth = _aligned(truth[cohort], keys, types, transform) if cohort in truth else None
     return _Section(
         section.obs.set_axis(f"{cohort}/" + keys).loc[joined],
         values[joined],
-        None if planted is None else planted[joined],
+        None if ground_truth is None else ground_truth[joined],
         step,
         section.tiles_spec,
     )
@@ -223,7 +223,7 @@ def build_target(
     samples, tiles
         Section and tile artefacts, in the same order.
     labels, truth
-        Gathered labels and planted truth per cohort; ``truth`` may be empty.
+        Gathered labels and ground truth per cohort; ``truth`` may be empty.
     embeddings
         By encoder, embeddings that may lack kept tiles (features of other software): observations that any of these
         encoders lacks are left out, so that all models of the experiment are compared on the same ones.
@@ -237,13 +237,13 @@ def build_target(
     """
     statistic, transform = spec["target"]["statistic"], spec["target"]["transform"]
     by_cohort = _by_cohort(labels, statistic)
-    planted = _by_cohort(truth, "mean")
+    ground_truth = _by_cohort(truth, "mean")
     types, types_dropped = _common_types(by_cohort)
     if types_dropped:
         logger.warning("types that not all cohorts have are left out: %s", types_dropped)
     embedded = embedded_keys(embeddings) if embeddings else None
     sections = [
-        _join_section(Path(sample), Path(tile), by_cohort, planted, types, transform, embedded)
+        _join_section(Path(sample), Path(tile), by_cohort, ground_truth, types, transform, embedded)
         for sample, tile in zip(samples, tiles, strict=True)
     ]
     values = np.concatenate([section.values for section in sections])
@@ -264,7 +264,7 @@ def build_target(
         "truth": spec["truth"],
         "genes_matched_by": _matched_by(by_cohort),
         "units": _units(by_cohort, transform),
-        "truth_units": _units(planted, transform) if planted else None,
+        "truth_units": _units(ground_truth, transform) if ground_truth else None,
         "steps": [section.step for section in sections],
         "constant_types": constant,
         "types_dropped": types_dropped,

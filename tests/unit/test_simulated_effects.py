@@ -1,4 +1,4 @@
-"""Each planted fact, against its known answer; each with the plant off as the control."""
+"""Each simulated effect against its known answer; each with the effect off as the control."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ TINY = {"array_x": 7, "array_y": 6}
 
 
 @cache
-def _grown(sample: str, plants: tuple[tuple[str, object], ...], size: tuple[int, int], seed: int) -> Simulation:
-    spec = simulated_spec(array_x=size[0], array_y=size[1], seed=seed, plants=dict(plants))
+def _grown(sample: str, effects: tuple[tuple[str, object], ...], size: tuple[int, int], seed: int) -> Simulation:
+    spec = simulated_spec(array_x=size[0], array_y=size[1], seed=seed, effects=dict(effects))
     return simulate_section(spec, sheet_row(sample))
 
 
-def grown(sample: str, size: tuple[int, int] = (17, 13), seed: int = 1, **plants: object) -> Simulation:
-    return _grown(sample, tuple(plants.items()), size, seed)
+def grown(sample: str, size: tuple[int, int] = (17, 13), seed: int = 1, **effects: object) -> Simulation:
+    return _grown(sample, tuple(effects.items()), size, seed)
 
 
 def column(made: Simulation, name: str) -> np.ndarray:
     return made.abundance[:, [t.name for t in made.cells.types].index(name)].astype(float)
 
 
-def counts_of(made: Simulation, **plants: object) -> np.ndarray:
+def counts_of(made: Simulation, **effects: object) -> np.ndarray:
     centres = made.layout.centres[made.spots]
-    spec = simulated_spec(plants=plants)
-    from histoloom.simulate.options import Plants
+    spec = simulated_spec(effects=effects)
+    from histoloom.simulate.options import SimulationOptions
 
-    return spot_counts(spec, made.section, Plants.from_spec(spec), made.cells.types, made.abundance, centres)
+    return spot_counts(spec, made.section, SimulationOptions.from_spec(spec), made.cells.types, made.abundance, centres)
 
 
 # pixels ------------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def picture(sample: str, row: dict[str, str] | None = None, **changes) -> tuple[
 
     spec = simulated_spec(**{**SMALL, **changes})
     made = simulate_section(spec, row or sheet_row(sample))
-    return draw_slide(spec, made.section, made.layout, made.tissue, made.cells, made.plants), made
+    return draw_slide(spec, made.section, made.layout, made.tissue, made.cells, made.options), made
 
 
 def nuclear_diameter_px(image: np.ndarray) -> float:
@@ -74,7 +74,7 @@ def test_nuclei_keep_their_size_in_um_and_not_in_px():
 
 def test_a_wrong_sheet_leaves_the_slide_as_it_is():
     right = simulate_section(simulated_spec(**SMALL), sheet_row("X1"))
-    wrong = simulate_section(simulated_spec(**SMALL, plants={"true_mpp": {"X1": 0.46}}), sheet_row("X1", mpp="0.92"))
+    wrong = simulate_section(simulated_spec(**SMALL, effects={"true_mpp": {"X1": 0.46}}), sheet_row("X1", mpp="0.92"))
     assert (wrong.layout.width_px, wrong.layout.height_px) == (right.layout.width_px, right.layout.height_px)
 
 
@@ -85,7 +85,7 @@ def _label_image_correlations(sample: str) -> dict[str, float]:
     from histoloom.simulate.render import draw_slide
 
     made = grown(sample)
-    image = draw_slide(simulated_spec(), made.section, made.layout, made.tissue, made.cells, made.plants)
+    image = draw_slide(simulated_spec(), made.section, made.layout, made.tissue, made.cells, made.options)
     mpp = made.section.mpp
     dark = uniform_filter(255.0 - image[..., 0].astype(np.float32), round(55 / mpp))
     x, y = (made.layout.centres[made.spots] / mpp).T
@@ -114,7 +114,7 @@ def test_swapped_or_flipped_spots_lose_the_picture():
     assert np.mean(list(mean.values())) < 0.1, mean
 
 
-def test_geometry_plant_makes_everything_unequal_and_its_absence_equal():
+def test_geometry_effect_makes_everything_unequal_and_its_absence_equal():
     made, plain = grown("W1"), grown("W1", geometry=False)
     for section, pitch_ratio in ((made, 1.01), (plain, 1.0)):
         layout = section.layout
@@ -135,7 +135,7 @@ def test_barcode_tiles_decode_to_their_own_spot(tmp_path, mpp):
 
     from histoloom.simulate import write_section
 
-    spec = simulated_spec(**SMALL, plants={"barcode": True})
+    spec = simulated_spec(**SMALL, effects={"barcode": True})
     out = {"image": tmp_path / "i.jpg", "spots": tmp_path / "s.tsv"}
     write_section(spec=spec, row=sheet_row("W1", mpp=str(mpp)), out=out)
     image, spots = np.asarray(Image.open(out["image"])), pd.read_csv(out["spots"], sep="\t")
@@ -168,10 +168,10 @@ def test_a_tile_off_its_spot_is_measured_or_refused():
         decode_barcode(image[76:300, 0:224], 0.46)
 
 
-def test_stain_differs_by_patient_only_with_the_plant():
+def test_stain_differs_by_patient_only_with_the_effect():
     def colour(sample: str, on: bool) -> np.ndarray:
         row = sheet_row(sample, mpp="0.92")
-        image, _ = picture(sample, row, **TINY, plants={"stain_by_patient": on})
+        image, _ = picture(sample, row, **TINY, effects={"stain_by_patient": on})
         return np.median(image[image.mean(axis=2) < 225], axis=0)
 
     on = [colour(s, True) for s in ("W1", "X1", "Y1", "Z1")]
@@ -183,7 +183,7 @@ def test_stain_differs_by_patient_only_with_the_plant():
 # cells -------------------------------------------------------------------------------------------------------
 
 
-def test_prevalence_differs_only_with_the_plant():
+def test_prevalence_differs_only_with_the_effect():
     on, off = (np.bincount(grown("Y1", prevalence=p).cells.kind) for p in (True, False))
     names = [t.name for t in grown("Y1").cells.types]
     compared = [names.index(n) for n in ("cancer_epithelial", "mast_cell", "fibroblast", "endothelial", "NK_cell")]
@@ -223,11 +223,11 @@ def test_patient_only_type_is_flat_within_sections_and_set_by_the_patient():
     assert spread.min() > 0.6 * spread.max()
 
 
-def _pair_correlations(samples: tuple[str, ...], **plants: object) -> dict[str, float]:
+def _pair_correlations(samples: tuple[str, ...], **effects: object) -> dict[str, float]:
     """Return the mean correlation of each pair's intensity over the tissue's grid and of its cells over spots."""
     found = {}
     for name, (a, b) in PAIRS.items():
-        values = [np.corrcoef(column(grown(s, **plants), a), column(grown(s, **plants), b))[0, 1] for s in samples]
+        values = [np.corrcoef(column(grown(s, **effects), a), column(grown(s, **effects), b))[0, 1] for s in samples]
         found[name] = float(np.mean(values))
     return found
 
@@ -243,7 +243,7 @@ def test_pairs_attract_repel_and_ignore():
 
 def test_same_person_under_another_name_is_the_same_tissue_and_counts():
     rows = [*sheet_rows(), sheet_row("W1", sample="Q7", patient="Q")]
-    spec = simulated_spec(rows=rows, **SMALL, plants={"same_person": {"Q7": "W1"}})
+    spec = simulated_spec(rows=rows, **SMALL, effects={"same_person": {"Q7": "W1"}})
     original, other = simulate_section(spec, rows[0]), simulate_section(spec, rows[-1])
     without = simulate_section(simulated_spec(**SMALL), rows[0])
     assert np.array_equal(original.abundance, other.abundance)
@@ -288,8 +288,8 @@ def test_depth_falls_thirteenfold_over_the_patients():
     first, last = grown("W1"), grown("Z1")
     assert depth_of(first.section, 13) / depth_of(last.section, 13) == pytest.approx(13)
 
-    def per_cell(made: Simulation, **plants: object) -> float:
-        return counts_of(made, **plants).sum() / made.abundance.sum()
+    def per_cell(made: Simulation, **effects: object) -> float:
+        return counts_of(made, **effects).sum() / made.abundance.sum()
 
     assert per_cell(first) / per_cell(last) == pytest.approx(13, rel=0.35)
     assert per_cell(first, depth_ratio=1) / per_cell(last, depth_ratio=1) == pytest.approx(1, rel=0.35)
@@ -329,12 +329,12 @@ def test_bleed_moves_transcripts_to_neighbours_and_loses_none():
     assert np.array_equal(bleed(mean, centres, 100.0, 0.0), mean)
 
 
-def test_misspecification_switches_its_four_plants_off_together():
-    from histoloom.simulate.options import Plants
+def test_misspecification_switches_its_four_effects_off_together():
+    from histoloom.simulate.options import SimulationOptions
 
-    off = Plants.from_spec(simulated_spec(plants={"misspecification": False, "spot_bleed": 0.3}))
+    off = SimulationOptions.from_spec(simulated_spec(effects={"misspecification": False, "spot_bleed": 0.3}))
     assert (off.tissue_only_type, off.spot_bleed, off.platform_effect, off.patient_expression) == (False, 0, 0, 0)
-    on = Plants.from_spec(simulated_spec())
+    on = SimulationOptions.from_spec(simulated_spec())
     assert min(on.tissue_only_type, on.spot_bleed, on.platform_effect, on.patient_expression) > 0
     # Counts without misspecification are the reference's profiles, up to depth: the residual is noise.
     made = grown("W1", misspecification=False)

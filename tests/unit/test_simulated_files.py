@@ -161,7 +161,7 @@ def test_the_tracked_sheet_has_two_sections_of_four_patients():
     [
         ({"mpp": ""}, {}, "mpp"),
         ({"pitch_um": "-5"}, {}, "pitch_um"),
-        ({}, {"plants": {"same_person": {"Y1": "nobody"}}}, "nobody"),
+        ({}, {"effects": {"same_person": {"Y1": "nobody"}}}, "nobody"),
         ({}, {"array_x": 4, "array_y": 4}, "array_x"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Plants of the simulated cohort, through the real reader, the real tiles and the real encoder."""
+"""Simulated effects, through the real reader, the real tiles and the real encoder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = {"array_x": 8, "array_y": 6}
 def raw_section(root: Path, row: dict[str, str], **changes: Any) -> dict[str, Path]:
     """Write a section's raw files and return them by role."""
     spec = simulated_spec(**{**SMALL, **changes})
-    if spec["plants"]["barcode"]:
+    if spec["effects"]["barcode"]:
         row["image"] = f"data/ST-imgs/{row['sample']}/{row['sample']}_HE.png"
     files = {role: Path(path) for role, path in SimulatedReader.files(row, spec, root).items()}
     for path in files.values():
@@ -54,7 +54,7 @@ def tile_spec(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "um_per_px"), [("X1", "native"), ("X1", 0.5), ("Z2", 0.5)])
 def test_every_tile_of_the_barcode_slide_decodes_to_its_own_spot(name: str, um_per_px: Any, tmp_path: Path) -> None:
     row = sheet_row(name)
-    files = raw_section(tmp_path, row, plants={"barcode": True})
+    files = raw_section(tmp_path, row, effects={"barcode": True})
     sample = read(files, row, tmp_path)
     cut_tiles(
         sample=sample, slide=files["image"], out=tmp_path / "t.parquet", picture=tmp_path / "t.png",
@@ -76,7 +76,7 @@ def test_every_tile_of_the_barcode_slide_decodes_to_its_own_spot(name: str, um_p
 
 def test_a_wrong_mpp_in_the_sheet_stops_the_section(tmp_path: Path) -> None:
     row = sheet_row("Z1", mpp="0.5")
-    files = raw_section(tmp_path, row, plants={"true_mpp": {"Z1": 0.92}})
+    files = raw_section(tmp_path, row, effects={"true_mpp": {"Z1": 0.92}})
     with pytest.raises(InputError, match="mpp") as caught:
         read(files, row, tmp_path)
     assert "Z1" in str(caught.value)

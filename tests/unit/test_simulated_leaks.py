@@ -1,4 +1,4 @@
-"""The plant of stains by patient, as the price of a leak: leave-section-out over leave-patient-out, sizes matched."""
+"""The simulated effect of stains by patient, as the price of a leak: leave-section-out over leave-patient-out, sizes matched."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from histoloom.simulate.celltypes import PATIENT_ONLY
-from plant_world import PlantWorld
+from simulated_world import SimulatedWorld
 from simulation_fixtures import SHEET, sheet_rows
 
 
 def config(sheet: Path) -> dict[str, Any]:
-    """One cohort twice, with and without stains of each patient's own; all scanned alike, labels as planted."""
+    """One cohort twice, with and without stains of each patient's own; all scanned alike, labels are the ground truth."""
     cohort = {"source": "simulated", "sheet": str(sheet), "seed": 5, "array_x": 10, "array_y": 8}
     learn = {"task": "abundance", "tiles": "um112", "labels": "truth", "models": ["ridge"], "split": "leak_price",
              "content_guard": "off"}  # fmt: skip
     return {
         "cohorts": {
             "stained": cohort,
-            "alike": {**cohort, "plants": {"stain_by_patient": False}},
+            "alike": {**cohort, "effects": {"stain_by_patient": False}},
         },
         "tiles": {"um112": {"size_px": 224, "um_per_px": 0.5}},
         "labels": {"truth": {"method": "truth"}},
@@ -38,7 +38,7 @@ def test_stains_by_patient_make_a_leak_pay_and_without_them_it_hardly_does(tmp_p
     sheet.write_text("\n".join("\t".join(line) for line in [list(rows[0]), *(list(r.values()) for r in rows)]) + "\n")
     price = {}
     with contextlib.chdir(tmp_path):
-        world = PlantWorld(config(sheet), SHEET.parent.parent / "config.yaml")
+        world = SimulatedWorld(config(sheet), SHEET.parent.parent / "config.yaml")
         for name in ("stained", "alike"):
             found = world.score(name, "ridge", "leaks")
             # A type set by the patient alone has no map within sections to be learnt, with or without a sister.

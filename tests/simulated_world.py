@@ -34,7 +34,7 @@ def ready(path: str | Path) -> Path:
     return path
 
 
-class PlantWorld:
+class SimulatedWorld:
     """Runs stages in the working directory, each file once."""
 
     def __init__(self, config: dict[str, Any], origin: Path) -> None:

@@ -1,4 +1,4 @@
-"""The rows of the plant table that need a model or a fit: what a model can and cannot know, and where a fit fails."""
+"""The simulated effects that need a model or a fit: what a model can and cannot know, and where a fit fails."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import pandas as pd
 import pytest
 
 from histoloom.simulate.celltypes import PATIENT_ONLY, REFERENCE_ONLY, TISSUE_ONLY, TWINS
-from plant_world import PlantWorld
+from simulated_world import SimulatedWorld
 from simulation_fixtures import SHEET
 
 SEED = 5
 
 
 def config() -> dict[str, Any]:
-    """Two cohorts that differ in the plants that break the deconvolution, and experiments on planted labels."""
+    """Two cohorts that differ in the effects that break the deconvolution, and experiments on the ground truth as labels."""
     common = {"source": "simulated", "sheet": str(SHEET), "seed": SEED}
     learn = {
-        "task": "abundance", "tiles": "um112", "labels": "truth", "models": ["ridge"], "cohorts": ["planted"],
+        "task": "abundance", "tiles": "um112", "labels": "truth", "models": ["ridge"], "cohorts": ["demo"],
         "content_guard": "off",
     }  # fmt: skip
     return {
-        "cohorts": {"planted": dict(common), "plain": {**common, "plants": {"misspecification": False}}},
+        "cohorts": {"demo": dict(common), "plain": {**common, "effects": {"misspecification": False}}},
         "tiles": {"um112": {"size_px": 224, "um_per_px": 0.5}},
-        "references": {"sim": {"source": "simulated", "cohort": "planted"}},
+        "references": {"sim": {"source": "simulated", "cohort": "demo"}},
         "labels": {"truth": {"method": "truth"}, "nnls": {"method": "nnls", "reference": "sim"}},
         "encoders": {"texture": {"card": "stain_texture", "tiles": "um112"}},
         "models": {"ridge": {"kind": "ridge", "inputs": ["texture"]}},
@@ -37,22 +37,22 @@ def config() -> dict[str, Any]:
             "sisters": {**learn, "split": "leave_one_sample_out", "on_overlap": "allow"},
         },
         "checks": {
-            "truth_planted": {"kind": "truth", "labels": "nnls", "against": "truth", "cohorts": ["planted"]},
+            "truth_demo": {"kind": "truth", "labels": "nnls", "against": "truth", "cohorts": ["demo"]},
             "truth_plain": {"kind": "truth", "labels": "nnls", "against": "truth", "cohorts": ["plain"]},
-            "left": {"kind": "residual", "labels": "nnls", "cohorts": ["planted"]},
+            "left": {"kind": "residual", "labels": "nnls", "cohorts": ["demo"]},
         },
     }
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlantWorld]:
-    with contextlib.chdir(tmp_path_factory.mktemp("plants")):
-        yield PlantWorld(config(), SHEET.parent.parent / "config.yaml")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedWorld]:
+    with contextlib.chdir(tmp_path_factory.mktemp("simulated")):
+        yield SimulatedWorld(config(), SHEET.parent.parent / "config.yaml")
 
 
 @pytest.fixture(scope="module")
-def labelled(world: PlantWorld) -> PlantWorld:
-    for cohort in ("planted", "plain"):
+def labelled(world: SimulatedWorld) -> SimulatedWorld:
+    for cohort in ("demo", "plain"):
         world.sections(cohort)
         for labels in ("nnls", "truth"):
             world.labels(labels, cohort)
@@ -65,22 +65,22 @@ def within(values: pd.DataFrame, samples: pd.Series) -> float:
 
 
 @pytest.mark.slow
-def test_labels_are_right_without_misspecification_and_less_right_with_it(labelled: PlantWorld) -> None:
+def test_labels_are_right_without_misspecification_and_less_right_with_it(labelled: SimulatedWorld) -> None:
     found = {}
-    for check in ("truth_plain", "truth_planted"):
+    for check in ("truth_plain", "truth_demo"):
         rows = labelled.check_rows(check)
         cohort = rows[(rows["aggregation"] == "cohort") & (rows["metric"] == "cc")]
         own = cohort[cohort["target"] == cohort["target2"]].set_index("target")["value"]
         assert (rows.loc[rows["metric"] == "diagonal_is_max", "value"] == 1).all(), check
         found[check] = own
     assert found["truth_plain"].mean() > 0.75
-    assert (found["truth_plain"] > found["truth_planted"] - 0.03).all()
-    assert found["truth_plain"].mean() > found["truth_planted"].mean() + 0.02
+    assert (found["truth_plain"] > found["truth_demo"] - 0.03).all()
+    assert found["truth_plain"].mean() > found["truth_demo"].mean() + 0.02
 
 
 @pytest.mark.slow
-def test_types_without_a_counterpart_are_counted_and_never_averaged(labelled: PlantWorld) -> None:
-    rows = labelled.check_rows("truth_planted")
+def test_types_without_a_counterpart_are_counted_and_never_averaged(labelled: SimulatedWorld) -> None:
+    rows = labelled.check_rows("truth_demo")
     pairs = set(zip(rows["target"], rows["target2"], strict=True))
     assert (REFERENCE_ONLY, REFERENCE_ONLY) not in pairs
     assert (TISSUE_ONLY, TISSUE_ONLY) not in pairs
@@ -93,13 +93,13 @@ def test_types_without_a_counterpart_are_counted_and_never_averaged(labelled: Pl
 
 
 @pytest.mark.slow
-def test_the_residual_lies_where_the_type_is_that_the_reference_lacks(labelled: PlantWorld) -> None:
-    labels = {c: ad.read_h5ad(f"results/labels/nnls/{c}.h5ad").obs for c in ("planted", "plain")}
-    truth = ad.read_h5ad("results/labels/truth/planted.h5ad")
-    real = pd.DataFrame(truth.X, truth.obs_names, truth.var_names).loc[labels["planted"].index]
-    left = labels["planted"]["excess_residual"]
+def test_the_residual_lies_where_the_type_is_that_the_reference_lacks(labelled: SimulatedWorld) -> None:
+    labels = {c: ad.read_h5ad(f"results/labels/nnls/{c}.h5ad").obs for c in ("demo", "plain")}
+    truth = ad.read_h5ad("results/labels/truth/demo.h5ad")
+    real = pd.DataFrame(truth.X, truth.obs_names, truth.var_names).loc[labels["demo"].index]
+    left = labels["demo"]["excess_residual"]
     found = {
-        name: within(pd.DataFrame({"left": left, "cells": real[name]}), labels["planted"]["sample"])
+        name: within(pd.DataFrame({"left": left, "cells": real[name]}), labels["demo"]["sample"])
         for name in real.columns
         if name != PATIENT_ONLY
     }
@@ -113,8 +113,8 @@ def test_the_residual_lies_where_the_type_is_that_the_reference_lacks(labelled: 
 
 
 @pytest.fixture(scope="module")
-def scored(world: PlantWorld) -> dict[str, pd.DataFrame]:
-    """Cohort and pooled CC of planted labels by type, with strangers or sisters in training."""
+def scored(world: SimulatedWorld) -> dict[str, pd.DataFrame]:
+    """Cohort and pooled CC of ground truth labels by type, with strangers or sisters in training."""
     found = {}
     for experiment in ("strangers", "sisters"):
         rows = world.score(experiment, "ridge")
