@@ -1,4 +1,4 @@
-# histoloom's front door: where things are, what is included in flow order, and what `all` means.
+# histoloom's entry point: where things are, what is included in flow order, and what `all` means.
 import os
 import subprocess
 import sys
@@ -16,7 +16,7 @@ sys.path.insert(
 # Snakemake's own words for this are a traceback.
 if not os.access(os.getcwd(), os.W_OK):
     raise WorkflowError(
-        f"{os.getcwd()}: cannot be written. Remedy: mend its permissions or mount, or run elsewhere with --directory."
+        f"{os.getcwd()}: cannot be written. Remedy: fix its permissions or mount, or run elsewhere with --directory."
     )
 
 

@@ -1,4 +1,4 @@
-"""Adapter of rule draw_attainable: CC of an experiment's models beside its ceiling."""
+"""Adapter of rule draw_attainable: CC of an experiment's models next to its ceiling."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Adapter of rule write_paper_table: one of a paper's tables beside what it published."""
+"""Adapter of rule write_paper_table: one of a paper's tables next to what it published."""
 
 import json
 

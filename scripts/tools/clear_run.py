@@ -81,7 +81,7 @@ def queued_jobs(folder: Path) -> dict[str, str]:
     Raises
     ------
     RuntimeError
-        If the controller does not answer: then nobody knows whether a job still writes here.
+        If the controller does not answer: then it is unknown whether a job still writes here.
     """
     if shutil.which("squeue") is None:
         return {}

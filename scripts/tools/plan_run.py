@@ -169,7 +169,7 @@ def check_folders(folder: Path, need: int) -> Iterator[str]:
                 skew = os.fstat(file.fileno()).st_mtime - before
         except OSError as error:
             yield (
-                f"{place}: {what} cannot be written here ({error.strerror}). Remedy: free space, mend permissions or "
+                f"{place}: {what} cannot be written here ({error.strerror}). Remedy: free space, fix permissions or "
                 "mount, move away a file that stands there, or run in another folder with --directory."
             )
             continue
@@ -196,7 +196,7 @@ def check_clocks(inputs: Iterable[str], folder: Path) -> Iterator[str]:
         more = f" and {len(late) - 1} more" if len(late) > 1 else ""
         yield (
             f"{late[0]}{more}: modified in the future, so what is made from it would look older than it, and be thrown "
-            "away at the end of its job. Remedy: mend the clock that wrote it, then `touch` it."
+            "away at the end of its job. Remedy: fix the clock that wrote it, then `touch` it."
         )
 
 
@@ -336,7 +336,7 @@ def check_submissions(run: Run, profile_folder: Path, profile: dict) -> Iterator
             yield (
                 f"{profile_folder}: the cluster would refuse rule {job.rule} (partition {partition}, account "
                 f"{account or 'of no name'}, {memory} MB, {gpus} GPUs, {minutes} min): {problem[0]}. Remedy: "
-                "mend the account and partitions in the profile, or the rule's resources in its `set-resources`."
+                "fix the account and partitions in the profile, or the rule's resources in its `set-resources`."
             )
 
 

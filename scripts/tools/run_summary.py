@@ -1,7 +1,7 @@
 """Write what a run did, good or bad: jobs, seconds, memory asked and used, GPUs, tries, and failures with their logs.
 
 Called at the end of each run, and by hand for any log: `python scripts/tools/run_summary.py [LOG]` in the run's folder.
-Writes logs/run_summary.md and keeps one file per run beside it. A run that calls it says so with `--ended`: its
+Writes logs/run_summary.md and keeps one file per run next to it. A run that calls it says so with `--ended`: its
 log does not tell yet.
 """
 

@@ -120,7 +120,7 @@ def settings_of(device: str, compiled: bool) -> dict[str, dict[str, Any]]:
 
 
 def timm_card(name: str, options: argparse.Namespace) -> None:
-    """Print our rates beside timm's own, measured in turns."""
+    """Print our rates next to timm's own, measured in turns."""
     import torch
 
     card, rounds = load_cards()[name], options.rounds

@@ -1,7 +1,7 @@
 """How right are the demo's cell2location labels? `python tests/bench/bench_labels.py [PATIENT ...]`.
 
 Simulates the demo's patients with the misspecification effects off and on, labels them with the demo's own settings, and prints
-Pearson's r with the ground truth per type (mean over sections), beside NNLS in the same run. Goal with the effects off: mean
+Pearson's r with the ground truth per type (mean over sections), next to NNLS in the same run. Goal with the effects off: mean
 above 0.75, and above 0.70 for every type.
 """
 

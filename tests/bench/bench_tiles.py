@@ -75,7 +75,7 @@ def compare(name: str, path: Path, side: float) -> float:
         margin = side / 2 + 40
         rng = np.random.default_rng(1)
         centres = rng.uniform(margin, min(slide.width, slide.height) - margin, (TILES, 2))
-        slide.read(0, 0, 8, 8)  # the decode of a plain picture is nobody's
+        slide.read(0, 0, 8, 8)  # the decode of a plain picture is not counted
         batch = np.zeros((TILES, SIZE, SIZE, 3), np.uint8)
         base, mine = seconds(lambda: raw(slide, centres, side, batch), lambda: ours(slide, centres, side, batch))
     ratio = base / mine

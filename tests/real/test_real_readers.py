@@ -265,7 +265,7 @@ def test_real_cells_on_their_slide(real_data: Path, tmp_path: Path, turned: bool
     row = {"sample": "n", "patient": "P", "bundle": "run_outs", "image": "he.ome.tif", "alignment": "a.csv"}
     files = {role: Path(path) for role, path in XeniumReader.files(row, {}, tmp_path).items()}
     if turned:
-        with pytest.raises(InputError, match="cells lie beside the slide"):
+        with pytest.raises(InputError, match="cells lie outside the slide"):
             XeniumReader.read(files, row, {})
         return
     out = tmp_path / "s.h5ad"

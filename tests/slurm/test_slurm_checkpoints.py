@@ -1,4 +1,4 @@
-"""A fit that SLURM ends for its time goes on in the next try, and gives the bytes of a fit that nobody disturbed."""
+"""A fit that SLURM ends for its time goes on in the next try, and gives the bytes of an undisturbed fit."""
 
 from __future__ import annotations
 

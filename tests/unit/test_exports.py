@@ -296,6 +296,6 @@ class TestStoresAsInput:
         np.testing.assert_array_equal(back.X.toarray(), bundle.counts[::-1, :6])
         assert facts["unit"] == "cell"
         assert "region" not in back.obs
-        # Without the image's transformation the cells lie in another frame, beside the slide.
+        # Without the image's transformation the cells lie in another frame, outside the slide.
         with pytest.raises(InputError, match="spots lie outside the image"):
             self.read(tmp_path, {**row, "image_element": ""})

@@ -165,7 +165,7 @@ def test_rule_files_open_with_reads_and_writes_and_hold_no_functions() -> None:
         assert not re.search(r"^\s*def |lambda", text, re.M), path
 
 
-def test_the_front_door_is_short() -> None:
+def test_the_entry_point_is_short() -> None:
     assert len((ROOT / "Snakefile").read_text().splitlines()) <= 80
 
 

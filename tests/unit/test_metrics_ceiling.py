@@ -70,7 +70,7 @@ def test_reliability_of_spearman_and_brown():
 
 
 def test_nnls_labels_of_halves_give_a_ceiling_that_falls_with_depth(tmp_path):
-    """The whole way: section, halves, labels of each, check; beside what correlation with the true cells is reached."""
+    """The whole way: section, halves, labels of each, check; next to what correlation with the true cells is reached."""
     table = inputs.signatures()
     cells = inputs.true_cells(400, len(inputs.TYPES), seed=0)
     reference = inputs.write_reference(tmp_path / "reference.h5ad", table)

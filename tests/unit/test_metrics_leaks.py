@@ -29,7 +29,7 @@ SIX = {p: [f"{p}1", f"{p}2"] for p in "ABCDEF"}
 
 
 def personal(world: World, patients: dict[str, list[str]], strength: float, offset: int = 0) -> World:
-    """Let a patient's labels follow a map of the patient's own beside the common one: a memory pays, sight does not."""
+    """Let a patient's labels follow a map of the patient's own besides the common one: a memory pays, sight does not."""
     for number, (patient, sections) in enumerate(sorted(patients.items())):
         own = np.random.default_rng([7, ord(patient)]).normal(size=world.map.shape)
         for name in sections:

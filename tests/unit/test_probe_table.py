@@ -1,4 +1,4 @@
-"""Probes beside the leaderboard: what may be compared, what deviates, what is not said."""
+"""Probes next to the leaderboard: what may be compared, what deviates, what is not said."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ def test_every_fault_of_a_section_says_how_to_go_on_without_it(tmp_path: Path) -
         read_section(
             source="stnet", cohort="c", row=made.row, spec={}, files=files, out=tmp_path / "o.h5ad", picture=tmp_path / "p.png"
         )  # fmt: skip
-    assert "mend 'sample' in the sheet" in caught.value.remedy
+    assert "fix 'sample' in the sheet" in caught.value.remedy
     assert f"Or give section '{made.row['sample']}' a reason in the sheet's 'exclude' column" in caught.value.remedy
 
 

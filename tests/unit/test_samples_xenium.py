@@ -199,7 +199,7 @@ def test_the_inverse_matrix_is_caught(tmp_path: Path) -> None:
     bundle = XeniumBundle()
     inverse = np.linalg.inv(bundle.matrix)
     bundle.alignment = "\n".join(",".join(f"{v:.12f}" for v in row) for row in inverse) + "\n"
-    with pytest.raises(InputError, match=r"cells lie beside the slide.* the matrix looks inverted") as caught:
+    with pytest.raises(InputError, match=r"cells lie outside the slide.* the matrix looks inverted") as caught:
         read(bundle, bundle.write(tmp_path))
     assert "he_imagealignment.csv" in caught.value.where
 

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from door_inputs import DATA, fetch, left, record
+from download_inputs import DATA, fetch, left, record
 
 from histoloom.errors import InputError
 from loopback import Site, send_file
@@ -37,7 +37,7 @@ NOISE = hashlib.shake_256(b"noise").digest(900_000)
 
 
 def zip_row(site: Site, member: str = "cells.parquet", **columns: str) -> dict[str, str]:
-    return {"door": "zip_member", "url": f"{site.host}/outs.zip#{member}", "file": "x_outs/cells.h5ad", **columns}
+    return {"downloader": "zip_member", "url": f"{site.host}/outs.zip#{member}", "file": "x_outs/cells.h5ad", **columns}
 
 
 def test_member_of_a_remote_archive_costs_its_own_bytes(site: Site, tmp_path: Path) -> None:

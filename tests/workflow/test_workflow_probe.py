@@ -1,4 +1,4 @@
-"""A small task of HEST-bench through the whole workflow, from local copies to the table beside the leaderboard."""
+"""A small task of HEST-bench through the whole workflow, from local copies to the table next to the leaderboard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.workflow
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on local copies; the task goes by the name of a real one, to stand beside published rows."""
+    """A finished run on local copies; the task goes by the name of a real one, to stand next to published rows."""
     folder = tmp_path_factory.mktemp("bench")
     write_task(folder / "mirror/hest_bench", "IDC")
     write_sheet(folder / "toy.tsv")

@@ -238,7 +238,7 @@ rule draw_attainable:
             "results/figures/{experiment}/attainable.png",
             caption="../report/attainable.rst",
             category="2. How good could it be",
-            labels={"experiment": "{experiment}", "what": "CC beside its ceiling"},
+            labels={"experiment": "{experiment}", "what": "CC next to its ceiling"},
         ),
         csv="results/tables/{experiment}/attainable.csv",
         md="results/tables/{experiment}/attainable.md",
@@ -248,7 +248,7 @@ rule draw_attainable:
             category="2. How good could it be",
             labels={
                 "experiment": "{experiment}",
-                "what": "CC beside its ceiling, table",
+                "what": "CC next to its ceiling, table",
             },
         ),
     log:

@@ -80,7 +80,7 @@ rule write_paper_table:
         html=report(
             "results/tables/{paper}/table{number}.html",
             caption="../report/paper_table.rst",
-            category="8. Beside the papers",
+            category="8. Next to the papers",
             labels={"paper": "{paper}", "what": "table {number}"},
         ),
     log:

@@ -2,7 +2,7 @@
 
 The metadata is one JSON object: the stage's own facts (units, spec, counts of what was dropped) and, under
 ``identity``, the record of `histoloom.identity`. It lies in ``uns["histoloom"]`` of an h5ad, in the root attribute
-``histoloom`` of an h5, in the schema metadata of a parquet, and in ``<file>.json`` beside a csv, tsv or picture.
+``histoloom`` of an h5, in the schema metadata of a parquet, and in ``<file>.json`` next to a csv, tsv or picture.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     Parameters
     ----------
     path
-        An h5ad, h5, parquet, pt or any file with a ``<file>.json`` beside it.
+        An h5ad, h5, parquet, pt or any file with a ``<file>.json`` next to it.
     """
     path = Path(path)
     text: str | bytes | None = None
@@ -58,7 +58,7 @@ def identity_of(path: str | Path) -> str:
         If the file does not exist.
     """
     if not Path(path).exists():
-        raise InputError(path, "does not exist.", "make it or download it, or mend the path in the config.")
+        raise InputError(path, "does not exist.", "make it or download it, or fix the path in the config.")
     recorded = read_metadata(path).get("identity", {}).get("sha256")
     return recorded or sha256_file(path)
 
@@ -85,7 +85,7 @@ def write_parquet(frame: pd.DataFrame, path: str | Path, metadata: Mapping[str, 
 
 
 def write_sidecar(path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Write ``<file>.json`` beside a file whose format holds no metadata."""
+    """Write ``<file>.json`` next to a file whose format holds no metadata."""
     path = Path(path)
     path.with_name(path.name + ".json").write_text(
         json.dumps(metadata, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

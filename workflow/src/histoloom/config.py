@@ -184,7 +184,7 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
         Missing file, unknown column, duplicate sample, empty patient, ill-formed cell.
     """
     if not path.is_file():
-        raise InputError(path, "the cohort sheet does not exist.", "mend `sheet:`; it is relative to the config file.")
+        raise InputError(path, "the cohort sheet does not exist.", "fix `sheet:`; it is relative to the config file.")
     try:
         frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment="#")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -222,7 +222,7 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
     raw
         The config as Snakemake merged it.
     files
-        The config files, first to last; sheets are looked up beside the last first.
+        The config files, first to last; sheets are looked up next to the last first.
 
     Raises
     ------

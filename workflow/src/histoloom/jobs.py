@@ -43,7 +43,7 @@ class Outputs:
         return self._temporary[role]
 
     def commit(self) -> None:
-        """Rename every output, and the ``.json`` beside it where there is one, to its final name.
+        """Rename every output, and the ``.json`` next to it where there is one, to its final name.
 
         Raises
         ------

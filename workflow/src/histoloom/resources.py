@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# What a scheduler counts beside the tool: the two workflow processes around a cluster job, 170 MB each, measured.
+# What a scheduler counts besides the tool: the two workflow processes around a cluster job, 170 MB each, measured.
 OVERHEAD_MB = 350
 ROUND_MB = 100
 MAX_GROWTH = 4
@@ -74,7 +74,7 @@ DEMANDS: Mapping[str, Demand] = {
     "embed_pass": Demand(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
     "take_embedding": _LIGHT,
     "build_reference": Demand(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
-    # By file size, since nobody has counted genes yet; `advice_when_too_large` looks again before the fit. Real fits
+    # By file size, since the genes are not counted yet; `advice_when_too_large` looks again before the fit. Real fits
     # are 150 times longer than the demo's; they save and go on, so that three tries have six times this time.
     "label_group.cell2location": Demand(900, file_mb=120, base_minutes=240, minutes_per_mb=10),
     "label_group.nnls": Demand(350, file_mb=8, base_minutes=20, minutes_per_mb=0.2),

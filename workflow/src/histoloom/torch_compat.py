@@ -1,8 +1,8 @@
-"""Make `import torchvision` work beside a torch that lacks its compiled operators.
+"""Make `import torchvision` work with a torch that lacks its compiled operators.
 
-Import this before timm, scvi or cell2location, in every process. A CPU build of torch beside a CUDA build of
+Import this before timm, scvi or cell2location, in every process. A CPU build of torch with a CUDA build of
 torchvision fails with ``operator torchvision::nms does not exist``; declaring the two schemas is enough for everything
-histoloom uses. Beside a matching torchvision nothing is changed.
+histoloom uses. With a matching torchvision nothing is changed.
 """
 
 from __future__ import annotations

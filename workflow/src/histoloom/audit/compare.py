@@ -62,7 +62,7 @@ class Evidence:
     @property
     def verdict(self) -> str:
         """``same``, ``suspect`` (only the distribution of totals is alike) or ``different``."""
-        # NaN compares false: a side that cannot speak accuses nobody.
+        # NaN compares false: a missing statistic never triggers a match.
         if self.totals_shared >= SHARE or self.genes_shared >= SHARE or self.picture <= PICTURE:
             return _SAME
         return _SUSPECT if self.totals_spread <= SPREAD and not self.genes_shared >= 0 else _DIFFERENT

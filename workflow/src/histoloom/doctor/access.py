@@ -20,7 +20,7 @@ from histoloom.sources.web import USER_AGENT
 _HUB = "https://huggingface.co"
 _PROBE_TIMEOUT_S = (4, 6)
 _SPARE_BYTES = 1 << 30
-_NO_TOKEN = "there is no token (HF_TOKEN is empty and nobody is logged in to the hub)"
+_NO_TOKEN = "there is no token (HF_TOKEN is empty and there is no login to the hub)"
 
 
 def hub_host() -> str:
@@ -30,7 +30,7 @@ def hub_host() -> str:
 
 def host_of(way: Entry) -> str:
     """Return scheme and host of one way to a file."""
-    if way["door"] == "hub":
+    if way["downloader"] == "hub":
         return hub_host()
     parts = urlsplit(way["url"])
     return f"{parts.scheme}://{parts.netloc}"
@@ -143,7 +143,7 @@ def _disk(known: int, unknown: int, free: int, raw_dir: Path) -> tuple[str, str]
 def check_gates(entries: Sequence[Entry], alive: dict[str, bool]) -> list[Finding]:
     """Check the token for gated repositories among the files to fetch."""
     found = []
-    gated = {entry["url"]: entry for entry in entries if entry["door"] == "hub" and entry.get("gate")}
+    gated = {entry["url"]: entry for entry in entries if entry["downloader"] == "hub" and entry.get("gate")}
     for url, entry in gated.items():
         repo = url.removeprefix("hf://")
         kind = "dataset" if repo.startswith("datasets/") else "model"

@@ -89,7 +89,7 @@ def _explained(card: Mapping[str, Any], file: str, error: Exception) -> InputErr
         remedy = f"run once online on a machine that shares HF_HOME, {local}."
         return InputError(where, f"is not in the cache, and {why}.", remedy)
     if isinstance(error, (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError, errors.HFValidationError)):
-        return InputError(where, "the hub has no such revision or file.", f"mend the card, {local}.")
+        return InputError(where, "the hub has no such revision or file.", f"fix the card, {local}.")
     status = _status(error) or _status(error.__cause__)
     if isinstance(error, errors.RepositoryNotFoundError) or status in {401, 403}:
         return _no_access(card, where, local)

@@ -131,7 +131,7 @@ def read_table(path: Path, form: str) -> Table:
     import h5py
 
     if not path.is_file():
-        raise InputError(path, "the file of features is missing.", f"mend `files` of the encoder; {_FETCH}")
+        raise InputError(path, "the file of features is missing.", f"fix `files` of the encoder; {_FETCH}")
     names = _ARRAYS[form]
     try:
         with h5py.File(path, "r") as handle:
@@ -327,7 +327,7 @@ def _check_one_encoder(tables: Sequence[Table], card: Mapping[str, Any]) -> None
             raise InputError(
                 table.path,
                 f"features have {dim} numbers, card '{card['name']}' gives {expected}: of another encoder.",
-                "mend `card` or `files` of the encoder.",
+                "fix `card` or `files` of the encoder.",
             )
         if said != tables[0].facts["encoder"]:
             raise InputError(
@@ -373,7 +373,7 @@ def _metadata(
         "samples": names,
         "n_tiles": [told[name]["n_tiles"] - told[name]["n_missing"] for name in names],
         "card": card,
-        # Begins with `local`: nobody can say which weights made the features.
+        # Begins with `local`: it is unknown which weights made the features.
         "revision": "local features",
         "weights_sha256": None,
         "dim": int(tables[0].features.shape[1]),

@@ -200,7 +200,7 @@ class _Slides:
             self._left[number] -= tiles
             finished = self._left[number] == 0
         if finished:
-            # Once only: OpenSlide takes offence at a second time.
+            # Once only: closing an OpenSlide handle twice crashes.
             self._closed.add(number)
             self._open[number].result().close()
 
@@ -213,6 +213,6 @@ class _Slides:
 
 def _open(section: Section) -> Slide:
     slide = open_slide(section.slide)
-    # A plain picture is decoded at its first read: here, where nobody waits, and once.
+    # A plain picture is decoded at its first read: here, where nothing waits, and once.
     slide.read(0, 0, 1, 1)
     return slide

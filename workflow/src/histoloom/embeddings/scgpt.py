@@ -176,7 +176,7 @@ class ScGPT:
         found = np.concatenate(parts)
         if found.shape[1] != self.dim:
             raise InputError(
-                f"card {self.card['name']}", f"says dim {self.dim}, the model has {found.shape[1]}.", "mend dim."
+                f"card {self.card['name']}", f"says dim {self.dim}, the model has {found.shape[1]}.", "fix dim."
             )
         return found
 

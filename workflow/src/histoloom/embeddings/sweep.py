@@ -78,7 +78,7 @@ def sweep(sections: Sequence[Section], members: Sequence[Member], progress: Prog
     progress
         Is told of every batch.
     threads
-        Threads that read, if an encoder computes on a GPU; beside a CPU's arithmetic half of them.
+        Threads that read, if an encoder computes on a GPU; with a CPU's arithmetic half of them.
 
     Raises
     ------

@@ -93,7 +93,7 @@ def seeded(card: Mapping[str, Any], seed: int, make: Any) -> Any:
         raise InputError(
             f"card {card['name']}",
             f"timm {timm.__version__} cannot build '{card['arch']}' ({error}).",
-            "mend arch and arch_kwargs.",
+            "fix arch and arch_kwargs.",
         ) from error
     if card.get("norm_eps") is not None:
         for module in model.modules():

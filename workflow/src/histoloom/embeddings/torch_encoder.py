@@ -185,7 +185,7 @@ class TorchEncoder:
     ) -> Callable[[], Features]:
         """Start encoding and return a function that waits for the features; `tiles` must not change until then.
 
-        On a GPU, copies to and fro run beside the arithmetic of other batches.
+        On a GPU, copies to and fro run during the arithmetic of other batches.
         """
         import torch
 
@@ -205,7 +205,7 @@ class TorchEncoder:
                 raise InputError(
                     f"card {self.card['name']}",
                     f"says dim {self.dim}, but the model gives {found.shape[1]}.",
-                    "mend dim, pooling or arch_kwargs of the card.",
+                    "fix dim, pooling or arch_kwargs of the card.",
                 )
             if not self.on_gpu:
                 return lambda: found.numpy()

@@ -66,9 +66,7 @@ def _read_file(path: Path) -> Any:
     from safetensors import SafetensorError
 
     if not path.is_file():
-        raise InputError(
-            path, "the weights file is missing.", "mend `weights:` of the encoder (a path, hub or random)."
-        )
+        raise InputError(path, "the weights file is missing.", "fix `weights:` of the encoder (a path, hub or random).")
     remedy = "fetch it again, or ask its authors for safetensors."
     try:
         if path.suffix == ".safetensors":
@@ -132,7 +130,7 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], whe
         raise InputError(
             where,
             f"the checkpoint is not one of this architecture ({told}).",
-            "use the checkpoint that the card names, or mend the card's arch_kwargs and checkpoint keys.",
+            "use the checkpoint that the card names, or fix the card's arch_kwargs and checkpoint keys.",
         )
     model.load_state_dict(dict(state), strict=True)
 

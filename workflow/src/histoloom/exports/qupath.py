@@ -49,11 +49,11 @@ def write_qupath(
     out
         geojson to write.
     genes
-        Genes whose counts become measurements beside ``counts`` and ``genes``.
+        Genes whose counts become measurements in addition to ``counts`` and ``genes``.
     cells, nuclei
         Outlines (`histoloom.samples.polygons.write_polygons`); without them a cell is a disc of the median size.
     in_tissue_only
-        Leave out observations beside the tissue.
+        Leave out observations off the tissue.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def write_qupath(
     section = anndata.read_h5ad(sample)
     unknown = [gene for gene in genes if gene not in section.var_names]
     if unknown:
-        raise InputError(sample, f"has no gene {', '.join(unknown)}.", "mend the names; they are those of var.")
+        raise InputError(sample, f"has no gene {', '.join(unknown)}.", "fix the names; they are those of var.")
     if in_tissue_only:
         section = section[section.obs["in_tissue"].to_numpy()]
     rings, cores = largest_outlines(cells), largest_outlines(nuclei)

@@ -1,9 +1,9 @@
-"""Folds that measure what a leak is worth. They stand beside an experiment's folds and never feed a headline.
+"""Folds that measure what a leak is worth. They stand next to an experiment's folds and never feed a headline.
 
 Two kinds. ``leak_price``: every section whose patient has another section (a sister) is tested twice, by a model that
 trained on other patients only (``without``) and by one that trained on as many observations of other patients and
 sisters together (``with``): leave-section-out against leave-patient-out, training size matched. ``transfer`` with
-patients on both sides under ``on_overlap: allow``: beside the model as published one without the shared patients
+patients on both sides under ``on_overlap: allow``: next to the model as published one without the shared patients
 (``shared_dropped``), and some that lose as many observations of other patients (``random_drop``).
 """
 
@@ -81,7 +81,7 @@ class _LeakPrice:
         sides = [np.flatnonzero(np.isin(section, [_name(r) for r in side])) for side in (others, sisters)]
         n_others, n_sisters = (len(side) for side in sides)
         whole = whole_samples(fold, [(row, "test"), *((r, "train") for r in (*others, *sisters))])
-        if not n_others:  # nobody to hold the sister against, as the fold without one will say
+        if not n_others:  # nothing to compare the sister with, as the fold without one will say
             return [whole]
         kept = max(1, round(n_others * n_sisters / (n_others + n_sisters)))
         rng = rng_for(seed, fold)

@@ -106,7 +106,7 @@ def check_sides(table: pd.DataFrame, on_overlap: str) -> None:
                 raise InputError(
                     f"fold '{fold}'",
                     f"no {word} patient is left{why}.",
-                    "add sections of another patient, mend the sheet's `patient` column, or choose another split "
+                    "add sections of another patient, fix the sheet's `patient` column, or choose another split "
                     "or on_overlap.",
                 )
 

@@ -2,7 +2,7 @@
 
 A name is looked up as an Ensembl id, then as an approved symbol, then as a previous symbol, then as an alias. An
 approved symbol always wins: a name that is one gene's symbol and another's alias means the former. What several genes
-claim at the same rank is ambiguous and dropped; what nobody claims is missing. What is dropped is counted by reason.
+claim at the same rank is ambiguous and dropped; what no gene claims is missing. What is dropped is counted by reason.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def load_gene_table(path: str | Path) -> GeneTable:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            path, "the gene table is missing.", "put HGNC's complete set there, or mend `genes: {table: ...}`."
+            path, "the gene table is missing.", "put HGNC's complete set there, or fix `genes: {table: ...}`."
         )
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, usecols=lambda c: c in COLUMNS)

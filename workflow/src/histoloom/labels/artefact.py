@@ -42,7 +42,7 @@ class LabelTask:
     identity
         Identity (sha256) of the labels to be made; decides which checkpoint of an earlier try belongs to them.
     granted_mb
-        Memory that the job may use, None where nobody says. It decides nothing but whether a fit is begun.
+        Memory that the job may use, None where it is unknown. It decides nothing but whether a fit is begun.
     genes
         Table through which genes of the sections and of the reference meet; None: by name.
     """

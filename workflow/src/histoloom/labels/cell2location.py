@@ -87,7 +87,7 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
 
 
 def _check_memory(data: Prepared, task: LabelTask) -> None:
-    """Refuse a fit that would die of its size; where nobody says what is granted, it is begun."""
+    """Refuse a fit that would die of its size; where the grant is unknown, it is started."""
     (n_obs, n_genes), n_types = data.counts.shape, data.signatures.shape[1]
     need = deconvolution_mb(n_obs, n_genes, n_types, int(task.spec["posterior_samples"]))
     logger.info("%s: %d spots x %d genes x %d types, about %.0f MB", task.where, n_obs, n_genes, n_types, need)

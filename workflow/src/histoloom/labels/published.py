@@ -39,7 +39,7 @@ def label_published(task: LabelTask) -> GroupLabels:
     (path,) = task.tables
     sections = [read_section(p, int(task.spec["low_umi"])) for p in task.samples]
     if not path.is_file():
-        raise InputError(path, "the published table does not exist.", "download it, or mend mirror_dir.")
+        raise InputError(path, "the published table does not exist.", "download it, or fix mirror_dir.")
     if not zipfile.is_zipfile(path):
         raise InputError(path, "is not a zip file.", "download it again; it may be cut short.")
     with zipfile.ZipFile(path) as archive:
@@ -100,7 +100,7 @@ def _read_table(handle: IO[bytes], where: str) -> pd.DataFrame:
         raise InputError(
             where,
             f"row '{frame.index[row]}', column '{frame.columns[column]}' holds '{frame.iloc[row, column]}', no number.",
-            "mend the table.",
+            "fix the table.",
         )
     return numbers.astype(float)
 

@@ -110,7 +110,7 @@ def section_means(scored: Scored, reference: Floats) -> Floats:
 def pooled_cc(scored: Scored, prediction: Floats, reference: Floats) -> pd.DataFrame:
     """Return cc with a patient's, and with a cohort's, observations thrown together; flagged sections stay outside.
 
-    Beside ``cc`` stand ``cc_between``, its part from differences between sections (see `between_part`), and
+    Next to ``cc`` stand ``cc_between``, its part from differences between sections (see `between_part`), and
     ``cc_section_mean``, the cc of the predictor that knows section means only.
     """
     obs = scored.obs[scored.obs["qc_flag"] == ""]
@@ -174,7 +174,7 @@ def score_abundance(scored: Scored, means: pd.DataFrame, *, truth_has_units: boo
     Notes
     -----
     ``l1_skill = 1 - l1 / l1_mean_predictor``, both aggregated first. Against the ground truth the mean predictor is
-    still the mean of the training labels: the truth is trained on by nobody.
+    still the mean of the training labels: no model trains on the truth.
     """
     parts: list[pd.DataFrame] = []
     for against, reference in scored.reference.items():

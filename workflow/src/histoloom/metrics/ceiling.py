@@ -72,7 +72,7 @@ def score_ceiling(spec: Mapping[str, Any], first: Labels, second: Labels) -> lis
 
 
 def attainable(metrics: pd.DataFrame, ceilings: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """Return CC beside its ceiling, per cohort and type.
+    """Return CC next to its ceiling, per cohort and type.
 
     Parameters
     ----------

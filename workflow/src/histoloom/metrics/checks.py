@@ -1,4 +1,4 @@
-"""Checks of labels and predictions: ground truth, other labels, regions, nuclei, chance. Nobody trained on them.
+"""Checks of labels and predictions: ground truth, other labels, regions, nuclei, chance. No model trained on them.
 
 A check reads the gathered labels of its cohorts and writes rows like a model's: ``model`` is the name of the labels.
 """
@@ -124,7 +124,7 @@ def score_regions(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) -
         section; ``sections_skipped`` per cohort: sections without both sides.
     """
     where = f"checks.{spec.get('name', '?')}.pairs"
-    # An observation that nobody annotated says nothing about being outside.
+    # An observation without annotation says nothing about being outside.
     region = regions.reindex(labels.obs.index).fillna("").replace(dict.fromkeys(spec.get("ignore") or [], ""))
     known = sorted(set(region) - {""})
     parts, skipped = [], []

@@ -1,6 +1,6 @@
 """What a leak is worth: the same test sections under trainings that differ in one thing.
 
-Rows lie in files of their own, beside the experiment's, so that no headline can average them. Two comparisons:
+Rows lie in files of their own, next to the experiment's, so that no headline can average them. Two comparisons:
 
 **Price of a leak** (``split: leak_price``), paired on the test section: ``cc_with`` and ``cc_without`` a sister section
 in training, and ``leak_price``, their difference, per section and type (the mean over draws; a type undefined in either

@@ -37,7 +37,7 @@ def stamp(
     Returns
     -------
     dict
-        JSON values only; a choice nobody stated is ``"unstated"``.
+        JSON values only; a choice that was not stated is ``"unstated"``.
     """
     tiles = target.get("tiles") or {}
     plain = obs[obs["qc_flag"] == ""]

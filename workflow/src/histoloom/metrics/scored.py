@@ -1,4 +1,4 @@
-"""What is scored: predictions beside what they are compared with."""
+"""What is scored: predictions next to what they are compared with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from histoloom.metrics.correlation import Floats
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of held-out observations beside what they are compared with.
+    """Predictions of held-out observations next to what they are compared with.
 
     Attributes
     ----------

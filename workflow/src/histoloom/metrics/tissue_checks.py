@@ -1,4 +1,4 @@
-"""Checks that look at the tissue: counted nuclei, unexplained counts, and which regions the tile filter eats."""
+"""Checks that look at the tissue: counted nuclei, unexplained counts, and which regions the tile filter removes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def score_kept(
     tiles
         Tile tables of all cohorts.
     regions
-        Region by ``cohort/sample/obs_id``; "" where nobody annotated.
+        Region by ``cohort/sample/obs_id``; "" where not annotated.
     cohort
         The cohort to score.
     qc_flags
@@ -119,7 +119,7 @@ def score_residual(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) 
     labels
         Of one cohort, by a method that explains counts.
     regions
-        Region by ``cohort/sample/obs_id``; "" where nobody annotated.
+        Region by ``cohort/sample/obs_id``; "" where not annotated.
 
     Returns
     -------

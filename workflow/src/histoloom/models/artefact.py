@@ -21,7 +21,7 @@ def save_model(model: Model, facts: Mapping[str, Any], metadata: Mapping[str, An
     model
         A fitted model.
     facts
-        What prediction needs to know beside the state: types, encoders, tiles, standardise, seeds, choices.
+        What prediction needs to know next to the state: types, encoders, tiles, standardise, seeds, choices.
     metadata
         For ``<file>.json``.
     out

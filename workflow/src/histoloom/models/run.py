@@ -71,7 +71,7 @@ def train_model(
     embeddings
         Batches by encoder.
     out
-        ``.pt`` to write; a sidecar lies beside it.
+        ``.pt`` to write; a sidecar lies next to it.
     efficiency
         JSON with seconds and peak memory; feeds efficiency tables only.
     threads

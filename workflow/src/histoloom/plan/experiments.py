@@ -285,7 +285,7 @@ class Plan(EncoderPlan):
         return str(RESOURCES / "published" / f"{paper}_table{number}.yaml")
 
     def paper_spec(self, paper: str) -> dict[str, Any]:
-        """Return the paper's experiments with what decides whether a number may stand beside a published one."""
+        """Return the paper's experiments with what decides whether a number may stand next to a published one."""
         return {"paper": paper, "experiments": {name: self._paper_entry(name) for name in self.papers()[paper]}}
 
     def _paper_entry(self, experiment: str) -> dict[str, Any]:

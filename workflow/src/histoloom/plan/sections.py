@@ -58,7 +58,7 @@ class SectionPlan(GenePlan):
         for row in self.config.sheets[cohort]:
             if row["sample"] == sample:
                 return row
-        raise InputError(str(self.config.sheet_paths.get(cohort, cohort)), f"no sample '{sample}'.", "mend the name.")
+        raise InputError(str(self.config.sheet_paths.get(cohort, cohort)), f"no sample '{sample}'.", "fix the name.")
 
     def rows(self, cohort: str) -> list[Row]:
         """Return the rows that take part: in the subset, if one is named, and not excluded."""

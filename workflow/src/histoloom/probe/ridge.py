@@ -109,7 +109,7 @@ def check_patients(fold: str, inside: Iterable[str], outside: Iterable[str]) -> 
     """Refuse a fold with a patient on both sides."""
     shared = sorted(set(inside) & set(outside))
     if shared:
-        raise InputError(f"fold {fold}", f"patients in training and test: {', '.join(shared)}.", "mend the folds.")
+        raise InputError(f"fold {fold}", f"patients in training and test: {', '.join(shared)}.", "fix the folds.")
 
 
 def choose_alpha(x: Floats, y: Floats, patients: npt.NDArray[np.object_], probe: Probe) -> float:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def import_cell2location() -> Any:
-    """Import ``cell2location.models`` beside whatever torchvision is installed."""
+    """Import ``cell2location.models`` with whatever torchvision is installed."""
     import_module("histoloom.torch_compat")
     import matplotlib
 

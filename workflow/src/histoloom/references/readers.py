@@ -100,7 +100,7 @@ def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells
     spec = reference_settings(spec)
     (path,) = _one(files, "h5ad")
     if not path.is_file():
-        raise InputError(path, "the reference does not exist.", "mend the reference's `path`.")
+        raise InputError(path, "the reference does not exist.", "fix the reference's `path`.")
     try:
         with h5py.File(path, "r") as handle:
             obs = ad.io.read_elem(handle["obs"])
@@ -245,7 +245,7 @@ def _read_annotation(
 ) -> pd.DataFrame:
     """Read an annotation table; index = cell id, columns cell_type, donor, assay."""
     if not path.is_file():
-        raise InputError(path, "the annotation table does not exist.", "mend the reference's `samples`.")
+        raise InputError(path, "the annotation table does not exist.", "fix the reference's `samples`.")
     frame = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, keep_default_na=False)
     where = str(path)
     ids = text_column(frame, spec["cell_id_key"], where, "cell_id_key", "")

@@ -225,7 +225,7 @@ def _values(ax: Axes, table: pd.DataFrame, patients: pd.DataFrame, metric: str) 
             ax.plot([value], [y + spread[at]], label=label, zorder=3, **style)
         if not np.isfinite(row[metric]):
             ax.text(0, y, " undefined", va="center", fontsize=7.5, color="#777777")
-        # Beside the panel: in a bar, points would lie over it.
+        # Next to the panel: in a bar, points would lie over it.
         ax.text(1.01, y, number(row[metric]), va="center", fontsize=7.5, transform=ax.get_yaxis_transform())
     ax.axvline(0, color="black", lw=0.6)
     ax.grid(axis="x", color="#E6E6E6", lw=0.6)

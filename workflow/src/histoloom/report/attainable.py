@@ -1,4 +1,4 @@
-"""CC beside what is attainable: one figure and one table per experiment."""
+"""CC next to what is attainable: one figure and one table per experiment."""
 
 from __future__ import annotations
 

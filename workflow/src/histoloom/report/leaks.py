@@ -232,7 +232,7 @@ def _transfer_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any])
     page.text(
         f"{_patients(len(compared['shared_patients']))} in training and in test cohorts: "
         f"{listed(compared['shared_patients'], 40)}. (a) as published: all train, all are tested; (b) the same model, "
-        "tested on unshared patients only; (c) shared patients dropped from training, all tested. Beside (c) a random "
+        "tested on unshared patients only; (c) shared patients dropped from training, all tested. Next to (c) a random "
         "drop of equal size, mean and range over draws: other training patients in random order until as many "
         "observations are gone, the shared ones stay. What (c) loses and the random drop does not, was the leak."
     )

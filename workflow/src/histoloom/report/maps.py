@@ -1,4 +1,4 @@
-"""Cell types over the slide, label beside prediction, and the rank of types in training and test."""
+"""Cell types over the slide, label next to prediction, and the rank of types in training and test."""
 
 from __future__ import annotations
 

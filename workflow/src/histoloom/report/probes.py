@@ -24,7 +24,7 @@ COLUMNS = [
 _READING = (
     "r, by patient: Pearson's r per gene over the spots of a section, mean over genes, sections of a patient, then "
     "patients. r, HEST-bench's way: per gene over all spots of a test fold together, mean over genes, then folds; it "
-    "rewards knowing a section's level, and is the only column that stands beside the leaderboard. Undefined: pairs of "
+    "rewards knowing a section's level, and is the only column compared with the leaderboard. Undefined: pairs of "
     "gene and test section in which truth or prediction is constant; they enter no mean. At the edge: folds whose "
     "alpha is the smallest or largest of those tried."
 )

@@ -1,9 +1,9 @@
-"""Published tables and whether a number of ours may stand beside one of theirs.
+"""Published tables and whether a number of ours may stand next to one of theirs.
 
 A run is compared with a published cell stamp by stamp. What decides is the rule, in this order:
 
 * ``not comparable``: something else was measured: another cohort (a simulated one above all), other labels, another
-  reference, another model, encoder or weights. Nothing published is printed beside it.
+  reference, another model, encoder or weights. Nothing published is printed next to it.
 * ``deviates``: the same thing measured otherwise; the differing choices are listed. The published value is printed.
 * ``same``: every choice the paper states agrees; those it leaves open are listed. Only here is a difference printed.
 * ``not run``: a published row that no run is.
@@ -99,7 +99,7 @@ def load_published(folder: str | Path, paper: str) -> dict[int, Published]:
         except KeyError as error:
             raise InputError(path, f"lacks {error}.", "see workflow/schemas/published.schema.yaml.") from error
     if not found:
-        raise InputError(folder, f"holds no published table of paper '{paper}'.", "mend `paper:` or add the table.")
+        raise InputError(folder, f"holds no published table of paper '{paper}'.", "fix `paper:` or add the table.")
     return found
 
 
@@ -205,7 +205,7 @@ def _marks(protocol: Mapping[str, Any]) -> list[str]:
 def compare(
     published: Mapping[str, Any], run: Mapping[str, Any], row: Row | None, protocol: Mapping[str, Any]
 ) -> Status:
-    """Say whether a run's value may stand beside a published one.
+    """Say whether a run's value may stand next to a published one.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ _COLOC_FORM = "nodiag_row"
 _READING = (
     "CC: Pearson's r per type over the spots of a section, mean over types, sections of a patient, then patients. "
     "Pooled columns put spots of a patient or of all patients together first and so reward knowing a section's mean: "
-    "beside them stand the part that lies between sections and what a predictor of section means alone would reach. "
+    "next to them stand the part that lies between sections and what a predictor of section means alone would reach. "
     "Skill = 1 - L1 / L1 of the training mean. Interval: bootstrap over patients, from "
     f"{MIN_PATIENTS} patients on. 'Undefined' counts section-type pairs where a column is constant; they enter no mean."
 )

@@ -136,10 +136,10 @@ def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
     technology = facts.get("st_technology") or row.get("technology")
     if technology not in MEASURES:
         raise InputError(
-            path, f"unknown st_technology {technology!r}; known: {', '.join(MEASURES)}.", "mend it, " + _EXCLUDE
+            path, f"unknown st_technology {technology!r}; known: {', '.join(MEASURES)}.", "fix it, " + _EXCLUDE
         )
     if row.get("technology") and row["technology"] != technology:
-        raise InputError(path, f"says {technology}, the sheet {row['technology']}.", "mend 'technology' in the sheet.")
+        raise InputError(path, f"says {technology}, the sheet {row['technology']}.", "fix 'technology' in the sheet.")
     return {**facts, "st_technology": technology}
 
 
@@ -198,7 +198,7 @@ def _controls(genes: pd.Index, technology: str) -> np.ndarray:
 
 
 def _name_genes(section: AnnData, data: AnnData, kept: np.ndarray) -> None:
-    """Keep published Ensembl ids beside the names."""
+    """Keep published Ensembl ids along with the names."""
     column = next((c for c in ("gene_ids", "ensembl_id", "gene_id") if c in data.var), None)
     if column is not None:
         ids = data.var[column].astype(str).to_numpy(dtype=object)[kept]

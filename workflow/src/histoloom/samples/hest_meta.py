@@ -51,7 +51,7 @@ def read_hest_table(path: str | Path) -> pd.DataFrame:
 def patient_id(row: Mapping[str, str]) -> str:
     """Return an id for a sample's person, safe to compare across cohorts.
 
-    "Patient 1" of one data set is nobody of another, so the id starts with a hash of the title; where the patient is
+    "Patient 1" names several people, so the id starts with a hash of the title; where the patient is
     empty every sample is a person of its own. Both can be wrong (one donor under several samples, several patients
     under one number): look at ``subseries`` and correct the sheet by hand.
     """
@@ -89,7 +89,7 @@ def hest_rows(ids: Sequence[str], table: pd.DataFrame) -> list[dict[str, str]]:
             raise InputError(
                 f"HEST id '{sample}'",
                 f"is not in the table of {len(table)} samples.{f' Nearest: {near[0]}.' if near else ''}",
-                "mend the id, or take a newer table.",
+                "fix the id, or take a newer table.",
             )
         row = known[sample]
         estimated, embedded = row["pixel_size_um_estimated"], row["pixel_size_um_embedded"]

@@ -31,7 +31,7 @@ PITCH_UM = 10.0
 STEP_PX = 40.0
 """Step of array_row and array_col where the table has none; px, since um per px is not known while reading."""
 INSTALL = "install it: pip install -r envs/requirements-spatialdata.txt -c envs/constraints.txt."
-_REMEDY = "mend the sheet, or give the section a reason in its 'exclude' column."
+_REMEDY = "fix the sheet, or give the section a reason in its 'exclude' column."
 _OWN = ("mpp", "pitch_um", "spot_diameter_um", "unit")
 _CARRIED = ("array_row", "array_col", "in_tissue", "region")
 

@@ -67,7 +67,7 @@ class STNetReader(Reader):
         counts = replace(counts, obs_ids=whole_ids(counts.obs_ids, counts_file))
         check_unique(counts.obs_ids, counts_file, "spot")
         section = join_counts_and_positions(counts, read_spots(spots_file), counts_file, spots_file)
-        # Array spots beside the tissue are no loss: only what lies under it has a position.
+        # Array spots off the tissue are no loss: only what lies under it has a position.
         section.uns["dropped"]["outside_tissue"] = section.uns["dropped"].pop("counts_without_position")
         if "annotation" in files:
             labels, unusable = read_annotation(Path(files["annotation"]))
@@ -198,7 +198,7 @@ def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None
     if sample not in names.index:
         near = difflib.get_close_matches(sample, list(names.index), n=1)
         hint = f" Nearest: {near[0]}." if near else ""
-        raise InputError(path, f"no section '{sample}' ({len(names)} sections).{hint}", "mend 'sample' in the sheet.")
+        raise InputError(path, f"no section '{sample}' ({len(names)} sections).{hint}", "fix 'sample' in the sheet.")
     published = names.loc[sample]
     wrong = {
         role: str(published[column])

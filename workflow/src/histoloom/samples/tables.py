@@ -323,6 +323,6 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
         raise InputError(
             path,
             f"data row {row + 1} has '{column.iloc[row]}' in column '{column.name}' ({int(bad.sum())} such rows).",
-            f"every spot needs numbers there: remove the rows or mend them, {EXCLUDE}",
+            f"every spot needs numbers there: remove the rows or fix them, {EXCLUDE}",
         )
     return values

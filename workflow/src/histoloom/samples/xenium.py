@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 PITCH_UM = 10.0
 PIXEL_SIZE_UM = 0.2125
 MAX_OUTSIDE = 0.05
-"""Share of cells that may lie beside the H&E (cut off by its frame); more stops the section."""
+"""Share of cells that may lie outside the H&E (cut off by its frame); more stops the section."""
 
 _MIN_TISSUE, _MARGIN = 0.5, 0.25
 _REMEDY = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
@@ -219,7 +219,7 @@ def check_alignment(
     Raises
     ------
     InputError
-        If more than 5 % lie beside it, or on glass where the inverse would put them on tissue.
+        If more than 5 % lie outside it, or on glass where the inverse would put them on tissue.
     """
     from histoloom.samples import geometry
     from histoloom.slides import open_slide
@@ -242,7 +242,7 @@ def check_alignment(
     if 1 - inside.mean() > MAX_OUTSIDE or on_glass:
         raise InputError(
             files["alignment"],
-            f"{int((~inside).sum())} of {len(inside)} cells lie beside the slide {files['image']} of {width} x "
+            f"{int((~inside).sum())} of {len(inside)} cells lie outside the slide {files['image']} of {width} x "
             f"{height} px, {100 * share:.0f} % of all lie on its tissue.{hint}",
             "give the alignment csv of this H&E as published (it maps H&E pixels to morphology pixels), or exclude the "
             "section ('exclude').",

@@ -18,7 +18,7 @@ _ASSAYS = (("10x 3' v2", 0.6), ("10x 3' v3", 1.0))
 def write_reference(*, spec: Mapping[str, Any], out: Path) -> None:
     """Write the reference of a simulated cohort.
 
-    Donors are nobody of the cohort; each shifts every gene a little, has its own depth and assay, and its own number
+    Donors are not in the cohort; each shifts every gene a little, has its own depth and assay, and its own number
     of cells per type. One type is absent from the tissue and one tissue type is missing here, where the effects say so.
 
     Parameters

@@ -12,7 +12,7 @@ LISTS = Path(__file__).resolve().parents[4] / "resources" / "files"
 
 
 def registry_entry(source: str, file: str, lists: Path = LISTS) -> dict[str, str]:
-    """Return what is known of one published file: door, url, size, checksum, licence.
+    """Return what is known of one published file: downloader, url, size, checksum, licence.
 
     Parameters
     ----------

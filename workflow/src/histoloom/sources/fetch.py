@@ -1,4 +1,4 @@
-"""Fetch one published file: from a local mirror by a link, else through its host's door; verified, then named."""
+"""Fetch one published file: from a local mirror by a link, else through its host's downloader; verified, then named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from histoloom.artefacts import write_sidecar
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_file
 from histoloom.registry import load
-from histoloom.sources.registry import DOORS, ways
+from histoloom.sources.registry import DOWNLOADERS, ways
 from histoloom.sources.transfer import DiskFull, Download, advance, check_space, disk_full, size_of
 from histoloom.sources.verify import checksum_of, difference, something_else, unlike_its_name
 from histoloom.sources.web import NoNetwork, PassingFault, Web, plain
@@ -37,13 +37,13 @@ def fetch_file(
     Parameters
     ----------
     entry
-        Row of ``resources/files/<source>.tsv`` as `histoloom.sources.registry_entry` gives it. Its door and its
+        Row of ``resources/files/<source>.tsv`` as `histoloom.sources.registry_entry` gives it. Its downloader and its
         mirrors are tried in order.
     mirror
         Folder that holds ``<source>/<file>`` in the publisher's layout; None to download. `out` becomes a link to
         the mirror's file, with an absolute target since `out` is a temporary name that will be moved.
     out
-        Path to write. A download that is cut short is kept beside it under a name of its own and taken up again; two
+        Path to write. A download that is cut short is kept next to it under a name of its own and taken up again; two
         processes that fetch the same file take turns. Where the list gives no checksum, ``<out>.json`` records which
         version was found, and its sha256.
     tries
@@ -56,7 +56,7 @@ def fetch_file(
     InputError
         If the mirror lacks the file, no host gives it, the disk is full, or its bytes are not the published ones.
     """
-    entry, out = {"door": "http", **entry}, Path(out)
+    entry, out = {"downloader": "http", **entry}, Path(out)
     if mirror is not None:
         _link(entry, Path(mirror), out)
         return
@@ -72,18 +72,18 @@ def fetch_file(
                 raise
             except InputError as error:
                 problems.append(error)
-    raise _nobody_gives(entry, problems)
+    raise _not_available(entry, problems)
 
 
 def original(entry: Mapping[str, str]) -> str:
-    """Return where a person finds the file, in words: some doors have an address of their own for every file."""
+    """Return where a person finds the file, in words: some downloaders have an address of their own for every file."""
     url = entry["url"]
-    if entry["door"] == "hub":
+    if entry["downloader"] == "hub":
         return f"{entry['file']} of https://huggingface.co/{url.removeprefix('hf://')}"
-    if entry["door"] == "zip_member":
+    if entry["downloader"] == "zip_member":
         archive, _, member = url.partition("#")
         return f"{member} out of {archive}"
-    return f"the file that {url} names" if entry["door"] in {"mendeley", "cellxgene"} else url
+    return f"the file that {url} names" if entry["downloader"] in {"mendeley", "cellxgene"} else url
 
 
 def where_to_copy(entry: Mapping[str, str]) -> str:
@@ -98,7 +98,7 @@ def _without(entry: Mapping[str, str]) -> str:
     return f" {entry['without']}" if entry.get("without") else ""
 
 
-def _nobody_gives(entry: Mapping[str, str], problems: Sequence[InputError]) -> InputError:
+def _not_available(entry: Mapping[str, str], problems: Sequence[InputError]) -> InputError:
     """Put the problems of all places into one error."""
     if all(isinstance(problem, NoNetwork) for problem in problems):
         told = " ".join(dict.fromkeys(problem.problem for problem in problems))
@@ -153,7 +153,7 @@ def _link(entry: Mapping[str, str], mirror: Path, out: Path) -> None:
     if problem is None and checksum_of(checks) is None:
         problem = unlike_its_name(source, entry["file"])
         logger.warning(
-            "%s: no checksum is published and none lies beside it in %s; its first bytes were looked at",
+            "%s: no checksum is published and none lies next to it in %s; its first bytes were looked at",
             entry["file"],
             record.name,
         )
@@ -182,8 +182,8 @@ def _recorded(record: Path) -> dict[str, str]:
 
 
 def _fetch(web: Web, way: Mapping[str, str], out: Path) -> None:
-    """Fetch a file through one door."""
-    download: Download = load(DOORS, way["door"])(way, web)
+    """Fetch a file through one downloader."""
+    download: Download = load(DOWNLOADERS, way["downloader"])(way, web)
     name = way["file"]
     part = out.parent / f".{_part_name(download)}.download"
     check_space(download, part)

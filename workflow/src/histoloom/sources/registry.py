@@ -16,7 +16,7 @@ from histoloom.errors import InputError
 REQUIRED = ("file", "url", "licence", "citation")
 COLUMNS = (
     *REQUIRED,
-    "door",
+    "downloader",
     "bytes",
     "about_bytes",
     "sha256",
@@ -33,12 +33,12 @@ CHECKSUMS = ("sha256", "git_blob_sha1", "md5")
 """Columns that can prove a file, strongest first."""
 MIRROR_SEPARATOR = " | "
 
-DOORS: Mapping[str, str] = {
-    "http": "histoloom.sources.doors.http:locate",
-    "hub": "histoloom.sources.doors.hub:locate",
-    "mendeley": "histoloom.sources.doors.mendeley:locate",
-    "zip_member": "histoloom.sources.doors.zip_member:locate",
-    "cellxgene": "histoloom.sources.doors.cellxgene:locate",
+DOWNLOADERS: Mapping[str, str] = {
+    "http": "histoloom.sources.downloaders.http:locate",
+    "hub": "histoloom.sources.downloaders.hub:locate",
+    "mendeley": "histoloom.sources.downloaders.mendeley:locate",
+    "zip_member": "histoloom.sources.downloaders.zip_member:locate",
+    "cellxgene": "histoloom.sources.downloaders.cellxgene:locate",
 }
 """How a kind of host gives its files; strings, so that reading a list imports nothing."""
 _PROVED_BY_ROW = frozenset({"http"})
@@ -60,7 +60,7 @@ def _read(path: Path, changed: float) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for row in table.to_dict("records"):
         entry = {str(key): str(value) for key, value in row.items()} | {"source": path.stem}
-        entry["door"] = entry.get("door") or "http"
+        entry["downloader"] = entry.get("downloader") or "http"
         if entry["file"] in found:
             raise InputError(path, f"'{entry['file']}' is listed twice.", "keep one row.")
         _check_row(path, entry)
@@ -72,16 +72,20 @@ def _check_row(path: Path, entry: Mapping[str, str]) -> None:
     name = entry["file"]
     if not name or name.startswith("/") or ".." in Path(name).parts:
         raise InputError(path, f"'{name}' is no path below the source's folder.", "give a relative path.")
-    if entry["door"] not in DOORS:
-        raise InputError(path, f"'{name}' has the unknown door '{entry['door']}'.", f"doors: {', '.join(DOORS)}.")
+    if entry["downloader"] not in DOWNLOADERS:
+        raise InputError(
+            path,
+            f"'{name}' has the unknown downloader '{entry['downloader']}'.",
+            f"downloaders: {', '.join(DOWNLOADERS)}.",
+        )
     for column in ("bytes", "about_bytes"):
         if entry.get(column) and not entry[column].isdigit():
             raise InputError(
                 path, f"'{name}': {column} is '{entry[column]}'.", "give a whole number or leave it empty."
             )
     proved = any(entry.get(column) for column in CHECKSUMS)
-    # Other doors bring a proof of their own: the hub's or the listing's checksum, the archive's CRC.
-    if entry["door"] in _PROVED_BY_ROW and not proved and not entry.get("note"):
+    # Other downloaders bring a proof of their own: the hub's or the listing's checksum, the archive's CRC.
+    if entry["downloader"] in _PROVED_BY_ROW and not proved and not entry.get("note"):
         raise InputError(
             path, f"'{name}' has no checksum.", f"fill one of: {', '.join(CHECKSUMS)}; or say in `note` why not."
         )
@@ -98,13 +102,13 @@ def load_registry(path: str | Path) -> dict[str, Entry]:
         Tab-separated, one row per file or pattern of files. Columns:
 
         - file: path in the publisher's layout; ``*`` stands for anything, so that one row serves all samples.
-        - door: how its host gives it, a key of `DOORS`; empty: http.
-        - url: what the door needs; ``{file}``, ``{folder}``, ``{name}`` and ``{stem}`` stand for the path, its folder,
-          its last part, and that up to the first dot.
+        - downloader: how its host gives it, a key of `DOWNLOADERS`; empty: http.
+        - url: what the downloader needs; ``{file}``, ``{folder}``, ``{name}`` and ``{stem}`` stand for the path, its
+          folder, its last part, and that up to the first dot.
         - bytes, and one of sha256, git_blob_sha1 or md5: what it must be. about_bytes: a size for planning only.
-        - revision: of a hub's repository, or the version of a data set; empty: the newest, recorded beside the file.
-        - mirrors: further ``door url`` pairs with `` | `` between them. password: of an encrypted archive (a published
-          one; never a secret).
+        - revision: of a hub's repository, or the version of a data set; empty: the newest, recorded next to the file.
+        - mirrors: further ``downloader url`` pairs with `` | `` between them. password: of an encrypted archive (a
+          published one; never a secret).
         - licence, citation, gate (how to get access), without (how to go on without it), note (what is not sure).
 
     Returns
@@ -119,7 +123,7 @@ def load_registry(path: str | Path) -> dict[str, Entry]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "this list of files does not exist.", "mend the path, or add the list for a new source.")
+        raise InputError(path, "this list of files does not exist.", "fix the path, or add the list for a new source.")
     return _read(path, path.stat().st_mtime)
 
 
@@ -155,18 +159,18 @@ def ways(entry: Mapping[str, str]) -> list[Entry]:
     Raises
     ------
     InputError
-        If a mirror is not ``door url``.
+        If a mirror is not ``downloader url``.
     """
     found = [dict(entry)]
     for text in (entry.get("mirrors") or "").split(MIRROR_SEPARATOR):
         if not text.strip():
             continue
-        door, _, url = text.strip().partition(" ")
-        if door not in DOORS or not url:
+        downloader, _, url = text.strip().partition(" ")
+        if downloader not in DOWNLOADERS or not url:
             raise InputError(
                 f"{entry['source']}.tsv",
-                f"'{entry['file']}': mirror '{text}' is not 'door url'.",
-                f"doors: {', '.join(DOORS)}.",
+                f"'{entry['file']}': mirror '{text}' is not 'downloader url'.",
+                f"downloaders: {', '.join(DOWNLOADERS)}.",
             )
-        found.append({**entry, "door": door, "url": url.strip()})
+        found.append({**entry, "downloader": downloader, "url": url.strip()})
     return found

@@ -31,7 +31,7 @@ class DiskFull(InputError):
 
 @dataclass(frozen=True)
 class Download:
-    """Where the bytes of a file are, as its door found out.
+    """Where the bytes of a file are, as its downloader found out.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Download:
     unpack
         Makes the file from the downloaded range: ``unpack(range, out)``; None: the range is the file.
     version
-        What of a moving source was resolved to what: recorded beside the file.
+        What of a moving source was resolved to what: recorded next to the file.
     proof
         In words, what the bytes are checked against.
     """

@@ -71,7 +71,7 @@ def difference(path: Path, entry: Mapping[str, str]) -> str | None:
 
 
 def unlike_its_name(path: Path, name: str) -> str | None:
-    """Say what is wrong with a file whose checksum nobody published: empty, a web page, other first bytes."""
+    """Say what is wrong with a file without a published checksum: empty, a web page, other first bytes."""
     if path.stat().st_size == 0:
         return "it is empty."
     if what := something_else(path, name):

@@ -122,7 +122,7 @@ class Web:
             if failed >= self.tries:
                 raise InputError(
                     plain(url),
-                    f"not to be had after {failed} attempts; the last fault: {fault}.",
+                    f"not available after {failed} attempts; the last fault: {fault}.",
                     "run again later (what was downloaded is kept), or put the file into a folder and give that as "
                     "mirror_dir.",
                 )

@@ -70,7 +70,7 @@ def _nothing_kept(sample: Path, name: str, metadata: Mapping[str, Any]) -> Input
         sample,
         f"no tile of sample '{name}' is kept ({metadata['n_obs']} observations: {counts}; tissue fraction at most "
         f"{max(metadata['tissue_fraction_quartiles'], default=0):.3f}).",
-        "look at the section's picture; mend the coordinates (outside), use `border: pad` (border), lower "
+        "look at the section's picture; fix the coordinates (outside), use `border: pad` (border), lower "
         "background.min_tissue or choose another background.method (background), or give the section a reason in the "
         "sheet's 'exclude' column.",
     )

@@ -1,7 +1,7 @@
 """A picture that says whether cells, their outlines, their tiles and the pixels belong together.
 
 The whole section with a window, the window with outlines and a few tiles, and tiles as an encoder sees them with the
-outlines laid over them. A wrong alignment shows at once: nuclei lie beside their outlines.
+outlines laid over them. A wrong alignment shows at once: nuclei lie next to their outlines.
 """
 
 from __future__ import annotations

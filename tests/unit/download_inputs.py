@@ -1,4 +1,4 @@
-"""What the tests of doors fetch, and how."""
+"""What the tests of downloaders fetch, and how."""
 
 from __future__ import annotations
 

@@ -134,4 +134,4 @@ def _asked(question: Callable[[], _Result], entry: Mapping[str, str]) -> _Result
 def _token_state() -> str:
     from huggingface_hub import get_token
 
-    return "the token has no access" if get_token() else "there is no token (HF_TOKEN is empty, nobody is logged in)"
+    return "the token has no access" if get_token() else "there is no token (HF_TOKEN is empty and there is no login)"

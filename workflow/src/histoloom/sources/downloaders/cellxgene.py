@@ -1,7 +1,7 @@
 """An h5ad of CELLxGENE, found through the curation API: a data set's newest version, or the one that the list pins.
 
 The address of a file changes with each version, so that the API must be asked. It states a size and no checksum; the
-version and its date are recorded beside the file.
+version and its date are recorded next to the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Doors: each kind of host, played on 127.0.0.1 as its own API speaks."""
+"""Downloaders: each kind of host, played on 127.0.0.1 as its own API speaks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
-from door_inputs import DATA, entry, fetch, left, record
+from download_inputs import DATA, entry, fetch, left, record
 
 from histoloom.errors import InputError
 from histoloom.jobs import job
 from histoloom.sources import LISTS, registry_entry
 from histoloom.sources.fetch import fetch_file
-from histoloom.sources.registry import COLUMNS, DOORS, find_entry, is_pattern, load_registry, ways
+from histoloom.sources.registry import COLUMNS, DOWNLOADERS, find_entry, is_pattern, load_registry, ways
 from loopback import Site, play_hub, redirect, running_site, status
 
 TOKEN = "hf_VerySecretToken123"
@@ -31,7 +31,13 @@ def hub(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 def hub_entry(file: str, **columns: str) -> dict[str, str]:
-    return {"door": "hub", "url": "hf://datasets/Lab/set", "file": file, "gate": "accept the terms first", **columns}
+    return {
+        "downloader": "hub",
+        "url": "hf://datasets/Lab/set",
+        "file": file,
+        "gate": "accept the terms first",
+        **columns,
+    }
 
 
 def test_hub_file_with_the_hubs_own_checksum_and_commit(hub: Site, tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def listing(site: Site, body: bytes = DATA, name: str = "spots_BT1_C1.csv.gz") -
             },
         }
     ]
-    return {"door": "mendeley", "url": f"{site.host}/public-api/datasets/29/files?folder_id=root&version=5"}
+    return {"downloader": "mendeley", "url": f"{site.host}/public-api/datasets/29/files?folder_id=root&version=5"}
 
 
 def test_mendeley_file_by_its_listing(site: Site, tmp_path: Path) -> None:
@@ -183,7 +189,7 @@ def dataset(site: Site, version: str = "v-2", size: int = len(DATA)) -> dict[str
     }
     site.pages["/curation/v1/collections/c/datasets/d"] = answer
     site.pages[f"/curation/v1/dataset_versions/{version}"] = answer
-    return {"door": "cellxgene", "url": f"{site.host}/curation/v1/collections/c/datasets/d"}
+    return {"downloader": "cellxgene", "url": f"{site.host}/curation/v1/collections/c/datasets/d"}
 
 
 def test_cellxgene_version_and_date_are_recorded(site: Site, tmp_path: Path) -> None:
@@ -243,16 +249,16 @@ def test_a_copy_by_hand_is_checked_against_the_record_of_an_earlier_fetch(site: 
 # the lists -------------------------------------------------------------------------------------------------------
 
 
-def test_every_row_of_every_list_has_doors_that_exist() -> None:
+def test_every_row_of_every_list_has_downloaders_that_exist() -> None:
     lists = sorted(LISTS.glob("*.tsv"))
     assert {"her2st", "stnet", "hest", "xenium", "hbca"} <= {path.stem for path in lists}
     for path in lists:
         for row in load_registry(path).values():
             for way in ways(row):
-                assert way["door"] in DOORS
+                assert way["downloader"] in DOWNLOADERS
                 assert way["url"].startswith(("https://", "hf://")), path
-                assert (way["door"] == "zip_member") == ("#" in way["url"]), path
-            if row["door"] == "hub":
+                assert (way["downloader"] == "zip_member") == ("#" in way["url"]), path
+            if row["downloader"] == "hub":
                 assert "HF_TOKEN" in row["gate"]
 
 
@@ -263,7 +269,7 @@ def test_the_manual_explains_every_column_of_a_list(repo: Path) -> None:
         re.findall(r"`([a-z0-9_]+)`", "".join(line.split("|")[1] for line in section.splitlines() if line[:3] == "| `"))
     )
     assert told == set(COLUMNS)
-    assert all(f"`{door}`" in section for door in DOORS)
+    assert all(f"`{downloader}`" in section for downloader in DOWNLOADERS)
 
 
 def test_her2st_has_zenodo_behind_github() -> None:
@@ -275,9 +281,9 @@ def test_her2st_has_zenodo_behind_github() -> None:
 
 
 def test_patterns_serve_every_sample() -> None:
-    assert registry_entry("hest", "st/TENX95.h5ad")["door"] == "hub"
+    assert registry_entry("hest", "st/TENX95.h5ad")["downloader"] == "hub"
     row = registry_entry("stnet", "HE_BT23287_C1.jpg")
-    assert (row["door"], ways(row)[1]["url"].rpartition("#")[2]) == ("mendeley", "HE_BT23287_C1.jpg")
+    assert (row["downloader"], ways(row)[1]["url"].rpartition("#")[2]) == ("mendeley", "HE_BT23287_C1.jpg")
     row = registry_entry("cellxgene", "11-aa/22-bb.h5ad")
     assert row["url"].endswith("/curation/v1/collections/11-aa/datasets/22-bb")
     with pytest.raises(InputError, match="not on the list"):
@@ -293,11 +299,11 @@ def test_xenium_breast_members_have_their_md5() -> None:
 @pytest.mark.parametrize(
     ("rows", "match"),
     [
-        ("file\turl\tlicence\tcitation\tdoor\na\tu\tl\tc\tback\n", "unknown door 'back'"),
-        ("file\turl\tlicence\tcitation\tdoor\tcolour\na\tu\tl\tc\thub\tred\n", "unknown column colour"),
+        ("file\turl\tlicence\tcitation\tdownloader\na\tu\tl\tc\tback\n", "unknown downloader 'back'"),
+        ("file\turl\tlicence\tcitation\tdownloader\tcolour\na\tu\tl\tc\thub\tred\n", "unknown column colour"),
         ("file\turl\tlicence\tcitation\tmd5\tbytes\na\tu\tl\tc\t1\t1e9\n", "bytes is '1e9'"),
         ("file\turl\tlicence\tcitation\tmd5\na*\tu\tl\tc\t1\n", "pattern with a checksum"),
-        ("file\tdoor\turl\tlicence\tcitation\n/a\thub\tu\tl\tc\n", "no path below"),
+        ("file\tdownloader\turl\tlicence\tcitation\n/a\thub\tu\tl\tc\n", "no path below"),
     ],
 )
 def test_bad_rows(tmp_path: Path, rows: str, match: str) -> None:
@@ -308,7 +314,7 @@ def test_bad_rows(tmp_path: Path, rows: str, match: str) -> None:
 
 def test_an_address_keeps_its_fragment_and_comments_are_lines(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text(
-        "# of what\nfile\tdoor\turl\tlicence\tcitation\n*.h5\tzip_member\thttp://h/{name}#m\tl\tc\n"
+        "# of what\nfile\tdownloader\turl\tlicence\tcitation\n*.h5\tzip_member\thttp://h/{name}#m\tl\tc\n"
     )
     known = load_registry(tmp_path / "x.tsv")
     assert is_pattern("*.h5")
@@ -316,5 +322,5 @@ def test_an_address_keeps_its_fragment_and_comments_are_lines(tmp_path: Path) ->
     assert found is not None
     assert found["url"] == "http://h/a.h5#m"
     assert known["*.h5"]["url"] == "http://h/{name}#m"
-    with pytest.raises(InputError, match="not 'door url'"):
+    with pytest.raises(InputError, match="not 'downloader url'"):
         ways({**found, "mirrors": "http://only"})

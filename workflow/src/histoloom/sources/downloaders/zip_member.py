@@ -87,7 +87,7 @@ def _open_archive(url: str, web: Web, encrypted: bool) -> Any:
             if answer.status_code != 206 or "Content-Range" not in answer.headers:
                 answer.close()
                 raise InputError(
-                    plain(url), "the server gives no ranges, so that a member cannot be had alone.", _BY_HAND
+                    plain(url), "the server gives no ranges, so that a member cannot be fetched alone.", _BY_HAND
                 )
             return answer.raw, answer.headers["Content-Range"]
 
