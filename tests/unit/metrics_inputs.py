@@ -95,11 +95,11 @@ def write_inputs(
     tested = obs.assign(fold="patient-" + obs["patient"])
     tested = tested.set_index(tested["fold"] + "/" + tested.index)
     predicted = anndata.AnnData(X=prediction, obs=tested, var=pd.DataFrame(index=types))
-    predicted.layers["truth"] = values
+    predicted.layers["labels"] = values
     for seed, layer in (seeds or {}).items():
         predicted.layers[f"seed_{seed}"] = layer
     if ground_truth is not None:
-        predicted.layers["planted"] = ground_truth
+        predicted.layers["ground_truth"] = ground_truth
     predicted.obsm["spatial"] = obs[["x", "y"]].to_numpy()
     predicted.uns["histoloom"] = canonical_json(
         {"experiment": "loo", "model": "ridge", "variant": "default", "protocol": protocol or PROTOCOL,

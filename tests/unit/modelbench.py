@@ -52,5 +52,5 @@ def section_mean_cc(predictions):
     for _, rows in predictions.obs.groupby(["fold", "sample"], observed=True):
         part = predictions[rows.index]
         for i in range(part.n_vars):
-            values.append(np.corrcoef(part.X[:, i], part.layers["truth"][:, i])[0, 1])
+            values.append(np.corrcoef(part.X[:, i], part.layers["labels"][:, i])[0, 1])
     return np.array(values)

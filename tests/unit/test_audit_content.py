@@ -1,4 +1,4 @@
-"""The content guard: the same section under another name is found, sisters are not accused."""
+"""The content guard: the same section under another name is found, siblings are not accused."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_her2st_sections_are_found_in_a_copy_with_scrambled_names(real_data):
         counts, genes = csr_matrix(table.to_numpy()), list(table.columns)
         own.append(make_fingerprint("her2st", sample, sample[0], counts, genes))
         if sample == "E2":
-            continue  # a sister that the other data set lacks
+            continue  # a sibling that the other data set lacks
         kept = np.sort(rng.permutation(len(table))[: int(0.99 * len(table))])
         part = rng.random(len(genes)) < 0.5
         measured = np.flatnonzero(rng.random(len(genes)) < 0.9)

@@ -275,21 +275,21 @@ def test_groups_are_deconvolved_side_by_side_with_signatures_made_once() -> None
 
 def test_an_experiment_that_leaks_on_purpose_is_compared_and_used_for_nothing_else() -> None:
     raw = demo()
-    raw["experiments"]["price"] = {**raw["experiments"]["demo"], "split": "leak_price", "paper": None}
+    raw["experiments"]["paired"] = {**raw["experiments"]["demo"], "split": "paired_leakage", "paper": None}
     plan = load(raw)
-    assert "price" not in plan.headlines()
-    assert plan.compared() == ["price"]
-    wanted = [target for target in plan.targets() if "/price/" in target]
+    assert "paired" not in plan.headlines()
+    assert plan.compared() == ["leakage", "paired"]
+    wanted = [target for target in plan.targets() if "/paired/" in target]
     assert sorted(wanted) == [
-        "results/figures/price/leaks.png",
-        *(f"results/tables/price/leaks.{extension}" for extension in ("csv", "html", "md")),
+        "results/figures/paired/leaks.png",
+        *(f"results/tables/paired/leaks.{extension}" for extension in ("csv", "html", "md")),
     ]
     for section, name, entry in (
-        ("experiments", "unseen", {**raw["experiments"]["unseen"], "from": "price"}),
-        ("checks", "j", {"kind": "predicted_nuclei", "experiment": "price"}),
+        ("experiments", "unseen", {**raw["experiments"]["unseen"], "from": "paired"}),
+        ("checks", "j", {"kind": "predicted_nuclei", "experiment": "paired"}),
     ):
         changed = {**raw, section: {**raw[section], name: entry}}
-        with pytest.raises(InputError, match="'price' leaks on purpose"):
+        with pytest.raises(InputError, match="'paired' leaks on purpose"):
             load(changed)
 
 

@@ -1,4 +1,4 @@
-"""Folds that price a leak: who trains, sizes matched exactly, clean where they say so, never part of a headline."""
+"""Folds that measure a leakage effect: who trains, sizes matched exactly, clean where they say so, never part of a headline."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def sheet(sections: dict[str, tuple[str, int]]) -> pd.DataFrame:
     return obs
 
 
-# her2st's four sections with images: B has no sister, and C has more sisters' spots than B has spots.
+# her2st's four sections with images: B has no sibling, and C has more siblings' spots than B has spots.
 TWO = {"h/B4": ("B", 28), "h/C2": ("C", 19), "h/C3": ("C", 18), "h/C4": ("C", 17)}
-# Patient A is in both cohorts: E1 and Z1 are sisters although their cohorts differ.
+# Patient A is in both cohorts: E1 and Z1 are siblings although their cohorts differ.
 MANY = {"h/A1": ("A", 30), "h/A2": ("A", 23), "h/B1": ("B", 41), "h/B2": ("B", 12), "h/B3": ("B", 33),
         "h/E1": ("E", 25), "s/Z1": ("E", 21), "s/Y1": ("Y", 37)}  # fmt: skip
 
 
-def price(**given):
-    return experiment(split="leak_price", cohorts=["h", "s"], **given)
+def measured(**given):
+    return experiment(split="paired_leakage", cohorts=["h", "s"], **given)
 
 
 def transfer(**given):
@@ -46,11 +46,11 @@ def transfer(**given):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("sisters", ["all", "one"])
+@pytest.mark.parametrize("other_sections", ["all", "one"])
 @pytest.mark.parametrize("sections", [TWO, MANY], ids=["two patients", "many"])
-def test_pairs_test_the_same_and_train_on_as_many(sections, sisters, seed):
+def test_pairs_test_the_same_and_train_on_as_many(sections, other_sections, seed):
     """Counted from the roles alone, not through the module's own check."""
-    obs, spec = sheet(sections), price(sisters=sisters, draws=4)
+    obs, spec = sheet(sections), measured(other_sections=other_sections, draws=4)
     table, facts = build_folds(spec, obs, seed)
     roles = roles_of(table, obs)
     assert list(roles) == fold_ids(spec, sections_of(obs))
@@ -70,20 +70,20 @@ def test_pairs_test_the_same_and_train_on_as_many(sections, sisters, seed):
             np.testing.assert_array_equal(role == "test", without == "test")
             train = role == "train"
             assert train.sum() == (without == "train").sum()
-            n_sisters = {s: int((train & (section == s)).sum()) for s in sections if sections[s][0] == who}
-            assert n_sisters.pop(key) == 0
-            assert sum(n_sisters.values()) > 0
-            assert sum(n > 0 for n in n_sisters.values()) == (1 if sisters == "one" else len(n_sisters))
-            # The mixture of leave-section-out: others and sisters lose the same share.
-            chosen = [s for s, n in n_sisters.items() if n]
+            n_siblings = {s: int((train & (section == s)).sum()) for s in sections if sections[s][0] == who}
+            assert n_siblings.pop(key) == 0
+            assert sum(n_siblings.values()) > 0
+            assert sum(n > 0 for n in n_siblings.values()) == (1 if other_sections == "one" else len(n_siblings))
+            # The mixture of leave-section-out: others and siblings lose the same share.
+            chosen = [s for s, n in n_siblings.items() if n]
             pool = sum(sections[s][1] for s in chosen)
             others = (patient != who).sum()
-            assert abs(sum(n_sisters.values()) - others * pool / (others + pool)) <= 1
+            assert abs(sum(n_siblings.values()) - others * pool / (others + pool)) <= 1
             mixtures.add(tuple(np.flatnonzero(train)))
             leaked |= set(chosen)
-            assert facts["compared"]["folds"][f"with-{stem}-{draw}"]["n_leaked"] == sum(n_sisters.values())
+            assert facts["compared"]["folds"][f"with-{stem}-{draw}"]["n_leaked"] == sum(n_siblings.values())
         assert len(mixtures) == 4
-        assert len(leaked) == len(n_sisters)  # draws take all sisters in turn
+        assert len(leaked) == len(n_siblings)  # draws take all siblings in turn
     assert {item["action"] for item in facts["overlap"]} == {"deliberate"}
     assert {item["fold"] for item in facts["overlap"]} == {fold for fold in roles if fold.startswith("with-")}
 
@@ -91,17 +91,17 @@ def test_pairs_test_the_same_and_train_on_as_many(sections, sisters, seed):
 def test_draws_do_not_depend_on_sections_of_other_patients_pairs():
     """A fold's own random stream: one more draw leaves the others as they were, another seed does not."""
     obs = sheet(MANY)
-    few, many = (roles_of(build_folds(price(draws=d), obs, 3)[0], obs) for d in (2, 5))
-    other = roles_of(build_folds(price(draws=2), obs, 4)[0], obs)
+    few, many = (roles_of(build_folds(measured(draws=d), obs, 3)[0], obs) for d in (2, 5))
+    other = roles_of(build_folds(measured(draws=2), obs, 4)[0], obs)
     assert all((few[fold] == many[fold]).all() for fold in few)
     assert any((few[fold] != other[fold]).any() for fold in few)
 
 
 def test_nothing_to_price_and_nobody_to_hold_against():
-    with pytest.raises(InputError, match="no section has a sister"):
-        build_folds(price(), sheet({"h/A1": ("A", 9), "h/B1": ("B", 9)}), 0)
+    with pytest.raises(InputError, match="no section has another section of the same patient"):
+        build_folds(measured(), sheet({"h/A1": ("A", 9), "h/B1": ("B", 9)}), 0)
     with pytest.raises(InputError, match="no training patient"):
-        build_folds(price(), sheet({"h/A1": ("A", 9), "h/A2": ("A", 9)}), 0)
+        build_folds(measured(), sheet({"h/A1": ("A", 9), "h/A2": ("A", 9)}), 0)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_nothing_to_price_and_nobody_to_hold_against():
 )  # fmt: skip
 def test_what_does_not_go_with_a_price_is_refused(given, word):
     with pytest.raises(InputError, match=word):
-        price(**given)
+        measured(**given)
 
 
 def spoil(table: pd.DataFrame, fold: str, sample: str, role: str, one: bool = False) -> pd.DataFrame:
@@ -127,14 +127,14 @@ def spoil(table: pd.DataFrame, fold: str, sample: str, role: str, one: bool = Fa
 
 def test_a_fold_file_that_leaks_where_it_must_not_fails():
     obs = sheet(MANY)
-    table, facts = build_folds(price(draws=2), obs, 0)
+    table, facts = build_folds(measured(draws=2), obs, 0)
     compared = facts["compared"]
     check_compared(compared, table, obs)
-    sister = (
+    sibling = (
         table[(table["fold"] == "without-h-E1")].iloc[[0]].assign(cohort="s", sample="Z1", patient="E", obs_id="0x0")
     )
     leaks = {
-        "one observation of a sister": pd.concat([table, sister.assign(role="train")], ignore_index=True),
+        "one observation of a sibling": pd.concat([table, sibling.assign(role="train")], ignore_index=True),
         "the tested section trains": spoil(table, "without-h-B1", "B1", "train", one=True),
         "the tested section validates": spoil(table, "without-h-B1", "B1", "val", one=True),
         "another size": spoil(table, "without-h-A1", "B2", "dropped", one=True),

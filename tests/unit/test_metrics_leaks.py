@@ -15,13 +15,13 @@ from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.errors import InputError
 from histoloom.folds import make_folds, read_folds
 from histoloom.metrics import score_predictions
-from histoloom.metrics.leaks import price_rows, score_leaks
+from histoloom.metrics.leaks import paired_rows, score_leaks
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.uncertainty import sign_flip_p
 from histoloom.models.mlp import MLP
 from histoloom.models.ridge import Ridge
 from histoloom.report.leak_figures import draw_leaks
-from histoloom.report.leaks import PRICE_COLUMNS, TRANSFER_COLUMNS, read_leaks, write_leaks
+from histoloom.report.leaks import PAIRED_COLUMNS, TRANSFER_COLUMNS, read_leaks, write_leaks
 from histoloom.report.published import NOT_COMPARABLE, compare
 from histoloom.targets import build_target
 
@@ -51,16 +51,16 @@ def score(bench, model, folder, name="m"):
     return out, predictions
 
 
-def price_of(tmp_path, strength, **given):
+def paired_of(tmp_path, strength, **given):
     world = personal(World(tmp_path / "w", patients=SIX), SIX, strength)
-    bench = lay(world, tmp_path / "e", split="leak_price", draws=2, **given)
+    bench = lay(world, tmp_path / "e", split="paired_leakage", draws=2, **given)
     return bench, *score(bench, model_spec("ridge", alpha=1e-3), tmp_path)
 
 
 @pytest.fixture(scope="module")
-def priced(tmp_path_factory):
+def paired(tmp_path_factory):
     """A world in which a memory pays: bench, metrics and predictions."""
-    return price_of(tmp_path_factory.mktemp("priced"), 1.0)
+    return paired_of(tmp_path_factory.mktemp("paired"), 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,11 @@ def transferred(tmp_path_factory):
     return bench, score(bench, model_spec("ridge", alpha=1e-3), folder)[0]
 
 
-def test_a_patients_own_map_has_a_price_and_none_has_none(priced, tmp_path):
+def test_a_patients_own_map_has_a_leakage_effect_and_none_has_none(paired, tmp_path):
     found = {}
-    for strength, (bench, out, _) in ((0.0, price_of(tmp_path, 0.0)), (1.0, priced)):
+    for strength, (bench, out, _) in ((0.0, paired_of(tmp_path, 0.0)), (1.0, paired)):
         table, _, _ = read_leaks(bench.spec, [out])
-        assert list(table.columns) == PRICE_COLUMNS
+        assert list(table.columns) == PAIRED_COLUMNS
         found[strength] = table.query("level == 'cohort'").iloc[0]
         sections = table.query("level == 'section'")
         assert (sections["n_leaked"] > 0).all()
@@ -93,11 +93,11 @@ def test_a_patients_own_map_has_a_price_and_none_has_none(priced, tmp_path):
     assert found[1.0]["p"] == pytest.approx(2 / 2**5) == pytest.approx(sign_flip_p(patients["difference"]))
 
     # The table's numbers, formed anew from the predictions.
-    predictions = priced[2]
+    predictions = paired[2]
 
     def cc(fold):
         part = predictions[(predictions.obs["fold"] == fold).to_numpy()]
-        pairs = zip(np.asarray(part.X).T, part.layers["truth"].T, strict=True)
+        pairs = zip(np.asarray(part.X).T, part.layers["labels"].T, strict=True)
         return np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])
 
     row = sections.set_index("sample").loc["E2"]
@@ -110,11 +110,11 @@ def test_a_type_undefined_on_one_side_is_undefined_in_the_pair(tmp_path):
     world = personal(
         World(tmp_path / "w", patients={"A": ["A1", "A2"], "B": ["B1"]}), {"A": ["A1", "A2"], "B": ["B1"]}, 0
     )
-    world.labels["B1"][:, 2] = 4.0  # the model without a sister has learnt a constant
-    bench = lay(world, tmp_path / "e", split="leak_price", draws=2)
+    world.labels["B1"][:, 2] = 4.0  # the model without a sibling has learnt a constant
+    bench = lay(world, tmp_path / "e", split="paired_leakage", draws=2)
     out, _ = score(bench, model_spec("ridge"), tmp_path)
     rows = read_metrics([out])
-    pairs = rows[rows["aggregation"].eq("section") & rows["metric"].isin(["cc_with", "cc_without", "leak_price"])]
+    pairs = rows[rows["aggregation"].eq("section") & rows["metric"].isin(["cc_with", "cc_without", "leakage_effect"])]
     types = pairs[pairs["target"] != ""]
     assert set(types.loc[types["value"].isna(), "target"]) == {"epithelial"}
     assert types["value"].isna().sum() == 2 * 3
@@ -132,20 +132,20 @@ def test_a_type_that_one_draw_cannot_correlate_enters_no_pair():
               ("in1", "B"): 0.9}  # fmt: skip
     sections = pd.DataFrame([{**place, "fold": f, "target": t, "value": v} for (f, t), v in values.items()])
     folds = {"out": {"what": "without"}, "in0": {"what": "with"}, "in1": {"what": "with"}}
-    rows = pd.concat(price_rows(sections, folds), ignore_index=True)
+    rows = pd.concat(paired_rows(sections, folds), ignore_index=True)
     found = rows[(rows["aggregation"] == "section") & (rows["metric"] != "cc")].set_index(["metric", "target"])["value"]
-    assert found["leak_price", "T"] == pytest.approx(0.4)
+    assert found["leakage_effect", "T"] == pytest.approx(0.4)
     assert found[:, "B"].isna().all()
-    assert found["leak_price", ""] == pytest.approx(0.4)  # the mean over types is T's
+    assert found["leakage_effect", ""] == pytest.approx(0.4)  # the mean over types is T's
 
 
-def test_no_headline_and_no_published_value_is_made_of_a_price(priced):
-    bench, out, _ = priced
+def test_no_headline_and_no_published_value_is_made_of_a_leakage_effect(paired):
+    bench, out, _ = paired
     rows = read_metrics([out])
     assert not ((rows["metric"] == "cc") & (rows["aggregation"] != "section")).any()
     stamp = json.loads(rows["protocol"].iloc[0])
-    assert stamp["split"] == "leak_price"
-    assert stamp["compared"]["sisters"] == "all"
+    assert stamp["split"] == "paired_leakage"
+    assert stamp["compared"]["other_sections"] == "all"
     assert "equal" in stamp["compared"]["matched"]
     assert set(stamp["overlap_patients"]) == set(SIX)
     status = compare({"source": "her2st"}, {"source": "her2st"}, SimpleNamespace(name="x"), stamp)
@@ -154,15 +154,15 @@ def test_no_headline_and_no_published_value_is_made_of_a_price(priced):
         run(bench, model_spec("ridge"), "again")
 
 
-def test_folds_that_leak_without_saying_so_are_not_scored(priced, tmp_path):
-    bench, _, _ = priced
+def test_folds_that_leak_without_saying_so_are_not_scored(paired, tmp_path):
+    bench, _, _ = paired
     table, facts = read_folds(bench.folds)
     here = (table["fold"] == "without-demo-B1") & (table["sample"] == "B2")
     assert not here.any()
-    sister = (
+    sibling = (
         table[table["fold"] == "without-demo-B1"].iloc[[0]].assign(sample="B2", patient="B", obs_id=None, role="train")
     )
-    write_parquet(pd.concat([table, sister], ignore_index=True).astype("string"), tmp_path / "f.parquet", facts)
+    write_parquet(pd.concat([table, sibling], ignore_index=True).astype("string"), tmp_path / "f.parquet", facts)
     with pytest.raises(InputError, match=r"without-demo-B1.*trains on patients that it tests: B"):
         score_leaks(
             spec={**bench.spec, "name": "e"}, experiment="e", model="m", predictions=bench.folder / "m.h5ad",
@@ -256,9 +256,9 @@ def test_everyones_model_takes_nothing_from_the_choices_of_a_comparison(tmp_path
     assert choices["all"][what] == choices["transfer"][what]
 
 
-@pytest.mark.parametrize("kind", ["price", "transfer"])
-def test_tables_and_figure_are_written_and_are_the_same_twice(priced, transferred, tmp_path, kind):
-    bench, out, *_ = transferred if kind == "transfer" else priced
+@pytest.mark.parametrize("kind", ["paired", "transfer"])
+def test_tables_and_figure_are_written_and_are_the_same_twice(paired, transferred, tmp_path, kind):
+    bench, out, *_ = transferred if kind == "transfer" else paired
     files = [out, score(bench, model_spec("coordinates"), tmp_path, "c")[0]]
     spec = {**bench.spec, "models": ["c", "m"], "title": "A title"}
     written = {}
@@ -271,7 +271,7 @@ def test_tables_and_figure_are_written_and_are_the_same_twice(priced, transferre
     assert written["one"] == written["two"]
     text = written["one"]["md"].decode()
     words = {
-        "price": ["E2", "n train, both", "sign-flip test over patients p = 0.0625", "5 patients"],
+        "paired": ["E2", "n train, both", "sign-flip test over patients p = 0.0625", "5 patients"],
         "transfer": ["(b) unshared patients only", "random drop of equal size", "A, B", "| (c) shared dropped |"],
     }
     for word in words[kind]:

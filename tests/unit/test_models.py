@@ -17,7 +17,7 @@ from histoloom.errors import InputError
 from histoloom.identity import canonical_json
 from histoloom.models import apply_model, predict_model
 from histoloom.models.artefact import load_model
-from histoloom.models.floor import section_coordinates
+from histoloom.models.baselines import section_coordinates
 from histoloom.targets import read_target
 
 
@@ -27,7 +27,7 @@ def test_ridge_recovers_a_known_linear_map(tmp_path):
         world.labels[name] = (x @ world.map + 3.0).astype(np.float64)
     bench = lay(world, tmp_path / "e")
     predictions, path = run(bench, model_spec("ridge", alpha=1e-6))
-    np.testing.assert_allclose(predictions.X, predictions.layers["truth"], atol=1e-4)
+    np.testing.assert_allclose(predictions.X, predictions.layers["labels"], atol=1e-4)
     state = load_model(path)[0].state["all"]
     np.testing.assert_allclose(state["coefficients"] / state["scale"][:, None], world.map, atol=1e-4)
 
@@ -48,7 +48,7 @@ def test_predictions_artefact(bench):
     assert (predictions.obs["fold"].astype(str) == "patient-" + predictions.obs["patient"].astype(str)).all()
     assert list(predictions.var_names) == target.types
     at = target.obs.index.get_indexer([name.split("/", 1)[1] for name in predictions.obs_names])
-    np.testing.assert_array_equal(predictions.layers["truth"], target.values[at])
+    np.testing.assert_array_equal(predictions.layers["labels"], target.values[at])
     np.testing.assert_array_equal(predictions.obsm["spatial"], target.spatial[at])
     seeds = np.stack([predictions.layers[f"seed_{s}"] for s in (0, 1, 2)])
     np.testing.assert_allclose(predictions.X, seeds.mean(axis=0), rtol=1e-12)
@@ -85,7 +85,7 @@ def test_section_mean_known_answer(bench):
     predictions, _ = run(bench, model_spec("section_mean"))
     for _, rows in predictions.obs.groupby("sample", observed=True):
         part = predictions[rows.index]
-        np.testing.assert_allclose(part.X, np.tile(part.layers["truth"].mean(axis=0), (len(part), 1)))
+        np.testing.assert_allclose(part.X, np.tile(part.layers["labels"].mean(axis=0), (len(part), 1)))
     assert json.loads(predictions.uns["histoloom"])["protocol"]["uses_test_labels"] is True
     assert not [name for name in predictions.layers if name.startswith("seed_")]
 

@@ -55,7 +55,7 @@ def test_per_section_is_stamped_and_removes_a_sections_offset(tmp_path):
         predictions, _ = run(bench, model_spec("ridge", alpha=1e-3))
         protocol = json.loads(predictions.uns["histoloom"])["protocol"]
         assert (protocol["standardise"], protocol["transductive"]) == (standardise, standardise.startswith("per_"))
-        error[standardise] = np.abs(predictions.X - predictions.layers["truth"]).mean()
+        error[standardise] = np.abs(predictions.X - predictions.layers["labels"]).mean()
     assert error["per_section"] < 0.2 * error["train"]
     # One cohort, no penalty to speak of: scaling by all rows or by training rows is the same linear model.
     assert error["per_cohort"] == pytest.approx(error["train"], rel=0.01)
@@ -97,7 +97,7 @@ def test_shuffled_labels_are_no_signal(tmp_path, shuffle, standardise, null):
     predictions, _ = run(bench, model_spec("ridge", alpha=10.0))
     truth = read_target(bench.target)
     at = truth.obs.index.get_indexer([name.split("/", 1)[1] for name in predictions.obs_names])
-    np.testing.assert_array_equal(predictions.layers["truth"], truth.values[at])  # the test's labels stay
+    np.testing.assert_array_equal(predictions.layers["labels"], truth.values[at])  # the test's labels stay
     # Predictions of a fold share their training labels, so folds (patients) are the independent units.
     per_patient = section_mean_cc(predictions).reshape(6, 12).mean(axis=1)
     if null:

@@ -246,7 +246,7 @@ def test_genes_that_follow_the_picture_are_found_and_noise_is_not(toy: tuple[Sim
 
 def test_both_aggregations_by_hand(toy: tuple[SimpleNamespace, pd.DataFrame]) -> None:
     data = anndata.read_h5ad(toy[0].folder / "inner.h5ad")
-    truth, predicted = data.layers["truth"], np.asarray(data.X)
+    truth, predicted = data.layers["labels"], np.asarray(data.X)
     by_section = {
         s: np.mean([pearsonr(truth[i, j], predicted[i, j])[0] for j in range(data.n_vars)])
         for s in SECTIONS

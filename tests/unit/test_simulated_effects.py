@@ -269,9 +269,9 @@ def test_sisters_share_architecture_and_strangers_do_not():
 
         return float(cohen_kappa_score(regions(a), regions(b)))
 
-    sisters = np.mean([agreement(p + "1", p + "2") for p in "WXYZ"])
+    siblings = np.mean([agreement(p + "1", p + "2") for p in "WXYZ"])
     strangers = np.mean([agreement("W1", "X1"), agreement("X1", "Y1"), agreement("Y1", "Z1")])
-    assert sisters > strangers + 0.2
+    assert siblings > strangers + 0.2
 
 
 def test_every_section_has_every_region():

@@ -34,7 +34,7 @@ def config() -> dict[str, Any]:
         "models": {"ridge": {"kind": "ridge", "inputs": ["texture"]}},
         "experiments": {
             "strangers": {**learn, "split": "leave_one_patient_out"},
-            "sisters": {**learn, "split": "leave_one_sample_out", "on_overlap": "allow"},
+            "other_sections": {**learn, "split": "leave_one_sample_out", "on_overlap": "allow"},
         },
         "checks": {
             "truth_demo": {"kind": "truth", "labels": "nnls", "against": "truth", "cohorts": ["demo"]},
@@ -114,9 +114,9 @@ def test_the_residual_lies_where_the_type_is_that_the_reference_lacks(labelled: 
 
 @pytest.fixture(scope="module")
 def scored(world: SimulatedWorld) -> dict[str, pd.DataFrame]:
-    """Cohort and pooled CC of ground truth labels by type, with strangers or sisters in training."""
+    """Cohort and pooled CC of ground truth labels by type, with strangers or siblings in training."""
     found = {}
-    for experiment in ("strangers", "sisters"):
+    for experiment in ("strangers", "other_sections"):
         rows = world.score(experiment, "ridge")
         rows = rows[(rows["metric"] == "cc") & (rows["train_seed"] == -1) & (rows["against"] == "labels")]
         found[experiment] = rows.pivot_table(index="target", columns="aggregation", values="value")
@@ -125,11 +125,11 @@ def scored(world: SimulatedWorld) -> dict[str, pd.DataFrame]:
 
 @pytest.mark.slow
 def test_a_type_set_by_patient_has_a_pooled_cc_and_hardly_one_within_sections(scored: dict[str, pd.DataFrame]) -> None:
-    # With a sister in training the stain tells the patient, and the patient the level.
-    sisters, strangers = (scored[name].loc[PATIENT_ONLY] for name in ("sisters", "strangers"))
-    assert sisters["pooled"] > 0.4
-    assert sisters["cohort"] < 0.3
-    assert sisters["pooled"] > sisters["cohort"] + 0.25
+    # With a sibling in training the stain tells the patient, and the patient the level.
+    siblings, strangers = (scored[name].loc[PATIENT_ONLY] for name in ("other_sections", "strangers"))
+    assert siblings["pooled"] > 0.4
+    assert siblings["cohort"] < 0.3
+    assert siblings["pooled"] > siblings["cohort"] + 0.25
     assert strangers["pooled"] < 0.2
 
 
@@ -138,7 +138,7 @@ def test_of_two_types_that_look_alike_only_the_sum_can_be_predicted(scored: dict
     made = ad.read_h5ad("predictions/strangers.ridge.h5ad")
     names = list(made.var_names)
     first, second = (names.index(name) for name in TWINS)
-    label, guess = np.asarray(made.layers["truth"]), np.asarray(made.X)
+    label, guess = np.asarray(made.layers["labels"]), np.asarray(made.X)
     sums = pd.DataFrame(
         {"label": label[:, [first, second]].sum(axis=1), "guess": guess[:, [first, second]].sum(axis=1)}
     )

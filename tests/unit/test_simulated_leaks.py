@@ -1,4 +1,4 @@
-"""The simulated effect of stains by patient, as the price of a leak: leave-section-out over leave-patient-out, sizes matched."""
+"""The simulated effect of stains by patient, as a leakage effect: leave-section-out over leave-patient-out, matched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simulation_fixtures import SHEET, sheet_rows
 def config(sheet: Path) -> dict[str, Any]:
     """One cohort twice, with and without stains of each patient's own; all scanned alike, labels are the ground truth."""
     cohort = {"source": "simulated", "sheet": str(sheet), "seed": 5, "array_x": 10, "array_y": 8}
-    learn = {"task": "abundance", "tiles": "um112", "labels": "truth", "models": ["ridge"], "split": "leak_price",
+    learn = {"task": "abundance", "tiles": "um112", "labels": "truth", "models": ["ridge"], "split": "paired_leakage",
              "content_guard": "off"}  # fmt: skip
     return {
         "cohorts": {
@@ -36,14 +36,14 @@ def test_stains_by_patient_make_a_leak_pay_and_without_them_it_hardly_does(tmp_p
     rows = [{**row, "mpp": "0.69"} for row in sheet_rows()]
     sheet = tmp_path / "sheet.tsv"
     sheet.write_text("\n".join("\t".join(line) for line in [list(rows[0]), *(list(r.values()) for r in rows)]) + "\n")
-    price = {}
+    effect = {}
     with contextlib.chdir(tmp_path):
         world = SimulatedWorld(config(sheet), SHEET.parent.parent / "config.yaml")
         for name in ("stained", "alike"):
             found = world.score(name, "ridge", "leaks")
-            # A type set by the patient alone has no map within sections to be learnt, with or without a sister.
-            found = found[(found["metric"] == "leak_price") & ~found["target"].isin(["", PATIENT_ONLY])]
-            price[name] = found[found["aggregation"] == "cohort"]["value"].mean()
-    assert price["stained"] > 0.04, price
-    assert abs(price["alike"]) < 0.02, price
-    assert price["stained"] > price["alike"] + 0.03, price
+            # A type set by the patient alone has no map within sections to be learnt, with or without a sibling.
+            found = found[(found["metric"] == "leakage_effect") & ~found["target"].isin(["", PATIENT_ONLY])]
+            effect[name] = found[found["aggregation"] == "cohort"]["value"].mean()
+    assert effect["stained"] > 0.04, effect
+    assert abs(effect["alike"]) < 0.02, effect
+    assert effect["stained"] > effect["alike"] + 0.03, effect

@@ -317,10 +317,10 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
 
 def _check_evaluates(config: Config, where: str, experiment: str) -> None:
     """Refuse to use the models or predictions of an experiment that leaks on purpose."""
-    if config.entries["experiments"][experiment].get("split") == "leak_price":
+    if config.entries["experiments"][experiment].get("split") == "paired_leakage":
         raise InputError(
             f"{config.origin}: {where}",
-            f"'{experiment}' leaks on purpose (split leak_price): its models serve its own comparison only.",
+            f"'{experiment}' leaks on purpose (split paired_leakage): its models serve its own comparison only.",
             "name an experiment with another split.",
         )
 

@@ -47,9 +47,9 @@ ENCODERS: Mapping[str, str] = {
 MODELS: Mapping[str, str] = {
     "mlp": "histoloom.models.mlp:MLP",
     "ridge": "histoloom.models.ridge:Ridge",
-    "section_mean": "histoloom.models.floor:SectionMean",
-    "train_mean": "histoloom.models.floor:TrainMean",
-    "coordinates": "histoloom.models.floor:Coordinates",
+    "section_mean": "histoloom.models.baselines:SectionMean",
+    "train_mean": "histoloom.models.baselines:TrainMean",
+    "coordinates": "histoloom.models.baselines:Coordinates",
 }
 SPLITS: Mapping[str, str] = {
     "leave_one_patient_out": "histoloom.folds.splits:leave_one_patient_out",
@@ -58,7 +58,7 @@ SPLITS: Mapping[str, str] = {
     "published": "histoloom.folds.published:published",
     "random": "histoloom.folds.splits:random_observations",
     "spatial_block": "histoloom.folds.splits:spatial_block",
-    "leak_price": "histoloom.folds.comparisons:leak_price",
+    "paired_leakage": "histoloom.folds.comparisons:paired_leakage",
 }
 
 

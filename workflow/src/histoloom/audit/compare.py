@@ -4,7 +4,7 @@
   it.
 * **Counts on shared genes**: a spot's twin under other names. For two independent measurements of equal expression
   ``sum (x - y)^2 / (x + y)`` over genes with ``x + y > 0`` is 1 per gene on average (given the sum, x is binomial with
-  p = 1/2), however alike they are: sisters stay near or above 1 and the same reads are near 0. Needs shared names.
+  p = 1/2), however alike they are: siblings stay near or above 1 and the same reads are near 0. Needs shared names.
 * **Picture**: share of differing bits of a perceptual hash, least over right-angled orientations.
 """
 

@@ -20,10 +20,10 @@ from histoloom.registry import SPLITS, load
 STAGE_VERSION = 1
 _SPEC_KEYS = (
     "split", "on_overlap", "selection", "n_folds", "block_um", "buffer_um",
-    "cohorts", "train_cohorts", "test_cohorts", "draws", "sisters",
+    "cohorts", "train_cohorts", "test_cohorts", "draws", "other_sections",
 )  # fmt: skip
 # Splits that cut through sections.
-_OBSERVATION_SPLITS = frozenset({"random", "spatial_block", "leak_price"})
+_OBSERVATION_SPLITS = frozenset({"random", "spatial_block", "paired_leakage"})
 
 
 def fold_ids(spec: Spec, rows: Rows) -> list[str]:

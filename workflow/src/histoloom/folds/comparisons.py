@@ -1,8 +1,8 @@
 """Folds that measure what a leak is worth. They stand next to an experiment's folds and never feed a headline.
 
-Two kinds. ``leak_price``: every section whose patient has another section (a sister) is tested twice, by a model that
+Two kinds. ``paired_leakage``: every section whose patient has another section (a sibling) is tested twice, by a model that
 trained on other patients only (``without``) and by one that trained on as many observations of other patients and
-sisters together (``with``): leave-section-out against leave-patient-out, training size matched. ``transfer`` with
+siblings together (``with``): leave-section-out against leave-patient-out, training size matched. ``transfer`` with
 patients on both sides under ``on_overlap: allow``: next to the model as published one without the shared patients
 (``shared_dropped``), and some that lose as many observations of other patients (``random_drop``).
 """
@@ -35,11 +35,11 @@ def _singles(fold: str, obs: pd.DataFrame, role: str) -> pd.DataFrame:
     return obs[["cohort", "sample", "patient", "obs_id"]].assign(fold=fold, block=None, role=role)[COLUMNS]
 
 
-class _LeakPrice:
-    """Pairs of folds per section with a sister; see the module."""
+class _PairedLeakage:
+    """Pairs of folds per section with a sibling; see the module."""
 
     def pairs(self, spec: Spec, rows: Rows) -> Iterator[tuple[Mapping[str, str], str, list[str]]]:
-        """Yield each section that has a sister, its fold without and its folds with one."""
+        """Yield each section that has a sibling, its fold without and its folds with one."""
         no_cohort_sides(spec)
         for row in rows:
             if sum(other["patient"] == row["patient"] for other in rows) > 1:
@@ -54,42 +54,42 @@ class _LeakPrice:
         frames = []
         for row, without, withs in self.pairs(spec, rows):
             others = [r for r in rows if r["patient"] != row["patient"]]
-            sisters = [r for r in rows if r["patient"] == row["patient"] and r != row]
+            siblings = [r for r in rows if r["patient"] == row["patient"] and r != row]
             frames.append(whole_samples(without, [(row, "test"), *((r, "train") for r in others)]))
-            order = rng_for(seed, "sister", _name(row)).permutation(len(sisters))
+            order = rng_for(seed, "sibling", _name(row)).permutation(len(siblings))
             for draw, fold in enumerate(withs):
-                # With one sister per model, draws take them in turn, in an order of the section's own.
-                chosen = sisters if spec["sisters"] == "all" else [sisters[order[draw % len(sisters)]]]
+                # With one sibling per model, draws take them in turn, in an order of the section's own.
+                chosen = siblings if spec["other_sections"] == "all" else [siblings[order[draw % len(siblings)]]]
                 frames += self._thinned(fold, row, others, chosen, obs, seed)
         if not frames:
             raise InputError(
-                "split leak_price",
-                "no section has a sister (another section of the same patient), so no leak can be priced.",
+                "split paired_leakage",
+                "no section has another section of the same patient, so no leakage effect can be measured.",
                 "name cohorts with several sections per patient, or use leave_one_patient_out.",
             )
         return pd.concat(frames, ignore_index=True)
 
     def _thinned(
-        self, fold: str, row: Mapping[str, str], others: Rows, sisters: Rows, obs: pd.DataFrame, seed: int
+        self, fold: str, row: Mapping[str, str], others: Rows, siblings: Rows, obs: pd.DataFrame, seed: int
     ) -> list[pd.DataFrame]:
-        """Return a fold that trains on others and sisters, thinned at random to the size of the others.
+        """Return a fold that trains on others and siblings, thinned at random to the size of the others.
 
-        Both sides lose the same share, so that the mixture stays that of leave-section-out; a sister keeps at least one
-        observation.
+        Both sides lose the same share, so that the mixture stays that of leave-section-out; a sibling keeps at least
+        one observation.
         """
         section = (obs["cohort"] + "/" + obs["sample"]).to_numpy()
-        sides = [np.flatnonzero(np.isin(section, [_name(r) for r in side])) for side in (others, sisters)]
-        n_others, n_sisters = (len(side) for side in sides)
-        whole = whole_samples(fold, [(row, "test"), *((r, "train") for r in (*others, *sisters))])
-        if not n_others:  # nothing to compare the sister with, as the fold without one will say
+        sides = [np.flatnonzero(np.isin(section, [_name(r) for r in side])) for side in (others, siblings)]
+        n_others, n_siblings = (len(side) for side in sides)
+        whole = whole_samples(fold, [(row, "test"), *((r, "train") for r in (*others, *siblings))])
+        if not n_others:  # nothing to compare the sibling with, as the fold without one will say
             return [whole]
-        kept = max(1, round(n_others * n_sisters / (n_others + n_sisters)))
+        kept = max(1, round(n_others * n_siblings / (n_others + n_siblings)))
         rng = rng_for(seed, fold)
-        lost = [rng.choice(side, n, replace=False) for side, n in zip(sides, (kept, n_sisters - kept), strict=True)]
+        lost = [rng.choice(side, n, replace=False) for side, n in zip(sides, (kept, n_siblings - kept), strict=True)]
         return [whole, _singles(fold, obs.iloc[np.sort(np.concatenate(lost))], "dropped")]
 
 
-leak_price = _LeakPrice()
+paired_leakage = _PairedLeakage()
 
 
 def shared_patients(spec: Spec, rows: Rows) -> list[str]:
@@ -109,7 +109,7 @@ def drop_ids(spec: Spec, rows: Rows) -> list[str]:
 
 def is_compared(spec: Spec, rows: Rows) -> bool:
     """Whether an experiment measures what a leak is worth."""
-    return spec["split"] == "leak_price" or bool(drop_ids(spec, rows))
+    return spec["split"] == "paired_leakage" or bool(drop_ids(spec, rows))
 
 
 def add_drops(spec: Spec, table: pd.DataFrame, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -177,13 +177,13 @@ def describe(spec: Spec, table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, An
     if not is_compared(spec, rows):
         return {}
     what: dict[str, dict[str, Any]] = {}
-    if spec["split"] == "leak_price":
-        for row, without, withs in leak_price.pairs(spec, rows):
+    if spec["split"] == "paired_leakage":
+        for row, without, withs in paired_leakage.pairs(spec, rows):
             place = {"tests": _name(row), "patient": row["patient"]}
             what[without] = {"what": WITHOUT, "draw": -1, **place}
             what |= {fold: {"what": WITH, "draw": draw, **place} for draw, fold in enumerate(withs)}
         more = {"unpaired": [_name(r) for r in rows if _name(r) not in {w["tests"] for w in what.values()}],
-                "sisters": spec["sisters"]}  # fmt: skip
+                "other_sections": spec["other_sections"]}  # fmt: skip
     else:
         first, *draws = drop_ids(spec, rows)
         what = {_TRANSFER: {"what": PUBLISHED, "draw": -1}, first: {"what": SHARED_DROPPED, "draw": -1}}

@@ -17,7 +17,7 @@ from histoloom.errors import InputError
 from histoloom.folds.seeds import rng_for
 
 ALL = "all"  # the fold in which everyone trains: the model for new slides
-DELIBERATE = frozenset({"leak_price"})  # splits that leak on purpose, to show the price
+DELIBERATE = frozenset({"paired_leakage"})  # splits that leak on purpose, to measure the leakage effect
 COLUMNS = ["fold", "cohort", "sample", "patient", "obs_id", "block", "role"]
 Spec = Mapping[str, Any]
 Rows = Sequence[Mapping[str, str]]

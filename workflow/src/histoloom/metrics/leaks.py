@@ -2,9 +2,9 @@
 
 Rows lie in files of their own, next to the experiment's, so that no headline can average them. Two comparisons:
 
-**Price of a leak** (``split: leak_price``), paired on the test section: ``cc_with`` and ``cc_without`` a sister section
-in training, and ``leak_price``, their difference, per section and type (the mean over draws; a type undefined in either
-is undefined in all three), rolled up to patients and cohorts like any CC. ``cc`` is each fold's own.
+**Leakage effect** (``split: paired_leakage``), paired on the test section: ``cc_with`` and ``cc_without`` a sibling
+section in training, and ``leakage_effect``, their difference, per section and type (the mean over draws; a type
+undefined in either is undefined in all three), rolled up to patients and cohorts like any CC. ``cc`` is each fold's.
 
 **Transfer in columns**: ``cc`` of every training (column ``fold``) rolled up over the test patients that ``variant``
 names: all, shared with training, unshared.
@@ -39,8 +39,8 @@ GROUPS = ("all_patients", "unshared_patients", "shared_patients")
 _SECTION = ["cohort", "patient", "sample", "qc_flag", "target"]
 
 
-def price_rows(sections: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]]) -> list[pd.DataFrame]:
-    """Return the paired rows of the price of a leak.
+def paired_rows(sections: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]]) -> list[pd.DataFrame]:
+    """Return the paired rows of the leakage effect.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def price_rows(sections: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]]) -
     Returns
     -------
     list of DataFrame
-        Each fold's own section rows, and ``cc_with``, ``cc_without``, ``leak_price`` rolled up.
+        Each fold's own section rows, and ``cc_with``, ``cc_without``, ``leakage_effect`` rolled up.
     """
     own = sections.assign(aggregation="section")
     what = sections["fold"].map({fold: about["what"] for fold, about in folds.items()})
@@ -62,8 +62,8 @@ def price_rows(sections: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]]) -
         for side, part in sections.groupby(what)
     }
     wide = pd.DataFrame({"cc_with": sides["with"], "cc_without": sides["without"]})
-    wide["leak_price"] = wide["cc_with"] - wide["cc_without"]
-    wide = wide.mask(wide["leak_price"].isna())
+    wide["leakage_effect"] = wide["cc_with"] - wide["cc_without"]
+    wide = wide.mask(wide["leakage_effect"].isna())
     count = sections.groupby(_SECTION, sort=True)["n"].first()
     paired = wide.reset_index().melt(id_vars=_SECTION, var_name="metric", value_name="value")
     n = count.reindex(pd.MultiIndex.from_frame(paired[_SECTION])).to_numpy()
@@ -77,7 +77,7 @@ def transfer_rows(sections: pd.DataFrame, shared: list[str]) -> list[pd.DataFram
     Parameters
     ----------
     sections
-        As for `price_rows`.
+        As for `paired_rows`.
     shared
         Patients on both sides of the transfer as published.
     """
@@ -123,7 +123,7 @@ def score_leaks(
     table, facts = read_folds(folds)
     compared = facts.get("compared") or {}
     if not compared:
-        raise InputError(folds, "holds no comparison.", "use split leak_price, or a transfer with shared patients.")
+        raise InputError(folds, "holds no comparison.", "use split paired_leakage, or a transfer with shared patients.")
     _, target_obs = train_means(target, folds)
     keys = ["cohort", "sample", "patient", "obs_id"]
     check_compared(compared, table, target_obs[keys].astype(str).reset_index(drop=True))
@@ -136,8 +136,8 @@ def score_leaks(
     parts: list[pd.DataFrame] = []
     for against, reference in scored.reference.items():
         sections = section_values(scored, scored.prediction, reference, None, errors=False)
-        if compared["kind"] == "leak_price":
-            found = price_rows(sections, compared["folds"])
+        if compared["kind"] == "paired_leakage":
+            found = paired_rows(sections, compared["folds"])
         else:
             found = transfer_rows(sections, compared["shared_patients"])
         parts += [part.assign(against=against) for part in found if len(part)]

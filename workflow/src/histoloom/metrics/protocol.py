@@ -80,7 +80,7 @@ def short(protocol: Mapping[str, Any]) -> str:
     if protocol.get("standardise") in {"per_cohort", "per_section"}:
         parts.append("transductive")
     if protocol.get("split") in DELIBERATE:
-        parts.append("leaks on purpose, to show their price")
+        parts.append("leaks on purpose, to measure the leakage effect")
     if "name" in str(protocol.get("genes_matched_by")).split("+"):
         parts.append("genes matched by name")
     if protocol.get("on_overlap") == "allow":

@@ -37,7 +37,7 @@ def read_predictions(path: str | Path) -> Scored:
     Parameters
     ----------
     path
-        h5ad with X = prediction and layer ``truth`` = the target; optional layers ``seed_<s>`` and ``planted``.
+        h5ad with X = prediction and layer ``labels`` = the target; optional layers ``seed_<s>`` and ``ground_truth``.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def read_predictions(path: str | Path) -> Scored:
 
     data = anndata.read_h5ad(path)
     missing = [column for column in _OBS[:-1] if column not in data.obs] + (
-        ["layer truth"] if "truth" not in data.layers else []
+        ["layer labels"] if "labels" not in data.layers else []
     )
     if missing or not data.n_obs:
         problem = f"lacks {', '.join(missing)}." if missing else "holds no held-out observation."
@@ -61,9 +61,9 @@ def read_predictions(path: str | Path) -> Scored:
     obs["qc_flag"] = obs["qc_flag"].fillna("").astype(str)
     layers = {name: _dense(data.layers[name]) for name in data.layers}
     seeds = {int(name[5:]): value for name, value in layers.items() if name.startswith("seed_")}
-    reference = {"labels": layers["truth"]}
-    if "planted" in layers and np.isfinite(layers["planted"]).any():
-        reference["truth"] = layers["planted"]
+    reference = {"labels": layers["labels"]}
+    if "ground_truth" in layers and np.isfinite(layers["ground_truth"]).any():
+        reference["truth"] = layers["ground_truth"]
     return Scored(
         obs=obs,
         types=[str(name) for name in data.var_names],

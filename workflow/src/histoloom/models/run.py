@@ -197,7 +197,7 @@ def tested_folds(folds: Sequence[Fold], variant: str, where: Path) -> list[Fold]
         raise InputError(
             where,
             f"has no fold for predictions '{variant}'.",
-            f"predictions of a comparison (split leak_price, transfer with shared patients) are '{LEAKS}'; all others "
+            f"predictions of a comparison (split paired_leakage, transfer with shared patients) are '{LEAKS}'; others "
             "are 'default'.",
         )
     return chosen
@@ -225,8 +225,8 @@ def predict_model(
     variant
         Name of an inference-only choice; `LEAKS` predicts a comparison's folds, every other name leaves them out.
     out
-        h5ad to write: X the mean over training seeds, layers ``truth`` (the labels), ``seed_<s>``
-        and, where planted, ``planted``.
+        h5ad to write: X the mean over training seeds, layers ``labels``, ``seed_<s>``
+        and, where simulated, ``ground_truth``.
 
     Raises
     ------
@@ -267,11 +267,11 @@ def predict_model(
     obs = read.obs.iloc[index].copy()
     obs.insert(0, "fold", np.repeat([fold.name for fold, _, _ in parts], [len(fold.test) for fold, _, _ in parts]))
     obs.index = pd.Index(obs["fold"] + "/" + obs.index)
-    layers = {"truth": read.values[index]}
+    layers = {"labels": read.values[index]}
     for seed in facts["train_seeds"]:
         layers[f"seed_{seed}"] = np.concatenate([by_seed[seed] for _, _, by_seed in parts])
     if read.truth is not None:
-        layers["planted"] = read.truth[index]
+        layers["ground_truth"] = read.truth[index]
     write_predictions(
         np.concatenate([mean for _, mean, _ in parts]), obs, read.types, read.spatial[index], layers, metadata, out
     )

@@ -18,7 +18,7 @@ class ChosenPlan(SectionPlan):
         return self.config.only is None or name in self.config.only
 
     def headlines(self) -> list[str]:
-        """Return the experiments that are evaluations; the others leak on purpose, to show the price."""
+        """Return the experiments that are evaluations; the others leak on purpose, to measure the leakage effect."""
         entries = self.config.entries["experiments"]
         return [name for name in self.experiments("abundance") if entries[name]["split"] not in DELIBERATE]
 

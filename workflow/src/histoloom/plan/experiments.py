@@ -39,7 +39,7 @@ _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
         "buffer_um",
         "on_overlap",
         "draws",
-        "sisters",
+        "other_sections",
         "selection",
         "seed",
     ),

@@ -116,7 +116,7 @@ def run_probe(
     embeddings
         Batches by encoder.
     out
-        File to write: X prediction, layer truth; NaN in genes that are not in a fold's panel.
+        File to write: X prediction, layer labels; NaN in genes that are not in a fold's panel.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def run_probe(
     roles = roles_of(table, data.obs)
     obs, predicted, truth, genes, choices = predict_folds(features, data, roles, chosen, probe)
     result = anndata.AnnData(X=predicted, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=str)))
-    result.layers["truth"] = truth
+    result.layers["labels"] = truth
     protocol = {
         "kind": "probe",
         "encoders": spaces,

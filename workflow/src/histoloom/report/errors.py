@@ -38,7 +38,7 @@ def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: i
     Parameters
     ----------
     predictions
-        h5ad of held-out observations with layer ``truth``.
+        h5ad of held-out observations with layer ``labels``.
     types
         Types to show; None: the `most` types whose label varies most for their mean.
     most, each
@@ -62,7 +62,7 @@ def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: i
     kept = np.flatnonzero(plain & first)
     obs, xy = obs.iloc[kept].reset_index(drop=True), np.asarray(data.obsm["spatial"], dtype=float)[kept]
     names = [str(name) for name in data.var_names]
-    label = pd.DataFrame(np.asarray(data.layers["truth"], dtype=float)[kept], columns=names)
+    label = pd.DataFrame(np.asarray(data.layers["labels"], dtype=float)[kept], columns=names)
     made = pd.DataFrame(np.asarray(data.X, dtype=float)[kept], columns=names)
     if types is None:
         spread = (label.std() / label.mean().where(label.mean() > 0)).sort_values(ascending=False, kind="stable")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from histoloom.metrics.leaks import GROUPS
 from histoloom.metrics.uncertainty import MIN_PATIENTS
-from histoloom.report.leaks import PRICE, TRAININGS, read_leaks
+from histoloom.report.leaks import PAIRED, TRAININGS, read_leaks
 from histoloom.report.style import PALETTE, figure, note, save
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
     title = str(spec.get("title") or spec.get("name") or "")
     across = max(min(len(models), _ACROSS), 1)
     down = -(-max(len(models), 1) // across)
-    price = compared["kind"] == PRICE
-    with figure(max(1.0 + (2.5 if price else 3.5) * across, 6.6), 1.3 + 3.1 * down) as fig:
+    paired = compared["kind"] == PAIRED
+    with figure(max(1.0 + (2.5 if paired else 3.5) * across, 6.6), 1.3 + 3.1 * down) as fig:
         if not models:
             note(fig.subplots(), "no model has a defined correlation in a compared section")
             save(fig, out)
@@ -54,7 +54,7 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
         axes = fig.subplots(down, across, sharey=True, squeeze=False).ravel()
         for ax in axes[len(models) :]:
             ax.set_axis_off()
-        draw = _price_panel if price else _transfer_panel
+        draw = _paired_panel if paired else _transfer_panel
         for ax, model in zip(axes, models, strict=False):
             draw(ax, table[table["model"] == model], compared)
             ax.set_title(model)
@@ -64,12 +64,12 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
             label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
         fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
-        told = _price_told(table, models, compared) if price else _transfer_told(compared)
+        told = _paired_told(table, models, compared) if paired else _transfer_told(compared)
         fig.suptitle(f"{title}\n{told}", x=0.01, ha="left", fontsize=9.5)
         save(fig, out)
 
 
-def _price_told(table: pd.DataFrame, models: Sequence[str], compared: Mapping[str, Any]) -> str:
+def _paired_told(table: pd.DataFrame, models: Sequence[str], compared: Mapping[str, Any]) -> str:
     cohort = table[(table["level"] == "cohort") & table["model"].isin(models)]
     parts = []
     for row in cohort.to_dict("records"):
@@ -77,15 +77,17 @@ def _price_told(table: pd.DataFrame, models: Sequence[str], compared: Mapping[st
         parts.append(f"{row['model']} {row['difference']:+.2f}{p}")
     patients = sorted(set(cohort["n_patients"].astype(int)))
     few = f" (fewer than {MIN_PATIENTS}: points, no p)" if patients and max(patients) < MIN_PATIENTS else ""
-    sisters = "sisters" if compared["sisters"] == "all" else "one sister"
+    others = (
+        "other sections of the patient" if compared["other_sections"] == "all" else "one other section of the patient"
+    )
     count = "/".join(map(str, patients))
     return (
-        f"CC with {sisters} in training minus without, as many observations in both;\n"
+        f"CC with {others} in training minus without, as many observations in both;\n"
         f"mean over {count} patient{'s' * (patients != [1])}{few}: {'; '.join(parts)}"
     )
 
 
-def _price_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) -> None:
+def _paired_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) -> None:
     names = sorted({about["patient"] for about in compared["folds"].values()})
     sections = table[table["level"] == "section"].sort_values(["patient", "sample"], kind="stable")
     for row in sections.to_dict("records"):
@@ -99,7 +101,7 @@ def _price_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) -> 
         tone = PALETTE[names.index(row["patient"]) % len(PALETTE)]
         ax.plot([0, 1], [row["cc_without"], row["cc_with"]], "D", ms=7, mfc=tone, mec="black", mew=0.9, zorder=4)
     ax.plot([], [], "D", ms=7, mfc="white", mec="black", ls="none", label="mean of the patient")
-    ax.set_xticks([0, 1], ["without", "with sister"])
+    ax.set_xticks([0, 1], ["without", "with other section"])
     ax.set_xlim(-0.25, 1.45)
     ax.axhline(0, color="black", lw=0.6)
     ax.grid(axis="y", color="#E6E6E6", lw=0.6)

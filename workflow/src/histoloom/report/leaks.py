@@ -1,4 +1,4 @@
-"""Tables of what a leak is worth: the price of a sister section in training, and a transfer in columns."""
+"""Tables of leakage effects: another section of the same patient in training, and a transfer in columns."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from histoloom.metrics.rows import read_metrics, read_protocols
 from histoloom.metrics.uncertainty import MIN_PATIENTS, sign_flip_p
 from histoloom.report.pages import Page, listed, number, write_csv
 
-PRICE = "leak_price"
+PAIRED = "paired_leakage"
+EFFECT = "leakage_effect"
 TRAININGS = ("as_published", "shared_dropped", "random_drop")
-PRICE_COLUMNS = [
+PAIRED_COLUMNS = [
     "model", "against", "level", "cohort", "patient", "sample", "qc_flag", "cc_with", "cc_without", "difference",
     "cc_with_sd_draws", "n_draws", "n_types", "n_types_undefined", "n_test", "n_train", "n_leaked", "n_patients",
     "n_patients_higher", "p",
@@ -29,8 +30,8 @@ _PLACE = ["cohort", "patient", "sample", "qc_flag"]
 _NO_P = f"Below {MIN_PATIENTS} patients no p is given: no pattern of signs could make one small."
 
 
-def price_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> pd.DataFrame:
-    """Return CC with and without a sister in training, per section, patient and cohort.
+def paired_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> pd.DataFrame:
+    """Return CC with and without a sibling in training, per section, patient and cohort.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def price_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mode
     Returns
     -------
     DataFrame
-        `PRICE_COLUMNS`. ``n_train`` is that of both models of a pair, ``n_leaked`` how much of it the sisters are in
+        `PAIRED_COLUMNS`. ``n_train`` is that of both models of a pair, ``n_leaked`` how much of it the siblings are in
         the one that has them. p: exact sign-flip test over patients, in rows of level cohort.
     """
     rows = rows[(rows["target"] == "") & (rows["train_seed"] == -1)]
@@ -66,12 +67,12 @@ def price_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mode
         for level in ("section", "patient", "cohort"):
             place = _PLACE[: {"section": 4, "patient": 2, "cohort": 1}[level]]
             place = [*place, "qc_flag"] if level == "patient" else place
-            chosen = part[(part["aggregation"] == level) & part["metric"].isin(["cc_with", "cc_without", PRICE])]
+            chosen = part[(part["aggregation"] == level) & part["metric"].isin(["cc_with", "cc_without", EFFECT])]
             if chosen.empty:
                 continue
             wide = chosen.set_index([*place, "metric"])["value"].unstack("metric")
-            counts = chosen[chosen["metric"] == PRICE].set_index(place)
-            wide = wide.reindex(counts.index).rename(columns={PRICE: "difference"})
+            counts = chosen[chosen["metric"] == EFFECT].set_index(place)
+            wide = wide.reindex(counts.index).rename(columns={EFFECT: "difference"})
             table = wide.assign(model=str(model), against=str(against), level=level).reset_index()
             if level == "section":
                 name = pd.Index(table["cohort"] + "/" + table["sample"])
@@ -84,7 +85,7 @@ def price_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mode
             found.append(table)
     frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
     rank = frame["model"].map({m: i for i, m in enumerate(models)})
-    frame = frame.reindex(columns=PRICE_COLUMNS).loc[rank.sort_values(kind="stable").index].reset_index(drop=True)
+    frame = frame.reindex(columns=PAIRED_COLUMNS).loc[rank.sort_values(kind="stable").index].reset_index(drop=True)
     whole = ["n_draws", "n_types", "n_types_undefined", "n_test", "n_train", "n_patients", "n_patients_higher"]
     return frame.fillna({"patient": "", "sample": "", "qc_flag": ""}).astype(dict.fromkeys(whole, "Int64"))
 
@@ -106,7 +107,7 @@ def transfer_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], m
     Parameters
     ----------
     rows, folds, models
-        As for `price_table`.
+        As for `paired_table`.
 
     Returns
     -------
@@ -150,7 +151,7 @@ def read_leaks(spec: Mapping[str, Any], metrics: Sequence[Path]) -> tuple[pd.Dat
     there = set(rows["model"])
     models = [m for m in (spec.get("models") or sorted(there)) if m in there]
     compared: dict[str, Any] = about[models[0]]["compared"]
-    table = price_table if compared["kind"] == PRICE else transfer_table
+    table = paired_table if compared["kind"] == PAIRED else transfer_table
     return table(rows, compared["folds"], models), compared, models
 
 
@@ -168,26 +169,27 @@ def write_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Mappin
     if "csv" in out:
         write_csv(table, out["csv"])
     title = str(spec.get("title") or spec.get("name") or "Experiment")
-    page = (_price_page if compared["kind"] == PRICE else _transfer_page)(title, table, compared)
+    page = (_paired_page if compared["kind"] == PAIRED else _transfer_page)(title, table, compared)
     if "md" in out:
         out["md"].write_text(page.markdown(), encoding="utf-8")
     if "html" in out:
         out["html"].write_text(page.html(), encoding="utf-8")
 
 
-def _price_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any]) -> Page:
-    page = Page(f"{title}: the price of a leak")
-    sisters = "all other sections" if compared["sisters"] == "all" else "one other section"
+def _paired_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any]) -> Page:
+    page = Page(f"{title}: the leakage effect")
+    siblings = "all other sections" if compared["other_sections"] == "all" else "one other section"
     page.text(
         "Every test section is predicted twice: by a model that trained on other patients only, and by one that "
-        f"trained on {sisters} of the same patient too. Both train on equally many observations: those of the other "
-        f"patients and the sisters are thinned together, at random, to the number of the others ({compared['draws']} "
-        "draws, averaged). The difference is what a score gains when sections instead of patients are held out. Not "
-        "matched: the number of training patients, one more with the sisters. These numbers enter no other table."
+        f"trained on {siblings} of the same patient too. Both train on equally many observations: those of the other "
+        "patients and those sections are thinned together, at random, to the number of the others "
+        f"({compared['draws']} draws, averaged). The difference "
+        "is what a score gains when sections instead of patients are held out. "
+        "Not matched: the number of training patients, one more with them. These numbers enter no other table."
     )
     for against, part in table.groupby("against", sort=False):
         page.heading(f"CC against {against}")
-        page.table(_price_rows(part))
+        page.table(_paired_rows(part))
         for row in part[part["level"] == "cohort"].to_dict("records"):
             p = f"exact sign-flip test over patients p = {number(row['p'], 4)}" if row["p"] == row["p"] else _NO_P
             page.text(
@@ -196,7 +198,10 @@ def _price_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any]) ->
                 f"leak in {int(row['n_patients_higher'])} of {int(row['n_patients'])}. {p}"
             )
     if compared["unpaired"]:
-        page.text(f"Without a sister, so not tested (they train the others): {listed(compared['unpaired'], 40)}.")
+        page.text(
+            "Without another section of the same patient, so not tested (they train others): "
+            f"{listed(compared['unpaired'], 40)}."
+        )
     return page
 
 
@@ -204,7 +209,7 @@ def _patients(count: Any) -> str:
     return f"{int(count)} patient{'s' * (int(count) != 1)}"
 
 
-def _price_rows(table: pd.DataFrame) -> pd.DataFrame:
+def _paired_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Return sections and patients of a table for people; a patient's mean follows its sections."""
     shown = table[table["level"].isin(["section", "patient"])]
     order = {model: i for i, model in enumerate(shown["model"].unique())}
@@ -220,7 +225,7 @@ def _price_rows(table: pd.DataFrame) -> pd.DataFrame:
              "difference": number(row["difference"]),
              "sd over draws": number(row["cc_with_sd_draws"]) if section else "",
              "n train, both": f"{row['n_train']:.0f}" if section else "",
-             "of them sisters": f"{row['n_leaked']:.0f}" if section else "",
+             "of them the same patient's": f"{row['n_leaked']:.0f}" if section else "",
              "n test": f"{row['n_test']:.0f}" if section else "",
              "types (undefined)": f"{row['n_types']:.0f} ({row['n_types_undefined']:.0f})" if section else ""}
         )  # fmt: skip

@@ -18,7 +18,7 @@ Array = NDArray[Any]
 STEP_UM = 4.0
 BUNDLE = 0.6  # stroma where the bundle field is above this holds smooth muscle
 _TRIES = 400
-_SISTER = 0.25  # share of a field's variance that is a section's own; sisters share the rest
+_SIBLING = 0.25  # share of a field's variance that is a section's own; siblings share the rest
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _Fields:
         shared = RandomField(random_stream(self._seed, "field", name, self._section.patient), scale_um)
         rng = random_stream(self._seed, "field", name, self._section.patient, self._section.sample)
         own = RandomField(rng, scale_um)
-        return np.sqrt(1 - _SISTER) * shared(self.points) + np.sqrt(_SISTER) * own(self.points)
+        return np.sqrt(1 - _SIBLING) * shared(self.points) + np.sqrt(_SIBLING) * own(self.points)
 
 
 def _place_rings(
@@ -118,7 +118,7 @@ def _paint_rings(region: Array, grid: Array, rings: list[Ring], code: int) -> No
 def grow_tissue(spec: Mapping[str, Any], section: Section, layout: Layout) -> Tissue:
     """Grow a section's architecture.
 
-    Sister sections share the patient's random fields, slightly deformed, with a quarter of the variance their own.
+    Sibling sections share the patient's random fields, slightly deformed, with a quarter of the variance their own.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The ladder's floor: predictors that see no pixel. A model that does not beat them learnt nothing from the image."""
+"""Baselines: predictors that see no pixel. A model that does not beat them learnt nothing from the image."""
 
 from __future__ import annotations
 
