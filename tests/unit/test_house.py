@@ -25,12 +25,14 @@ BASE = [
     "versions",
     "registry",
     "torch_compat",
+    "stats",
+    "lattice",
     "slides",
     "genes",
     "resources",
 ]
 FLOW = [
-    "simulate", "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "models", "probe", "audit",
+    "simulate", "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "networks", "models", "probe", "audit",
     "metrics", "report",
 ]  # fmt: skip
 # They know every stage by name; no stage may import them.

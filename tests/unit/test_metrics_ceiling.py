@@ -16,9 +16,9 @@ from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics.ceiling import attainable, reliability
 from histoloom.metrics.checks import run_check
-from histoloom.metrics.correlation import column_correlation
 from histoloom.metrics.rows import assemble, read_metrics
 from histoloom.metrics.thinning import thin_counts, thin_section
+from histoloom.stats import pearson_columns
 
 
 def entry_of(**more) -> dict:
@@ -37,7 +37,7 @@ def test_halves_add_up_are_binomial_independent_and_the_same_every_time():
     share = first.sum() / counts.sum()
     assert share == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(counts.sum()))
     # Given equal means, halves of Poisson counts are uncorrelated; two fits to the same counts would not be.
-    r = column_correlation(first.toarray().astype(float), second.toarray().astype(float))[0]
+    r = pearson_columns(first.toarray().astype(float), second.toarray().astype(float))[0]
     assert abs(r.mean()) < 4 / np.sqrt(400 * 300)
 
 
@@ -57,9 +57,9 @@ def test_ceiling_is_the_analytic_one_for_poisson_counts_of_known_abundance(mean)
     counts = rng.poisson(abundance)
     known = np.sqrt(abundance.var() / (abundance.var() + abundance.mean()))
     halves = [thin_counts(csr_matrix(counts), half, 0, "s").toarray().astype(float) for half in (0, 1)]
-    found = np.sqrt(reliability(column_correlation(*halves)[0]))
+    found = np.sqrt(reliability(pearson_columns(*halves)[0]))
     assert found.mean() == pytest.approx(known, abs=0.01)
-    reached = column_correlation(counts.astype(float), abundance)[0]
+    reached = pearson_columns(counts.astype(float), abundance)[0]
     assert reached.mean() == pytest.approx(known, abs=0.01)
     assert found.mean() == pytest.approx(reached.mean(), abs=0.01)
 

@@ -13,8 +13,8 @@ from scipy.stats import pearsonr
 
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
-from histoloom.metrics.correlation import column_correlation, cross_correlation, is_constant
 from histoloom.metrics.rows import COLUMNS, read_metrics
+from histoloom.stats import is_constant, pearson_columns, pearson_cross
 
 SECTIONS = {("A", "A1"): 36, ("A", "A2"): 25, ("A", "A3"): 30, ("B", "B1"): 49, ("C", "C1"): 20}
 
@@ -211,7 +211,7 @@ def test_rounding_noise_is_constant_and_small_numbers_are_not():
     noise = np.array([0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2])
     tiny = np.array([1e-200, 2e-200, 3e-200, 5e-200])
     assert is_constant(np.column_stack([noise, tiny])).tolist() == [True, False]
-    r, n = column_correlation(np.column_stack([noise, tiny]), np.column_stack([tiny, tiny * 7]))
+    r, n = pearson_columns(np.column_stack([noise, tiny]), np.column_stack([tiny, tiny * 7]))
     assert np.isnan(r[0])
     assert r[1] == pytest.approx(1)
     assert n.tolist() == [4, 4]
@@ -221,7 +221,7 @@ def test_cross_correlation_is_numpys():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 3)), rng.normal(size=(50, 4))
     y[:, 2] = 5.0
-    got = cross_correlation(x, y)
+    got = pearson_cross(x, y)
     want = np.corrcoef(x.T, np.delete(y, 2, axis=1).T)[:3, 3:]
     assert np.delete(got, 2, axis=1) == pytest.approx(want)
     assert np.isnan(got[:, 2]).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.aggregate import add_ratio, mean_by, over_types, roll_up, to_cohort, to_patients
-from histoloom.metrics.correlation import Floats, column_correlation, row_correlation
+from histoloom.stats import Floats, pearson_columns, pearson_rows
 
 if TYPE_CHECKING:
     from histoloom.metrics.scored import Scored
@@ -55,7 +55,7 @@ def section_values(
     parts = []
     for place, index in _sections(scored.obs):
         x, y = prediction[index], reference[index]
-        parts.append(_frame(place, scored.types, "cc", *column_correlation(x, y)))
+        parts.append(_frame(place, scored.types, "cc", *pearson_columns(x, y)))
         if not errors:
             continue
         parts.append(_frame(place, scored.types, "l1", *_absolute_error(x, y)))
@@ -96,7 +96,7 @@ def between_part(prediction: Floats, reference: Floats, section: np.ndarray) -> 
         size = np.maximum(valid[here].sum(axis=0), 1)
         between += centred[0][here].sum(axis=0) * centred[1][here].sum(axis=0) / size
     scale = np.sqrt((centred[0] ** 2).sum(axis=0) * (centred[1] ** 2).sum(axis=0))
-    defined = np.isfinite(column_correlation(prediction, reference)[0]) & (scale > 0)
+    defined = np.isfinite(pearson_columns(prediction, reference)[0]) & (scale > 0)
     return np.divide(between, scale, out=np.full(len(scale), np.nan), where=defined)
 
 
@@ -121,9 +121,9 @@ def pooled_cc(scored: Scored, prediction: Floats, reference: Floats) -> pd.DataF
         for key, labels in sorted(obs.groupby(by, observed=True, sort=True).groups.items()):
             place = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
             index = labels.to_numpy()
-            value, n = column_correlation(prediction[index], reference[index])
+            value, n = pearson_columns(prediction[index], reference[index])
             between = between_part(prediction[index], reference[index], section[index])
-            known = column_correlation(flat[index], reference[index])[0]
+            known = pearson_columns(flat[index], reference[index])[0]
             for metric, found in (("cc", value), ("cc_between", between), ("cc_section_mean", known)):
                 parts.append(_frame(place, scored.types, metric, found, n).assign(aggregation=aggregation))
     if not parts:
@@ -142,7 +142,7 @@ def spot_cc(scored: Scored, prediction: Floats, reference: Floats) -> pd.DataFra
 
     Types of very different abundance make this high for any predictor that knows their means.
     """
-    value, _ = row_correlation(prediction, reference)
+    value, _ = pearson_rows(prediction, reference)
     spots = scored.obs[_PLACE].assign(value=value)
     sections = mean_by(spots, _PLACE).assign(metric="cc", target="", target2="")
     patients = to_patients(sections)

@@ -2,7 +2,8 @@
 
 A section's value is averaged over the folds that test it (only observation-level splits have several), a patient's
 over its sections, the cohort's over its patients, each step with equal weights. A patient whose sections are all
-flagged keeps its own rows, with the QC flag, and enters no cohort mean; a patient with other sections is described by those.
+flagged keeps its own rows, with the QC flag, and enters no cohort mean; a patient with other sections is described by
+those.
 """
 
 from __future__ import annotations

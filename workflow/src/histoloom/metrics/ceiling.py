@@ -15,8 +15,8 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.correlation import Floats, column_correlation
 from histoloom.metrics.labelled import Labels, sections_of
+from histoloom.stats import Floats, pearson_columns
 from histoloom.targets.build import apply_recipe
 
 IDENTIFIABLE = 0.3
@@ -56,7 +56,7 @@ def score_ceiling(spec: Mapping[str, Any], first: Labels, second: Labels) -> lis
     parts = []
     for place, index in sections_of(first):
         index = index[position[index] >= 0]
-        r, n = column_correlation(
+        r, n = pearson_columns(
             apply_recipe(first.values[index], transform, first.path),
             apply_recipe(second.values[position[index]], transform, second.path),
         )

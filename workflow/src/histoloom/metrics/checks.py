@@ -20,11 +20,11 @@ from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.auroc import auroc_with_interval
 from histoloom.metrics.ceiling import score_ceiling
 from histoloom.metrics.coloc_check import read_positions, score_significance
-from histoloom.metrics.correlation import column_correlation, cross_correlation
 from histoloom.metrics.labelled import Labels, flagged, joined, members, read_labels, read_predicted, sections_of
 from histoloom.metrics.rows import assemble, write_metrics
 from histoloom.metrics.sensitivity import differences, score_sensitivity
 from histoloom.metrics.tissue_checks import read_nuclei, score_kept, score_nuclei, score_residual
+from histoloom.stats import pearson_columns, pearson_cross
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def score_truth(spec: Mapping[str, Any], labels: Labels, truth: Labels) -> list[
     parts = []
     for place, index in sections_of(labels):
         index = index[position[index] >= 0]
-        matrix = cross_correlation(labels.values[index], truth.values[position[index]]).ravel()
+        matrix = pearson_cross(labels.values[index], truth.values[position[index]]).ravel()
         parts.append(
             pd.DataFrame(
                 {"metric": "cc", "target": first, "target2": second, "value": matrix, "n": len(index),
@@ -95,7 +95,7 @@ def score_agreement(spec: Mapping[str, Any], labels: Labels, other: Labels) -> l
     parts = []
     for place, index in sections_of(labels):
         index = index[position[index] >= 0]
-        value, n = column_correlation(mine[index], theirs[position[index]])
+        value, n = pearson_columns(mine[index], theirs[position[index]])
         parts.append(
             pd.DataFrame(
                 {"metric": "cc", "target": list(pairs), "target2": [joined(b) for b in pairs.values()],

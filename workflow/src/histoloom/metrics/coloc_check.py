@@ -14,10 +14,10 @@ from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.colocalization import diagnostic_rows, placed
-from histoloom.metrics.correlation import Floats
 from histoloom.metrics.labelled import Labels, sections_of
 from histoloom.metrics.moran import morans_r, protocol_weights, upper_pairs
 from histoloom.metrics.significance import false_discovery, null_maps, permutation_p
+from histoloom.stats import Floats
 
 logger = logging.getLogger(__name__)
 

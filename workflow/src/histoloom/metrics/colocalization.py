@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.correlation import Floats
 from histoloom.metrics.moran import (
     HIST2CELL,
     map_similarity,
@@ -19,6 +18,7 @@ from histoloom.metrics.moran import (
     upper_pairs,
     weight_diagnostics,
 )
+from histoloom.stats import Floats
 
 if TYPE_CHECKING:
     from histoloom.metrics.scored import Scored

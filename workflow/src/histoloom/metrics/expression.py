@@ -24,11 +24,11 @@ import pandas as pd
 from histoloom.artefacts import identities_of, read_metadata
 from histoloom.identity import canonical_json, make_identity
 from histoloom.metrics.aggregate import over_types, roll_up
-from histoloom.metrics.correlation import Floats, column_correlation
 from histoloom.metrics.protocol import HEADLINE, stamp
 from histoloom.metrics.rows import assemble, write_metrics
 from histoloom.metrics.score import read_predictions
 from histoloom.metrics.scored import Scored
+from histoloom.stats import Floats, pearson_columns
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]
 def _values(x: Floats, y: Floats, genes: Sequence[str], metric: str, place: Mapping[str, str]) -> pd.DataFrame:
     """Return a row per gene that was predicted here; genes outside a fold's panel are no rows."""
     asked = np.asarray(np.isfinite(y).any(axis=0), bool)
-    value, n = column_correlation(x[:, asked], y[:, asked])
+    value, n = pearson_columns(x[:, asked], y[:, asked])
     names = [gene for gene, wanted in zip(genes, asked.tolist(), strict=True) if wanted]
     return pd.DataFrame({"metric": metric, "target": names, "value": value, "n": n, **place}).assign(
         n_nan=np.isnan(value).astype(int)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
-from histoloom.metrics.correlation import Floats
+from histoloom.stats import Floats
 
 
 @dataclass(frozen=True)

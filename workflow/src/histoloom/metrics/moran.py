@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.metrics.correlation import Floats
+from histoloom.stats import Floats
 
 LENGTH_SCALE_UM = 240.0
 CUTOFF = 0.2

@@ -16,10 +16,10 @@ from histoloom.folds import read_folds, roles_of
 from histoloom.identity import canonical_json, make_identity
 from histoloom.metrics.abundance import score_abundance
 from histoloom.metrics.colocalization import score_colocalization
-from histoloom.metrics.correlation import Floats
 from histoloom.metrics.protocol import stamp
 from histoloom.metrics.rows import assemble, write_metrics
 from histoloom.metrics.scored import Scored, merge_types
+from histoloom.stats import Floats
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.metrics.correlation import Floats
+from histoloom.stats import Floats
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.correlation import column_correlation
 from histoloom.metrics.labelled import Labels, sections_of
+from histoloom.stats import pearson_columns
 
 
 def _at_one_level(first: Labels, second: Labels, merge: Mapping[str, Sequence[str]]) -> tuple[Labels, Labels]:
@@ -96,7 +96,7 @@ def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: S
         for place, index in sections_of(first):
             index = index[position[index] >= 0]
             x, y = mine[index], theirs[position[index]]
-            value, n = column_correlation(x, y)
+            value, n = pearson_columns(x, y)
             rows.append(
                 pd.DataFrame(
                     {"metric": "cc", "target": common, "value": value, "n": n,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.errors import InputError
-from histoloom.metrics.correlation import Floats, is_constant
+from histoloom.stats import Floats, is_constant
 
 SCHEMES = ("toroidal", "random")
 

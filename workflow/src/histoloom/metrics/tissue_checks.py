@@ -12,8 +12,8 @@ import pandas as pd
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.correlation import column_correlation
 from histoloom.metrics.labelled import Labels, sections_of
+from histoloom.stats import pearson_columns
 
 
 def read_nuclei(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[str, str]]:
@@ -48,7 +48,7 @@ def score_nuclei(spec: Mapping[str, Any], labels: Labels, nuclei: pd.Series) -> 
     rows, medians = [], []
     for place, index in sections_of(labels):
         known = index[np.isfinite(counted[index])]
-        r, n = column_correlation(total[known, None], counted[known, None])
+        r, n = pearson_columns(total[known, None], counted[known, None])
         nuclei_sum = counted[known].sum()
         ratio = float(total[known].sum() / nuclei_sum) if nuclei_sum > 0 else np.nan
         for metric, found in (("nuclei_cc", float(r[0])), ("nuclei_ratio", ratio)):

@@ -7,22 +7,9 @@ import numpy as np
 from histoloom.folds import ALL
 from histoloom.folds.guard import MIN_PATIENTS_FOR_SELECTION
 from histoloom.models.base import Fold, TrainingData
+from histoloom.stats import pearson_columns
 
 _MAX_INNER = 5
-
-
-def column_cc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return Pearson's correlation column by column; NaN where either is constant.
-
-    Parameters
-    ----------
-    a, b
-        (n, T).
-    """
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    norm = np.sqrt((a * a).sum(axis=0) * (b * b).sum(axis=0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(norm > 0, (a * b).sum(axis=0) / norm, np.nan)
 
 
 def section_cc(prediction: np.ndarray, labels: np.ndarray, sections: np.ndarray) -> float:
@@ -40,7 +27,7 @@ def section_cc(prediction: np.ndarray, labels: np.ndarray, sections: np.ndarray)
     means = []
     for code in np.unique(sections):
         rows = sections == code
-        cc = column_cc(prediction[rows], labels[rows])
+        cc = pearson_columns(prediction[rows], labels[rows])[0]
         if np.isfinite(cc).any():
             means.append(float(np.nanmean(cc)))
     return float(np.mean(means)) if means else -np.inf

@@ -5,10 +5,11 @@ He et al., Nat. Biomed. Eng. 4 (2020) 827, doi:10.1038/s41551-020-0578-x, Method
 
 from __future__ import annotations
 
-import histoloom.torch_compat  # noqa: F401 - before timm
 import torch
 from timm.models.densenet import DenseNet
 from torch import nn
+
+import histoloom.torch_compat  # noqa: F401 - before timm
 
 DENSENET121 = (6, 12, 24, 16)
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.stats import pearson_columns
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def probe_folds(
         check_patients(name, who[inside], who[outside])
         alpha = choose_alpha(x[inside], y[inside], who[inside], probe)
         predicted = fit_predict(x[inside], y[inside], x[outside], alpha, probe)
-        scores = correlations(y[outside], predicted)
+        scores = pearson_columns(predicted, y[outside])[0]
         rows += [
             {"fold": name, "gene": gene, "pcc": float(score), "alpha": alpha, "n": len(outside)}
             for gene, score in zip(genes, scores, strict=True)
@@ -129,7 +130,7 @@ def choose_alpha(x: Floats, y: Floats, patients: npt.NDArray[np.object_], probe:
         out = patients == held
         reduced, reduced_out = reduce(x[~out], x[out], probe)
         for j, alpha in enumerate(probe.alphas):
-            found = correlations(y[out], _ridge(reduced, y[~out], reduced_out, alpha))
+            found = pearson_columns(_ridge(reduced, y[~out], reduced_out, alpha), y[out])[0]
             scores[i, j] = np.nanmean(found) if np.isfinite(found).any() else np.nan
     best = float(probe.alphas[int(np.nanargmax(np.nanmean(scores, axis=0)))])
     if best in (min(probe.alphas), max(probe.alphas)):
@@ -154,14 +155,6 @@ def reduce(x: Floats, x_test: Floats, probe: Probe) -> tuple[Floats, Floats]:
         steps.append(PCA(n_components=width(x, probe), random_state=probe.seed))
     pipeline = make_pipeline(*steps)
     return np.asarray(pipeline.fit_transform(x)), np.asarray(pipeline.transform(x_test))
-
-
-def correlations(truth: Floats, predicted: Floats) -> Floats:
-    """Return Pearson's correlation of each column, NaN where either is constant."""
-    a, b = truth - truth.mean(axis=0), predicted - predicted.mean(axis=0)
-    scale = np.sqrt((a * a).sum(axis=0) * (b * b).sum(axis=0))
-    constant = (np.ptp(truth, axis=0) == 0) | (np.ptp(predicted, axis=0) == 0) | (scale == 0)
-    return np.where(constant, np.nan, (a * b).sum(axis=0) / np.where(constant, 1.0, scale))
 
 
 def _ridge(x: Floats, y: Floats, x_test: Floats, alpha: float) -> Floats:

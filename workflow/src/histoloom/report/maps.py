@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.metrics.correlation import column_correlation
 from histoloom.metrics.score import read_predictions, train_means
 from histoloom.metrics.scored import Scored
 from histoloom.report.style import PALETTE, crop, figure, frame_of, note, save, scale_bar, short_names, show_map
 from histoloom.report.thumbnails import find_section, read_thumbnail
+from histoloom.stats import pearson_columns
 
 _SHARE_OF_PITCH = 0.9
 
@@ -23,7 +23,7 @@ def section_scores(scored: Scored) -> pd.DataFrame:
     by = ["fold", "cohort", "sample", "patient", "qc_flag"]
     rows = []
     for key, index in sorted(scored.obs.groupby(by, observed=True, sort=True).indices.items()):
-        r, _ = column_correlation(scored.prediction[index], scored.reference["labels"][index])
+        r, _ = pearson_columns(scored.prediction[index], scored.reference["labels"][index])
         value = float(np.nanmean(r)) if np.isfinite(r).any() else float("nan")
         rows.append(
             {**dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)), "value": value, "index": index}
@@ -112,7 +112,7 @@ def draw_maps(
             )
         fold, cohort, sample, index = chosen[["fold", "cohort", "sample", "index"]].iloc[0]
     label, predicted = scored.reference["labels"][index], scored.prediction[index]
-    r, _ = column_correlation(predicted, label)
+    r, _ = pearson_columns(predicted, label)
     missing = [name for name in types or [] if name not in scored.types]
     if missing:
         raise InputError(predictions, f"has no type '{missing[0]}'.", f"use: {', '.join(scored.types)}.")

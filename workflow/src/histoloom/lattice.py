@@ -1,0 +1,105 @@
+"""Where array coordinates lie in um: on a square lattice, on a hexagonal one, or free.
+
+Distances are taken here and not on estimated pixels, which carry the error of the slide's um/px.
+
+=============  =========================================  =====================================
+lattice        position, um (row, column)                 nearest neighbours
+=============  =========================================  =====================================
+``square``     (row, column) x pitch                      4 at one pitch
+``hexagonal``  (row x sqrt(3)/2, column / 2) x pitch      6 at one pitch
+``free``       the coordinates are um already (cells)     as they lie
+=============  =========================================  =====================================
+
+The hexagonal coordinates are Visium's: ``row + column`` is even, and neighbours within a row are two columns apart.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from histoloom.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+SQUARE, HEXAGONAL, FREE = "square", "hexagonal", "free"
+KINDS = (SQUARE, HEXAGONAL, FREE)
+ON_THE_EDGE = 1 + 1e-9
+"""A neighbour exactly at a distance belongs to it, whatever the rounding."""
+_MIN_HEXAGONAL = 10
+
+
+def lattice_of(array_row: npt.ArrayLike, array_col: npt.ArrayLike) -> str:
+    """Return the kind of lattice on which the array coordinates of one whole section lie.
+
+    ``hexagonal`` when all spots have ``row + column`` of one parity, rows and columns of both (Visium's numbering);
+    ``square`` otherwise, and with fewer than ten spots, where parity may be chance.
+    """
+    array = np.rint(np.column_stack([np.asarray(v, dtype=np.float64) for v in (array_row, array_col)]))
+    array = array[np.isfinite(array).all(axis=1)]
+    if len(array) < _MIN_HEXAGONAL:
+        return SQUARE
+    one_parity = np.unique(array.sum(axis=1) % 2).size == 1
+    return HEXAGONAL if one_parity and all(np.unique(axis % 2).size == 2 for axis in array.T) else SQUARE
+
+
+def positions_um(
+    array_row: npt.ArrayLike, array_col: npt.ArrayLike, pitch_um: float, kind: str | None = None
+) -> npt.NDArray[np.float64]:
+    """Return (n, 2) positions in um, (y, x), of one section's spots.
+
+    Parameters
+    ----------
+    array_row, array_col
+        (n,) array coordinates; ``free``: y and x in um.
+    pitch_um
+        Distance of nearest neighbours, um; not used for ``free``.
+    kind
+        One of `KINDS`; None finds it by `lattice_of`.
+    """
+    row, column = (np.asarray(values, dtype=np.float64) for values in (array_row, array_col))
+    kind = kind or lattice_of(row, column)
+    if kind not in KINDS:
+        raise InputError("lattice", f"'{kind}' is no lattice.", f"use one of: {', '.join(KINDS)}.", code="lattice-kind")
+    places = np.column_stack([row, column])
+    if kind == FREE:
+        return places
+    if not (np.isfinite(places).all() and np.isfinite(pitch_um) and pitch_um > 0):
+        raise InputError(
+            "lattice", "array coordinates or pitch_um are not known.",
+            "give pitch_um in the cohort's sheet and array coordinates in the positions.", code="lattice-unknown",
+        )  # fmt: skip
+    scale = np.array([np.sqrt(3) / 2, 0.5]) if kind == HEXAGONAL else np.ones(2)
+    return places * scale * pitch_um
+
+
+def neighbour_pairs(positions: npt.NDArray[np.float64], radius_um: float) -> npt.NDArray[np.intp]:
+    """Return (m, 2) pairs i < j of positions at most a radius apart, those on the edge included."""
+    from scipy.spatial import cKDTree
+
+    pairs: npt.NDArray[np.intp] = cKDTree(positions).query_pairs(radius_um * ON_THE_EDGE, output_type="ndarray")
+    return pairs
+
+
+def neighbours(positions: npt.NDArray[np.float64], radius_um: float, *, include_self: bool = False) -> csr_array:
+    """Return the (n, n) symmetric matrix of ones between positions at most a radius apart."""
+    from scipy.sparse import csr_array
+
+    pairs = neighbour_pairs(positions, radius_um)
+    own = np.arange(len(positions) if include_self else 0)
+    rows = np.concatenate([pairs[:, 0], pairs[:, 1], own])
+    columns = np.concatenate([pairs[:, 1], pairs[:, 0], own])
+    return csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(positions), len(positions)))
+
+
+def cells_of(array_row: npt.ArrayLike, array_col: npt.ArrayLike, kind: str) -> npt.NDArray[np.int64]:
+    """Return (n, 2) whole-numbered cells in which neighbours within a row are one apart.
+
+    On a hexagonal lattice the column is halved, so that a slide by whole cells and an even number of rows maps spots
+    onto spots.
+    """
+    row, column = (np.rint(np.asarray(values, dtype=np.float64)).astype(np.int64) for values in (array_row, array_col))
+    return np.column_stack([row, column // 2 if kind == HEXAGONAL else column])

@@ -1,0 +1,138 @@
+"""Statistics that several stages share: Pearson correlation by column, by row and across, means of defined values.
+
+A correlation is undefined (NaN) where one side is constant. A *score* of predictions is stricter, see `score_columns`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+_RELATIVE_NOISE = 1e-12
+"""A column whose range is below this share of its size is constant: means of equal numbers differ by rounding."""
+
+
+def is_constant(values: npt.NDArray[np.floating], axis: int = 0) -> npt.NDArray[np.bool_]:
+    """Say which columns (axis 0) or rows (axis 1) do not vary beyond rounding; NaN are ignored.
+
+    True also where fewer than two values are not NaN.
+    """
+    if values.shape[axis] == 0:
+        return np.ones(values.shape[1 - axis], dtype=bool)
+    finite = np.isfinite(values)
+    if finite.all():
+        low, high = values.min(axis=axis), values.max(axis=axis)
+        return ~(high - low > _RELATIVE_NOISE * np.maximum(np.abs(low), np.abs(high)))
+    low = np.where(finite, values, np.inf).min(axis=axis)
+    high = np.where(finite, values, -np.inf).max(axis=axis)
+    size = np.maximum(np.abs(low), np.abs(high))
+    enough = finite.sum(axis=axis) >= 2
+    with np.errstate(invalid="ignore"):
+        return ~enough | ~(high - low > _RELATIVE_NOISE * size)
+
+
+def _pairwise(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """Return both matrices as float64, NaN where either is not finite, and where both are finite."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    valid = np.isfinite(x) & np.isfinite(y)
+    return np.where(valid, x, np.nan), np.where(valid, y, np.nan), valid
+
+
+def _centred(values: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
+    filled = np.where(valid, values, 0.0)
+    return np.where(valid, filled - filled.sum(axis=0) / np.maximum(valid.sum(axis=0), 1), 0.0)
+
+
+def pearson_columns(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Correlate the columns of two matrices pair by pair.
+
+    Parameters
+    ----------
+    x, y
+        (n, m) of the same shape. An observation where either is NaN is left out of its column.
+
+    Returns
+    -------
+    r
+        (m,) Pearson's r; NaN where a column is constant or has fewer than two observations.
+    n
+        (m,) observations used.
+    """
+    x, y, valid = _pairwise(x, y)
+    undefined = is_constant(x) | is_constant(y)
+    dx, dy = _centred(x, valid), _centred(y, valid)
+    # Each column is scaled before squaring: abundances of 1e-170 are legal and their squares are not.
+    sx, sy = (np.maximum(np.abs(d).max(axis=0, initial=0.0), np.finfo(float).tiny) for d in (dx, dy))
+    dx, dy = dx / sx, dy / sy
+    norm = np.sqrt((dx**2).sum(axis=0) * (dy**2).sum(axis=0))
+    r = np.full(x.shape[1], np.nan)
+    np.divide((dx * dy).sum(axis=0), norm, out=r, where=~undefined & (norm > 0))
+    return np.clip(r, -1.0, 1.0), valid.sum(axis=0)
+
+
+def score_columns(prediction: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Return `pearson_columns` as a score: a prediction that is constant where the labels vary scores 0.
+
+    NaN is decided by the labels alone, so that every model is scored on the same columns and none rises by being
+    silent on the hard ones. A column whose prediction is NaN somewhere is scored on the rest; NaN everywhere scores 0.
+    """
+    prediction, labels = np.asarray(prediction, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    r, n = pearson_columns(prediction, labels)
+    return np.where(is_constant(labels), np.nan, np.nan_to_num(r, nan=0.0)), n
+
+
+def amplitude_columns(prediction: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Return what a correlation is blind to: how wide predictions spread, and how far they follow the labels.
+
+    Returns
+    -------
+    sd_ratio
+        (m,) SD of the prediction by SD of the labels; NaN where the labels are constant.
+    slope
+        (m,) least-squares slope of the prediction on the labels, ``r * sd_ratio``: 1 where a difference in the labels
+        is predicted in full, 0 where it is not predicted at all.
+    """
+    r, _ = score_columns(prediction, labels)
+    prediction, labels, valid = _pairwise(prediction, labels)
+    spread, wanted = ((_centred(values, valid) ** 2).sum(axis=0) for values in (prediction, labels))
+    spread = np.where(is_constant(prediction), 0.0, spread)
+    ratio = np.full(len(r), np.nan)
+    np.divide(np.sqrt(spread), np.sqrt(wanted), out=ratio, where=np.isfinite(r) & (wanted > 0))
+    return ratio, r * ratio
+
+
+def pearson_rows(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Correlate the rows of two matrices pair by pair: across types within a spot; see `pearson_columns`."""
+    return pearson_columns(np.asarray(x).T, np.asarray(y).T)
+
+
+def pearson_cross(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
+    """Correlate every column of one matrix (n, a) with every column of another (n, b); neither holds NaN.
+
+    Returns
+    -------
+    ndarray
+        (a, b) Pearson's r; NaN in the rows and columns of constant columns.
+    """
+    standard = [standardise_columns(np.asarray(values, dtype=np.float64)) for values in (x, y)]
+    return np.clip(standard[0].T @ standard[1] / max(len(standard[0]), 1), -1.0, 1.0)
+
+
+def standardise_columns(values: Floats) -> Floats:
+    """Return population z-scores of the columns; a constant column is NaN."""
+    if not len(values):
+        return np.asarray(values, dtype=np.float64)
+    scale = values.std(axis=0)
+    scale = np.where(is_constant(values) | (scale == 0), np.nan, scale)
+    scores: Floats = (values - values.mean(axis=0)) / scale
+    return scores
+
+
+def mean_defined(values: npt.ArrayLike, axis: int | None = 0) -> Floats:
+    """Return the mean over an axis of the values that are finite; NaN, without a warning, where none is."""
+    values = np.asarray(values, dtype=np.float64)
+    defined = np.isfinite(values)
+    total, count = np.where(defined, values, 0.0).sum(axis=axis), np.asarray(defined.sum(axis=axis))
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
