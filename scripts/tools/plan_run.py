@@ -32,7 +32,7 @@ from clear_run import command, is_run, processes_here, run_elsewhere  # noqa: E4
 from run_log import read_text  # noqa: E402
 
 from histoloom.errors import InputError  # noqa: E402
-from histoloom.resources import growth  # noqa: E402
+from histoloom.job_resources import growth  # noqa: E402
 from histoloom.sources import registry_entry  # noqa: E402
 from histoloom.summary import Job, Run, Try, plan_text  # noqa: E402
 

@@ -26,7 +26,7 @@ from test_embeddings import Toy
 
 import histoloom.torch_compat  # noqa: F401
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
-from histoloom.registry import ENCODERS
+from histoloom.kinds import ENCODERS, EncoderKind
 
 
 class Free:
@@ -122,7 +122,7 @@ def end_to_end(options: argparse.Namespace) -> None:
 def peak(tiles: int) -> dict[str, Any]:
     """Embed so many tiles in this process; its record."""
     sys.modules["bench_embedding_engine"] = sys.modules[__name__]
-    ENCODERS["free"] = "bench_embedding_engine:Free"  # type: ignore[index]
+    ENCODERS["free"] = EncoderKind("bench_embedding_engine:Free")
     spec = {"size_px": 64, "um_per_px": "native", "background": {"method": "none"}}
     with tempfile.TemporaryDirectory() as folder:
         toy = world(Path(folder), tiles, 4, spec, 4096, pyramid=False)

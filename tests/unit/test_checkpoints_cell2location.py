@@ -21,8 +21,8 @@ from scipy.sparse import csr_matrix
 from histoloom import checkpoints
 from histoloom.checkpoints import Checkpoint, Checkpoints, Stopped
 from histoloom.errors import InputError
+from histoloom.job_resources import OVERHEAD_MB, deconvolution_mb
 from histoloom.references.signatures import regression_signatures
-from histoloom.resources import OVERHEAD_MB, deconvolution_mb
 from label_inputs import run_labels, signatures, true_cells, write_reference, write_section
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -277,8 +277,8 @@ def test_an_experiment_that_leaks_on_purpose_is_compared_and_used_for_nothing_el
     raw = demo()
     raw["experiments"]["paired"] = {**raw["experiments"]["demo"], "split": "paired_leakage", "paper": None}
     plan = load(raw)
-    assert "paired" not in plan.headlines()
-    assert plan.compared() == ["leakage", "paired"]
+    assert "paired" not in plan.evaluations()
+    assert plan.leakage_tests() == ["leakage", "paired"]
     wanted = [target for target in plan.targets() if "/paired/" in target]
     assert sorted(wanted) == [
         "results/figures/paired/leaks.png",
@@ -314,5 +314,5 @@ def test_a_transfer_is_compared_where_the_sheets_say_that_patients_are_shared(tm
         },
     }
     plan = load(raw, tmp_path / "c.yaml")
-    assert plan.compared() == ["shared"]
-    assert plan.headlines() == list(raw["experiments"])
+    assert plan.leakage_tests() == ["shared"]
+    assert plan.evaluations() == list(raw["experiments"])

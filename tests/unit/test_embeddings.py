@@ -27,7 +27,7 @@ from histoloom.embeddings.sections import open_sections
 from histoloom.embeddings.stain_texture import StainTexture
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
-from histoloom.registry import ENCODERS
+from histoloom.kinds import ENCODERS, EncoderKind
 from histoloom.slides import open_slide
 from histoloom.tiles import TileSpec, cut_tiles, read_tiles
 
@@ -347,7 +347,7 @@ class NanAtTheFifth:
 
 
 def test_nan_feature_names_the_tile(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENCODERS, "nan", f"{__name__}:NanAtTheFifth")  # type: ignore[arg-type]
+    monkeypatch.setitem(ENCODERS, "nan", EncoderKind(f"{__name__}:NanAtTheFifth"))
     sys.modules.setdefault(__name__, sys.modules[NanAtTheFifth.__module__])
     with pytest.raises(InputError, match=r"tile S1/5x0.*NaN"):
         toy.embed(spec={"card": {**STAIN, "kind": "nan", "dim": 2}})

@@ -1,4 +1,4 @@
-"""The plain rungs: nuclei and nothing else, colour and nothing else; against known dots and simulated tissue."""
+"""The plain levels: nuclei and nothing else, colour and nothing else; against known dots and simulated tissue."""
 
 from __future__ import annotations
 

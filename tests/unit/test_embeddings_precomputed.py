@@ -226,7 +226,7 @@ def test_the_plan_reads_files_and_no_slides(tmp_path: Path) -> None:
     }
     raw["models"] = {name: {"kind": "ridge", "inputs": [name]} for name in ("given", "run")}
     plan = Plan(load_config(raw, [tmp_path / "c.yaml"]))
-    assert plan.rung("given") == plan.rung("run")
+    assert plan.level("given") == plan.level("run")
     (batch,) = plan.batches("given", "h")
     files = plan.batch_files("given", "h", batch)
     assert files["features"] == ["/data/uni/h/H1.h5", "/data/uni/h/H2.h5"]

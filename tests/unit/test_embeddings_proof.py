@@ -15,7 +15,7 @@ from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load
 from histoloom.embeddings.keymaps import KEY_MAPS
 from histoloom.embeddings.weights import read_state
 from histoloom.errors import InputError
-from histoloom.registry import ENCODERS, load
+from histoloom.kinds import load
 
 torch = pytest.importorskip("torch")
 import plain_encoders as plain  # noqa: E402
@@ -136,7 +136,7 @@ def test_the_full_architecture_has_the_names_and_shapes_of_the_checkpoint(name: 
     card = CARDS[name]
     where = card["checkpoint"]
     with torch.device("meta"):
-        own = load(ENCODERS, card["kind"]).build(card, 0).state_dict()
+        own = load("encoders", card["kind"]).build(card, 0).state_dict()
         state = {k.removeprefix(where["prefix"] or ""): torch.empty(v) for k, v in OFFICIAL[name].items()}
         state = {k: v for k, v in state.items() if not any(fnmatch.fnmatchcase(k, p) for p in where["ignore"])}
         state = KEY_MAPS[where["keys"]](state) if where["keys"] else state

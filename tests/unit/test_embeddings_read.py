@@ -17,7 +17,7 @@ from histoloom.embeddings.artefact import write_embeddings
 from histoloom.embeddings.cards import full_card, full_spec, load_cards
 from histoloom.embeddings.sections import PartWriter, load_part, open_sections
 from histoloom.errors import InputError
-from histoloom.registry import ENCODERS
+from histoloom.kinds import ENCODERS
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ BASE = [
     "checkpoints",
     "jobs",
     "versions",
-    "registry",
+    "kinds",
     "torch_compat",
     "stats",
     "lattice",
     "slides",
     "genes",
-    "resources",
+    "job_resources",
 ]
 FLOW = [
     "simulate", "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "networks", "models", "probe", "audit",
@@ -114,9 +114,9 @@ def test_library_never_mentions_snakemake() -> None:
 
 def test_registries_name_things_that_exist() -> None:
     code = (
-        "from histoloom import registry as r\n"
-        "for n in ('SOURCES','REFERENCES','LABELS','ENCODERS','MODELS','SPLITS'):\n"
-        "    for k in getattr(r, n): r.load(getattr(r, n), k)\n"
+        "from histoloom.kinds import SECTIONS, load\n"
+        "for section in set(SECTIONS) - {'checks'}:\n"
+        "    for kind in SECTIONS[section]: load(section, kind)\n"
     )
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(PACKAGE.parent), "PATH": "/usr/bin:/bin"}

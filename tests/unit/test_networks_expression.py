@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from reference_outputs import (
     assert_grad_norms,
     fill,
@@ -14,7 +15,6 @@ from reference_outputs import (
     needs_reference,
     normal,
     paper_c_value,
-    without_dropout,
 )
 
 pytestmark = needs_reference

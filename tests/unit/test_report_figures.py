@@ -44,7 +44,7 @@ def draw_all(folder, files, samples, out, models=("ridge", "flat")):
     out.mkdir(exist_ok=True)
     metrics = [folder / "flat.parquet", folder / "ridge.parquet"]
     figures.draw_bars(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=out / "bars.png")
-    figures.draw_ladder(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=out / "ladder.png")
+    figures.draw_baselines(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=out / "baselines.png")
     for model in models:
         names, paths = {"experiment": "loo", "model": model}, files[model]
         figures.draw_maps(**names, predictions=paths["predictions"], samples=samples, out=out / f"maps-{model}.png")

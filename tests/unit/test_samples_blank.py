@@ -11,7 +11,7 @@ import pytest
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
-from histoloom.registry import SOURCES, load
+from histoloom.kinds import load
 from histoloom.samples import read_section
 from histoloom.samples.her2st import Her2stReader
 from histoloom.samples.hest import HestReader
@@ -32,7 +32,7 @@ def test_blank_slide_holds_all_places() -> None:
     ids=["hest Visium", "hest Xenium", "visium", "xenium"],
 )  # fmt: skip
 def test_every_reader_can_do_without_the_slide(tmp_path: Path, source: str, layout: Any) -> None:
-    root, reader = layout.write(tmp_path / "raw"), load(SOURCES, source)
+    root, reader = layout.write(tmp_path / "raw"), load("sources", source)
     row = {"patient": "P", **layout.row}
     made = []
     for spec in ({"source": source}, {"source": source, "images": False}):
@@ -53,7 +53,7 @@ def test_every_reader_can_do_without_the_slide(tmp_path: Path, source: str, layo
 def test_files_and_stnet_leave_the_slide_out_too() -> None:
     row = {"sample": "S", "patient": "P", "counts": "c.tsv", "positions": "p.csv", "spots": "s.csv", "image": "i.jpg"}
     for source in ("files", "stnet"):
-        reader = load(SOURCES, source)
+        reader = load("sources", source)
         assert set(reader.files(row, {}, "/r")) - set(reader.files(row, {"images": False}, "/r")) == {"image"}
 
 

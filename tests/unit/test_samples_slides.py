@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histoloom import registry
+from histoloom import kinds
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
@@ -120,7 +120,7 @@ def grid(tmp_path: Path, name: str = "a.tif", **row: str) -> anndata.AnnData:
 
 
 def test_a_grid_of_whole_squares(tmp_path: Path) -> None:
-    assert registry.load(registry.SOURCES, "slides") is SlidesReader
+    assert kinds.load("sources", "slides") is SlidesReader
     save(tmp_path / "a.tif")
     section = grid(tmp_path)
     # 60 um at 0.5 um/px = 120 px: 5 rows of 700 px, 9 columns of 1100 px.

@@ -57,7 +57,7 @@ def test_a_run_ends_in_tables_figures_and_a_report(finished: Path) -> None:
     summary = pd.read_csv(finished / "results/tables/tiny/summary.csv")
     assert set(summary["model"]) == {"train_mean", "ridge", "mlp"}
     assert (summary.query("model == 'ridge' and against == 'labels'")["cc"] > 0.1).all()
-    for name in ("ladder", "bars", "mlp/maps", "mlp/ranks", "mlp/colocalization"):
+    for name in ("baselines", "bars", "mlp/maps", "mlp/ranks", "mlp/colocalization"):
         assert (finished / f"results/figures/tiny/{name}.png").stat().st_size > 5000
     run(finished, "--report", "report.html")
     assert (finished / "report.html").stat().st_size > 100_000

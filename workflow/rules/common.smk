@@ -4,7 +4,7 @@ from functools import partial
 
 from histoloom.identity import canonical_json
 from histoloom.plan import Plan
-from histoloom.resources import memory_mb, runtime_minutes
+from histoloom.job_resources import memory_mb, runtime_minutes
 from histoloom.versions import STAGE_VERSIONS
 
 PLAN = Plan.from_raw(config, workflow.configfiles)
@@ -14,8 +14,8 @@ NAME = "[A-Za-z0-9_-]+"
 ALONE = "|".join(PLAN.alone) or NEVER
 PRECOMPUTED = "|".join(PLAN.precomputed) or NEVER
 TRAINED = "|".join(PLAN.experiments("abundance")) or NEVER
-EXPERIMENTS = "|".join(PLAN.headlines()) or NEVER
-LEAKS = "|".join(PLAN.compared()) or NEVER
+EXPERIMENTS = "|".join(PLAN.evaluations()) or NEVER
+LEAKS = "|".join(PLAN.leakage_tests()) or NEVER
 PROBES = "|".join(PLAN.experiments("probe")) or NEVER
 JOINT = "|".join(PLAN.joint) or NEVER  # encoders that a pass embeds together
 APPLICATIONS = "|".join(PLAN.experiments("apply")) or NEVER
@@ -68,7 +68,7 @@ def get_spec(method, *names, **arguments):
     return ask_spec
 
 
-# Memory and time by the size of the input and the attempt, fitted to measured runs (histoloom.resources).
+# Memory and time by the size of the input and the attempt, fitted to measured runs (histoloom.job_resources).
 def get_demand(measure, rule, kind=None, name=None):
     def ask(wildcards, input, attempt):
         job = (

@@ -6,19 +6,19 @@ rule draw_experiment:
     input:
         unpack(get("experiment_results", "experiment")),
     output:
-        ladder=report(
-            "results/figures/{experiment}/ladder.png",
-            caption="../report/ladder.rst",
+        baselines=report(
+            "results/figures/{experiment}/baselines.png",
+            caption="../report/baselines.rst",
             category="4. Against what",
-            labels={"experiment": "{experiment}", "what": "the ladder"},
+            labels={"experiment": "{experiment}", "what": "baseline comparison"},
         ),
-        table_csv="results/tables/{experiment}/ladder.csv",
-        table_md="results/tables/{experiment}/ladder.md",
+        table_csv="results/tables/{experiment}/baselines.csv",
+        table_md="results/tables/{experiment}/baselines.md",
         table_html=report(
-            "results/tables/{experiment}/ladder.html",
-            caption="../report/ladder.rst",
+            "results/tables/{experiment}/baselines.html",
+            caption="../report/baselines.rst",
             category="4. Against what",
-            labels={"experiment": "{experiment}", "what": "the ladder, table"},
+            labels={"experiment": "{experiment}", "what": "baseline comparison, table"},
         ),
         bars=report(
             "results/figures/{experiment}/bars.png",

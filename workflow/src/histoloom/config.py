@@ -17,7 +17,7 @@ import jsonschema
 import pandas as pd
 import yaml
 
-from histoloom import registry
+from histoloom import kinds
 from histoloom.errors import InputError
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
@@ -374,8 +374,8 @@ def check_names(config: Config) -> None:
         if entry.get("experiment"):
             _check_evaluates(config, f"checks.{name}.experiment", entry["experiment"])
     for name, entry in config.entries["labels"].items():
-        if entry["method"] not in registry.LABELS:
-            raise InputError(f"{config.origin}: labels.{name}", "no code for this method.", "see histoloom.registry.")
+        if entry["method"] not in kinds.LABELS:
+            raise InputError(f"{config.origin}: labels.{name}", "no code for this method.", "see histoloom.kinds.")
 
 
 def _check_probe(config: Config, where: str, entry: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Embeddings: frozen encoders over tiles. What is fitted to data (scaler, PCA) belongs to a model, never here.
 
-An encoder is a class with `encode`, a line in `histoloom.registry.ENCODERS` and a card in ``resources/encoders.yaml``.
+An encoder is a class with `encode`, a line in `histoloom.kinds.ENCODERS` and a card in ``resources/encoders.yaml``.
 """
 
 from histoloom.embeddings.artefact import Embeddings, read_embeddings

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from histoloom.config import RESOURCES, check, load_schema
 from histoloom.errors import InputError
-from histoloom.registry import ENCODERS, load
+from histoloom.kinds import load
 
 
 class Encoder(Protocol):
@@ -111,5 +111,5 @@ def build_encoder(spec: Mapping[str, Any], *, threads: int, device: str = "auto"
     device
         ``"auto"`` (cuda where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     """
-    encoder: Encoder = load(ENCODERS, spec["card"]["kind"]).from_spec(spec, threads=threads, device=device)
+    encoder: Encoder = load("encoders", spec["card"]["kind"]).from_spec(spec, threads=threads, device=device)
     return encoder

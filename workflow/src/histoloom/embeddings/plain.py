@@ -1,4 +1,4 @@
-"""Rungs of the ladder below texture: the colour of a tile and nothing else, the number of its nuclei and nothing else.
+"""Baselines below texture: the colour of a tile and nothing else, the number of its nuclei and nothing else.
 
 What a model of whole morphology gains over these is what it saw of morphology.
 """

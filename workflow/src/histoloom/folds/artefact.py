@@ -15,7 +15,7 @@ from histoloom.folds.guard import check_sides, choose_validation, find_overlap, 
 from histoloom.folds.published import coverage, read_splits
 from histoloom.folds.splits import ALL, COLUMNS, DELIBERATE, Rows, Spec, Split, fold_all
 from histoloom.identity import make_identity
-from histoloom.registry import SPLITS, load
+from histoloom.kinds import load
 
 STAGE_VERSION = 1
 _SPEC_KEYS = (
@@ -39,7 +39,7 @@ def fold_ids(spec: Spec, rows: Rows) -> list[str]:
     rows
         Its sections, in order, with at least cohort, sample and patient.
     """
-    split: Split = load(SPLITS, spec["split"])
+    split: Split = load("splits", spec["split"])
     found = [*split.ids(spec, rows), *drop_ids(spec, rows)]
     return found if spec["split"] in DELIBERATE else [*found, ALL]
 
@@ -63,7 +63,7 @@ def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[
     """
     if not len(obs):
         raise InputError("folds", "the target has no observation.", "see the counts in the target's log.")
-    split: Split = load(SPLITS, spec["split"])
+    split: Split = load("splits", spec["split"])
     # A probe chooses alpha by itself and has no validation patient.
     selection = spec.get("selection", "fixed")
     table = split.assign(spec, obs, seed)

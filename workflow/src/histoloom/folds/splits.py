@@ -1,8 +1,8 @@
 """Splits: which observations train and which test, fold by fold. Pure and light: no file is read.
 
 A split is an object with ``ids`` (fold names from the sheet alone, for planning) and ``assign`` (the table).
-To add one: write
-it here or in a module of its own, and name it in `histoloom.registry.SPLITS` and in the experiments' schema.
+To add one, write it here or in a module of its own, and name it in `histoloom.kinds.SPLITS` and in the schema of
+experiments.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.folds.seeds import rng_for
+from histoloom.kinds import SPLITS
 
 ALL = "all"  # the fold in which everyone trains: the model for new slides
-DELIBERATE = frozenset({"paired_leakage"})  # splits that leak on purpose, to measure the leakage effect
+# Splits that leak on purpose, to measure the leakage effect.
+DELIBERATE = frozenset(name for name, kind in SPLITS.items() if kind.paired)
 COLUMNS = ["fold", "cohort", "sample", "patient", "obs_id", "block", "role"]
 Spec = Mapping[str, Any]
 Rows = Sequence[Mapping[str, str]]

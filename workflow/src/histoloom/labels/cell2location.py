@@ -12,11 +12,11 @@ import pandas as pd
 from histoloom.artefacts import read_metadata
 from histoloom.checkpoints import Checkpoint, resume_identity
 from histoloom.errors import InputError
+from histoloom.job_resources import advice_when_too_large, deconvolution_mb
 from histoloom.labels.artefact import GroupLabels, LabelTask
 from histoloom.labels.prepare import Prepared, prepare
 from histoloom.labels.residual import reconstruction
 from histoloom.references.fitting import fit_device, fit_settings, history_summary, import_cell2location
-from histoloom.resources import advice_when_too_large, deconvolution_mb
 
 logger = logging.getLogger(__name__)
 # Names in the exported posterior: our layer -> (theirs, prefix of their columns).

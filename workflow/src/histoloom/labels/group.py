@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from histoloom import registry
+from histoloom import kinds
 from histoloom.artefacts import identities_of
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
@@ -73,7 +73,7 @@ def label_group(
         Input that the method cannot use, or labels that are not finite or negative.
     """
     spec = label_settings(spec)
-    method = registry.load(registry.LABELS, spec["method"])
+    method = kinds.load("labels", spec["method"])
     task = LabelTask(
         spec, cohort, group, seed, list(samples), reference, list(tables), Path(scratch), threads, list(nuclei)
     )
@@ -89,7 +89,7 @@ def label_group(
     # One more seed in the config leaves the labels of the others what they were.
     science = {key: value for key, value in spec.items() if key != "seeds"}
     params: dict[str, Any] = {"spec": science, "cohort": cohort, "group": group}
-    if spec["method"] == "cell2location":
+    if kinds.LABELS[spec["method"]].threads_matter:
         params["threads"] = threads
     identity = make_identity("labels", STAGE_VERSION, params, identities_of(inputs), seed)
     task = replace(task, identity=identity["sha256"], granted_mb=granted_mb, genes=genes)

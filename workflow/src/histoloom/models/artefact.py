@@ -9,8 +9,8 @@ from typing import Any
 
 from histoloom.artefacts import write_sidecar
 from histoloom.errors import InputError
+from histoloom.kinds import load
 from histoloom.models.base import Model
-from histoloom.registry import MODELS, load
 
 
 def save_model(model: Model, facts: Mapping[str, Any], metadata: Mapping[str, Any], out: Path) -> None:
@@ -52,6 +52,6 @@ def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
         spec, facts, state = record["spec"], record["facts"], record["state"]
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(path, f"is no model file ({error}).", "remove it and train again.") from error
-    model: Model = load(MODELS, spec["kind"])(spec)
+    model: Model = load("models", spec["kind"])(spec)
     model.state = state
     return model, facts

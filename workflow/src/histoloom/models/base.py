@@ -4,7 +4,7 @@ A model is fitted on all folds at once, so that it may train them stacked. Every
 in ``state``, a dict of
 tensors, texts and numbers that ``torch.load(weights_only=True)`` reads. To add a model: a module with a
 subclass of `Model`, a line in
-`histoloom.registry.MODELS`, a schema ``model.<kind>.schema.yaml`` and tests.
+`histoloom.kinds.MODELS`, a schema ``model.<kind>.schema.yaml`` and tests.
 """
 
 from __future__ import annotations

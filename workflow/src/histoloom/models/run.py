@@ -15,11 +15,11 @@ from histoloom.checkpoints import Checkpoints, resume_identity
 from histoloom.errors import InputError
 from histoloom.folds import ALL, control_folds, read_folds
 from histoloom.identity import canonical_json, make_identity
+from histoloom.kinds import load
 from histoloom.models.artefact import load_model, save_model
 from histoloom.models.base import Fold, Model, Rows
 from histoloom.models.data import build_training, load_features
 from histoloom.models.efficiency import Meter, pick_device
-from histoloom.registry import MODELS, load
 from histoloom.targets import Target, read_target
 from histoloom.versions import STAGE_VERSIONS
 
@@ -89,7 +89,7 @@ def train_model(
     device = pick_device(device)
     read = read_target(target)
     table, fold_facts = read_folds(folds)
-    model: Model = load(MODELS, spec["kind"])(spec)
+    model: Model = load("models", spec["kind"])(spec)
     features, spaces = _features(model, read, embeddings)
     data = build_training(read, table, features, experiment, control_folds(fold_facts["compared"]))
     identity = make_identity(

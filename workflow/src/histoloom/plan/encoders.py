@@ -8,14 +8,13 @@ from typing import Any
 
 import yaml
 
+from histoloom import kinds
 from histoloom.config import RESOURCES, Config, check, load_schema
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_text
-from histoloom.plan.chosen import ChosenPlan
+from histoloom.plan.experiment_list import ExperimentPlan
 
 _WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
-# Encoders of these kinds read no pixels.
-_NO_PIXELS = frozenset({"scgpt"})
 
 
 def check_passes(config: Config) -> None:
@@ -49,7 +48,7 @@ def check_passes(config: Config) -> None:
                 raise InputError(where, f"'{encoder}' has windows of its own (tokens.mode shared).", "leave it out.")
 
 
-class EncoderPlan(ChosenPlan):
+class EncoderPlan(ExperimentPlan):
     """The part of a plan that ends at embeddings.
 
     Parameters
@@ -163,7 +162,7 @@ class EncoderPlan(ChosenPlan):
 
     def encoder_genes(self, encoder: str, cohort: str) -> list[str]:
         """Return the table of genes for sections and the vocabulary of an encoder of expression."""
-        reads_counts = self.encoder_kind(encoder) in _NO_PIXELS
+        reads_counts = kinds.ENCODERS[self.encoder_kind(encoder)].reads == "counts"
         return self.gene_table([self.gene_origin(cohort), "vocabulary"]) if reads_counts else []
 
     def encoder_kind(self, encoder: str) -> str:
@@ -172,7 +171,7 @@ class EncoderPlan(ChosenPlan):
 
     def encoder_gpu(self, encoder: str) -> int:
         """Return how many GPUs an embedding job can use."""
-        return int(self.encoder_spec(encoder)["card"]["default_weights"] != "none")
+        return kinds.ENCODERS[self.encoder_kind(encoder)].gpu
 
     def ablation(self, experiment: str) -> list[dict[str, Any]]:
         """Return the models of an experiment that differ in nothing but their encoders, where some stand side by side.
@@ -237,7 +236,7 @@ class EncoderPlan(ChosenPlan):
         """
         specs = [self.encoder_spec(encoder) for encoder in self.pass_encoders(joint, cohort)]
         for spec in specs:
-            if spec["card"]["kind"] in _NO_PIXELS:
+            if kinds.ENCODERS[spec["card"]["kind"]].reads == "counts":
                 where = f"{self.config.origin}: passes.{joint}.encoders"
                 raise InputError(where, f"'{spec['name']}' reads counts, not pixels.", "leave it out of the pass.")
         return specs

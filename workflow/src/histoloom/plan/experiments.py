@@ -10,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from histoloom import kinds
 from histoloom.config import RESOURCES, load_config
 from histoloom.identity import source_hash
+from histoloom.kinds import LEVELS
+from histoloom.plan.baselines import is_baseline, level_of
 from histoloom.plan.encoders import EncoderPlan
-from histoloom.plan.ladder import RUNGS, is_floor, rung_of
 
 # Keys of an experiment by what depends on them; None means all.
 _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
@@ -60,13 +62,6 @@ _EXPERIMENT_PARTS: Mapping[str, tuple[str, ...] | None] = {
     "probe": ("components", "alphas", "seed"),
     "audit": ("content_guard",),
     "all": None,
-}
-# Checks of labels say how good a prediction could be; these say something else.
-_CHAPTERS: Mapping[str, str] = {
-    "kept": "1. What was measured",
-    "predicted_regions": "3. How good is it",
-    "predicted_nuclei": "3. How good is it",
-    "sensitivity": "7. What hangs on the labels",
 }
 _PRESENTATION = frozenset({"title", "paper", "models"})
 
@@ -144,7 +139,7 @@ class Plan(EncoderPlan):
         if part == "scoring":
             return {key: value for key, value in entry.items() if key not in _PRESENTATION}
         if part == "report":
-            return {**entry, "ladder": self.ladder(experiment), "ablation": self.ablation(experiment)}
+            return {**entry, "baselines": self.baselines(experiment), "ablation": self.ablation(experiment)}
         keys = _EXPERIMENT_PARTS[part]
         return entry if keys is None else {key: entry[key] for key in ("name", *keys) if key in entry}
 
@@ -159,7 +154,7 @@ class Plan(EncoderPlan):
 
     def model_gpu(self, model: str) -> int:
         """Return how many GPUs a training job can use."""
-        return int(self.config.get("models", model)["kind"] == "mlp")
+        return kinds.MODELS[self.model_kind(model)].gpu
 
     def apply_files(self, experiment: str, model: str) -> dict[str, list[str]]:
         """Return what applying a trained model to slides reads, by role."""
@@ -197,7 +192,7 @@ class Plan(EncoderPlan):
 
     def check_chapter(self, check: str) -> str:
         """Return the chapter of the report that a check's figure stands in."""
-        return _CHAPTERS.get(self.config.get("checks", check)["kind"], "2. How good could it be")
+        return kinds.CHECKS[self.config.get("checks", check)["kind"]].chapter
 
     def check_columns(self, check: str) -> dict[str, str]:
         """Return how the report lists a check: what it looks at (an experiment, labels or tiles), and its name."""
@@ -225,7 +220,7 @@ class Plan(EncoderPlan):
     def audit_genes(self, experiment: str) -> list[str]:
         """Return the table through which genes of the experiment's cohorts meet in the content guard."""
         cohorts = self.experiment_cohorts(experiment)
-        return self.gene_table(self.gene_origin(c) for c in cohorts if self.gene_origin(c) != "slides")
+        return self.gene_table(self.gene_origin(c) for c in cohorts if kinds.SOURCES[self.gene_origin(c)].expression)
 
     def audit_file(self, experiment: str) -> list[str]:
         """Return the table of the content guard, which training waits for; nothing where it is off."""
@@ -300,13 +295,13 @@ class Plan(EncoderPlan):
     def targets(self) -> list[str]:
         """Return every file that `all` asks for."""
         wanted: list[str] = []
-        for name in self.compared():
+        for name in self.leakage_tests():
             wanted += [f"results/tables/{name}/leaks.{e}" for e in ("csv", "md", "html")]
             wanted += [f"results/figures/{name}/leaks.png", *self.audit_file(name)]
-        for name in self.headlines():
+        for name in self.evaluations():
             wanted += [f"results/tables/{name}/summary.{e}" for e in ("csv", "md", "html")]
-            wanted += [f"results/tables/{name}/ladder.{e}" for e in ("csv", "md", "html")]
-            wanted += [f"results/figures/{name}/{f}.png" for f in ("bars", "ladder", "between")]
+            wanted += [f"results/tables/{name}/baselines.{e}" for e in ("csv", "md", "html")]
+            wanted += [f"results/figures/{name}/{f}.png" for f in ("bars", "baselines", "between")]
             if self.ablation(name):
                 wanted += [f"results/tables/{name}/ablation.{e}" for e in ("csv", "md", "html")]
                 wanted += [f"results/figures/{name}/ablation.png"]
@@ -340,10 +335,10 @@ class Plan(EncoderPlan):
 
     def draws_maps(self, model: str) -> bool:
         """Whether a model predicts from morphology, so that its maps are worth a look."""
-        return not is_floor(self.rung(model))
+        return not is_baseline(self.level(model))
 
-    def rung(self, model: str) -> str:
-        """Return how much a model is allowed to know, by name of a rung."""
+    def level(self, model: str) -> str:
+        """Return how much a model is allowed to know, by name of a level."""
         inputs = []
         for name in self.model_encoders(model):
             spec = self.encoder_spec(name)
@@ -351,13 +346,13 @@ class Plan(EncoderPlan):
             weights = spec.get("weights", "path")
             weights = spec["card"]["default_weights"] if weights == "card" else weights
             inputs.append((str(spec["card"]["kind"]), str(weights)))
-        return rung_of(self.model_kind(model), inputs)
+        return level_of(self.model_kind(model), inputs)
 
-    def ladder(self, experiment: str) -> list[dict[str, Any]]:
-        """Return an experiment's models with their rungs, from the ground up; in the config's order on one rung."""
+    def baselines(self, experiment: str) -> list[dict[str, Any]]:
+        """Return an experiment's models with their levels, from the ground up; in the config's order on one level."""
         models = self.config.get("experiments", experiment)["models"]
-        steps = sorted(((str(m), self.rung(m)) for m in models), key=lambda step: RUNGS.index(step[1]))
-        return [{"model": model, "rung": rung, "floor": is_floor(rung)} for model, rung in steps]
+        steps = sorted(((str(m), self.level(m)) for m in models), key=lambda step: LEVELS.index(step[1]))
+        return [{"model": model, "level": level, "baseline": is_baseline(level)} for model, level in steps]
 
     @cached_property
     def code(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from histoloom import kinds
 from histoloom.config import RESOURCES, Config
 from histoloom.sources.registry import load_registry
 
@@ -44,5 +45,5 @@ class GenePlan:
 
     def label_genes(self, reference: str, cohort: str) -> list[str]:
         """Return the table of genes for sections and a reference; the simulation's two have one vocabulary."""
-        simulated = self.config.get("references", reference)["source"] == "simulated"
+        simulated = kinds.REFERENCES[self.config.get("references", reference)["source"]].simulated
         return self.gene_table([self.gene_origin(cohort), "simulated" if simulated else f"reference {reference}"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from histoloom import registry
+from histoloom import kinds
 from histoloom.config import RESOURCES, Config
 from histoloom.errors import InputError
 from histoloom.plan.genes import GenePlan
@@ -13,8 +13,6 @@ from histoloom.plan.genes import GenePlan
 Row = dict[str, str]
 # Keys of a cohort that choose sections or find files; they do not change what is read from one.
 _NOT_SCIENCE = frozenset({"sheet", "samples", "root", "outlines"})
-# Labels that need no fit come for a whole cohort in one job.
-_TABLE_METHODS = frozenset({"published", "truth"})
 # Where a file lies is tracked as an input, by its content; a moved mirror must not refit a reference.
 _PATHS = frozenset({"path", "folder", "annotation"})
 
@@ -90,12 +88,12 @@ class SectionPlan(GenePlan):
 
     def reader(self, cohort: str) -> Any:
         """Return the reader class of a cohort's source."""
-        return registry.load(registry.SOURCES, self.config.get("cohorts", cohort)["source"])
+        return kinds.load("sources", self.config.get("cohorts", cohort)["source"])
 
     def root(self, cohort: str) -> str:
         """Return the folder that a cohort's raw files lie in."""
         entry = self.config.get("cohorts", cohort)
-        if entry["source"] == "simulated":
+        if kinds.SOURCES[entry["source"]].simulated:
             return f"{self.config.raw_dir}/simulated/{cohort}"
         if entry.get("root"):
             return str(entry["root"])
@@ -181,7 +179,7 @@ class SectionPlan(GenePlan):
     def label_groups(self, labels: str, cohort: str) -> dict[str, list[str]]:
         """Return sections by deconvolution group; the group's name is a patient, a section or ``all``."""
         entry = self.labels_entry(labels)
-        group_by = "cohort" if entry["method"] in _TABLE_METHODS else entry["group_by"]
+        group_by = "cohort" if kinds.LABELS[entry["method"]].whole_cohort else entry["group_by"]
         groups: dict[str, list[str]] = {}
         for row in self.rows(cohort):
             name = {"patient": row["patient"], "section": row["sample"], "cohort": "all"}[group_by]
@@ -208,7 +206,7 @@ class SectionPlan(GenePlan):
             self.reader(cohort),
             self.root(cohort),
         )
-        if entry["method"] == "published":
+        if kinds.LABELS[entry["method"]].reads == "table":
             tables = reader.tables(cohort_entry, root)
             if entry["table"] not in tables:
                 raise InputError(
@@ -217,7 +215,7 @@ class SectionPlan(GenePlan):
                     f"tables: {', '.join(tables) or 'none'}.",
                 )
             return [tables[entry["table"]]]
-        if entry["method"] != "truth":
+        if kinds.LABELS[entry["method"]].reads != "truth":
             return []
         found = []
         for sample in self.label_groups(labels, cohort)[group]:
@@ -234,7 +232,7 @@ class SectionPlan(GenePlan):
     def reference_files(self, reference: str) -> dict[str, list[str]]:
         """Return a reference's raw files by role."""
         entry = self.config.get("references", reference)
-        if entry["source"] == "simulated":
+        if kinds.REFERENCES[entry["source"]].simulated:
             return {"h5ad": [f"{self.config.raw_dir}/simulated/{entry['cohort']}/reference.h5ad"]}
         if entry["source"] == "h5ad":
             return {"h5ad": [self._place(entry["path"])]}
@@ -257,7 +255,7 @@ class SectionPlan(GenePlan):
 
     def label_gpu(self, labels: str) -> int:
         """Return how many GPUs a label job can use."""
-        return int(self.labels_entry(labels)["method"] == "cell2location")
+        return kinds.LABELS[self.label_method(labels)].gpu
 
     def fit_threads(self, labels: str) -> int:
         """Return the threads of a label job: they change floats, so the config decides, not the machine."""

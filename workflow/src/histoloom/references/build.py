@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from histoloom import registry
+from histoloom import kinds
 from histoloom.artefacts import KEY
 from histoloom.checkpoints import Checkpoints
 from histoloom.errors import InputError
@@ -67,7 +67,7 @@ def build_reference(
     from histoloom.references.signatures import compute_signatures
 
     spec = reference_settings(spec)
-    cells = registry.load(registry.REFERENCES, spec["source"])(files, spec)
+    cells = kinds.load("references", spec["source"])(files, spec)
     types, report = assign_types(cells, spec)
     rows = choose_cells(types, cells.obs["donor"], int(spec["max_cells_per_type"]), seed)
     counts = _read_counts(cells, rows)

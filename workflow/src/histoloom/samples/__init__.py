@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from histoloom.errors import InputError
-from histoloom.registry import SOURCES, load
+from histoloom.kinds import load
 
 
 def read_section(
@@ -29,7 +29,7 @@ def read_section(
     Parameters
     ----------
     source
-        Key of `histoloom.registry.SOURCES`.
+        Key of `histoloom.kinds.SOURCES`.
     cohort
         The cohort's name.
     row
@@ -51,7 +51,7 @@ def read_section(
     from histoloom.samples.canonical import build_sample, write_sample
     from histoloom.samples.qc import draw_section
 
-    reader = load(SOURCES, source)
+    reader = load("sources", source)
     try:
         section, dropped_places = build_sample(
             reader=reader,

@@ -13,7 +13,7 @@ from pathlib import Path
 from histoloom.artefacts import write_sidecar
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_file
-from histoloom.registry import load
+from histoloom.kinds import load_attribute
 from histoloom.sources.registry import DOWNLOADERS, ways
 from histoloom.sources.transfer import DiskFull, Download, advance, check_space, disk_full, size_of
 from histoloom.sources.verify import checksum_of, difference, something_else, unlike_its_name
@@ -183,7 +183,7 @@ def _recorded(record: Path) -> dict[str, str]:
 
 def _fetch(web: Web, way: Mapping[str, str], out: Path) -> None:
     """Fetch a file through one downloader."""
-    download: Download = load(DOWNLOADERS, way["downloader"])(way, web)
+    download: Download = load_attribute(DOWNLOADERS[way["downloader"]])(way, web)
     name = way["file"]
     part = out.parent / f".{_part_name(download)}.download"
     check_space(download, part)

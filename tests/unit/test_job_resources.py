@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from histoloom.resources import (
+from histoloom.job_resources import (
     DEMANDS,
     MAX_GROWTH,
     OVERHEAD_MB,

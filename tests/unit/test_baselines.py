@@ -1,4 +1,4 @@
-"""The ladder: who stands on which rung, in which order, what is drawn of it, and what a rung gains."""
+"""The baseline comparison: who stands on which level, in which order, what is drawn of it, and what a level gains."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from metrics_inputs import SPEC, make_obs, make_values, write_inputs
 from histoloom.config import load_config
 from histoloom.metrics import score_predictions
 from histoloom.plan import Plan
-from histoloom.plan.ladder import RUNGS, is_floor, rung_of
-from histoloom.report.ladder import draw_ladder, ladder_table, write_ladder
+from histoloom.plan.baselines import LEVELS, is_baseline, level_of
+from histoloom.report.baselines import baseline_table, draw_baselines, write_baselines
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("kind", "inputs", "rung"),
+    ("kind", "inputs", "level"),
     [
         ("train_mean", [], "training mean"),
         ("section_mean", [], "section mean"),
@@ -38,16 +38,16 @@ ROOT = Path(__file__).resolve().parents[2]
         ("mlp", [("conch", "hub"), ("timm", "hub")], "model"),
     ],
 )
-def test_a_model_stands_on_the_rung_of_what_it_may_know(kind: str, inputs: list, rung: str) -> None:
-    assert rung_of(kind, inputs) == rung
+def test_a_model_stands_on_the_level_of_what_it_may_know(kind: str, inputs: list, level: str) -> None:
+    assert level_of(kind, inputs) == level
 
 
 def test_the_floor_ends_below_texture() -> None:
-    assert [r for r in RUNGS if not is_floor(r)] == ["stain and texture", "encoder, linear", "model"]
+    assert [r for r in LEVELS if not is_baseline(r)] == ["stain and texture", "encoder, linear", "model"]
 
 
 def plan_of(*models: str) -> Plan:
-    """Return the demo's plan with one model of every rung."""
+    """Return the demo's plan with one model of every level."""
     raw = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     cards = {
         "count": "nuclear_density",
@@ -64,7 +64,7 @@ def plan_of(*models: str) -> Plan:
     return Plan(load_config(raw, [ROOT / "config" / "config.yaml"]))
 
 
-def test_an_experiments_ladder_is_in_order_whatever_the_config_says() -> None:
+def test_an_experiments_baselines_is_in_order_whatever_the_config_says() -> None:
     wanted = [
         "train_mean",
         "section_mean",
@@ -77,22 +77,22 @@ def test_an_experiments_ladder_is_in_order_whatever_the_config_says() -> None:
         "mlp",
     ]
     plan = plan_of(*sorted(wanted, reverse=True))
-    ladder = plan.experiment_spec("demo", "report")["ladder"]
-    assert [item["model"] for item in ladder] == wanted
-    assert [item["rung"] for item in ladder] == list(RUNGS)
+    baselines = plan.experiment_spec("demo", "report")["baselines"]
+    assert [item["model"] for item in baselines] == wanted
+    assert [item["level"] for item in baselines] == list(LEVELS)
     drawn = {t.split("/")[3] for t in plan.targets() if t.endswith("/maps.png")}
     assert drawn == {"on_texture", "on_net", "mlp"}
     checked = {p.split("/")[3] for p in plan.check_files("regions")["labels"]}
     assert checked == {"on_count", "on_colour", "on_noise", "on_texture", "on_net", "mlp"}
-    assert "results/tables/demo/ladder.csv" in plan.targets()
-    # The ladder is presentation: it must not make a model train again.
-    assert "ladder" not in plan.experiment_spec("demo", "training")
+    assert "results/tables/demo/baselines.csv" in plan.targets()
+    # The baseline comparison is presentation: it must not make a model train again.
+    assert "baselines" not in plan.experiment_spec("demo", "training")
 
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     """Three models of growing noise over six patients, and one that is constant."""
-    folder = tmp_path_factory.mktemp("ladder")
+    folder = tmp_path_factory.mktemp("baselines")
     obs = make_obs({(p, f"{p}1"): 36 for p in "ABCDEF"}, qc_flags={"F1": "low resolution"})
     values = make_values(obs)
     rng, files = np.random.default_rng(0), {}
@@ -101,14 +101,14 @@ def scored(tmp_path_factory):
         made_files = write_inputs(folder / model, obs, values, made)
         score_predictions(spec=SPEC, experiment="loo", model=model, out=folder / f"{model}.parquet", **made_files)
         files[model] = folder / f"{model}.parquet"
-    order = [("mean", RUNGS[0]), ("coords", RUNGS[2]), ("density", RUNGS[3]), ("texture", RUNGS[6])]
-    spec = {**SPEC, "models": list(files), "ladder": [{"model": m, "rung": r} for m, r in order]}
+    order = [("mean", LEVELS[0]), ("coords", LEVELS[2]), ("density", LEVELS[3]), ("texture", LEVELS[6])]
+    spec = {**SPEC, "models": list(files), "baselines": [{"model": m, "level": r} for m, r in order]}
     return spec, [files[m] for m in ("texture", "mean", "density", "coords")]
 
 
 def test_the_table_climbs_and_says_what_each_rung_gains(scored) -> None:
     spec, metrics = scored
-    table, steps, _ = ladder_table("loo", spec, metrics)
+    table, steps, _ = baseline_table("loo", spec, metrics)
     assert [model for model, _ in steps] == table["model"].tolist() == ["mean", "coords", "density", "texture"]
     row = table.set_index("model")
     assert np.isnan(row.loc["mean", "cc"])
@@ -125,8 +125,8 @@ def test_figure_and_table_are_the_same_bytes_twice(scored, tmp_path: Path) -> No
     spec, metrics = scored
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        draw_ladder(experiment="loo", spec=spec, metrics=metrics, out=folder / "l.png")
-        write_ladder(
+        draw_baselines(experiment="loo", spec=spec, metrics=metrics, out=folder / "l.png")
+        write_baselines(
             experiment="loo", spec=spec, metrics=metrics, out={e: folder / f"l.{e}" for e in ("csv", "md", "html")}
         )
     for name in ("l.png", "l.csv", "l.md", "l.html"):

@@ -6,7 +6,7 @@ from histoloom.folds import DELIBERATE, is_compared
 from histoloom.plan.sections import Row, SectionPlan
 
 
-class ChosenPlan(SectionPlan):
+class ExperimentPlan(SectionPlan):
     """The part of a plan that knows the experiments: evaluations, and comparisons that leak on purpose."""
 
     def experiments(self, task: str) -> list[str]:
@@ -17,12 +17,12 @@ class ChosenPlan(SectionPlan):
     def _wanted(self, name: str) -> bool:
         return self.config.only is None or name in self.config.only
 
-    def headlines(self) -> list[str]:
+    def evaluations(self) -> list[str]:
         """Return the experiments that are evaluations; the others leak on purpose, to measure the leakage effect."""
         entries = self.config.entries["experiments"]
         return [name for name in self.experiments("abundance") if entries[name]["split"] not in DELIBERATE]
 
-    def compared(self) -> list[str]:
+    def leakage_tests(self) -> list[str]:
         """Return the experiments that measure what a leak is worth."""
         entries = self.config.entries["experiments"]
         return [name for name in self.experiments("abundance") if is_compared(entries[name], self._sections(name))]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from histoloom.kinds import LIGHT, Memory, find
 
 # What a scheduler counts besides the tool: the two workflow processes around a cluster job, 170 MB each, measured.
 OVERHEAD_MB = 350
@@ -23,95 +24,57 @@ _WHOLE_SLIDES = frozenset({".svs", ".ndpi", ".tif", ".tiff", ".mrxs", ".scn", ".
 _SLIDE_MB = 200
 
 
-@dataclass(frozen=True)
-class Demand:
-    """What a kind of job needs, without overhead.
-
-    Attributes
-    ----------
-    base_mb
-        Memory before any input is read (imports), MB.
-    picture_mb
-        Memory per MB of JPEG or PNG: they are decoded whole, and an H&E slide shrinks 60-fold in a JPEG.
-    pictures_at_once
-        How many pictures are open at a time, the largest first; None: all of the job's.
-    file_mb
-        Memory per MB of any other input.
-    base_minutes, minutes_per_mb
-        Time limit, for a machine several times slower than the measured one.
-    typical_mb
-        Input (MB, pictures and others alike) to reckon with while files do not exist yet.
-    """
-
-    base_mb: float
-    picture_mb: float = 0.0
-    pictures_at_once: int | None = field(default=None, kw_only=True)
-    file_mb: float = 0.0
-    base_minutes: float = 20.0
-    minutes_per_mb: float = 0.0
-    typical_mb: float = 10.0
-
-
-_LIGHT = Demand(350, file_mb=4)
-DEMANDS: Mapping[str, Demand] = {
-    "fetch_file": Demand(200, base_minutes=240),
-    "simulate_section": Demand(1000, base_minutes=20),
-    "simulate_reference": Demand(300),
-    "read_section": Demand(450, picture_mb=80, file_mb=20, base_minutes=10, minutes_per_mb=0.5),
-    # The package alone takes 300 MB, and a folder's size does not count its files: a guess.
-    "read_section.spatialdata": Demand(2000, picture_mb=80, file_mb=20, base_minutes=20, minutes_per_mb=0.5),
-    "cut_tiles": Demand(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
-    "count_nuclei": Demand(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
-    "thin_section": Demand(350, file_mb=4, base_minutes=10),
-    # Sections are read one after the other, and a few at once.
-    "embed_batch.stain_texture": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
-    # Same reader, same decoded slides, fewer features than stain_texture.
-    "embed_batch.nuclear_density": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
-    "embed_batch.colour_only": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
-    "embed_batch.timm": Demand(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3),  # a guess
-    "embed_pass.stain_texture": Demand(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
-    "embed_pass.timm": Demand(9000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
-    "embed_pass": Demand(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
-    "take_embedding": _LIGHT,
-    "build_reference": Demand(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
-    # By file size, since the genes are not counted yet; `advice_when_too_large` looks again before the fit. Real fits
-    # are 150 times longer than the demo's; they save and go on, so that three tries have six times this time.
-    "label_group.cell2location": Demand(900, file_mb=120, base_minutes=240, minutes_per_mb=10),
-    "label_group.nnls": Demand(350, file_mb=8, base_minutes=20, minutes_per_mb=0.2),
-    "label_group.published": Demand(350, file_mb=4),
-    "label_group.truth": Demand(350, file_mb=4),
-    "gather_labels": _LIGHT,
-    "build_target": _LIGHT,
-    "make_folds": _LIGHT,
-    "audit_sections": _LIGHT,
-    "train_model": Demand(600, file_mb=20, base_minutes=30, minutes_per_mb=1),
-    "train_model.mlp": Demand(1300, file_mb=20, base_minutes=60, minutes_per_mb=10),
-    "predict_model": Demand(550, file_mb=4),
-    "apply_model": Demand(500, file_mb=4),
-    "score_model": _LIGHT,
-    "run_check": _LIGHT,
-    "score_leaks": _LIGHT,
-    "show_leaks": _LIGHT,
-    "write_tables": _LIGHT,
-    "draw_experiment": _LIGHT,
-    "draw_model": Demand(850, file_mb=4),
-    "draw_check": _LIGHT,
-    "draw_between": _LIGHT,
-    "draw_attainable": _LIGHT,
-    "draw_errors": Demand(950, picture_mb=60, pictures_at_once=1, file_mb=4),
-    "export_errors": _LIGHT,
-    "export_qupath": _LIGHT,
+DEMANDS: Mapping[str, Memory] = {
+    "fetch_file": Memory(200, base_minutes=240),
+    "simulate_section": Memory(1000, base_minutes=20),
+    "simulate_reference": Memory(300),
+    "read_section": Memory(450, picture_mb=80, file_mb=20, base_minutes=10, minutes_per_mb=0.5),
+    "cut_tiles": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
+    "count_nuclei": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
+    "thin_section": Memory(350, file_mb=4, base_minutes=10),
+    "embed_pass": Memory(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
+    "take_embedding": LIGHT,
+    "build_reference": Memory(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
+    "gather_labels": LIGHT,
+    "build_target": LIGHT,
+    "make_folds": LIGHT,
+    "audit_sections": LIGHT,
+    "train_model": Memory(600, file_mb=20, base_minutes=30, minutes_per_mb=1),
+    "predict_model": Memory(550, file_mb=4),
+    "apply_model": Memory(500, file_mb=4),
+    "score_model": LIGHT,
+    "run_check": LIGHT,
+    "score_leaks": LIGHT,
+    "show_leaks": LIGHT,
+    "write_tables": LIGHT,
+    "draw_experiment": LIGHT,
+    "draw_model": Memory(850, file_mb=4),
+    "draw_check": LIGHT,
+    "draw_between": LIGHT,
+    "draw_attainable": LIGHT,
+    "draw_errors": Memory(950, picture_mb=60, pictures_at_once=1, file_mb=4),
+    "export_errors": LIGHT,
+    "export_qupath": LIGHT,
     # Measured on a toy only; genes of a real task are many times more.
-    "select_panel": Demand(350, file_mb=20),
-    "run_probe": Demand(450, file_mb=20, base_minutes=30, minutes_per_mb=1),
-    "score_probe": _LIGHT,
-    "write_probe_table": _LIGHT,
-    "show_slide": Demand(700, file_mb=20),
-    "draw_ablation": _LIGHT,
-    "write_paper_table": _LIGHT,
-    "list_exclusions": _LIGHT,
+    "select_panel": Memory(350, file_mb=20),
+    "run_probe": Memory(450, file_mb=20, base_minutes=30, minutes_per_mb=1),
+    "score_probe": LIGHT,
+    "write_probe_table": LIGHT,
+    "show_slide": Memory(700, file_mb=20),
+    "draw_ablation": LIGHT,
+    "write_paper_table": LIGHT,
+    "list_exclusions": LIGHT,
 }
 
+
+# Rules whose need depends on a kind, and the section of kinds.
+_SECTIONS = {
+    "read_section": "sources",
+    "embed_batch": "encoders",
+    "embed_pass": "encoders",
+    "label_group": "labels",
+    "train_model": "models",
+}
 
 # What a cell2location fit holds, MB: the program, a spot's gene in a training step, a posterior draw of a spot's type
 # (several numbers, and their copies for the quantiles). Fitted to fits of 1,000 and 3,000 spots on a
@@ -119,12 +82,17 @@ DEMANDS: Mapping[str, Demand] = {
 _PROGRAM_MB, _DENSE_MB, _DRAW_MB = 750.0, 75e-6, 32e-6
 
 # For a rule that was not measured yet: a guess on the large side.
-UNMEASURED = Demand(1500, picture_mb=100, file_mb=20, base_minutes=30, minutes_per_mb=0.5)
+UNMEASURED = Memory(1500, picture_mb=100, file_mb=20, base_minutes=30, minutes_per_mb=0.5)
 
 
-def demand(job: str) -> Demand:
-    """Return what a kind of job needs; ``rule.kind`` falls back to ``rule``."""
-    return DEMANDS.get(job) or DEMANDS.get(job.partition(".")[0]) or UNMEASURED
+def demand(job: str) -> Memory:
+    """Return what a kind of job needs, ``rule`` or ``rule.kind``; a kind that says nothing has its rule's needs."""
+    rule, _, kind = job.partition(".")
+    of_rule = DEMANDS.get(rule, UNMEASURED)
+    if not kind or rule not in _SECTIONS:
+        return of_rule
+    entry = find(_SECTIONS[rule], kind)
+    return of_rule if rule == "embed_pass" and entry.weights else entry.memory or of_rule
 
 
 def input_mb(

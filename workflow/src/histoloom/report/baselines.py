@@ -1,4 +1,4 @@
-"""The ladder: all models of an experiment by how much they are allowed to know, as one figure and one table."""
+"""The baseline comparison: all models of an experiment by how much they may know, as one figure and one table."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ if TYPE_CHECKING:
 
 _FLOOR = "#9A9A9A"
 _READING = (
-    "Each rung may know more than the one below: nothing, the mean label of the test section (a diagnostic that sees "
+    "Each level may know more than the one below: nothing, the mean label of the test section (a diagnostic that sees "
     "test labels), the place in the section, how many nuclei the tile holds, its colours, features of a network that "
     "never learnt anything, texture, frozen encoders under a linear model, trained models. Gain: CC minus the best CC "
-    "of any lower rung; a model without a gain did not need what it was given. CC of a patient: mean over its sections "
-    "and types."
+    "of any lower level; a model without a gain did not need what it was given. CC of a patient: mean over its "
+    "sections and types."
 )
 
 
 def _steps(spec: Mapping[str, Any], models: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (model, rung) from the ground up; models without a known rung keep their order and stand on none."""
-    there = [(str(item["model"]), str(item["rung"])) for item in spec.get("ladder") or () if item["model"] in models]
+    """Return (model, level) from the ground up; models without a known level keep their order and stand on none."""
+    there = [
+        (str(item["model"]), str(item["level"])) for item in spec.get("baselines") or () if item["model"] in models
+    ]
     known = {model for model, _ in there}
     return there + [(model, "") for model in models if model not in known]
 
 
-def ladder_table(
+def baseline_table(
     experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path]
 ) -> tuple[pd.DataFrame, list[tuple[str, str]], str]:
     """Return one row per model and cohort, from the ground up.
@@ -42,17 +44,17 @@ def ladder_table(
     Parameters
     ----------
     experiment, spec
-        Name and entry; ``ladder`` lists {model, rung, floor} in order.
+        Name and entry; ``baselines`` lists {model, level, baseline} in order.
     metrics
         Metrics of its models.
 
     Returns
     -------
     table
-        rung, model, cohort, cc, cc_low, cc_high, gain, cc_pooled_patient, cc_pooled, l1_skill, n_patients, then
+        level, model, cohort, cc, cc_low, cc_high, gain, cc_pooled_patient, cc_pooled, l1_skill, n_patients, then
         ``cc_<patient>`` for each held-out patient without a QC flag.
     steps
-        (model, rung) in order.
+        (model, level) in order.
     title
         Of the experiment.
     """
@@ -62,22 +64,22 @@ def ladder_table(
     found: list[dict[str, Any]] = []
     for cohort in sorted(patients["cohort"].unique()):
         here = rows[rows["cohort"] == cohort]
-        below: dict[str, float] = {}  # best defined CC of each rung so far
-        for model, rung in steps:
+        below: dict[str, float] = {}  # best defined CC of each level so far
+        for model, level in steps:
             mine = here[here["model"] == model]
             of_patients = whole(mine, "patient", "cc").set_index("patient")["value"]
             low, high = bootstrap_interval(of_patients.to_numpy()) or (np.nan, np.nan)
             cc = _one(whole(mine, "cohort", "cc"))
-            lower = [value for name, value in below.items() if name != rung and np.isfinite(value)]
-            if rung:
-                below[rung] = (
-                    float(np.nanmax([below.get(rung, np.nan), cc])) if np.isfinite(cc) else below.get(rung, cc)
+            lower = [value for name, value in below.items() if name != level and np.isfinite(value)]
+            if level:
+                below[level] = (
+                    float(np.nanmax([below.get(level, np.nan), cc])) if np.isfinite(cc) else below.get(level, cc)
                 )
             pooled = whole(mine, "pooled_patient", "cc")
             found.append(
                 {
-                    "rung": rung, "model": model, "cohort": cohort, "cc": cc, "cc_low": low, "cc_high": high,
-                    "gain": cc - max(lower) if rung and lower else np.nan,
+                    "level": level, "model": model, "cohort": cohort, "cc": cc, "cc_low": low, "cc_high": high,
+                    "gain": cc - max(lower) if level and lower else np.nan,
                     "cc_pooled_patient": _one(pooled[pooled["patient"] == ""]),
                     "cc_pooled": _one(whole(mine, "pooled", "cc")),
                     "l1_skill": _one(whole(mine, "cohort", "l1_skill")),
@@ -92,21 +94,23 @@ def _one(rows: pd.DataFrame) -> float:
     return float(rows["value"].iloc[0]) if len(rows) else float("nan")
 
 
-def write_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Mapping[str, Path]) -> None:
-    """Write the ladder as a table.
+def write_baselines(
+    *, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Mapping[str, Path]
+) -> None:
+    """Write the baseline comparison as a table.
 
     Parameters
     ----------
     experiment, spec, metrics
-        See `ladder_table`.
+        See `baseline_table`.
     out
         Path by role ``csv``, ``md``, ``html``.
     """
-    table, _, title = ladder_table(experiment, spec, metrics)
+    table, _, title = baseline_table(experiment, spec, metrics)
     write_csv(table, out["csv"])
-    page = Page(f"{title}: the ladder")
+    page = Page(f"{title}: baseline comparison")
     shown = pd.DataFrame(index=table.index)
-    for name in ("rung", "model", "cohort"):
+    for name in ("level", "model", "cohort"):
         shown[name] = table[name] if len(table) else []
     if len(table):
         interval = [
@@ -114,7 +118,7 @@ def write_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[
             for cc, low, high in zip(table["cc"], table["cc_low"], table["cc_high"], strict=True)
         ]
         shown["CC"] = interval
-        shown["gain over lower rungs"] = [number(v) for v in table["gain"]]
+        shown["gain over lower levels"] = [number(v) for v in table["gain"]]
         names = {"cc_pooled_patient": "CC pooled per patient", "cc_pooled": "CC pooled", "l1_skill": "skill in L1"}
         for name, title_of in names.items():
             shown[title_of] = [number(v) for v in table[name]]
@@ -128,7 +132,7 @@ def write_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[
 
 def _faces(spec: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Return grey for what is there to be stepped on, colours for the others."""
-    floor = {str(item["model"]) for item in spec.get("ladder") or () if item.get("floor")}
+    floor = {str(item["model"]) for item in spec.get("baselines") or () if item.get("baseline")}
     climbers = [model for model, _ in steps if model not in floor]
     return dict.fromkeys(floor, _FLOOR) | {model: colour(i)["facecolor"] for i, model in enumerate(climbers)}
 
@@ -160,13 +164,13 @@ def _panel(
     ax.set_axisbelow(True)
 
 
-def draw_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
+def draw_baselines(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
     """Draw every model of an experiment: CC per section, the same pooled over a patient, and the skill in L1.
 
     Parameters
     ----------
     experiment, spec
-        Name and entry; ``ladder`` lists {model, rung, floor} from the ground up.
+        Name and entry; ``baselines`` lists {model, level, baseline} from the ground up.
     metrics
         Metrics of its models.
     out
@@ -187,9 +191,9 @@ def draw_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[P
         for ax, (part, label, within) in zip(axes, panels, strict=True):
             _panel(ax, part, faces, models, within, interval=len(n) >= MIN_PATIENTS)
             ax.set_xlabel(label)
-            for y in _borders([rung for _, rung in steps]):
+            for y in _borders([level for _, level in steps]):
                 ax.axhline(y, color="#C8C8C8", lw=0.7, zorder=0)
-        names = [f"{rung}\n{model}" if rung else model for model, rung in steps]
+        names = [f"{level}\n{model}" if level else model for model, level in steps]
         axes[0].set_yticklabels(list(reversed(names)))
         count = len(rows[rows["aggregation"] == "section"].drop_duplicates(["cohort", "sample"]))
         what = "bar: 95 % bootstrap over patients" if len(n) >= MIN_PATIENTS else "too few patients for an interval"
@@ -197,6 +201,6 @@ def draw_ladder(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[P
         save(fig, out)
 
 
-def _borders(rungs: Sequence[str]) -> list[float]:
-    """Return where a new rung begins, in the figure's coordinates (the ground on top)."""
-    return [len(rungs) - i - 0.5 for i in range(1, len(rungs)) if rungs[i] != rungs[i - 1]]
+def _borders(levels: Sequence[str]) -> list[float]:
+    """Return where a new level begins, in the figure's coordinates (the ground on top)."""
+    return [len(levels) - i - 0.5 for i in range(1, len(levels)) if levels[i] != levels[i - 1]]

@@ -1,0 +1,374 @@
+"""Every kind of source, reference, label method, encoder, model, split, target and check, with its plain facts.
+
+The plan reads this file when the workflow is parsed, so it imports the standard library only; `load` imports a kind's
+class when a job needs it. A new kind is one module, one entry here, one schema ``<section>.<name>.schema.yaml`` and
+tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import import_module
+from typing import Any, Literal
+
+from histoloom.errors import InputError
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory and time of a job by the size of its inputs, without the overhead of a cluster job.
+
+    Attributes
+    ----------
+    base_mb
+        Before any input is read (imports).
+    picture_mb
+        Per MB of JPEG or PNG: they are decoded whole, and an H&E slide shrinks 60-fold in a JPEG.
+    pictures_at_once
+        How many pictures are open at a time, the largest first; None: all of the job's.
+    file_mb
+        Per MB of any other input.
+    base_minutes, minutes_per_mb
+        Time limit, for a machine several times slower than the measured one.
+    typical_mb
+        Input (MB, of pictures and of others) where files do not exist yet.
+    """
+
+    base_mb: float
+    picture_mb: float = 0.0
+    pictures_at_once: int | None = field(default=None, kw_only=True)
+    file_mb: float = 0.0
+    base_minutes: float = 20.0
+    minutes_per_mb: float = 0.0
+    typical_mb: float = 10.0
+
+
+LIGHT = Memory(350, file_mb=4)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all kinds have: the class or function that serves it, as ``module:name``."""
+
+    cls: str
+
+
+@dataclass(frozen=True)
+class SourceKind(Kind):
+    """A reader of sections.
+
+    Attributes
+    ----------
+    expression
+        Whether its sections have counts.
+    simulated
+        Whether the workflow makes its raw files.
+    splits
+        Whether it publishes splits and gene lists.
+    memory
+        Of `read_section`; None: the rule's.
+    """
+
+    expression: bool = True
+    simulated: bool = False
+    splits: bool = False
+    memory: Memory | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceKind(Kind):
+    """A reader of single-cell references; `simulated` shares the vocabulary of simulated sections."""
+
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class LabelsKind(Kind):
+    """A method that gives abundances.
+
+    Attributes
+    ----------
+    reads
+        Counts of a group of sections; or, for a whole cohort in one job, a published table or the simulation's truth.
+    gpu
+        How many GPUs a job can use.
+    threads_matter
+        Whether the number of threads changes the result; it is then part of the identity.
+    memory
+        Of `label_group`.
+    """
+
+    reads: Literal["counts", "table", "truth"] = "counts"
+    gpu: int = 0
+    threads_matter: bool = False
+    memory: Memory = LIGHT
+
+    @property
+    def whole_cohort(self) -> bool:
+        """Whether there is nothing to fit, so that one job labels a cohort."""
+        return self.reads != "counts"
+
+
+@dataclass(frozen=True)
+class EncoderKind(Kind):
+    """A frozen encoder.
+
+    Attributes
+    ----------
+    reads
+        Pixels of tiles or counts of observations.
+    weights
+        Whether it needs weights; features that are computed by a formula need none.
+    gpu
+        How many GPUs a job can use.
+    baseline
+        Level of a linear model on it (see `LEVELS`); None: that of an encoder.
+    memory
+        Of a job that embeds a batch.
+    """
+
+    reads: Literal["pixels", "counts"] = "pixels"
+    weights: bool = True
+    gpu: int = 1
+    baseline: str | None = None
+    memory: Memory = LIGHT
+
+
+class Need(StrEnum):
+    """What a model takes, by name."""
+
+    FEATURES = "features"
+    PIXELS = "pixels"
+    EXPRESSION = "expression"
+    COORDINATES = "coordinates"
+    GRAPH = "graph"
+
+
+@dataclass(frozen=True)
+class ModelKind(Kind):
+    """A model.
+
+    Attributes
+    ----------
+    targets
+        Kinds of target that it predicts.
+    needs
+        Inputs that it takes.
+    job
+        One training job for all folds, or a job (and a GPU) per fold and training seed.
+    gpu
+        How many GPUs a training job can use.
+    version
+        Raised by hand when results change; params and identities both read it.
+    baseline
+        Its level in the baseline comparison (see `LEVELS`); None: ``model``.
+    memory
+        Of a training job.
+    """
+
+    targets: frozenset[str]
+    needs: frozenset[Need] = frozenset()
+    job: Literal["experiment", "fold"] = "experiment"
+    gpu: int = 0
+    version: int = 1
+    baseline: str | None = None
+    memory: Memory = LIGHT
+
+
+@dataclass(frozen=True)
+class SplitKind(Kind):
+    """A way to cut folds.
+
+    Attributes
+    ----------
+    paired
+        Whether its folds come in pairs, with a leak and without: they are compared with each other, and no evaluation.
+    """
+
+    paired: bool = False
+
+
+@dataclass(frozen=True)
+class TargetKind(Kind):
+    """What is predicted; `score` is the function that turns scored predictions into long rows, as ``module:name``."""
+
+    score: str
+
+
+@dataclass(frozen=True)
+class CheckKind:
+    """A check of labels, predictions or tiles by something else that is known.
+
+    Attributes
+    ----------
+    against
+        What it compares with, as the metrics rows say it.
+    chapter
+        Chapter of the report that its figure is in.
+    inputs, score, draw
+        Functions as ``module:name``: files by role from the plan, long rows, the figure.
+    """
+
+    against: str
+    chapter: str = "2. How good could it be"
+    inputs: str = ""
+    score: str = ""
+    draw: str = ""
+
+
+LEVELS = (
+    "training mean",
+    "section mean",
+    "coordinates only",
+    "nuclear density",
+    "colour only",
+    "random-weight encoder",
+    "stain and texture",
+    "encoder, linear",
+    "model",
+)
+"""Levels of the baseline comparison, least first: how much a model may know, from a mean to whole morphology."""
+
+SOURCES: dict[str, SourceKind] = {
+    "her2st": SourceKind("histoloom.samples.her2st:Her2stReader"),
+    "simulated": SourceKind("histoloom.samples.her2st:SimulatedReader", simulated=True),
+    "files": SourceKind("histoloom.samples.files:FilesReader"),
+    "slides": SourceKind("histoloom.samples.slides:SlidesReader", expression=False),
+    "stnet": SourceKind("histoloom.samples.stnet:STNetReader"),
+    "hest": SourceKind("histoloom.samples.hest:HestReader"),
+    "hest_bench": SourceKind("histoloom.samples.hest_bench:HestBenchReader", splits=True),
+    "xenium": SourceKind("histoloom.samples.xenium:XeniumReader"),
+    "visium": SourceKind("histoloom.samples.visium:VisiumReader"),
+    "spatialdata": SourceKind(
+        "histoloom.samples.spatialdata:SpatialDataReader",
+        # The package alone takes 300 MB, and a folder's size does not count its files: a guess.
+        memory=Memory(2000, picture_mb=80, file_mb=20, base_minutes=20, minutes_per_mb=0.5),
+    ),
+}
+REFERENCES: dict[str, ReferenceKind] = {
+    "h5ad": ReferenceKind("histoloom.references.readers:read_h5ad_reference"),
+    "mtx": ReferenceKind("histoloom.references.readers:read_mtx_reference"),
+    "simulated": ReferenceKind("histoloom.references.readers:read_h5ad_reference", simulated=True),
+}
+LABELS: dict[str, LabelsKind] = {
+    "cell2location": LabelsKind(
+        "histoloom.labels.cell2location:label_cell2location",
+        gpu=1,
+        threads_matter=True,
+        # By file size, since genes are not counted yet; the fit itself looks again before it begins. Real fits take 150
+        # times longer than the demo's; they save and resume, so that three attempts have six times this time.
+        memory=Memory(900, file_mb=120, base_minutes=240, minutes_per_mb=10),
+    ),
+    "nnls": LabelsKind(
+        "histoloom.labels.nnls:label_nnls", memory=Memory(350, file_mb=8, base_minutes=20, minutes_per_mb=0.2)
+    ),
+    "published": LabelsKind("histoloom.labels.published:label_published", reads="table"),
+    "truth": LabelsKind("histoloom.labels.published:label_truth", reads="truth"),
+}
+
+_FORMULA = Memory(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1)
+_NETWORK = Memory(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3)  # a guess
+ENCODERS: dict[str, EncoderKind] = {
+    "nuclear_density": EncoderKind(
+        "histoloom.embeddings.plain:NuclearDensity", weights=False, gpu=0, baseline="nuclear density", memory=_FORMULA
+    ),
+    "colour_only": EncoderKind(
+        "histoloom.embeddings.plain:ColourOnly", weights=False, gpu=0, baseline="colour only", memory=_FORMULA
+    ),
+    "stain_texture": EncoderKind(
+        "histoloom.embeddings.stain_texture:StainTexture",
+        weights=False,
+        gpu=0,
+        baseline="stain and texture",
+        memory=_FORMULA,
+    ),
+    "timm": EncoderKind("histoloom.embeddings.timm_encoder:TimmEncoder", memory=_NETWORK),
+    "conch": EncoderKind("histoloom.embeddings.towers:ConchEncoder", memory=_NETWORK),
+    "ctranspath": EncoderKind("histoloom.embeddings.towers:CTransPathEncoder", memory=_NETWORK),
+    "scgpt": EncoderKind("histoloom.embeddings.scgpt:ScGPT", reads="counts", memory=_NETWORK),
+}
+
+_ABUNDANCE = frozenset({"abundance"})
+_FIT = Memory(600, file_mb=20, base_minutes=30, minutes_per_mb=1)
+MODELS: dict[str, ModelKind] = {
+    "mlp": ModelKind(
+        "histoloom.models.mlp:MLP",
+        _ABUNDANCE,
+        frozenset({Need.FEATURES}),
+        gpu=1,
+        memory=Memory(1300, file_mb=20, base_minutes=60, minutes_per_mb=10),
+    ),
+    "ridge": ModelKind(
+        "histoloom.models.ridge:Ridge", _ABUNDANCE, frozenset({Need.FEATURES}), baseline="encoder, linear", memory=_FIT
+    ),
+    "section_mean": ModelKind(
+        "histoloom.models.baselines:SectionMean", _ABUNDANCE, baseline="section mean", memory=_FIT
+    ),
+    "train_mean": ModelKind("histoloom.models.baselines:TrainMean", _ABUNDANCE, baseline="training mean", memory=_FIT),
+    "coordinates": ModelKind(
+        "histoloom.models.baselines:Coordinates",
+        _ABUNDANCE,
+        frozenset({Need.COORDINATES}),
+        baseline="coordinates only",
+        memory=_FIT,
+    ),
+}
+SPLITS: dict[str, SplitKind] = {
+    "leave_one_patient_out": SplitKind("histoloom.folds.splits:leave_one_patient_out"),
+    "leave_one_sample_out": SplitKind("histoloom.folds.splits:leave_one_sample_out"),
+    "transfer": SplitKind("histoloom.folds.splits:transfer"),
+    "published": SplitKind("histoloom.folds.published:published"),
+    "random": SplitKind("histoloom.folds.splits:random_observations"),
+    "spatial_block": SplitKind("histoloom.folds.splits:spatial_block"),
+    "paired_leakage": SplitKind("histoloom.folds.comparisons:paired_leakage", paired=True),
+}
+TARGETS: dict[str, TargetKind] = {}
+
+_MEASURED, _RESULT, _LABELS = "1. What was measured", "3. How good is it", "7. What hangs on the labels"
+CHECKS: dict[str, CheckKind] = {
+    "truth": CheckKind("truth"),
+    "labels": CheckKind("labels"),
+    "regions": CheckKind("regions"),
+    "ceiling": CheckKind("halves"),
+    "colocalization": CheckKind("permutations"),
+    "nuclei": CheckKind("nuclei"),
+    "residual": CheckKind("regions"),
+    "kept": CheckKind("regions", _MEASURED),
+    "predicted_regions": CheckKind("regions", _RESULT),
+    "predicted_nuclei": CheckKind("nuclei", _RESULT),
+    "sensitivity": CheckKind("labels", _LABELS),
+}
+
+SECTIONS: Mapping[str, Mapping[str, Any]] = {
+    "sources": SOURCES,
+    "references": REFERENCES,
+    "labels": LABELS,
+    "encoders": ENCODERS,
+    "models": MODELS,
+    "splits": SPLITS,
+    "targets": TARGETS,
+    "checks": CHECKS,
+}
+
+
+def find(section: str | Mapping[str, Any], name: str) -> Any:
+    """Return the entry of a kind."""
+    kinds = SECTIONS[section] if isinstance(section, str) else section
+    if name not in kinds:
+        raise InputError(
+            name, f"no such kind; known: {', '.join(sorted(kinds))}.", "use one of these.", code="unknown-kind"
+        )
+    return kinds[name]
+
+
+def load_attribute(path: str) -> Any:
+    """Import and return what a ``module:name`` points to."""
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def load(section: str | Mapping[str, Any], name: str) -> Any:
+    """Import and return the class or function of a kind, such as ``load("models", "ridge")``."""
+    return load_attribute(find(section, name).cls)
