@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from PIL import Image
 
 from histoloom.artefacts import read_metadata
-from histoloom.embeddings import efficiency, embed_batch, engine, read_embeddings
+from histoloom.embeddings import embed_batch, engine, progress, read_embeddings
 from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load_cards
 from histoloom.embeddings.reader import AHEAD, TileReader
 from histoloom.embeddings.sections import open_sections
@@ -357,7 +357,7 @@ def test_progress_tells_rate_and_time_left(
     toy: Toy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(efficiency, "_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
     toy.embed()
     told = [r.getMessage() for r in caplog.records if "tiles/s" in r.getMessage()]
     assert told[-1].startswith("toy/b0: 45 of 45 tiles")

@@ -1,10 +1,8 @@
-"""Batches that fit: found by doubling, halved when memory runs out, one GPU for each process."""
+"""Batches that fit: found by doubling, halved when memory runs out."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +13,7 @@ import pytest
 from test_embeddings import TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings import devices, efficiency, read_embeddings, torch_encoder
+from histoloom.embeddings import progress, read_embeddings, torch_encoder
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
 from histoloom.embeddings.torch_encoder import TorchEncoder
 from histoloom.errors import InputError
@@ -178,10 +176,10 @@ def test_progress_tells_how_busy_a_gpu_is_where_its_driver_says_so(
     ):
         monkeypatch.setitem(sys.modules, "pynvml", module)
         monkeypatch.setattr(torch.cuda, "utilization", answer)
-        efficiency.Progress("c/b", 4, "cuda:0").add(4)
+        progress.Progress("c/b", 4, "cuda:0").add(4)
         assert caplog.messages[-1].endswith(told)
     monkeypatch.undo()
-    assert efficiency.gpu_use("cpu") is None
+    assert progress.gpu_use("cpu") is None
 
 
 def test_tiles_of_another_kind_stop() -> None:
@@ -195,54 +193,3 @@ def test_tiles_too_small_stop_before_weights_are_read(tmp_path: Path) -> None:
     spec = {"card": CARD, "tiles_spec": {"size_px": 31}, "name": "x", "weights": str(tmp_path / "none.bin")}
     with pytest.raises(InputError, match="takes 32 px, the tiles have 31 px"):
         build_encoder(full_spec(spec), threads=1, device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("fits", "largest", "found"), [(1000, 512, 512), (100, 512, 64), (16, 512, 16), (5, 512, 4), (1, 512, 1)]
-)
-@pytest.mark.parametrize("raises", [True, False])
-def test_batch_size_is_doubled_up_to_the_budget(fits: int, largest: int, found: int, raises: bool) -> None:
-    tried = []
-
-    def used_by(size: int) -> float:
-        tried.append(size)
-        if raises and size > fits:
-            raise torch.OutOfMemoryError("no room")
-        return 10.0 * size
-
-    assert devices.find_batch_size(used_by, 10.0 * fits, largest=largest) == found
-    assert max(tried) <= largest
-
-
-def test_not_one_tile_fits() -> None:
-    with pytest.raises(InputError, match="one tile does not fit"):
-        devices.find_batch_size(lambda size: 2.0, 1.0)
-
-
-def test_each_process_takes_another_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr(devices, "_held", {})
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-    def other_process(name: str) -> int:
-        handle = os.open(tmp_path / f"histoloom-gpu-{os.getuid()}-{name}.lock", os.O_CREAT | os.O_RDWR)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return handle
-
-    assert devices.lease(1, tmp_path) == 0
-    assert not list(tmp_path.iterdir())
-    held = other_process("0")
-    assert devices.lease(2, tmp_path) == 1
-    assert devices.lease(2, tmp_path) == 1, "a process keeps its GPU"
-    with pytest.raises(BlockingIOError):
-        other_process("1")
-    # The same GPU under another number.
-    monkeypatch.setattr(devices, "_held", {})
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0,7")
-    assert devices.lease(3, tmp_path) == 2
-    os.close(held)
-    monkeypatch.setattr(devices, "_held", {})
-    kept = [other_process(name) for name in ("0",)]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert devices.lease(2, tmp_path) in {0, 1}
-    assert "sharing GPU" in caplog.text
-    os.close(kept[0])

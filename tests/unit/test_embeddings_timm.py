@@ -16,7 +16,6 @@ from PIL import Image
 import histoloom.torch_compat  # noqa: F401
 from histoloom.embeddings import hub
 from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load_cards
-from histoloom.embeddings.devices import pick_device
 from histoloom.embeddings.timm_encoder import create_model
 from histoloom.errors import InputError
 from histoloom.identity import sha256_file
@@ -224,15 +223,6 @@ def test_card_that_lies_stops() -> None:
         encoder({**SMALL_VIT, "arch_kwargs": {"no_such_argument": 1}})
     with pytest.raises(InputError, match="cannot build"):
         encoder({**SMALL_VIT, "arch_kwargs": {"mlp_layer": "NoSuchLayer"}})
-
-
-def test_device() -> None:
-    if torch.cuda.is_available():
-        assert pick_device("auto").startswith("cuda")
-    else:
-        assert pick_device("auto") == "cpu"
-        with pytest.raises(InputError, match="torch sees no GPU"):
-            pick_device("cuda:0")
 
 
 # The hub, without a network ------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def full_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry, "name": name, "card": card, "tiles_spec": dict(spec["tiles_spec"])}
 
 
-def build_encoder(spec: Mapping[str, Any], *, threads: int, device: str = "auto") -> Encoder:
+def build_encoder(spec: Mapping[str, Any], *, threads: int, device: str = "cpu") -> Encoder:
     """Return the encoder of a full entry, with its weights loaded.
 
     Parameters
@@ -109,7 +109,7 @@ def build_encoder(spec: Mapping[str, Any], *, threads: int, device: str = "auto"
     threads
         Threads it may use.
     device
-        ``"auto"`` (cuda where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        From `histoloom.devices.lease_device`.
     """
     encoder: Encoder = load("encoders", spec["card"]["kind"]).from_spec(spec, threads=threads, device=device)
     return encoder

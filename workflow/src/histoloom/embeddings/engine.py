@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from histoloom.artefacts import read_metadata
+from histoloom.devices import lease_device
+from histoloom.efficiency import Meter
 from histoloom.embeddings.artefact import card_content, write_embeddings
 from histoloom.embeddings.cards import Encoder, build_encoder, full_spec
-from histoloom.embeddings.efficiency import Progress, efficiency_record
+from histoloom.embeddings.progress import Progress
 from histoloom.embeddings.sections import Section, load_part, open_sections
 from histoloom.embeddings.sweep import Member, reads_counts, sweep
 from histoloom.embeddings.tokens import saved
@@ -78,12 +80,13 @@ def embed_batch(
     """
     spec = full_spec(spec)
     sections = open_sections(cohort, samples, slides, tiles, spec["tiles_spec"])
-    started = time.perf_counter()
     with ExitStack() as stack:
+        device = stack.enter_context(lease_device(_device_choice([spec], device)))
+        meter = Meter("embeddings", device, threads)
         member = _member(stack, spec, sections, scratch, threads=threads, device=device, genes=genes)
         progress = Progress(f"{cohort}/{batch}", sum(map(len, sections)), member.encoder.device)
         sweep(sections, [member], progress, threads=threads)
-        _write(out, efficiency, cohort, batch, sections, member, progress, started)
+        _write(out, efficiency, cohort, batch, sections, member, progress, meter)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -145,8 +148,9 @@ def embed_together(
         for path in _waiting(scratch[spec["name"]]):
             path.unlink(missing_ok=True)
     if todo:
-        started = time.perf_counter()
         with ExitStack() as stack:
+            device = stack.enter_context(lease_device(_device_choice(todo, device)))
+            meter = Meter("embeddings", device, threads)
             # Those without weights first: they start worker processes, before torch has threads or a GPU.
             todo.sort(key=lambda spec: spec["card"]["default_weights"] != "none")
             members = [_member(stack, s, sections, scratch[s["name"]], threads=threads, device=device) for s in todo]
@@ -155,7 +159,7 @@ def embed_together(
             sweep(sections, members, progress, threads=threads)
             for member in members:
                 whole, record = _waiting(member.scratch)
-                _write(whole, record, cohort, batch, sections, member, progress, started, shared_by=len(members))
+                _write(whole, record, cohort, batch, sections, member, progress, meter, shared_by=len(members))
                 identities[member.spec["name"]] = read_metadata(whole)["identity"]["sha256"]
         for member in members:
             for part in member.scratch.glob("*.npy"):
@@ -247,14 +251,23 @@ def _write(
     sections: Sequence[Section],
     member: Member,
     progress: Progress,
-    started: float,
+    meter: Meter,
     shared_by: int = 1,
 ) -> None:
     """Put an encoder's parts together, and write its record."""
     encoder = member.encoder
-    record = efficiency_record(encoder, progress, time.perf_counter() - started, member.tiles)
+    encoding = max(time.perf_counter() - progress.started, 1e-9)
+    more: dict[str, Any] = {
+        "encoding_seconds": round(encoding, 3),
+        "items_resumed": progress.total - member.tiles,
+        "items_per_s": round(member.tiles / encoding, 2),
+        "waited_share": round(progress.waited_s / encoding, 3),
+        "batch_size": getattr(encoder, "batch_size", encoder.chunk),
+        "precision": encoder.precision,
+    }
     if shared_by > 1:
-        record |= {"encoders_in_pass": shared_by, "encoder_seconds": round(member.seconds, 3)}
+        more |= {"encoders_in_pass": shared_by, "encoder_seconds": round(member.seconds, 3)}
+    record = meter.record(member.tiles, **more)
     parts = [load_part(member.scratch, s, i, encoder.dim) for s, i in zip(sections, member.identities, strict=True)]
     write_embeddings(
         out,
@@ -265,6 +278,11 @@ def _write(
         metadata=_metadata(cohort, batch, sections, member.spec, _facts(encoder)),
     )
     Path(efficiency).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _device_choice(specs: Sequence[Mapping[str, Any]], device: str) -> str:
+    """Return the device to lease: encoders without weights compute on the CPU."""
+    return device if any(spec["card"]["default_weights"] != "none" for spec in specs) else "cpu"
 
 
 def _facts(encoder: Encoder) -> dict[str, Any]:

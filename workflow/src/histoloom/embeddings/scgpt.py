@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings.devices import CPU_BATCH, pick_device
+from histoloom.embeddings.torch_encoder import CPU_BATCH
 from histoloom.embeddings.weights import load_strictly, read_state
 from histoloom.errors import InputError
 from histoloom.genes import Meeting
@@ -124,7 +124,7 @@ class ScGPT:
             vocab,
             settings,
             card,
-            device=pick_device(device),
+            device=device,
             batch_size=spec["batch_size"],
             seed=int(spec["seed"]),
             weights_sha256=digest,

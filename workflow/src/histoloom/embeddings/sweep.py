@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.embeddings.cards import Encoder
-from histoloom.embeddings.efficiency import Progress
+from histoloom.embeddings.progress import Progress
 from histoloom.embeddings.reader import Batch, Run, TileReader
 from histoloom.embeddings.sections import PartWriter, Section, load_part
 from histoloom.embeddings.tokens import CellWriter, windows_of

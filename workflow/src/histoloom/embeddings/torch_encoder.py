@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import histoloom.torch_compat  # noqa: F401 - before timm
-from histoloom.embeddings.devices import CPU_BATCH, MEMORY_SHARE, find_batch_size, pick_device
+from histoloom.devices import find_batch_size
 from histoloom.embeddings.hub import resolved_revision
 from histoloom.embeddings.weights import (
     file_hash,
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 Features = npt.NDArray[np.float32]
 _DEFAULT_PX = 224
+CPU_BATCH = 32
+MEMORY_SHARE = 0.8
+"""Share of a GPU's memory that an automatic batch may take."""
 
 COMPILE_FROM = 500_000
 """Tiles from which ``compile: auto`` compiles. A guess from timm's rates on an RTX 4090 (ViT-L/16 913 and 1,042
@@ -132,7 +135,6 @@ class TorchEncoder:
         tile_px = spec["tiles_spec"].get("size_px")
         if tile_px is not None:
             _check_size(card, int(tile_px), bool(spec["upsample"]))
-        device = pick_device(device)
         path = resolve(spec)
         model = cls.build(card, int(spec["seed"]))
         if path is None:

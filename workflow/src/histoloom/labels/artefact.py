@@ -60,6 +60,7 @@ class LabelTask:
     identity: str = ""
     granted_mb: float | None = None
     genes: Path | None = None
+    device: str = "cpu"
 
     @property
     def where(self) -> str:
@@ -88,8 +89,6 @@ class GroupLabels:
         Observations without a label, by sample and reason.
     qc
         Facts about the fit, JSON.
-    device
-        ``"cpu"`` or ``"cuda"``.
     """
 
     obs: pd.DataFrame
@@ -99,7 +98,6 @@ class GroupLabels:
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     qc: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "cpu"
 
 
 def write_labels(
@@ -129,48 +127,3 @@ def write_labels(
     )
     labels.uns[KEY] = canonical_json(metadata)
     labels.write_h5ad(out)
-
-
-def write_efficiency(path: Path, *, stage: str, seconds: float, items: int, device: str) -> None:
-    """Write what the work cost. The numbers belong to one machine and enter no identity.
-
-    Parameters
-    ----------
-    path
-        The json to write.
-    stage
-        Name of the stage.
-    seconds
-        Wall time of the work itself.
-    items
-        What was worked on (observations).
-    device
-        ``"cpu"`` or ``"cuda"``.
-    """
-    import json
-    import platform
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    gpu, hardware = None, platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        hardware = models[0].partition(":")[2].strip() if models else hardware
-    if device == "cuda":
-        import torch
-
-        gpu = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-        hardware = torch.cuda.get_device_name()
-    record = {
-        "stage": stage,
-        "seconds": round(seconds, 3),
-        # Linux counts in KiB, macOS in bytes.
-        "peak_rss_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1),
-        "peak_gpu_mb": gpu,
-        "items": items,
-        "items_per_s": round(items / seconds, 3) if seconds > 0 else None,
-        "device": device,
-        "hardware": hardware,
-    }
-    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -11,12 +11,13 @@ import pandas as pd
 
 from histoloom.artefacts import read_metadata
 from histoloom.checkpoints import Checkpoint, resume_identity
+from histoloom.devices import device_kind
 from histoloom.errors import InputError
 from histoloom.job_resources import advice_when_too_large, deconvolution_mb
 from histoloom.labels.artefact import GroupLabels, LabelTask
 from histoloom.labels.prepare import Prepared, prepare
 from histoloom.labels.residual import reconstruction
-from histoloom.references.fitting import fit_device, fit_settings, history_summary, import_cell2location
+from histoloom.references.fitting import device_options, fit_settings, history_summary, import_cell2location
 
 logger = logging.getLogger(__name__)
 # Names in the exported posterior: our layer -> (theirs, prefix of their columns).
@@ -51,7 +52,7 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
     data, spec = prepare(task), task.spec
     _check_memory(data, task)
     n_cells, n_cells_from = expected_cells(task, data.obs)
-    model, visium, device = fit(data, task, n_cells)
+    model, visium = fit(data, task, n_cells)
     loss = model.history["elbo_train"].to_numpy(float).ravel()
     if not np.isfinite(loss).all():
         raise InputError(
@@ -83,7 +84,7 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
         )  # fmt: skip
     mean = statistics.pop("mean")
     obs = data.obs.assign(excess_residual=excess)
-    return GroupLabels(obs, mean, types, "cells", statistics, data.dropped, qc, device)
+    return GroupLabels(obs, mean, types, "cells", statistics, data.dropped, qc)
 
 
 def _check_memory(data: Prepared, task: LabelTask) -> None:
@@ -133,13 +134,13 @@ def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
     return median, f"median of nuclei under {len(nuclei)} spots"
 
 
-def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any, str]:
+def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any]:
     """Train the model with `n_cells` expected per spot; a fit begun by an earlier try goes on from its checkpoint.
 
     Returns
     -------
     tuple
-        The trained model, its AnnData with the posterior, and the device ("cpu" or "cuda").
+        The trained model, and its AnnData with the posterior.
     """
     import anndata as ad
 
@@ -147,11 +148,13 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any, str]
     model_class = import_cell2location().Cell2location
     obs = data.obs.set_axis(data.obs["sample"] + "/" + data.obs["obs_id"], axis=0)[["sample"]].astype("category")
     visium = ad.AnnData(data.counts.astype(np.float32), obs=obs, var=data.signatures[[]].copy())
-    device = fit_device()
-    identity = resume_identity(task.identity, ("labels", "references", "genes"), device=device, threads=task.threads)
+    device = task.device
+    identity = resume_identity(
+        task.identity, ("labels", "references", "genes"), device=device_kind(device), threads=task.threads
+    )
     checkpoint, epochs = Checkpoint(task.scratch, "fit", identity), int(spec["max_epochs"])
     with fit_settings(
-        seed=task.seed, threads=task.threads, epochs=epochs, checkpoint=checkpoint, what=task.group
+        seed=task.seed, threads=task.threads, epochs=epochs, checkpoint=checkpoint, device=device, what=task.group
     ) as train_options:
         model_class.setup_anndata(adata=visium, batch_key="sample")
         model = model_class(
@@ -176,9 +179,13 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any, str]
             raise InputError(task.where, "the fit diverged: its parameters are not finite.", "lower `lr`.") from error
         visium = model.export_posterior(
             visium,
-            sample_kwargs={"num_samples": int(spec["posterior_samples"]), "batch_size": visium.n_obs},
+            sample_kwargs={
+                "num_samples": int(spec["posterior_samples"]),
+                "batch_size": visium.n_obs,
+                **device_options(device),
+            },
         )
-    return model, visium, device
+    return model, visium
 
 
 def _statistic(visium: Any, name: str, prefix: str, types: list[str]) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,11 @@ import numpy as np
 
 from histoloom import kinds
 from histoloom.artefacts import identities_of
+from histoloom.devices import lease_device
+from histoloom.efficiency import Meter
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
-from histoloom.labels.artefact import STAGE_VERSION, GroupLabels, LabelTask, write_efficiency, write_labels
+from histoloom.labels.artefact import STAGE_VERSION, GroupLabels, LabelTask, write_labels
 from histoloom.labels.settings import label_settings
 
 logger = logging.getLogger(__name__)
@@ -93,9 +95,10 @@ def label_group(
         params["threads"] = threads
     identity = make_identity("labels", STAGE_VERSION, params, identities_of(inputs), seed)
     task = replace(task, identity=identity["sha256"], granted_mb=granted_mb, genes=genes)
-    start = time.perf_counter()
-    result: GroupLabels = method(task)
-    seconds = time.perf_counter() - start
+    with lease_device("auto" if spec["method"] == "cell2location" else "cpu") as device:
+        meter = Meter("labels", device, threads)
+        result: GroupLabels = method(replace(task, device=device))
+        cost = meter.record(len(result.obs))
     _check(result, task)
     metadata = {
         "method": spec["method"],
@@ -109,8 +112,10 @@ def label_group(
         "identity": identity,
     }
     write_labels(result.obs, result.types, result.mean, result.layers, metadata, out)
-    write_efficiency(efficiency, stage="labels", seconds=seconds, items=len(result.obs), device=result.device)
-    logger.info("%s: %d observations, %d types, %.1f s", task.where, len(result.obs), len(result.types), seconds)
+    efficiency.write_text(json.dumps(cost, indent=1, sort_keys=True) + "\n")
+    logger.info(
+        "%s: %d observations, %d types, %.1f s", task.where, len(result.obs), len(result.types), cost["seconds"]
+    )
 
 
 def _check(result: GroupLabels, task: LabelTask) -> None:

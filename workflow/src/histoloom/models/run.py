@@ -12,6 +12,8 @@ import pandas as pd
 
 from histoloom.artefacts import KEY, identities_of, identity_of
 from histoloom.checkpoints import Checkpoints, resume_identity
+from histoloom.devices import device_kind, lease_device
+from histoloom.efficiency import Meter
 from histoloom.errors import InputError
 from histoloom.folds import ALL, control_folds, read_folds
 from histoloom.identity import canonical_json, make_identity
@@ -19,7 +21,6 @@ from histoloom.kinds import load
 from histoloom.models.artefact import load_model, save_model
 from histoloom.models.base import Fold, Model, Rows
 from histoloom.models.data import build_training, load_features
-from histoloom.models.efficiency import Meter, pick_device
 from histoloom.targets import Target, read_target
 from histoloom.versions import STAGE_VERSIONS
 
@@ -86,7 +87,6 @@ def train_model(
     InputError
         If embeddings do not fit the target.
     """
-    device = pick_device(device)
     read = read_target(target)
     table, fold_facts = read_folds(folds)
     model: Model = load("models", spec["kind"])(spec)
@@ -99,12 +99,14 @@ def train_model(
         identities_of({"target": target, "folds": folds, **used_embeddings(spec, embeddings)}),
         experiment["seed"],
     )
-    if scratch is not None:
-        state = resume_identity(identity["sha256"], ("models", "folds"), device=device, threads=threads)
-        model.checkpoints = Checkpoints(scratch, state)
-    meter = Meter("models", device)
-    choices = model.fit(data, device)
-    meter.write(efficiency, len(data.folds) * (len(data.seeds) if model.stochastic else 1), threads)
+    with lease_device(device) as leased:
+        if scratch is not None:
+            sources = ("models", "folds")
+            state = resume_identity(identity["sha256"], sources, device=device_kind(leased), threads=threads)
+            model.checkpoints = Checkpoints(scratch, state)
+        meter = Meter("models", leased, threads)
+        choices = model.fit(data, leased)
+        meter.write(efficiency, len(data.folds) * (len(data.seeds) if model.stochastic else 1))
     for fold, choice in choices.items():
         logger.info("%s: %s", fold, canonical_json(choice))
     facts = {

@@ -44,16 +44,15 @@ def _no_srun() -> Iterator[None]:
             os.environ["SLURM_JOB_NAME"] = name
 
 
-def fit_device() -> str:
-    """Return where a fit will run: "cuda" or "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def device_options(device: str) -> dict[str, Any]:
+    """Return the arguments of scvi-tools for a device of `histoloom.devices.lease_device`."""
+    kind, _, number = device.partition(":")
+    return {"accelerator": "gpu", "device": int(number)} if kind == "cuda" else {"accelerator": "cpu"}
 
 
 @contextlib.contextmanager
 def fit_settings(
-    *, seed: int, threads: int, epochs: int, checkpoint: Checkpoint, what: str
+    *, seed: int, threads: int, epochs: int, checkpoint: Checkpoint, device: str, what: str
 ) -> Iterator[dict[str, Any]]:
     """Seed the fit, bound its threads, and give the trainer's options.
 
@@ -65,6 +64,8 @@ def fit_settings(
         Length of the fit; progress is logged about every tenth.
     checkpoint
         Where the fit's state is kept, and taken from if an earlier try left one.
+    device
+        Where it runs, from `histoloom.devices.lease_device`.
     what
         What is being fitted, for the log.
 
@@ -105,7 +106,7 @@ def fit_settings(
             # about data loaders and srun that no one can act on here.
             warnings.filterwarnings("ignore", module=r"lightning\.")
             yield {
-                "accelerator": "gpu" if fit_device() == "cuda" else "cpu",
+                **device_options(device),
                 "plugins": [LightningEnvironment()],
                 "callbacks": [EpochLog(), resuming(checkpoint)],
                 "enable_progress_bar": False,

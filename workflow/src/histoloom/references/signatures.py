@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.checkpoints import Checkpoint, Checkpoints, resume_identity
+from histoloom.devices import device_kind, lease_device
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -109,7 +110,7 @@ def regression_signatures(
 
     Source: Kleshchevnikov et al. 2022, doi 10.1038/s41587-021-01139-4, Methods ("Reference cell type signatures").
     """
-    from histoloom.references.fitting import fit_device, fit_settings, history_summary, import_cell2location
+    from histoloom.references.fitting import device_options, fit_settings, history_summary, import_cell2location
 
     models = import_cell2location()
     model_class = models.RegressionModel
@@ -122,18 +123,18 @@ def regression_signatures(
         batch_key="donor",
         categorical_covariate_keys=["assay"] if several else None,
     )
-    identity = resume_identity(checkpoints.identity, ("references",), device=fit_device(), threads=threads)
-    checkpoint, epochs = Checkpoint(checkpoints.folder, "signatures", identity), int(spec["max_epochs"])
-    with fit_settings(
-        seed=seed, threads=threads, epochs=epochs, checkpoint=checkpoint, what="signatures"
-    ) as train_options:
-        model = model_class(data)
-        with checkpoint:
-            model.train(max_epochs=epochs, batch_size=spec["batch_size"], train_size=1, lr=spec["lr"], **train_options)
-        data = model.export_posterior(
-            data,
-            sample_kwargs={"num_samples": spec["posterior_samples"], "batch_size": spec["batch_size"]},
-        )
+    epochs, batch_size = int(spec["max_epochs"]), spec["batch_size"]
+    with lease_device() as device:
+        identity = resume_identity(checkpoints.identity, ("references",), device=device_kind(device), threads=threads)
+        checkpoint = Checkpoint(checkpoints.folder, "signatures", identity)
+        with fit_settings(
+            seed=seed, threads=threads, epochs=epochs, checkpoint=checkpoint, device=device, what="signatures"
+        ) as train_options:
+            model = model_class(data)
+            with checkpoint:
+                model.train(max_epochs=epochs, batch_size=batch_size, train_size=1, lr=spec["lr"], **train_options)
+            sampling = {"num_samples": spec["posterior_samples"], "batch_size": batch_size, **device_options(device)}
+            data = model.export_posterior(data, sample_kwargs=sampling)
     types = [str(t) for t in data.uns["mod"]["factor_names"]]
     means = data.varm["means_per_cluster_mu_fg"][[f"means_per_cluster_mu_fg_{t}" for t in types]]
     signatures = pd.DataFrame(means.to_numpy(float), index=reference.var_names, columns=types)

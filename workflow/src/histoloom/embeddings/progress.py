@@ -1,17 +1,10 @@
-"""How fast an embedding job runs: what it tells while it runs, and what it leaves in its record."""
+"""Progress of an embedding job, for its log."""
 
 from __future__ import annotations
 
 import logging
-import platform
-import resource
-import sys
 import time
 from importlib import import_module
-from pathlib import Path
-from typing import Any
-
-from histoloom.embeddings.cards import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -84,40 +77,3 @@ def gpu_use(device: str) -> int | None:
         # A slice of a GPU (MIG), say, has no such number.
         logger.debug("the GPU's use is not known: %s", error)
         return None
-
-
-def efficiency_record(encoder: Encoder, progress: Progress, seconds: float, tiles: int) -> dict[str, Any]:
-    """Return the efficiency record; `seconds` counts from the loading of the weights, `tiles` are those encoded."""
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    encoding = time.perf_counter() - progress.started
-    gpu, hardware = None, f"{_cpu_name()}, {platform.system()}"
-    if encoder.device.startswith("cuda"):
-        import torch
-
-        gpu = torch.cuda.max_memory_allocated(encoder.device) / 1024**2
-        hardware = f"{torch.cuda.get_device_name(encoder.device)}; {hardware}"
-    return {
-        "stage": "embeddings",
-        "seconds": round(seconds, 3),
-        "encoding_seconds": round(encoding, 3),
-        "peak_rss_mb": round(max(own, children) / unit, 1),
-        "peak_gpu_mb": gpu if gpu is None else round(gpu, 1),
-        "items": tiles,
-        "items_resumed": progress.total - tiles,
-        "items_per_s": round(tiles / max(encoding, 1e-9), 2),
-        "waited_share": round(progress.waited_s / max(encoding, 1e-9), 3),
-        "batch_size": getattr(encoder, "batch_size", encoder.chunk),
-        "device": encoder.device,
-        "precision": encoder.precision,
-        "hardware": hardware,
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -1,0 +1,91 @@
+"""What a job cost. Records feed efficiency tables, are compared within one run only, and enter no identity."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from histoloom.devices import device_kind
+
+
+class Meter:
+    """Time and memory of a piece of work on a device, from the meter's making on.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage.
+    device
+        From `histoloom.devices.lease_device`.
+    threads
+        CPU threads granted, if known.
+    """
+
+    def __init__(self, stage: str, device: str = "cpu", threads: int | None = None) -> None:
+        self.stage, self.device, self.threads = stage, device, threads
+        self._on_gpu = device_kind(device) == "cuda"
+        if self._on_gpu:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until now."""
+        return time.perf_counter() - self._start
+
+    def record(self, items: int, **more: Any) -> dict[str, Any]:
+        """Return the record: seconds, peak memory (MiB) of host and GPU, items per second, device and hardware.
+
+        Parameters
+        ----------
+        items
+            What was worked on: observations, tiles, models.
+        more
+            Further keys, or better values of these.
+        """
+        gpu_mb, hardware = None, f"{cpu_name()}, {platform.system()}"
+        if self._on_gpu:
+            import torch
+
+            torch.cuda.synchronize(self.device)
+            gpu_mb = round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
+            hardware = f"{torch.cuda.get_device_name(self.device)}; {hardware}"
+        seconds = self.seconds
+        return {
+            "stage": self.stage,
+            "seconds": round(seconds, 3),
+            "peak_rss_mb": peak_rss_mb(),
+            "peak_gpu_mb": gpu_mb,
+            "items": items,
+            "items_per_s": round(items / max(seconds, 1e-9), 4),
+            "device": device_kind(self.device),
+            "hardware": hardware,
+            "threads": self.threads,
+            **more,
+        }
+
+    def write(self, path: Path, items: int, **more: Any) -> None:
+        """Write the record as JSON."""
+        Path(path).write_text(json.dumps(self.record(items, **more), indent=1, sort_keys=True) + "\n")
+
+
+def peak_rss_mb() -> float:
+    """Return the peak host memory of this process or of its largest finished child, MiB."""
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    # Linux counts in KiB, macOS in bytes.
+    return round(max(peaks) / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def cpu_name() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
