@@ -7,7 +7,7 @@ from histoloom.jobs import job
 
 def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.simulate import write_reference
+        from histoloom_simulation import write_reference
 
         write_reference(spec=json.loads(snakemake.params.spec), out=out["h5ad"])
 

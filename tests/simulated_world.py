@@ -17,9 +17,9 @@ from histoloom.models import predict_model, train_model
 from histoloom.plan import Plan
 from histoloom.references import build_reference
 from histoloom.samples import read_section
-from histoloom.simulate import write_reference, write_section
 from histoloom.targets import build_target
 from histoloom.tiles import cut_tiles
+from histoloom_simulation import write_reference, write_section
 
 Roles = dict[str, list[str]]
 

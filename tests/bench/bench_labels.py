@@ -27,7 +27,7 @@ from histoloom.plan import Plan
 from histoloom.references import build_reference
 from histoloom.samples import read_section
 from histoloom.samples.her2st import SimulatedReader
-from histoloom.simulate import write_reference, write_section
+from histoloom_simulation import write_reference, write_section
 
 DEMO = ROOT / "config" / "config.yaml"
 

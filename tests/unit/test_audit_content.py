@@ -246,8 +246,8 @@ def test_the_picture_of_the_audit_is_the_same_every_time(leaking):
 
 
 def simulated_fingerprint(sample: str, patient: str, **effects):
-    from histoloom.simulate.counts import gene_names, spot_counts
-    from histoloom.simulate.section import simulate_section
+    from histoloom_simulation.counts import gene_names, spot_counts
+    from histoloom_simulation.section import simulate_section
 
     row = sheet_row("W1") | {"sample": sample, "patient": patient}
     rows = sheet_rows() if sample in {"W1", "W2"} else [*sheet_rows(), row]

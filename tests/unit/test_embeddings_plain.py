@@ -15,8 +15,8 @@ from test_nuclei_count import picture
 
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
 from histoloom.embeddings.plain import ColourOnly, NuclearDensity
-from histoloom.simulate import simulate_section
-from histoloom.simulate.render import draw_slide
+from histoloom_simulation import simulate_section
+from histoloom_simulation.render import draw_slide
 from simulation_fixtures import sheet_row, simulated_spec
 
 FIELD_UM = 112.0
@@ -121,7 +121,7 @@ def test_colour_tells_the_patient_by_the_stain_and_density_does_not() -> None:
 def test_types_that_look_alike_are_told_by_their_sum_only() -> None:
     """The simulated effect `same_morphology`: how many of the two there are shows, which of the two they are does not."""
     tiles, cells, um_per_px = _section("W1", True)
-    from histoloom.simulate.celltypes import TWINS
+    from histoloom_simulation.celltypes import TWINS
 
     made = simulate_section(simulated_spec(array_x=8, array_y=7), sheet_row("W1", mpp="0.5"))
     first, second = ([t.name for t in made.cells.types].index(name) for name in TWINS)

@@ -32,7 +32,7 @@ BASE = [
     "job_resources",
 ]
 FLOW = [
-    "simulate", "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "networks", "models", "probe", "audit",
+    "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "networks", "models", "probe", "audit",
     "metrics", "report",
 ]  # fmt: skip
 # They know every stage by name; no stage may import them.
@@ -103,6 +103,17 @@ def test_modules_import_each_other_in_no_circle() -> None:
     # A file that imports back, inside a function as circles like to hide.
     late = {**graph, "histoloom.samples.hest_values": {"histoloom.samples.hest"}}
     assert set(circle_in(late)) >= {"histoloom.samples.hest_values", "histoloom.samples.hest"}
+
+
+def test_library_and_simulation_are_apart() -> None:
+    """The library knows nothing of the simulation, which uses the library's errors and nothing else."""
+    assert not [
+        str(path)
+        for _, path in modules()
+        if "histoloom_simulation" in path.read_text().replace("../histoloom_simulation", "")
+    ]
+    for path in PACKAGE.with_name("histoloom_simulation").glob("*.py"):
+        assert imported_stages(path) <= {"errors"}, path
 
 
 def test_library_never_mentions_snakemake() -> None:

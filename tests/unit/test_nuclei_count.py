@@ -54,7 +54,7 @@ def test_touching_nuclei_are_parted_and_glass_holds_none():
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     """Sections of two scans with their true cells; spots' discs as the truth counts them."""
-    from histoloom.simulate.section import simulate_section, write_section
+    from histoloom_simulation.section import simulate_section, write_section
 
     folder = tmp_path_factory.mktemp("nuclei")
     made = {}

@@ -7,10 +7,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from histoloom.simulate import decode_barcode, simulate_section
-from histoloom.simulate.celltypes import PAIRS, PATIENT_ONLY, TWINS, all_types, rna_content
-from histoloom.simulate.counts import bleed, depth_of, gene_names, signatures, spot_counts
-from histoloom.simulate.section import Simulation
+from barcode_reader import decode_barcode
+from histoloom_simulation import simulate_section
+from histoloom_simulation.celltypes import PAIRS, PATIENT_ONLY, TWINS, all_types, rna_content
+from histoloom_simulation.counts import bleed, depth_of, gene_names, signatures, spot_counts
+from histoloom_simulation.section import Simulation
 from simulation_fixtures import sheet_row, sheet_rows, simulated_spec
 
 SMALL = {"array_x": 9, "array_y": 7}
@@ -34,7 +35,7 @@ def column(made: Simulation, name: str) -> np.ndarray:
 def counts_of(made: Simulation, **effects: object) -> np.ndarray:
     centres = made.layout.centres[made.spots]
     spec = simulated_spec(effects=effects)
-    from histoloom.simulate.options import SimulationOptions
+    from histoloom_simulation.options import SimulationOptions
 
     return spot_counts(spec, made.section, SimulationOptions.from_spec(spec), made.cells.types, made.abundance, centres)
 
@@ -43,7 +44,7 @@ def counts_of(made: Simulation, **effects: object) -> np.ndarray:
 
 
 def picture(sample: str, row: dict[str, str] | None = None, **changes) -> tuple[np.ndarray, Simulation]:
-    from histoloom.simulate.render import draw_slide
+    from histoloom_simulation.render import draw_slide
 
     spec = simulated_spec(**{**SMALL, **changes})
     made = simulate_section(spec, row or sheet_row(sample))
@@ -82,7 +83,7 @@ def _label_image_correlations(sample: str) -> dict[str, float]:
     """Return the correlation of the cells under a spot with the darkness there, for every way to read the array."""
     from scipy.ndimage import uniform_filter
 
-    from histoloom.simulate.render import draw_slide
+    from histoloom_simulation.render import draw_slide
 
     made = grown(sample)
     image = draw_slide(simulated_spec(), made.section, made.layout, made.tissue, made.cells, made.options)
@@ -133,7 +134,7 @@ def test_barcode_tiles_decode_to_their_own_spot(tmp_path, mpp):
     import pandas as pd
     from PIL import Image
 
-    from histoloom.simulate import write_section
+    from histoloom_simulation import write_section
 
     spec = simulated_spec(**SMALL, effects={"barcode": True})
     out = {"image": tmp_path / "i.jpg", "spots": tmp_path / "s.tsv"}
@@ -157,7 +158,7 @@ def test_barcode_tiles_decode_to_their_own_spot(tmp_path, mpp):
 
 
 def test_a_tile_off_its_spot_is_measured_or_refused():
-    from histoloom.simulate.barcode import draw_barcodes
+    from histoloom_simulation.barcode import draw_barcodes
 
     image = draw_barcodes((300, 300), np.array([[150.3, 149.8]]), np.array([10]), np.array([13]), 0.46)
     reading = decode_barcode(image[40:264, 36:260], 0.46)
@@ -330,7 +331,7 @@ def test_bleed_moves_transcripts_to_neighbours_and_loses_none():
 
 
 def test_misspecification_switches_its_four_effects_off_together():
-    from histoloom.simulate.options import SimulationOptions
+    from histoloom_simulation.options import SimulationOptions
 
     off = SimulationOptions.from_spec(simulated_spec(effects={"misspecification": False, "spot_bleed": 0.3}))
     assert (off.tissue_only_type, off.spot_bleed, off.platform_effect, off.patient_expression) == (False, 0, 0, 0)

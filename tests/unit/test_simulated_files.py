@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from histoloom.errors import InputError
-from histoloom.simulate import write_reference, write_section
+from histoloom_simulation import write_reference, write_section
 from simulation_fixtures import sheet_row, sheet_rows, simulated_spec
 
 SUFFIX = {

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoloom.simulate.celltypes import PATIENT_ONLY, REFERENCE_ONLY, TISSUE_ONLY, TWINS
+from histoloom_simulation.celltypes import PATIENT_ONLY, REFERENCE_ONLY, TISSUE_ONLY, TWINS
 from simulated_world import SimulatedWorld
 from simulation_fixtures import SHEET
 

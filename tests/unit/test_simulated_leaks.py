@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from histoloom.simulate.celltypes import PATIENT_ONLY
+from histoloom_simulation.celltypes import PATIENT_ONLY
 from simulated_world import SimulatedWorld
 from simulation_fixtures import SHEET, sheet_rows
 

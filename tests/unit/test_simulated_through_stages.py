@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from barcode_reader import decode_barcode
 from histoloom.artefacts import read_metadata
 from histoloom.config import fill_defaults, load_schema
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.her2st import SimulatedReader
-from histoloom.simulate import decode_barcode, write_section
 from histoloom.slides import open_slide
 from histoloom.tiles import cut_tiles, read_tiles
+from histoloom_simulation import write_section
 from simulation_fixtures import sheet_row, simulated_spec
 
 SMALL = {"array_x": 8, "array_y": 6}

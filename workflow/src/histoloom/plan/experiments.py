@@ -358,7 +358,7 @@ class Plan(EncoderPlan):
     def code(self) -> dict[str, str]:
         """Hash of each stage's source, for the params of cheap rules: their jobs rerun when the library changes."""
         package = Path(__file__).resolve().parents[1]
-        found = {}
+        found = {"histoloom_simulation": source_hash("../histoloom_simulation")}
         for entry in sorted(package.iterdir()):
             if entry.suffix == ".py" or (entry.is_dir() and any(entry.rglob("*.py"))):
                 found[entry.stem] = source_hash(entry.stem)

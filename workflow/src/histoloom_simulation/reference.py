@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from histoloom.simulate.celltypes import all_types, reference_types, rna_content
-from histoloom.simulate.counts import gene_names, negative_binomial, signatures
-from histoloom.simulate.options import SimulationOptions, random_stream
+from histoloom_simulation.celltypes import all_types, reference_types, rna_content
+from histoloom_simulation.counts import gene_names, negative_binomial, signatures
+from histoloom_simulation.options import SimulationOptions, random_stream
 
 _ASSAYS = (("10x 3' v2", 0.6), ("10x 3' v3", 1.0))
 

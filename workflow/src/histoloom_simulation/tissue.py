@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histoloom.simulate.celltypes import FAT, GLAND, GLASS, IMMUNE, STROMA, TUMOUR, VESSEL
-from histoloom.simulate.fields import RandomField, orthogonal_residual
-from histoloom.simulate.layout import Layout
-from histoloom.simulate.options import Section, random_stream
+from histoloom_simulation.celltypes import FAT, GLAND, GLASS, IMMUNE, STROMA, TUMOUR, VESSEL
+from histoloom_simulation.fields import RandomField, orthogonal_residual
+from histoloom_simulation.layout import Layout
+from histoloom_simulation.options import Section, random_stream
 
 Array = NDArray[Any]
 STEP_UM = 4.0

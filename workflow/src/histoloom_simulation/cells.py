@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histoloom.simulate.celltypes import (
+from histoloom_simulation.celltypes import (
     FAT,
     GLASS,
     PAIRS,
@@ -21,9 +21,9 @@ from histoloom.simulate.celltypes import (
     patient_only_level,
     tissue_types,
 )
-from histoloom.simulate.layout import Layout
-from histoloom.simulate.options import Section, SimulationOptions, random_stream
-from histoloom.simulate.tissue import BUNDLE, STEP_UM, Ring, Tissue
+from histoloom_simulation.layout import Layout
+from histoloom_simulation.options import Section, SimulationOptions, random_stream
+from histoloom_simulation.tissue import BUNDLE, STEP_UM, Ring, Tissue
 
 Array = NDArray[Any]
 

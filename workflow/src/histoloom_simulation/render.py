@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histoloom.simulate.cells import Cells
-from histoloom.simulate.celltypes import FAT, IMMUNE, STROMA, TUMOUR
-from histoloom.simulate.fields import smooth_noise
-from histoloom.simulate.layout import Layout
-from histoloom.simulate.nuclei import Stamper
-from histoloom.simulate.options import Section, SimulationOptions, random_stream
-from histoloom.simulate.tissue import BUNDLE, STEP_UM, Ring, Tissue
+from histoloom_simulation.cells import Cells
+from histoloom_simulation.celltypes import FAT, IMMUNE, STROMA, TUMOUR
+from histoloom_simulation.fields import smooth_noise
+from histoloom_simulation.layout import Layout
+from histoloom_simulation.nuclei import Stamper
+from histoloom_simulation.options import Section, SimulationOptions, random_stream
+from histoloom_simulation.tissue import BUNDLE, STEP_UM, Ring, Tissue
 
 Array = NDArray[Any]
 _BASE_UM = 0.7  # resolution of everything but nuclei; finer only where the slide is coarser

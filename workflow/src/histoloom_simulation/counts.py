@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histoloom.simulate.celltypes import LINEAGE_MARKERS, CellType, all_types, rna_content
-from histoloom.simulate.options import Section, SimulationOptions, random_stream
+from histoloom_simulation.celltypes import LINEAGE_MARKERS, CellType, all_types, rna_content
+from histoloom_simulation.options import Section, SimulationOptions, random_stream
 
 Array = NDArray[Any]
 

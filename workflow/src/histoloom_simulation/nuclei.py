@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histoloom.simulate.cells import Cells
-from histoloom.simulate.celltypes import CellType
-from histoloom.simulate.fields import smooth_noise
+from histoloom_simulation.cells import Cells
+from histoloom_simulation.celltypes import CellType
+from histoloom_simulation.fields import smooth_noise
 
 Array = NDArray[Any]
 _EDGE_UM = 0.55

@@ -15,14 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from histoloom.errors import InputError
-from histoloom.simulate.barcode import draw_barcodes
-from histoloom.simulate.cells import Cells, place_cells
-from histoloom.simulate.celltypes import FAT, GLASS, REGION_LABELS, REGIONS
-from histoloom.simulate.counts import gene_names, spot_counts
-from histoloom.simulate.layout import Layout, lay_out
-from histoloom.simulate.options import Section, SimulationOptions, describe_section, random_stream
-from histoloom.simulate.render import draw_slide
-from histoloom.simulate.tissue import Tissue, grow_tissue
+from histoloom_simulation.barcode import draw_barcodes
+from histoloom_simulation.cells import Cells, place_cells
+from histoloom_simulation.celltypes import FAT, GLASS, REGION_LABELS, REGIONS
+from histoloom_simulation.counts import gene_names, spot_counts
+from histoloom_simulation.layout import Layout, lay_out
+from histoloom_simulation.options import Section, SimulationOptions, describe_section, random_stream
+from histoloom_simulation.render import draw_slide
+from histoloom_simulation.tissue import Tissue, grow_tissue
 
 logger = logging.getLogger(__name__)
 Array = NDArray[Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from histoloom.simulate.options import Section, SimulationOptions
+from histoloom_simulation.options import Section, SimulationOptions
 
 REGIONS = ("glass", "stroma", "tumour", "fat", "immune", "gland", "vessel")
 GLASS, STROMA, TUMOUR, FAT, IMMUNE, GLAND, VESSEL = range(7)

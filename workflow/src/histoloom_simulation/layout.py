@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histoloom.simulate.options import Section, SimulationOptions, random_stream
+from histoloom_simulation.options import Section, SimulationOptions, random_stream
 
 Array = NDArray[Any]
 _FIRST_X, _FIRST_Y = 3, 7  # array numbers do not start at 0, and not at the same number
