@@ -17,7 +17,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
-from histoloom.doctor import FAIL, as_table, examine  # noqa: E402
+from histoloom_operations.findings import FAIL, as_table
+from histoloom_operations.preflight import check_run
 
 
 def merge(into: dict[str, Any], more: dict[str, Any]) -> None:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.ERROR)
     files = chosen.files or [ROOT / "config" / "config.yaml"]
     config = read_config(files, chosen.config)
-    findings = examine(config, files, slurm=chosen.slurm)
+    findings = check_run(config, files, slurm=chosen.slurm)
     print(as_table(findings))
     failed = any(finding.state == FAIL for finding in findings)
     parts = [*(config.get("experiments") or {}), *(config.get("checks") or {})]

@@ -27,14 +27,15 @@ from types import SimpleNamespace
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
-import yaml  # noqa: E402
-from clear_run import command, is_run, processes_here, run_elsewhere  # noqa: E402
-from run_log import read_text  # noqa: E402
+import yaml
+from clear_run import command, is_run, processes_here, run_elsewhere
 
-from histoloom.errors import InputError  # noqa: E402
-from histoloom.job_resources import growth  # noqa: E402
-from histoloom.sources import registry_entry  # noqa: E402
-from histoloom.summary import Job, Run, Try, plan_text  # noqa: E402
+from histoloom.errors import InputError
+from histoloom.job_resources import growth
+from histoloom.sources import registry_entry
+from histoloom_operations.records import Job, Run, Try
+from histoloom_operations.render import plan_text
+from histoloom_operations.run_log import read_text
 
 SKEW_SECONDS = 5
 # A results folder with less than this is full for all that matters.

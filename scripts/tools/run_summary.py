@@ -12,9 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow" / "src"))
 
-from run_log import read_log
-
-from histoloom.summary import summary_text
+from histoloom_operations.render import summary_text
+from histoloom_operations.run_log import read_log
 
 
 def newest_log(folder: Path) -> Path | None:

@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
-from histoloom.config import KINDS, SCHEMAS, load_schema  # noqa: E402
+from histoloom.config import KINDS, SCHEMAS, load_schema
 
 README = ROOT / "config" / "README.md"
 BEGIN, END = "<!-- reference: begin (made by `make docs`) -->", "<!-- reference: end -->"

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from histoloom.doctor import FAIL, OK, WARN, Finding, as_table, examine
-from histoloom.doctor.machine import check_packages, compare_pins
 from histoloom.embeddings.cards import load_cards
+from histoloom_operations.findings import FAIL, OK, WARN, Finding, as_table
+from histoloom_operations.machine import check_packages, compare_pins
+from histoloom_operations.preflight import check_run
 from loopback import Site, running_site, status
 
 HER2ST: dict[str, Any] = {
@@ -67,7 +68,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def visit(repo: Path, place: Path, config: dict[str, Any], **options: Any) -> dict[str, Finding]:
-    found = examine(config, [repo / "config" / "x.yaml"], requirements=place / "pins.txt", **options)
+    found = check_run(config, [repo / "config" / "x.yaml"], requirements=place / "pins.txt", **options)
     assert len({finding.about for finding in found}) == len(found)
     return {finding.about: finding for finding in found}
 
@@ -98,7 +99,7 @@ def fill_mirror(folder: Path, repo: Path, files: list[str]) -> None:
 
 def test_the_demo_needs_nothing(place: Path, repo: Path) -> None:
     config = yaml.safe_load((repo / "config" / "config.yaml").read_text())
-    found = examine(config, [repo / "config" / "config.yaml"], requirements=place / "pins.txt")
+    found = check_run(config, [repo / "config" / "config.yaml"], requirements=place / "pins.txt")
     assert not [finding for finding in found if finding.state == FAIL]
     assert Finding("to fetch", OK, "nothing") in found
 
@@ -243,7 +244,7 @@ def test_the_gene_table_is_needed_where_sources_meet(place: Path, repo: Path) ->
 
 
 def test_a_config_that_does_not_hold_is_the_first_row(place: Path, repo: Path) -> None:
-    found = examine({**HER2ST, "colour": 1}, [repo / "config" / "x.yaml"], requirements=place / "pins.txt")
+    found = check_run({**HER2ST, "colour": 1}, [repo / "config" / "x.yaml"], requirements=place / "pins.txt")
     assert (found[0].about, found[0].state) == ("config", FAIL)
     assert "unknown key 'colour'" in found[0].found
     assert "machine" in {finding.about for finding in found}
@@ -275,7 +276,7 @@ def test_a_cluster_without_its_commands(place: Path, repo: Path, monkeypatch: py
 
 
 def test_gpus_are_read_from_the_drivers_tool(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from histoloom.doctor.machine import gpus
+    from histoloom_operations.machine import gpus
 
     tool = place / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 143000'\necho 'NVIDIA T4, 15360, [N/A]'\n")

@@ -36,7 +36,7 @@ FLOW = [
     "metrics", "report",
 ]  # fmt: skip
 # They know every stage by name; no stage may import them.
-ABOVE = ["plan", "doctor", "summary"]
+ABOVE = ["plan"]
 
 
 def modules() -> list[tuple[str, Path]]:

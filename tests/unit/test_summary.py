@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "tools"))
 
 from clear_run import is_run, is_worker  # noqa: E402
-from run_log import read_log, read_text  # noqa: E402
 
-from histoloom.summary import plan_text, summary_text  # noqa: E402
+from histoloom_operations.render import plan_text, summary_text  # noqa: E402
+from histoloom_operations.run_log import read_log, read_text  # noqa: E402
 
 LOG = """
 SNAKEMAKE

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "tools"))
 import clear_run  # noqa: E402
 import plan_run  # noqa: E402
 
-from histoloom.summary import Job, Run, Try  # noqa: E402
+from histoloom_operations.records import Job, Run, Try  # noqa: E402
 
 
 def test_a_profile_that_is_missing_is_named_with_those_that_exist() -> None:

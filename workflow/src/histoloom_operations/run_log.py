@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from histoloom.summary import Job, Run, Try
+from histoloom_operations.records import Job, Run, Try
 
 _RULE = re.compile(r"^(\s*)(?:local)?(?:rule|checkpoint) (\w+):$")
 _KEY = re.compile(r"^\s+(\w+): (.*)$")

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from histoloom.config import RESOURCES
-from histoloom.doctor import access, machine
-from histoloom.doctor.findings import FAIL, OK, Finding
-from histoloom.doctor.needs import TASKS, Needs, sort_needs, wanted_encoders, wanted_labels
 from histoloom.errors import InputError
 from histoloom.plan import Plan
 from histoloom.sources.registry import ways
+from histoloom_operations import access, machine
+from histoloom_operations.findings import FAIL, OK, Finding
+from histoloom_operations.needs import TASKS, Needs, sort_needs, wanted_encoders, wanted_labels
 
 REQUIREMENTS = RESOURCES.parent / "envs" / "requirements.txt"
 
 
-def examine(
+def check_run(
     raw: Mapping[str, Any], files: Sequence[str | Path], *, slurm: bool = False, requirements: Path = REQUIREMENTS
 ) -> list[Finding]:
     """Check whether a run of a config can succeed on this machine.

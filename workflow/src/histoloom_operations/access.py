@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from histoloom.doctor.findings import FAIL, OK, WARN, Finding, gigabytes, some
-from histoloom.doctor.needs import Entry, Needs
 from histoloom.embeddings.hub import is_commit
 from histoloom.sources.fetch import original, where_to_copy
 from histoloom.sources.registry import ways
 from histoloom.sources.transfer import free_bytes
 from histoloom.sources.web import USER_AGENT
+from histoloom_operations.findings import FAIL, OK, WARN, Finding, gigabytes, some
+from histoloom_operations.needs import Entry, Needs
 
 _HUB = "https://huggingface.co"
 _PROBE_TIMEOUT_S = (4, 6)

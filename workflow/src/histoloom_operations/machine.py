@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from histoloom.doctor.findings import FAIL, OK, WARN, Finding, some
+from histoloom_operations.findings import FAIL, OK, WARN, Finding, some
 
 _LITTLE_GPU_MB = 8000
 _LITTLE_MEMORY_GB = 8

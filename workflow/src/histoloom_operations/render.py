@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from histoloom.summary.records import (
+from histoloom_operations.records import (
     Job,
     Measured,
     Run,
