@@ -85,13 +85,13 @@ def write_inputs(
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"units": "cells", "truth_units": "cells" if ground_truth is not None else None,
                 "tiles": {"name": "native224", "spec": {"size_px": 224}},
-                "identity": make_identity("targets", 1, {}, {})}  # fmt: skip
+                "identity": make_identity("targets", {}, {})}  # fmt: skip
     paths = {name: folder / name for name in ("target.h5ad", "folds.parquet", "predictions.h5ad")}
     target = anndata.AnnData(X=values, obs=obs.copy(), var=pd.DataFrame(index=types))
     target.obsm["spatial"] = obs[["x", "y"]].to_numpy()
     target.uns["histoloom"] = canonical_json(metadata)
     target.write_h5ad(paths["target.h5ad"])
-    write_parquet(lopo_folds(obs), paths["folds.parquet"], {"identity": make_identity("folds", 1, {}, {})})
+    write_parquet(lopo_folds(obs), paths["folds.parquet"], {"identity": make_identity("folds", {}, {})})
     tested = obs.assign(fold="patient-" + obs["patient"])
     tested = tested.set_index(tested["fold"] + "/" + tested.index)
     predicted = anndata.AnnData(X=prediction, obs=tested, var=pd.DataFrame(index=types))
@@ -103,7 +103,7 @@ def write_inputs(
     predicted.obsm["spatial"] = obs[["x", "y"]].to_numpy()
     predicted.uns["histoloom"] = canonical_json(
         {"experiment": "loo", "model": "ridge", "variant": "default", "protocol": protocol or PROTOCOL,
-         "identity": make_identity("models", 1, {}, {})}
+         "identity": make_identity("models", {}, {})}
     )  # fmt: skip
     predicted.write_h5ad(paths["predictions.h5ad"])
     return {"target": paths["target.h5ad"], "folds": paths["folds.parquet"], "predictions": paths["predictions.h5ad"]}
@@ -129,7 +129,7 @@ def write_section(
     factors = {"tissue_hires_scalef": scale, "tissue_lowres_scalef": scale, "spot_diameter_fullres": 145.0}
     data.uns["spatial"] = {sample: {"images": {"hires": image, "lowres": image}, "scalefactors": factors}}
     data.uns["histoloom"] = canonical_json(
-        {"cohort": cohort, "sample": sample, "mpp": mpp, "identity": make_identity("samples", 1, {}, {}), **metadata}
+        {"cohort": cohort, "sample": sample, "mpp": mpp, "identity": make_identity("samples", {}, {}), **metadata}
     )
     data.write_h5ad(path)
     return path
@@ -142,7 +142,7 @@ def write_labels(path: Path, obs: pd.DataFrame, values: np.ndarray, types: list[
         X=values, obs=part.set_axis(part["sample"] + "/" + part["obs_id"]), var=pd.DataFrame(index=types)
     )
     data.uns["histoloom"] = canonical_json(
-        {"cohort": obs["cohort"].iloc[0], "units": "cells", "identity": make_identity("labels", 1, {}, {}), **metadata}
+        {"cohort": obs["cohort"].iloc[0], "units": "cells", "identity": make_identity("labels", {}, {}), **metadata}
     )
     data.write_h5ad(path)
     return path

@@ -53,7 +53,7 @@ class Toy:
         data = ad.AnnData(sp.csr_matrix((len(centres), 0), dtype=np.int32), obs=obs)
         data.obsm["spatial"] = centres
         facts: dict[str, Any] = {"cohort": "toy", "sample": name, "patient": "P", "mpp": mpp}
-        facts["identity"] = make_identity("samples", 1, {"name": name, "c": centres.tolist()}, {})
+        facts["identity"] = make_identity("samples", {"name": name, "c": centres.tolist()}, {})
         data.uns["histoloom"] = json.dumps(facts)
         data.write_h5ad(self.folder / f"{name}.h5ad")
 

@@ -190,7 +190,7 @@ def test_the_artefact_is_that_of_any_encoder(tmp_path: Path) -> None:
     for number, name in enumerate(toy.names):
         data = ad.read_h5ad(tmp_path / f"{name}.h5ad")
         facts = json.loads(data.uns["histoloom"])
-        facts["identity"] = make_identity("samples", 1, {"name": name, "counts": True}, {})
+        facts["identity"] = make_identity("samples", {"name": name, "counts": True}, {})
         full = ad.AnnData(counts(data.n_obs, 1 + number), obs=data.obs, var=pd.DataFrame(index=GENES))
         full.obsm["spatial"], full.uns["histoloom"] = data.obsm["spatial"], json.dumps(facts)
         full.write_h5ad(tmp_path / f"{name}.h5ad")

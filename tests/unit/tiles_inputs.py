@@ -29,7 +29,7 @@ def write_sample(path: Path, centres: Any, size: tuple[int, int], mpp: float = 0
     data.obsm["spatial"] = centres
     metadata = {"cohort": "toy", "sample": "S1", "patient": "P1", "qc_flag": "", "mpp": mpp}
     metadata |= {"slide_width": size[0], "slide_height": size[1], **facts}
-    metadata["identity"] = make_identity("samples", 1, metadata | {"centres": centres.tolist()}, {})
+    metadata["identity"] = make_identity("samples", metadata | {"centres": centres.tolist()}, {})
     data.uns["histoloom"] = json.dumps(metadata)
     data.write_h5ad(path)
     return path

@@ -29,6 +29,6 @@ rule audit_sections:
         runtime=get_runtime("audit_sections"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="audit"),
-        code=PLAN.code.get("audit"),
+        code=code_of("audit"),
     script:
         "../../scripts/audit_sections.py"

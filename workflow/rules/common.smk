@@ -5,7 +5,7 @@ from functools import partial
 from histoloom.identity import canonical_json
 from histoloom.plan import Plan
 from histoloom.job_resources import memory_mb, runtime_minutes
-from histoloom.versions import STAGE_VERSIONS
+from histoloom.versions import code_of, version_of
 
 PLAN = Plan.from_raw(config, workflow.configfiles)
 RAW = PLAN.config.raw_dir

@@ -24,7 +24,7 @@ rule embed_batch:
         gpu=get("encoder_gpu", "encoder"),
     params:
         spec=get_spec("encoder_spec", "encoder"),
-        version=STAGE_VERSIONS["embeddings"],
+        version=version_of("embeddings"),
     script:
         "../../scripts/embed_batch.py"
 
@@ -49,7 +49,7 @@ rule import_embeddings:
         runtime=get_runtime("import_embeddings"),
     params:
         spec=get_spec("encoder_spec", "encoder"),
-        version=STAGE_VERSIONS["embeddings"],
+        version=version_of("embeddings"),
     script:
         "../../scripts/import_embeddings.py"
 
@@ -74,7 +74,7 @@ rule embed_pass:
         gpu=get("pass_gpu", "joint"),
     params:
         specs=get_spec("pass_specs", "joint", "cohort"),
-        version=STAGE_VERSIONS["embeddings"],
+        version=version_of("embeddings"),
     script:
         "../../scripts/embed_pass.py"
 
@@ -101,6 +101,6 @@ rule take_embedding:
         runtime=get_runtime("take_embedding"),
     params:
         spec=get_spec("encoder_spec", "encoder"),
-        version=STAGE_VERSIONS["embeddings"],
+        version=version_of("embeddings"),
     script:
         "../../scripts/take_embedding.py"

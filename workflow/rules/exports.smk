@@ -19,7 +19,7 @@ rule export_qupath:
         mem_mb=get_memory("export_qupath"),
         runtime=get_runtime("export_qupath"),
     params:
-        code=PLAN.code.get("exports"),
+        code=code_of("exports"),
     script:
         "../../scripts/export_qupath.py"
 
@@ -41,6 +41,6 @@ rule export_spatialdata:
         mem_mb=get_memory("export_spatialdata"),
         runtime=get_runtime("export_spatialdata"),
     params:
-        code=PLAN.code.get("exports"),
+        code=code_of("exports"),
     script:
         "../../scripts/export_spatialdata.py"

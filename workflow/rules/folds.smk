@@ -20,7 +20,7 @@ rule build_target:
         runtime=get_runtime("build_target"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="target"),
-        code=PLAN.code.get("targets"),
+        code=code_of("targets"),
     script:
         "../../scripts/build_target.py"
 
@@ -43,6 +43,6 @@ rule make_folds:
         runtime=get_runtime("make_folds"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="folds"),
-        code=PLAN.code.get("folds"),
+        code=code_of("folds"),
     script:
         "../../scripts/make_folds.py"

@@ -19,7 +19,7 @@ rule build_reference:
         runtime=get_runtime("build_reference"),
     params:
         spec=get_spec("reference_spec", "reference"),
-        version=STAGE_VERSIONS["references"],
+        version=version_of("references"),
     script:
         "../../scripts/build_reference.py"
 
@@ -43,7 +43,7 @@ rule label_group:
         gpu=get("label_gpu", "labels"),
     params:
         spec=get_spec("label_spec", "labels"),
-        version=STAGE_VERSIONS["labels"],
+        version=version_of("labels"),
     script:
         "../../scripts/label_group.py"
 
@@ -65,7 +65,7 @@ rule gather_labels:
         runtime=get_runtime("gather_labels"),
     params:
         spec=get_spec("labels_entry", "labels"),
-        version=STAGE_VERSIONS["labels"],
+        version=version_of("labels"),
     script:
         "../../scripts/gather_labels.py"
 
@@ -88,5 +88,7 @@ rule thin_section:
     resources:
         mem_mb=get_memory("thin_section"),
         runtime=get_runtime("thin_section"),
+    params:
+        code=code_of("thinning"),
     script:
         "../../scripts/thin_section.py"

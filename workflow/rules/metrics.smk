@@ -24,7 +24,7 @@ rule score_model:
         runtime=get_runtime("score_model"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="scoring"),
-        code=PLAN.code.get("metrics"),
+        code=code_of("metrics"),
     script:
         "../../scripts/score_model.py"
 
@@ -50,7 +50,7 @@ rule score_leaks:
         runtime=get_runtime("score_leaks"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="scoring"),
-        code=PLAN.code.get("metrics"),
+        code=code_of("metrics"),
     script:
         "../../scripts/score_leaks.py"
 
@@ -72,6 +72,6 @@ rule run_check:
         runtime=get_runtime("run_check"),
     params:
         spec=get_spec("named_entry", "check", section="checks"),
-        code=PLAN.code.get("metrics"),
+        code=code_of("checks"),
     script:
         "../../scripts/run_check.py"

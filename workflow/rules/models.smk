@@ -27,7 +27,7 @@ rule train_model:
     params:
         spec=get_spec("named_entry", "model", section="models"),
         experiment=get_spec("experiment_spec", "experiment", part="training"),
-        version=STAGE_VERSIONS["models"],
+        version=get("model_version", "model"),
     script:
         "../../scripts/train_model.py"
 
@@ -55,7 +55,7 @@ rule predict_model:
     params:
         spec=get_spec("named_entry", "model", section="models"),
         experiment=get_spec("experiment_spec", "experiment", part="training"),
-        version=STAGE_VERSIONS["models"],
+        version=get("model_version", "model"),
     script:
         "../../scripts/predict_model.py"
 
@@ -80,6 +80,6 @@ rule apply_model:
     params:
         spec=get_spec("named_entry", "model", section="models"),
         experiment=get_spec("experiment_spec", "experiment", part="all"),
-        version=STAGE_VERSIONS["models"],
+        version=get("model_version", "model"),
     script:
         "../../scripts/apply_model.py"

@@ -19,6 +19,6 @@ rule count_nuclei:
         mem_mb=get_memory("count_nuclei"),
         runtime=get_runtime("count_nuclei"),
     params:
-        code=PLAN.code.get("nuclei"),
+        code=code_of("nuclei"),
     script:
         "../../scripts/count_nuclei.py"

@@ -24,7 +24,7 @@ rule select_panel:
         runtime=get_runtime("select_panel"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="panel"),
-        code=PLAN.code.get("probe"),
+        code=code_of("panel"),
     script:
         "../../scripts/select_panel.py"
 
@@ -53,7 +53,7 @@ rule run_probe:
         runtime=get_runtime("run_probe"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="probe"),
-        code=PLAN.code.get("probe"),
+        code=code_of("probe"),
     script:
         "../../scripts/run_probe.py"
 
@@ -78,6 +78,6 @@ rule score_probe:
         runtime=get_runtime("score_probe"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="scoring"),
-        code=PLAN.code.get("metrics"),
+        code=code_of("metrics"),
     script:
         "../../scripts/score_probe.py"

@@ -40,7 +40,7 @@ rule draw_experiment:
         runtime=get_runtime("draw_experiment"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="report"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/draw_experiment.py"
 
@@ -92,7 +92,7 @@ rule draw_model:
         mem_mb=get_memory("draw_model"),
         runtime=get_runtime("draw_model"),
     params:
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/draw_model.py"
 
@@ -119,7 +119,7 @@ rule draw_check:
         runtime=get_runtime("draw_check"),
     params:
         spec=get_spec("named_entry", "check", section="checks"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/draw_check.py"
 
@@ -150,7 +150,7 @@ rule show_slide:
         mem_mb=get_memory("show_slide"),
         runtime=get_runtime("show_slide"),
     params:
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/show_slide.py"
 
@@ -182,7 +182,7 @@ rule draw_between:
         runtime=get_runtime("draw_between"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="all"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/draw_between.py"
 
@@ -225,7 +225,7 @@ rule draw_ablation:
         runtime=get_runtime("draw_ablation"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="report"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/draw_ablation.py"
 
@@ -265,7 +265,7 @@ rule draw_attainable:
         runtime=get_runtime("draw_attainable"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="report"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/draw_attainable.py"
 
@@ -300,7 +300,7 @@ rule draw_errors:
         runtime=get_runtime("draw_errors"),
     params:
         title=get_spec("experiment_title", "experiment"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/draw_errors.py"
 
@@ -324,7 +324,7 @@ rule export_errors:
         mem_mb=get_memory("export_errors"),
         runtime=get_runtime("export_errors"),
     params:
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/export_errors.py"
 
@@ -364,6 +364,6 @@ rule show_leaks:
         runtime=get_runtime("show_leaks"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="all"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/show_leaks.py"

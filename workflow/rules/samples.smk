@@ -27,7 +27,7 @@ rule read_section:
     params:
         spec=get_spec("cohort_spec", "cohort"),
         row=get_spec("row", "cohort", "sample"),
-        code=PLAN.code.get("samples"),
+        code=code_of("samples"),
     script:
         "../../scripts/read_section.py"
 
@@ -48,6 +48,6 @@ rule place_outlines:
         mem_mb=get_memory("place_outlines"),
         runtime=get_runtime("place_outlines"),
     params:
-        code=PLAN.code.get("samples"),
+        code=code_of("polygons"),
     script:
         "../../scripts/place_outlines.py"

@@ -44,7 +44,7 @@ rule simulate_section:
     params:
         spec=get_spec("simulation_spec", "cohort"),
         row=get_spec("row", "cohort", "sample"),
-        code=PLAN.code["histoloom_simulation"],
+        code=code_of("simulation"),
     script:
         "../../scripts/simulate_section.py"
 
@@ -64,6 +64,6 @@ rule simulate_reference:
         runtime=get_runtime("simulate_reference"),
     params:
         spec=get_spec("simulation_spec", "cohort"),
-        code=PLAN.code["histoloom_simulation"],
+        code=code_of("simulation"),
     script:
         "../../scripts/simulate_reference.py"

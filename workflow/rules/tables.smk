@@ -28,7 +28,7 @@ rule write_tables:
         runtime=get_runtime("write_tables"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="all"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/write_tables.py"
 
@@ -65,7 +65,7 @@ rule write_probe_table:
         runtime=get_runtime("write_probe_table"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="all"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/write_probe_table.py"
 
@@ -95,7 +95,7 @@ rule write_paper_table:
         runtime=get_runtime("write_paper_table"),
     params:
         spec=get_spec("paper_spec", "paper"),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/write_paper_table.py"
 
@@ -120,6 +120,6 @@ rule list_exclusions:
         runtime=get_runtime("list_exclusions"),
     params:
         rows=get_exclusions(),
-        code=PLAN.code.get("report"),
+        code=code_of("report"),
     script:
         "../../scripts/list_exclusions.py"

@@ -22,7 +22,7 @@ rule cut_tiles:
         runtime=get_runtime("cut_tiles"),
     params:
         spec=get_spec("entry", "tiles", section="tiles"),
-        code=PLAN.code.get("tiles"),
+        code=code_of("tiles"),
     script:
         "../../scripts/cut_tiles.py"
 
@@ -51,6 +51,6 @@ rule draw_outlines:
         mem_mb=get_memory("draw_outlines"),
         runtime=get_runtime("draw_outlines"),
     params:
-        code=PLAN.code.get("tiles"),
+        code=code_of("tiles"),
     script:
         "../../scripts/draw_outlines.py"

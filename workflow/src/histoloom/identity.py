@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from histoloom.versions import stage as stage_of
+
 
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys and no spaces: equal values give equal text."""
@@ -30,22 +32,26 @@ def sha256_file(path: str | Path) -> str:
 
 
 def make_identity(
-    stage: str, version: int, params: Mapping[str, Any], inputs: Mapping[str, str], seed: int | None = None
+    stage: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    seed: int | None = None,
+    version: int | None = None,
 ) -> dict[str, Any]:
     """Build the record that an artefact carries.
 
     Parameters
     ----------
     stage
-        Name of the stage, e.g. ``"tiles"``.
-    version
-        The stage's version; raised when its results change.
+        Name of a stage (`histoloom.versions.STAGES`) or of a step of one, such as ``labels.gather``.
     params
         What was chosen; must be JSON.
     inputs
         Identity (hex sha256) of each input by role; see `histoloom.artefacts.identity_of`.
     seed
         The seed, where the stage draws random numbers.
+    version
+        Of what is no stage of its own: a kind of model. None: the stage's.
 
     Returns
     -------
@@ -54,7 +60,7 @@ def make_identity(
     """
     record: dict[str, Any] = {
         "stage": stage,
-        "version": version,
+        "version": stage_of(stage).version if version is None else version,
         "params": dict(params),
         "inputs": dict(sorted(inputs.items())),
         "seed": seed,

@@ -20,7 +20,6 @@ from histoloom.references.genes import id_kind
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 COLUMNS = [
     "first", "second", "patient_first", "patient_second", "totals_shared", "totals_spread", "genes_shared", "n_genes",
     "picture", "verdict", "reasons", "sides",
@@ -158,7 +157,7 @@ def audit_sections(
     if genes is not None:
         inputs["genes"] = genes
     params = {"spec": dict(spec), "limits": limits}
-    identity = make_identity("audit", STAGE_VERSION, params, identities_of(inputs))
+    identity = make_identity("audit", params, identities_of(inputs))
     matched_by = BY_ID if genes else BY_NAME
     facts = {"limits": limits, "on_match": spec.get("on_match", "stop"), "genes_matched_by": matched_by}
     write_parquet(table, out, {**facts, "identity": identity})

@@ -30,7 +30,6 @@ from histoloom.tiles.spec import TileSpec, same_spec
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 WHOLE = "whole.h5"
 """Name of an encoder's finished embedding in its scratch, between the pass and whoever takes it."""
 
@@ -166,7 +165,7 @@ def embed_together(
                 part.unlink()
     params = {"cohort": cohort, "samples": [s.sample for s in sections]}
     manifest = {
-        "identity": make_identity("embeddings.pass", STAGE_VERSION, params, identities),
+        "identity": make_identity("embeddings.pass", params, identities),
         "embeddings": {spec["name"]: identities[spec["name"]] for spec in full},
     }
     Path(out).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -337,7 +336,7 @@ def _metadata(
         "encoder": spec["name"],
         **({"genes_matched_by": spec["genes"]["matched_by"]} if "genes" in spec else {}),
         **({"tokens": {**spec["tokens"], **saved(sections, spec["tokens"])}} if spec["tokens"] else {}),
-        "identity": make_identity("embeddings", STAGE_VERSION, params, inputs),
+        "identity": make_identity("embeddings", params, inputs),
     }
 
 
@@ -355,4 +354,4 @@ def _content(spec: Mapping[str, Any], weights_sha256: str | None) -> dict[str, A
 
 def _part_identity(section: Section, spec: Mapping[str, Any], encoder: Encoder) -> str:
     params = {**_content(spec, encoder.weights_sha256), "precision": encoder.precision}
-    return str(make_identity("embeddings.part", STAGE_VERSION, params, {"tiles": section.identity})["sha256"])
+    return str(make_identity("embeddings.part", params, {"tiles": section.identity})["sha256"])

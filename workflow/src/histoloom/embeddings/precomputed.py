@@ -29,7 +29,6 @@ from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 SAME_SCALE = 0.02
 """Relative difference of um or px that rounding explains: TRIDENT's level-0 sides are whole px."""
 _ARRAYS = {"trident": ("features", "coords"), "hest": ("embeddings", "coords", "barcodes")}
@@ -381,7 +380,5 @@ def _metadata(
         "tiles_spec": tiles_spec,
         "encoder": spec["name"],
         "precomputed": {**chosen, "encoder_said": None if said is None else str(said), "sections": told},
-        "identity": make_identity(
-            "embeddings.precomputed", STAGE_VERSION, {**params, "cohort": cohort, "samples": names}, inputs
-        ),
+        "identity": make_identity("embeddings.precomputed", {**params, "cohort": cohort, "samples": names}, inputs),
     }

@@ -17,7 +17,6 @@ from histoloom.folds.splits import ALL, COLUMNS, DELIBERATE, Rows, Spec, Split, 
 from histoloom.identity import make_identity
 from histoloom.kinds import load
 
-STAGE_VERSION = 1
 _SPEC_KEYS = (
     "split", "on_overlap", "selection", "n_folds", "block_um", "buffer_um",
     "cohorts", "train_cohorts", "test_cohorts", "draws", "other_sections",
@@ -134,7 +133,7 @@ def make_folds(*, spec: Mapping[str, Any], target: Path, seed: int, out: Path, s
     if folds:
         facts["published"] = coverage(folds, sorted(set(obs["sample"])))
     used = identities_of({"target": target, **({"splits": splits} if splits else {})})
-    facts["identity"] = make_identity("folds", STAGE_VERSION, params, used, seed)
+    facts["identity"] = make_identity("folds", params, used, seed)
     for column in COLUMNS:
         table[column] = table[column].astype("string")
     write_parquet(table, out, facts)

@@ -12,9 +12,6 @@ import pandas as pd
 
 from histoloom.artefacts import KEY
 from histoloom.identity import canonical_json
-from histoloom.versions import STAGE_VERSIONS
-
-STAGE_VERSION = STAGE_VERSIONS["labels"]
 
 
 @dataclass(frozen=True)

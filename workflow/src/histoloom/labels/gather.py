@@ -14,7 +14,7 @@ import pandas as pd
 from histoloom.artefacts import identities_of, read_metadata
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
-from histoloom.labels.artefact import STAGE_VERSION, write_labels
+from histoloom.labels.artefact import write_labels
 from histoloom.labels.settings import label_settings
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
         "qc_failed": [f"{m['group']}.{m['seed']}" for m in facts if m["qc"].get("passed") is False],
         "qc": [{"group": m["group"], "seed": m["seed"], "dropped": m["dropped"], **m["qc"]} for m in facts],
         "identity": make_identity(
-            "labels.gather", STAGE_VERSION, {"spec": dict(spec), "cohort": cohort}, identities_of({"groups": groups})
+            "labels.gather", {"spec": dict(spec), "cohort": cohort}, identities_of({"groups": groups})
         ),
     }
     obs = first.obs

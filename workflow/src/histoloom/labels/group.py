@@ -17,7 +17,7 @@ from histoloom.devices import lease_device
 from histoloom.efficiency import Meter
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
-from histoloom.labels.artefact import STAGE_VERSION, GroupLabels, LabelTask, write_labels
+from histoloom.labels.artefact import GroupLabels, LabelTask, write_labels
 from histoloom.labels.settings import label_settings
 
 logger = logging.getLogger(__name__)
@@ -93,9 +93,9 @@ def label_group(
     params: dict[str, Any] = {"spec": science, "cohort": cohort, "group": group}
     if kinds.LABELS[spec["method"]].threads_matter:
         params["threads"] = threads
-    identity = make_identity("labels", STAGE_VERSION, params, identities_of(inputs), seed)
+    identity = make_identity("labels", params, identities_of(inputs), seed)
     task = replace(task, identity=identity["sha256"], granted_mb=granted_mb, genes=genes)
-    with lease_device("auto" if spec["method"] == "cell2location" else "cpu") as device:
+    with lease_device("auto" if kinds.LABELS[spec["method"]].gpu else "cpu") as device:
         meter = Meter("labels", device, threads)
         result: GroupLabels = method(replace(task, device=device))
         cost = meter.record(len(result.obs))

@@ -28,8 +28,6 @@ from histoloom.stats import pearson_columns, pearson_cross
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
-
 
 def score_truth(spec: Mapping[str, Any], labels: Labels, truth: Labels) -> list[pd.DataFrame]:
     """Correlate every label type with every type of the ground truth, section by section.
@@ -236,9 +234,7 @@ def run_check(*, spec: Mapping[str, Any], labels: Sequence[Path], against: Seque
         parts += [part.assign(model=model, protocol=text) for part in frames if len(part)]
     frame = assemble(parts, against=_AGAINST[kind])
     logger.info("check %s: %d rows", spec.get("name", ""), len(frame))
-    identity = make_identity(
-        "checks", STAGE_VERSION, {"spec": spec}, identities_of({"labels": labels, "against": against})
-    )
+    identity = make_identity("checks", {"spec": spec}, identities_of({"labels": labels, "against": against}))
     write_metrics(frame, out, {"check": spec.get("name", ""), "kind": kind, "identity": identity})
 
 

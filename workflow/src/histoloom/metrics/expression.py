@@ -32,7 +32,6 @@ from histoloom.stats import Floats, pearson_columns
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 AGAINST = "expression"
 BENCH = "gene over the fold>genes>folds"
 """HEST-bench's aggregation, as its stamp says."""
@@ -126,7 +125,6 @@ def score_probe(
     frame = assemble(parts, experiment=experiment, model=encoder)
     identity = make_identity(
         "metrics",
-        STAGE_VERSION,
         {"spec": dict(spec), "model": encoder},
         identities_of({"predictions": list(predictions), "target": target}),
     )

@@ -34,7 +34,6 @@ from histoloom.metrics.score import read_predictions, train_means, with_position
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 GROUPS = ("all_patients", "unshared_patients", "shared_patients")
 _SECTION = ["cohort", "patient", "sample", "qc_flag", "target"]
 
@@ -146,7 +145,6 @@ def score_leaks(
     logger.info("%s/%s: %d rows; %d undefined section values", experiment, model, len(frame), undefined)
     identity = make_identity(
         "metrics.leaks",
-        STAGE_VERSION,
         {"spec": dict(spec), "model": model},
         identities_of({"predictions": predictions, "target": target, "folds": folds}),
     )

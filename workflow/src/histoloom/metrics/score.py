@@ -23,7 +23,6 @@ from histoloom.stats import Floats
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 _OBS = ["fold", "cohort", "sample", "patient", "obs_id", "qc_flag"]
 
 
@@ -178,7 +177,6 @@ def score_predictions(
     logger.info("%s/%s: %d rows; %d undefined section correlations", experiment, model, len(frame), undefined)
     identity = make_identity(
         "metrics",
-        STAGE_VERSION,
         {"spec": spec, "model": model},
         identities_of({"predictions": paths, "target": target, "folds": folds}),
     )

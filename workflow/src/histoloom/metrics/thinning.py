@@ -16,7 +16,6 @@ from histoloom.artefacts import KEY, identities_of, read_metadata
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
 
-STAGE_VERSION = 1
 HALVES = (0, 1)
 
 
@@ -76,8 +75,6 @@ def thin_section(*, sample: Path, half: int, seed: int, out: Path) -> None:
     for column, values in (("n_counts", totals), ("n_genes", np.diff(data.X.indptr))):
         if column in data.obs:
             data.obs[column] = values.astype(data.obs[column].dtype)
-    identity = make_identity(
-        "thinning", STAGE_VERSION, {"half": half, "share": 0.5}, identities_of({"sample": sample}), seed
-    )
+    identity = make_identity("thinning", {"half": half, "share": 0.5}, identities_of({"sample": sample}), seed)
     data.uns = {KEY: canonical_json({**metadata, "thinned": {"half": half, "seed": seed}, "identity": identity})}
     data.write_h5ad(out)

@@ -13,6 +13,7 @@ from histoloom.artefacts import identities_of, read_metadata
 from histoloom.errors import InputError
 from histoloom.folds import ALL
 from histoloom.identity import make_identity
+from histoloom.kinds import MODELS
 from histoloom.models.artefact import load_model
 from histoloom.models.base import Rows
 from histoloom.models.data import load_features
@@ -27,7 +28,6 @@ from histoloom.models.run import (
 from histoloom.models.scaling import standardise_groups
 from histoloom.targets.artefact import plain
 from histoloom.tiles.spec import TileSpec
-from histoloom.versions import STAGE_VERSIONS
 
 
 def _observations(samples: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -124,9 +124,9 @@ def apply_model(
         ],
         "identity": make_identity(
             "apply",
-            STAGE_VERSIONS["models"],
             {"model": str(spec["name"])},
             identities_of({"model": model, "samples": samples, **used}),
+            version=MODELS[spec["kind"]].version,
         ),
     }
     layers = {f"seed_{seed}": values for seed, values in by_seed.items()}

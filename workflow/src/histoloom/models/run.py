@@ -17,12 +17,11 @@ from histoloom.efficiency import Meter
 from histoloom.errors import InputError
 from histoloom.folds import ALL, control_folds, read_folds
 from histoloom.identity import canonical_json, make_identity
-from histoloom.kinds import load
+from histoloom.kinds import MODELS, load
 from histoloom.models.artefact import load_model, save_model
 from histoloom.models.base import Fold, Model, Rows
 from histoloom.models.data import build_training, load_features
 from histoloom.targets import Target, read_target
-from histoloom.versions import STAGE_VERSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +93,10 @@ def train_model(
     data = build_training(read, table, features, experiment, control_folds(fold_facts["compared"]))
     identity = make_identity(
         "models",
-        STAGE_VERSIONS["models"],
         {"model": dict(spec), "experiment": {key: experiment[key] for key in _EXPERIMENT_KEYS}},
         identities_of({"target": target, "folds": folds, **used_embeddings(spec, embeddings)}),
         experiment["seed"],
+        version=MODELS[spec["kind"]].version,
     )
     with lease_device(device) as leased:
         if scratch is not None:
@@ -260,9 +259,9 @@ def predict_model(
         "constant_types": read.metadata["constant_types"],
         "identity": make_identity(
             "predictions",
-            STAGE_VERSIONS["models"],
             {"variant": variant, "model": str(spec["name"])},
             {"model": identity_of(model), "target": identity_of(target), "folds": identity_of(folds)},
+            version=MODELS[spec["kind"]].version,
         ),
     }
     index = np.concatenate([fold.test for fold, _, _ in parts])

@@ -18,7 +18,6 @@ from histoloom.slides import Slide, open_slide
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 _MARGIN_UM = 15.0
 
 
@@ -92,7 +91,5 @@ def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Pat
     median = float(table["nuclei"].median())
     logger.info("%s: median of %.0f nuclei under %d spots of %g um", metadata.get("sample"), median, len(table), disc)
     facts = {key: metadata.get(key) for key in ("cohort", "sample", "patient", "qc_flag", "mpp")}
-    identity = make_identity(
-        "nuclei", STAGE_VERSION, {"spec": dict(spec)}, identities_of({"sample": sample, "slide": slide})
-    )
+    identity = make_identity("nuclei", {"spec": dict(spec)}, identities_of({"sample": sample, "slide": slide}))
     write_parquet(table, out, {**facts, "disc_um": disc, "median": median, "identity": identity})

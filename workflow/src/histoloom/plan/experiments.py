@@ -6,13 +6,11 @@ No job is needed to know the whole graph, so a dry run shows everything and touc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from histoloom import kinds
 from histoloom.config import RESOURCES, load_config
-from histoloom.identity import source_hash
 from histoloom.kinds import LEVELS
 from histoloom.plan.baselines import is_baseline, level_of
 from histoloom.plan.encoders import EncoderPlan
@@ -151,6 +149,10 @@ class Plan(EncoderPlan):
     def model_kind(self, model: str) -> str:
         """Return the kind of a model, for what its jobs ask of a machine."""
         return str(self.config.get("models", model)["kind"])
+
+    def model_version(self, model: str) -> int:
+        """Return the version of a model's kind."""
+        return kinds.MODELS[self.model_kind(model)].version
 
     def model_gpu(self, model: str) -> int:
         """Return how many GPUs a training job can use."""
@@ -353,13 +355,3 @@ class Plan(EncoderPlan):
         models = self.config.get("experiments", experiment)["models"]
         steps = sorted(((str(m), self.level(m)) for m in models), key=lambda step: LEVELS.index(step[1]))
         return [{"model": model, "level": level, "baseline": is_baseline(level)} for model, level in steps]
-
-    @cached_property
-    def code(self) -> dict[str, str]:
-        """Hash of each stage's source, for the params of cheap rules: their jobs rerun when the library changes."""
-        package = Path(__file__).resolve().parents[1]
-        found = {"histoloom_simulation": source_hash("../histoloom_simulation")}
-        for entry in sorted(package.iterdir()):
-            if entry.suffix == ".py" or (entry.is_dir() and any(entry.rglob("*.py"))):
-                found[entry.stem] = source_hash(entry.stem)
-        return found

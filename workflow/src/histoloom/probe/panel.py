@@ -24,7 +24,6 @@ from histoloom.targets import Expression, read_expression
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 COLUMNS = ["fold", "gene", "set", "k", "rank", "selected_on"]
 MIN_SHARE = 0.1
 """Share of a section's spots that must express a gene of a panel."""
@@ -132,7 +131,5 @@ def select_panel(*, spec: Mapping[str, Any], target: Path, folds: Path, out: Pat
     table = panel_table(data, roles_of(read_folds(folds)[0], data.obs), spec["panel"])
     per_fold = table.groupby("gene")["fold"].nunique()
     logger.info("%d genes in all, %d of them in every fold's panel", len(per_fold), (per_fold == per_fold.max()).sum())
-    identity = make_identity(
-        "panel", STAGE_VERSION, {"panel": spec["panel"]}, identities_of({"target": target, "folds": folds})
-    )
+    identity = make_identity("panel", {"panel": spec["panel"]}, identities_of({"target": target, "folds": folds}))
     write_parquet(table, out, {"panel": dict(spec["panel"]), "identity": identity})

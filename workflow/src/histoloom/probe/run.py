@@ -21,7 +21,6 @@ from histoloom.targets import Expression, read_expression
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 _CARRIED = ["cohort", "sample", "patient", "obs_id", "qc_flag"]
 
 
@@ -152,7 +151,7 @@ def run_probe(
     params = {key: spec[key] for key in ("components", "alphas", "seed")}
     metadata = {
         "experiment": spec["name"], "model": encoder, "variant": alpha, "protocol": protocol,
-        "identity": make_identity("probe", STAGE_VERSION, {**params, "alpha": alpha}, used, spec["seed"]),
+        "identity": make_identity("probe", {**params, "alpha": alpha}, used, spec["seed"]),
     }  # fmt: skip
     result.uns[KEY] = canonical_json(metadata)
     result.write_h5ad(out, compression="gzip")

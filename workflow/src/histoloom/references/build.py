@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 logger = logging.getLogger(__name__)
-STAGE_VERSION = 1
 
 
 def build_reference(
@@ -79,7 +78,7 @@ def build_reference(
     params: dict[str, Any] = {"spec": dict(spec)}
     if spec["signatures"]["method"] == "regression":
         params["threads"] = threads
-    identity = make_identity("references", STAGE_VERSION, params, _identities(files), seed)
+    identity = make_identity("references", params, _identities(files), seed)
     signatures, fit = compute_signatures(
         reference,
         spec["signatures"],

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 HIRES_PX, LOWRES_PX = 2000, 600
 _MIN_TISSUE, _MARGIN = 0.5, 0.25
 _MEASURES = ("mpp", "pitch_um", "spot_diameter_um")
@@ -102,7 +101,7 @@ def build_sample(
         "n_in_tissue": int(section.obs["in_tissue"].sum()),
         "n_zero_counts": int((section.obs["n_counts"] == 0).sum()) if section.n_vars else 0,
         "dropped": section.uns.pop("dropped"),
-        "identity": make_identity("samples", STAGE_VERSION, params, used),
+        "identity": make_identity("samples", params, used),
     }
     diameter = facts["spot_diameter_um"] / facts["mpp"]
     section.uns["spatial"] = {

@@ -25,7 +25,6 @@ from histoloom.samples.xenium import read_experiment
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 _HEADER = 13
 _REMEDY = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
 
@@ -100,7 +99,6 @@ def write_polygons(
         "n": len(ids),
         "identity": make_identity(
             "polygons",
-            STAGE_VERSION,
             {"cohort": cohort, "sample": sample, "pixel_size_um": pixel_size_um},
             identities_of(used),
         ),

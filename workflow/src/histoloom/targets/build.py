@@ -25,8 +25,6 @@ from histoloom.targets.sections import observe, one_tile_spec, read_elements
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
-
 
 @dataclass(frozen=True)
 class Abundance:
@@ -270,7 +268,6 @@ def build_target(
         "types_dropped": types_dropped,
         "identity": make_identity(
             "targets",
-            STAGE_VERSION,
             {key: spec[key] for key in ("tiles", "labels", "truth", "target")},
             identities_of(
                 {

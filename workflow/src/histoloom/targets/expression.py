@@ -25,7 +25,6 @@ from histoloom.targets.sections import observe, one_tile_spec, read_elements
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 UNITS = {"log1p": "log1p", "none": "counts"}
 
 
@@ -137,7 +136,6 @@ def build_expression_target(
         "steps": steps,
         "identity": make_identity(
             "targets",
-            STAGE_VERSION,
             {"tiles": spec["tiles"], "expression": recipe, "genes": None if genes is None else list(genes)},
             identities_of({"samples": samples, "tiles": tiles}),
         ),

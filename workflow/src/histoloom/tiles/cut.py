@@ -22,7 +22,6 @@ from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 REASONS = ("outside", "border", "background")
 """Why a tile is dropped; the first that holds is given."""
 
@@ -163,7 +162,7 @@ def _metadata(
         ]
         if len(frame)
         else [],
-        "identity": make_identity("tiles", STAGE_VERSION, params, inputs),
+        "identity": make_identity("tiles", params, inputs),
     }
 
 
