@@ -20,7 +20,7 @@ from histoloom.embeddings import read_embeddings
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
 from histoloom.embeddings.scgpt import bin_values, rename, scgpt_model
 from histoloom.errors import InputError
-from histoloom.genes import Meeting
+from histoloom.genes import GeneMatcher
 from histoloom.identity import make_identity
 
 torch = pytest.importorskip("torch")
@@ -225,7 +225,7 @@ def test_old_symbols_and_ids_meet_the_vocabulary_through_a_table(tmp_path: Path)
     table.write_text("\n".join(["hgnc_id\tsymbol\tensembl_gene_id\tprev_symbol\talias_symbol", *rows]) + "\n")
     names = [f"OLD{i}" if i % 2 else f"ENSG{i:011d}.4" for i in range(60)]
     plain_one, other = encoder(path), encoder(path)
-    other.meeting = Meeting(table)
+    other.gene_matcher = GeneMatcher(table)
     np.testing.assert_array_equal(other.encode_counts(seen, names, keys), plain_one.encode_counts(seen, GENES, keys))
     with pytest.raises(InputError, match=r"shares 0 of 60 genes.*genes: \{match: ensembl\}"):
         plain_one.encode_counts(seen, names, keys)

@@ -20,6 +20,7 @@ BASE = [
     "config",
     "identity",
     "artefacts",
+    "obs_keys",
     "checkpoints",
     "jobs",
     "versions",

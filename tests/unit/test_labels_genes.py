@@ -163,15 +163,15 @@ def test_names_of_another_species_are_told(tmp_path: Path) -> None:
 @pytest.mark.real
 def test_her2st_is_of_an_old_vintage(real_data: Path) -> None:
     """CTGF, CYR61 and H2AFZ are there, CCN2, CCN1 and H2AZ1 are not; the table lets them meet."""
-    from histoloom.genes import Meeting
+    from histoloom.genes import GeneMatcher
 
     with gzip.open(real_data / "her2st/data/ST-cnts/B4.tsv.gz", "rt") as handle:
         names = handle.readline().rstrip("\n").split("\t")[1:]
     old, new = ["CTGF", "CYR61", "H2AFZ"], ["CCN2", "CCN1", "H2AZ1"]
     assert set(old) <= set(names)
     assert not set(new) & set(names)
-    meeting = Meeting(Path(__file__).with_name("genes_small.tsv"))
-    section, reference = meeting.keys(names, "B4"), meeting.keys(new, "reference")
+    matcher = GeneMatcher(Path(__file__).with_name("genes_small.tsv"))
+    section, reference = matcher.keys(names, "B4"), matcher.keys(new, "reference")
     assert set(reference.keys) <= set(section.keys)
     found = pd.Series(section.names, index=section.keys)
     assert list(found[reference.keys]) == old

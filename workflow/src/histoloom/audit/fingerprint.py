@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histoloom.artefacts import read_metadata
-from histoloom.genes import GeneTable, own_names, to_ensembl
+from histoloom.genes import ENSEMBL_GENE, GeneTable, preferred_ids, to_ensembl
+from histoloom.samples.section import open_section
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +20,6 @@ PROBES = 32
 """Spots of a section whose counts are looked for in other sections; losing 1 % of all spots costs a third of one."""
 HASH_SIDE = 16
 _GRID = 64
-_VERSION = re.compile(r"^(ENS[A-Z]{0,6}G\d{11})\.\d+$")
 _LEAST_CONTRAST = 4.0
 
 
@@ -76,8 +74,8 @@ def canonical_names(names: Sequence[str], table: GeneTable | None = None) -> lis
 
 def _spelt(name: str) -> str:
     text = name.strip().upper()
-    match = _VERSION.match(text)
-    return match[1] if match else text
+    match = ENSEMBL_GENE.fullmatch(text)
+    return match[1] if match and match[2] and not match[3] else text
 
 
 def picture_hashes(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
@@ -123,24 +121,13 @@ def read_fingerprint(path: str | Path, table: GeneTable | None = None) -> Finger
     table
         See `canonical_names`.
     """
-    import h5py
-    from anndata.io import read_elem
-    from scipy.sparse import csr_matrix
-
-    metadata = read_metadata(path)
-    sample = str(metadata.get("sample") or Path(path).stem)
-    with h5py.File(path, "r") as handle:
-        counts = csr_matrix(read_elem(handle["X"])) if handle["X"] is not None else csr_matrix((0, 0))
-        var = read_elem(handle["var"])
-        genes = [str(name) for name in (own_names(var) if table else var.index)]
-        group = handle.get(f"uns/spatial/{sample}/images")
-        key = next((name for name in ("lowres", "hires") if group is not None and name in group), None)
-        image = np.asarray(group[key]) if group is not None and key else None
-    hashes = picture_hashes(image) if image is not None else np.zeros((0, 0), dtype=bool)
-    cohort = str(metadata.get("cohort", ""))
-    found = make_fingerprint(cohort, sample, str(metadata.get("patient", "")), counts, genes, table)
-    found.hashes = hashes
-    return found
+    section = open_section(path)
+    genes = [str(name) for name in (preferred_ids(section.var) if table else section.var.index)]
+    fingerprint = make_fingerprint(section.cohort, section.sample, section.patient, section.counts, genes, table)
+    image = section.picture("lowres", "hires")
+    if image is not None:
+        fingerprint.hashes = picture_hashes(image)
+    return fingerprint
 
 
 def make_fingerprint(

@@ -16,6 +16,7 @@ from histoloom.audit.fingerprint import Fingerprint, read_fingerprint
 from histoloom.errors import InputError
 from histoloom.genes import BY_ID, BY_NAME, load_gene_table
 from histoloom.identity import make_identity
+from histoloom.obs_keys import section_keys
 from histoloom.references.genes import id_kind
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def sides_of(table: pd.DataFrame) -> dict[tuple[str, str], str]:
         Fold table: fold, cohort, sample, role; the fold ``all`` has no test side.
     """
     rows = table[table["fold"] != _ALL][["fold", "cohort", "sample", "role"]].drop_duplicates()
-    rows = rows.assign(name=rows["cohort"].astype(str) + "/" + rows["sample"].astype(str))
+    rows = rows.assign(name=section_keys(rows))
     found: dict[tuple[str, str], str] = {}
     for fold, part in rows.groupby("fold", sort=False):
         trained = part.loc[part["role"].isin(_TRAINING), "name"]

@@ -14,6 +14,7 @@ import pandas as pd
 from histoloom.artefacts import KEY, read_metadata
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
+from histoloom.obs_keys import obs_keys
 from histoloom.tiles.spec import same_spec
 
 _SHOWN = 10
@@ -192,8 +193,7 @@ def embedded_keys(embeddings: Mapping[str, Sequence[str | Path]]) -> set[str]:
     by_encoder = []
     for paths in embeddings.values():
         found = read_embeddings(paths)
-        keys = found.cohort + "/" + found.sample + "/" + found.obs_id
-        by_encoder.append(set(keys.tolist()))
+        by_encoder.append(set(obs_keys(found.cohort, found.sample, found.obs_id)))
     return set.intersection(*by_encoder)
 
 

@@ -24,7 +24,7 @@ from histoloom.embeddings.sections import Section, load_part, open_sections
 from histoloom.embeddings.sweep import Member, reads_counts, sweep
 from histoloom.embeddings.tokens import saved
 from histoloom.errors import InputError
-from histoloom.genes import BY_ID, BY_NAME, Meeting
+from histoloom.genes import BY_ID, BY_NAME, GeneMatcher
 from histoloom.identity import canonical_json, make_identity, sha256_file
 from histoloom.tiles.spec import TileSpec, same_spec
 
@@ -238,7 +238,7 @@ def _member(
     encoder = stack.enter_context(closing(build_encoder(job, threads=threads, device=device)))
     if reads_counts(encoder):
         spec = {**spec, "genes": {"matched_by": BY_ID if genes else BY_NAME, "table": genes and sha256_file(genes)}}
-        encoder.meeting = Meeting(genes)  # type: ignore[attr-defined]
+        encoder.gene_matcher = GeneMatcher(genes)  # type: ignore[attr-defined]
     return Member(spec, encoder, [_part_identity(section, spec, encoder) for section in sections], scratch)
 
 

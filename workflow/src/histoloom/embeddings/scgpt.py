@@ -23,7 +23,7 @@ import histoloom.torch_compat  # noqa: F401
 from histoloom.embeddings.torch_encoder import CPU_BATCH
 from histoloom.embeddings.weights import load_strictly, read_state
 from histoloom.errors import InputError
-from histoloom.genes import Meeting
+from histoloom.genes import GeneMatcher
 from histoloom.identity import sha256_file
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class ScGPT:
     """
 
     reads: ClassVar[str] = "expression"
-    meeting = Meeting(None)
+    gene_matcher = GeneMatcher(None)
     """How genes of sections meet the vocabulary, which is one of symbols; by name unless a run sets a table."""
     feature_names: ClassVar[list[str] | None] = None
     revision: str | None = "local"
@@ -143,7 +143,7 @@ class ScGPT:
         counts
             CSR (cells, genes), raw counts.
         genes
-            Genes of the columns, as `meeting` understands them; those that the vocabulary lacks are left out.
+            Genes of the columns, as `gene_matcher` understands them; those that the vocabulary lacks are left out.
         keys
             Name of each cell, of which its draws follow.
 
@@ -190,8 +190,8 @@ class ScGPT:
 
     def _tokens(self, genes: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return each gene's token, -1 where it has none."""
-        cells = self.meeting.keys(genes, "cells")
-        vocabulary = self.meeting.keys(list(self.vocab), "vocabulary")
+        cells = self.gene_matcher.keys(genes, "cells")
+        vocabulary = self.gene_matcher.keys(list(self.vocab), "vocabulary")
         token = dict(zip(vocabulary.keys, (self.vocab[name] for name in vocabulary.names), strict=True))
         found = np.full(len(genes), -1, np.int64)
         found[cells.kept] = [token.get(key, -1) for key in cells.keys]

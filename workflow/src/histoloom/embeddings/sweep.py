@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from histoloom.embeddings.cards import Encoder
 from histoloom.embeddings.progress import Progress
@@ -21,7 +22,8 @@ from histoloom.embeddings.reader import Batch, Run, TileReader
 from histoloom.embeddings.sections import PartWriter, Section, load_part
 from histoloom.embeddings.tokens import CellWriter, windows_of
 from histoloom.errors import InputError
-from histoloom.genes import own_names
+from histoloom.genes import preferred_ids
+from histoloom.samples.section import open_section
 from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)
@@ -163,17 +165,14 @@ def embed_counts(section: Section, identity: str, encoder: Any, scratch: Path) -
     InputError
         If the section lacks genes, or an observation of its tiles.
     """
-    import anndata as ad
-    import scipy.sparse as sp
-
-    data = ad.read_h5ad(section.path)
-    rows = data.obs_names.get_indexer(list(section.obs_id))
-    if data.n_vars == 0 or (rows < 0).any():
-        what = "has no genes" if data.n_vars == 0 else f"lacks {int((rows < 0).sum())} observations of its tiles"
+    data = open_section(section.path)
+    rows = data.obs.index.get_indexer(pd.Index(section.obs_id))
+    if len(data.var) == 0 or (rows < 0).any():
+        what = "has no genes" if len(data.var) == 0 else f"lacks {int((rows < 0).sum())} observations of its tiles"
         raise InputError(section.path, f"{what}.", "use an encoder of expression on sections with counts only.")
     keys = [f"{section.sample}/{obs_id}" for obs_id in section.obs_id]
-    genes = own_names(data.var) if encoder.meeting.table else data.var_names
-    features = encoder.encode_counts(sp.csr_matrix(data.X)[rows], list(genes), keys)
+    genes = preferred_ids(data.var) if encoder.gene_matcher.table else data.var.index
+    features = encoder.encode_counts(data.counts[rows], list(genes), keys)
     PartWriter(scratch, section, identity, encoder.dim).add(features)
 
 

@@ -19,6 +19,7 @@ from histoloom.errors import InputError
 from histoloom.folds.roles import roles_of
 from histoloom.folds.seeds import rng_for
 from histoloom.folds.splits import COLUMNS, Rows, Spec, no_cohort_sides, sections_of, whole_samples
+from histoloom.obs_keys import section_keys
 
 PUBLISHED, SHARED_DROPPED, RANDOM_DROP = "as_published", "shared_dropped", "random_drop"
 WITH, WITHOUT = "with", "without"
@@ -77,7 +78,7 @@ class _PairedLeakage:
         Both sides lose the same share, so that the mixture stays that of leave-section-out; a sibling keeps at least
         one observation.
         """
-        section = (obs["cohort"] + "/" + obs["sample"]).to_numpy()
+        section = section_keys(obs).to_numpy()
         sides = [np.flatnonzero(np.isin(section, [_name(r) for r in side])) for side in (others, siblings)]
         n_others, n_siblings = (len(side) for side in sides)
         whole = whole_samples(fold, [(row, "test"), *((r, "train") for r in (*others, *siblings))])
@@ -227,7 +228,7 @@ def check_compared(compared: Mapping[str, Any], table: pd.DataFrame, obs: pd.Dat
         return
     roles = roles_of(table, obs)
     patient = obs["patient"].to_numpy(object)
-    section = (obs["cohort"] + "/" + obs["sample"]).to_numpy(object)
+    section = section_keys(obs).to_numpy()
 
     def by_what(what: str) -> list[str]:
         return [fold for fold, about in compared["folds"].items() if about["what"] == what]

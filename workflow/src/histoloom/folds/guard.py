@@ -13,6 +13,7 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.folds.seeds import rng_for
 from histoloom.folds.splits import ALL
+from histoloom.obs_keys import section_keys
 
 MIN_PATIENTS_FOR_SELECTION = 3  # PROTOCOLS, "Selection and scaling"
 
@@ -23,7 +24,7 @@ def _patients(table: pd.DataFrame, role: str) -> list[str]:
 
 def _samples(table: pd.DataFrame, role: str, patient: str) -> list[str]:
     rows = table[(table["role"] == role) & (table["patient"] == patient)]
-    return list(dict.fromkeys(rows["cohort"] + "/" + rows["sample"]))
+    return list(dict.fromkeys(section_keys(rows)))
 
 
 def find_overlap(table: pd.DataFrame) -> list[dict[str, Any]]:

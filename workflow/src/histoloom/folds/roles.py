@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.obs_keys import observation_keys, section_keys
 
 
 def roles_of(table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -30,14 +31,12 @@ def roles_of(table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, np.ndarray]:
     InputError
         If the table names an observation or a section twice in a fold, or one that is not there.
     """
-    sample_key = pd.Index(obs["cohort"].astype(str) + "/" + obs["sample"].astype(str))
-    key = pd.Index(sample_key + "/" + obs["obs_id"].astype(str))
+    sample_key, key = section_keys(obs), observation_keys(obs)
     found: dict[str, np.ndarray] = {}
     for fold, rows in table.groupby("fold", sort=False):
         roles = np.full(len(obs), "", dtype=object)
-        names = rows["cohort"] + "/" + rows["sample"]
         whole = rows["obs_id"].isna().to_numpy(bool)
-        label = pd.Index(names.where(whole, names + "/" + rows["obs_id"].fillna("")))
+        label = pd.Index(np.where(whole, section_keys(rows), observation_keys(rows)), dtype=object)
         for part, against in ((whole, sample_key), (~whole, key)):
             role = pd.Series(rows["role"].to_numpy(object)[part], index=label[part])
             if role.index.duplicated().any() or not role.index.isin(against).all():

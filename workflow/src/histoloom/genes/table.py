@@ -8,7 +8,6 @@ claim at the same rank is ambiguous and dropped; what no gene claims is missing.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.genes.ensembl import ENSEMBL_GENE
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("hgnc_id", "symbol", "ensembl_gene_id", "prev_symbol", "alias_symbol")
-_ENSEMBL = re.compile(r"(ENS[A-Z]{0,6}G[0-9]{11})(\.[0-9]+)?(_PAR_Y)?")
 _FOUND = ("by_id", "by_symbol", "by_previous", "by_alias")
 _LOST = ("ambiguous", "collided", "without_id", "missing")
 
@@ -119,7 +118,7 @@ def _claims(cells: Iterable[str], ids: Iterable[str]) -> dict[str, frozenset[str
 
 def _look_up(name: str, table: GeneTable) -> tuple[str | None, str]:
     """Return a name's id and the reason."""
-    match = _ENSEMBL.fullmatch(name)
+    match = ENSEMBL_GENE.fullmatch(name)
     if match and match[3] is None:
         return match[1], "by_id"
     if name in table.symbols:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from histoloom.artefacts import KEY
 from histoloom.identity import canonical_json
+from histoloom.obs_keys import obs_keys
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def write_labels(
     )[columns]
     labels = ad.AnnData(
         np.asarray(mean, dtype=np.float64)[:, order],
-        obs=obs.set_axis(pd.Index(obs["sample"] + "/" + obs["obs_id"]), axis=0),
+        obs=obs.set_axis(obs_keys(obs["sample"], obs["obs_id"]), axis=0),
         var=pd.DataFrame(index=pd.Index([types[i] for i in order], dtype=object)),
         layers={name: np.asarray(value, dtype=np.float64)[:, order] for name, value in layers.items()},
     )

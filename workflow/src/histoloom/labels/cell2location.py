@@ -17,6 +17,7 @@ from histoloom.job_resources import advice_when_too_large, deconvolution_mb
 from histoloom.labels.artefact import GroupLabels, LabelTask
 from histoloom.labels.prepare import Prepared, prepare
 from histoloom.labels.residual import reconstruction
+from histoloom.obs_keys import obs_keys
 from histoloom.references.fitting import device_options, fit_settings, history_summary, import_cell2location
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any]:
 
     spec: Mapping[str, Any] = task.spec
     model_class = import_cell2location().Cell2location
-    obs = data.obs.set_axis(data.obs["sample"] + "/" + data.obs["obs_id"], axis=0)[["sample"]].astype("category")
+    obs = data.obs.set_axis(obs_keys(data.obs["sample"], data.obs["obs_id"]), axis=0)[["sample"]].astype("category")
     visium = ad.AnnData(data.counts.astype(np.float32), obs=obs, var=data.signatures[[]].copy())
     device = task.device
     identity = resume_identity(

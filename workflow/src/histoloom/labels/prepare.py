@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
-from histoloom.genes import GeneKeys, Meeting, own_names
+from histoloom.genes import GeneKeys, GeneMatcher, preferred_ids
 from histoloom.labels.artefact import LabelTask
 from histoloom.references.genes import id_kind, is_mitochondrial
+from histoloom.samples.section import open_section
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from scipy.sparse import csr_matrix
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class Prepared:
     genes: dict[str, Any]
 
 
-def read_section(path: Path, low_umi: int, meeting: Meeting | None = None) -> Section:
+def read_section(path: Path, low_umi: int, matcher: GeneMatcher | None = None) -> Section:
     """Read a section's spots: in tissue, with counts.
 
     Parameters
@@ -84,31 +83,26 @@ def read_section(path: Path, low_umi: int, meeting: Meeting | None = None) -> Se
         The section's h5ad.
     low_umi
         Spots with fewer counts are flagged, not dropped.
-    meeting
+    matcher
         How its genes meet the reference's; None: by name.
     """
-    import anndata as ad
-    from scipy.sparse import csr_matrix
-
-    data: AnnData = ad.read_h5ad(path)
-    metadata = read_metadata(path)
-    sample = str(metadata.get("sample") or path.stem)
-    counts = csr_matrix(data.X)
+    section = open_section(path)
+    sample, counts = section.sample, section.counts
     total = np.asarray(counts.sum(axis=1)).ravel()
-    inside = data.obs["in_tissue"].to_numpy(bool) if "in_tissue" in data.obs else np.ones(data.n_obs, dtype=bool)
+    inside = section.obs["in_tissue"].to_numpy(bool)
     keep = inside & (total > 0)
     obs = pd.DataFrame(
         {
             "sample": sample,
-            "obs_id": data.obs_names.astype(str),
-            "patient": str(metadata.get("patient", "")),
+            "obs_id": section.obs.index,
+            "patient": section.patient,
             "flag_low_umi": total < low_umi,
         }
     )
     dropped = {"outside tissue": int((~inside).sum()), "no counts": int((inside & (total == 0)).sum())}
     logger.info("%s: %d spots, left out: %s", sample, int(keep.sum()), dropped)
-    meeting = meeting or Meeting(None)
-    genes = meeting.keys(own_names(data.var) if meeting.table else data.var_names, sample)
+    matcher = matcher or GeneMatcher(None)
+    genes = matcher.keys(preferred_ids(section.var) if matcher.table else section.var.index, sample)
     # Depth and what is left out go by all counts; the fit sees the genes that have a key.
     counts = counts[keep] if len(genes.kept) == counts.shape[1] else counts[keep][:, genes.kept]
     return Section(sample, obs[keep].reset_index(drop=True), counts, genes, dropped)
@@ -130,7 +124,9 @@ def read_signatures(path: Path) -> pd.DataFrame:
     return pd.DataFrame(reference.varm["signatures"]).set_axis(reference.var_names.astype(str), axis=0)
 
 
-def check_shared(section: Section, reference: GeneKeys, path: Path, spec: Mapping[str, Any], meeting: Meeting) -> int:
+def check_shared(
+    section: Section, reference: GeneKeys, path: Path, spec: Mapping[str, Any], matcher: GeneMatcher
+) -> int:
     """Return how many genes a section shares with the reference.
 
     Raises
@@ -145,9 +141,9 @@ def check_shared(section: Section, reference: GeneKeys, path: Path, spec: Mappin
         return shared
     kinds = id_kind(section.genes.given), id_kind(reference.given)
     examples = ", ".join(map(str, section.genes.given[:3])), ", ".join(map(str, reference.given[:3]))
-    if meeting.table is not None:
+    if matcher.table is not None:
         remedy = (
-            f"{meeting.release} knows {len(section.genes.keys)} of the section's {len(section.genes.given)} names and "
+            f"{matcher.release} knows {len(section.genes.keys)} of the section's {len(section.genes.given)} names and "
             f"{len(reference.keys)} of the reference's. It knows human genes: for another species set "
             "`genes: {match: name}` and give both sides the same names."
         )
@@ -190,12 +186,12 @@ def prepare(task: LabelTask) -> Prepared:
     spec = task.spec
     if task.reference is None:
         raise InputError(task.where, "has no reference.", "name one in `reference`.")
-    meeting = Meeting(task.genes)
+    matcher = GeneMatcher(task.genes)
     everything = read_signatures(task.reference)
-    known = meeting.keys(everything.index, f"reference {task.reference.stem}")
+    known = matcher.keys(everything.index, f"reference {task.reference.stem}")
     signatures = everything.iloc[known.kept].set_axis(known.keys, axis=0)
-    sections = [read_section(path, int(spec["low_umi"]), meeting) for path in task.samples]
-    shared = {s.sample: check_shared(s, known, task.reference, spec, meeting) for s in sections if len(s.obs)}
+    sections = [read_section(path, int(spec["low_umi"]), matcher) for path in task.samples]
+    shared = {s.sample: check_shared(s, known, task.reference, spec, matcher) for s in sections if len(s.obs)}
     empty = [s.sample for s in sections if not len(s.obs)]
     if empty:
         raise InputError(
@@ -205,7 +201,7 @@ def prepare(task: LabelTask) -> Prepared:
         )
     inside = np.all([known.keys.isin(s.genes.keys) for s in sections], axis=0)
     if spec["drop_mitochondrial"]:
-        inside &= ~(is_mitochondrial(known.names) | is_mitochondrial(known.keys) | meeting.mitochondrial(known.keys))
+        inside &= ~(is_mitochondrial(known.names) | is_mitochondrial(known.keys) | matcher.mitochondrial(known.keys))
     common = known.keys[inside]
     if len(common) < spec["min_shared_genes"]:
         raise InputError(
@@ -223,7 +219,7 @@ def prepare(task: LabelTask) -> Prepared:
         for s in sections
     }
     report = {
-        **meeting.told(),
+        **matcher.protocol(),
         "reference": known.counts,
         "sections": {s.sample: s.genes.counts for s in sections if s.genes.counts},
         "shared": shared,

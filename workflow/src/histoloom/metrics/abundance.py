@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.aggregate import add_ratio, mean_by, over_types, roll_up, to_cohort, to_patients
+from histoloom.obs_keys import section_keys
 from histoloom.stats import Floats, pearson_columns, pearson_rows
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def between_part(prediction: Floats, reference: Floats, section: np.ndarray) -> 
 
 def section_means(scored: Scored, reference: Floats) -> Floats:
     """Return the predictor that knows each test section's mean and nothing else, (n, types)."""
-    section = (scored.obs["cohort"] + "/" + scored.obs["sample"]).to_numpy()
+    section = section_keys(scored.obs).to_numpy()
     found: Floats = pd.DataFrame(reference).groupby(section).transform("mean").to_numpy()
     return found
 
@@ -115,7 +116,7 @@ def pooled_cc(scored: Scored, prediction: Floats, reference: Floats) -> pd.DataF
     """
     obs = scored.obs[scored.obs["qc_flag"] == ""]
     flat = section_means(scored, reference)
-    section = (scored.obs["cohort"] + "/" + scored.obs["sample"]).to_numpy()
+    section = section_keys(scored.obs).to_numpy()
     parts = []
     for aggregation, by in (("pooled_patient", ["cohort", "patient"]), ("pooled", ["cohort"])):
         for key, labels in sorted(obs.groupby(by, observed=True, sort=True).groups.items()):

@@ -16,6 +16,7 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.labelled import Labels, sections_of
+from histoloom.obs_keys import obs_keys, section_keys
 from histoloom.stats import Floats, pearson_columns
 from histoloom.targets.build import apply_recipe
 
@@ -103,14 +104,8 @@ def attainable(metrics: pd.DataFrame, ceilings: pd.DataFrame, models: Sequence[s
     own = metrics[metrics["against"] == "labels"]
     for model in models:
         table[f"cc_{model}"] = sections(own[own["model"] == model], "cc").reindex(table.index)
-    scored = sorted(
-        set(
-            own.loc[own["aggregation"] == "section", "cohort"]
-            + "/"
-            + own.loc[own["aggregation"] == "section", "sample"]
-        )
-    )
-    here = table.index.get_level_values("cohort") + "/" + table.index.get_level_values("sample")
+    scored = sorted(set(section_keys(own[own["aggregation"] == "section"])))
+    here = obs_keys(table.index.get_level_values("cohort"), table.index.get_level_values("sample"))
     table = table[here.isin(scored)] if scored else table
     by_patient = table.groupby(["cohort", "target", "patient"], sort=True).mean()
     found = by_patient.groupby(["cohort", "target"], sort=True).mean()

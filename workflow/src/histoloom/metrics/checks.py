@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import identities_of, read_metadata
+from histoloom.artefacts import identities_of
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
 from histoloom.metrics.aggregate import roll_up
@@ -24,6 +24,8 @@ from histoloom.metrics.labelled import Labels, flagged, joined, members, read_la
 from histoloom.metrics.rows import assemble, write_metrics
 from histoloom.metrics.sensitivity import differences, score_sensitivity
 from histoloom.metrics.tissue_checks import read_nuclei, score_kept, score_nuclei, score_residual
+from histoloom.obs_keys import obs_keys
+from histoloom.samples.section import open_section
 from histoloom.stats import pearson_columns, pearson_cross
 
 logger = logging.getLogger(__name__)
@@ -163,21 +165,15 @@ def score_regions(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) -
 
 def _read_regions(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[str, str]]:
     """Return regions by observation, and qc_flags by section, of a cohort's section artefacts."""
-    import h5py
-    from anndata.io import read_elem
-
     found, qc_flags = [], {}
     for path in paths:
-        metadata = read_metadata(path)
-        if metadata.get("cohort") != cohort:
+        section = open_section(path)
+        if section.cohort != cohort:
             continue
-        sample = str(metadata["sample"])
-        qc_flags[sample] = str(metadata.get("qc_flag") or "")
-        with h5py.File(path, "r") as handle:
-            obs = read_elem(handle["obs"])
-        if "region" in obs:
-            keys = cohort + "/" + sample + "/" + obs.index.astype(str)
-            found.append(pd.Series(obs["region"].astype(object).fillna("").to_numpy(), index=keys, dtype=object))
+        qc_flags[section.sample] = str(section.metadata.get("qc_flag") or "")
+        if "region" in section.obs:
+            keys = obs_keys(cohort, section.sample, section.obs.index)
+            found.append(pd.Series(section.obs["region"].fillna("").to_numpy(), index=keys, dtype=object))
     if not found:
         raise InputError(
             f"cohort '{cohort}'", "no section has a pathologist's regions.", "name sections with a `regions` table."

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.colocalization import diagnostic_rows, placed
 from histoloom.metrics.labelled import Labels, sections_of
 from histoloom.metrics.moran import morans_r, protocol_weights, upper_pairs
 from histoloom.metrics.significance import false_discovery, null_maps, permutation_p
+from histoloom.obs_keys import obs_keys
+from histoloom.samples.section import open_section
 from histoloom.stats import Floats
 
 logger = logging.getLogger(__name__)
@@ -26,26 +27,18 @@ _LEAST = 20
 
 def read_positions(paths: Sequence[Path], cohort: str) -> pd.DataFrame:
     """Return array coordinates, pitch, px and qc_flag of a cohort's observations, index ``cohort/sample/obs_id``."""
-    import h5py
-    from anndata.io import read_elem
-
     found = []
     for path in paths:
-        metadata = read_metadata(path)
-        if metadata.get("cohort") != cohort:
+        section = open_section(path)
+        if section.cohort != cohort:
             continue
-        with h5py.File(path, "r") as handle:
-            obs = read_elem(handle["obs"])
-            spatial = np.asarray(handle["obsm/spatial"]) if "obsm/spatial" in handle else None
-        sample = str(metadata["sample"])
-        part = pd.DataFrame(
-            {"cohort": cohort, "sample": sample}, index=cohort + "/" + sample + "/" + obs.index.astype(str)
-        )
+        keys = obs_keys(cohort, section.sample, section.obs.index)
+        part = pd.DataFrame({"cohort": cohort, "sample": section.sample}, index=keys)
         for column in ("array_row", "array_col"):
-            part[column] = obs[column].to_numpy(dtype=float) if column in obs else np.nan
-        part["pitch_um"] = float(metadata.get("pitch_um") or "nan")
-        part["x"], part["y"] = spatial.T if spatial is not None else (np.nan, np.nan)
-        part["qc_flag"] = str(metadata.get("qc_flag") or "")
+            part[column] = section.obs[column].to_numpy(dtype=float)
+        part["pitch_um"] = float(section.metadata.get("pitch_um") or "nan")
+        part["x"], part["y"] = section.spatial.T
+        part["qc_flag"] = str(section.metadata.get("qc_flag") or "")
         found.append(part)
     if not found:
         raise InputError(f"cohort '{cohort}'", "none of its sections was given.", "name sections of this cohort.")

@@ -18,6 +18,7 @@ from histoloom.metrics.moran import (
     upper_pairs,
     weight_diagnostics,
 )
+from histoloom.obs_keys import section_keys
 from histoloom.stats import Floats
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
     """
     known = placed(scored.obs, moran)
     if not known.all():
-        names = sorted(scored.obs.loc[~known, "cohort"] + "/" + scored.obs.loc[~known, "sample"])
+        names = sorted(section_keys(scored.obs[~known]))
         logger.warning("no Moran's R without array coordinates and pitch: %s", ", ".join(dict.fromkeys(names)))
     obs = scored.obs[known]
     parts: list[pd.DataFrame] = []

@@ -12,6 +12,7 @@ import pandas as pd
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
+from histoloom.obs_keys import observation_keys
 from histoloom.stats import Floats
 
 
@@ -48,7 +49,7 @@ def read_labels(path: str | Path) -> Labels:
     obs = obs.assign(cohort=cohort, qc_flag=qc_flag)
     if "excess_residual" in data.obs:
         obs["excess_residual"] = data.obs["excess_residual"].to_numpy(dtype=float)
-    obs.index = pd.Index(obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"])
+    obs.index = observation_keys(obs)
     values = np.asarray(data.X.toarray() if hasattr(data.X, "toarray") else data.X, dtype=np.float64)
     return Labels(obs, [str(name) for name in data.var_names], values, metadata, Path(path))
 
@@ -108,7 +109,7 @@ def read_predicted(path: str | Path) -> list[Labels]:
         obs["qc_flag"] = ""
     obs["qc_flag"] = obs["qc_flag"].fillna("").astype(str)
     types = [str(name) for name in data.var_names]
-    key = pd.Index(obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"])
+    key = observation_keys(obs)
     first = ~key.duplicated()
     mean = pd.DataFrame(values).groupby(key.to_numpy(), sort=False).mean().reindex(key[first]).to_numpy()
     obs = obs[first].set_axis(key[first])

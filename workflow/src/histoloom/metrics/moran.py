@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.obs_keys import section_keys
 from histoloom.stats import Floats
 
 LENGTH_SCALE_UM = 240.0
@@ -131,7 +132,7 @@ def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> Any:
         and a length scale of 500 in px of the slide, whatever its um/px, cutoff 0.2, self included, at most the 160
         strongest neighbours; kept when either side lists the other, so that W is symmetric (SpatialDM's is directed).
     """
-    section = (obs["cohort"].astype(str) + "/" + obs["sample"].astype(str)).to_numpy()
+    section = section_keys(obs).to_numpy()
     if moran.get("protocol", ARRAY) == ARRAY:
         return spatial_weights(
             obs[["array_row", "array_col"]].to_numpy(dtype=np.float64),

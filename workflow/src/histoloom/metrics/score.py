@@ -19,6 +19,7 @@ from histoloom.metrics.colocalization import score_colocalization
 from histoloom.metrics.protocol import stamp
 from histoloom.metrics.rows import assemble, write_metrics
 from histoloom.metrics.scored import Scored, merge_types
+from histoloom.obs_keys import observation_keys
 from histoloom.stats import Floats
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def train_means(target: Path, folds: Path) -> tuple[pd.DataFrame, Any]:
     data = anndata.read_h5ad(target)
     values, obs = _dense(data.X), data.obs
     table, _ = read_folds(folds)
-    key = obs["cohort"].astype(str) + "/" + obs["sample"].astype(str) + "/" + obs["obs_id"].astype(str)
+    key = observation_keys(obs)
     chosen = {fold: roles == "train" for fold, roles in roles_of(table, obs).items()}
     means = {fold: np.nanmean(values[rows], axis=0) for fold, rows in sorted(chosen.items()) if rows.any()}
     frame = pd.DataFrame.from_dict(means, orient="index", columns=[str(name) for name in data.var_names])
@@ -103,7 +104,7 @@ def train_means(target: Path, folds: Path) -> tuple[pd.DataFrame, Any]:
 def with_positions(scored: Scored, target_obs: pd.DataFrame) -> pd.DataFrame:
     """Add array coordinates, pitch and qc_flag from the target where the predictions do not carry them."""
     obs = scored.obs
-    key = (obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"]).to_numpy()
+    key = observation_keys(obs).to_numpy()
     unknown = ~pd.Index(key).isin(target_obs.index)
     if unknown.any():
         raise InputError(

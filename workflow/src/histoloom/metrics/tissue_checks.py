@@ -13,6 +13,7 @@ from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.labelled import Labels, sections_of
+from histoloom.obs_keys import obs_keys
 from histoloom.stats import pearson_columns
 
 
@@ -25,7 +26,7 @@ def read_nuclei(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[str
             continue
         table = pd.read_parquet(path)
         qc_flags[str(metadata["sample"])] = str(metadata.get("qc_flag") or "")
-        keys = cohort + "/" + str(metadata["sample"]) + "/" + table["obs_id"].astype(str)
+        keys = obs_keys(cohort, str(metadata["sample"]), table["obs_id"])
         found.append(pd.Series(table["nuclei"].to_numpy(dtype=float), index=pd.Index(keys)))
     if not found:
         raise InputError(f"cohort '{cohort}'", "nuclei of none of its sections were counted.", "count them first.")
@@ -92,7 +93,7 @@ def score_kept(
         if metadata.get("cohort") != cohort:
             continue
         sample, table = str(metadata["sample"]), pd.read_parquet(path)
-        keys = cohort + "/" + sample + "/" + table["obs_id"].astype(str)
+        keys = obs_keys(cohort, sample, table["obs_id"])
         region = regions.reindex(keys).fillna("").to_numpy()
         kept, background = table["kept"].to_numpy(dtype=bool), (table["reason"] == "background").to_numpy()
         place = {"fold": "", "cohort": cohort, "sample": sample, "patient": str(metadata.get("patient", "")),

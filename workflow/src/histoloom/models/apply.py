@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import identities_of, read_metadata
+from histoloom.artefacts import identities_of
 from histoloom.errors import InputError
 from histoloom.folds import ALL
 from histoloom.identity import make_identity
@@ -26,29 +25,22 @@ from histoloom.models.run import (
     write_predictions,
 )
 from histoloom.models.scaling import standardise_groups
+from histoloom.obs_keys import observation_keys
+from histoloom.samples.section import open_section
 from histoloom.targets.artefact import plain
 from histoloom.tiles.spec import TileSpec
 
 
 def _observations(samples: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Return the observations of sections (cohort, sample, obs_id, array positions, x, y) and each section's facts."""
-    import h5py
-    from anndata.io import read_elem
-
     frames, facts = [], []
     for path in samples:
-        meta = read_metadata(path)
-        with h5py.File(path, "r") as handle:
-            obs, spatial = plain(read_elem(handle["obs"])), read_elem(handle["obsm/spatial"])
-        cohort, sample = str(meta["cohort"]), str(meta["sample"])
-        frame = obs[["array_row", "array_col"]].copy()
-        frame.insert(0, "obs_id", obs.index.astype(str))
-        frame.insert(0, "sample", sample)
-        frame.insert(0, "cohort", cohort)
-        frame["x"], frame["y"] = np.asarray(spatial, dtype=np.float64).T
-        frame.index = pd.Index(cohort + "/" + sample + "/" + frame["obs_id"].to_numpy(object))
-        frames.append(frame)
-        facts.append(meta)
+        section = open_section(path)
+        frame = plain(section.obs[["cohort", "sample", "array_row", "array_col"]])
+        frame.insert(2, "obs_id", section.obs.index)
+        frame["x"], frame["y"] = section.spatial.T
+        frames.append(frame.set_axis(observation_keys(frame)))
+        facts.append(section.metadata)
     return pd.concat(frames), facts
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 
 from histoloom.checkpoints import Checkpoints
 from histoloom.models.scaling import Scaler, fit_scaler
+from histoloom.obs_keys import section_keys
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class TrainingData:
     def __post_init__(self) -> None:
         obs = self.rows.obs
         object.__setattr__(self, "patients", obs["patient"].to_numpy(object))
-        object.__setattr__(self, "sections", pd.factorize(obs["cohort"] + "/" + obs["sample"])[0])
+        object.__setattr__(self, "sections", pd.factorize(section_keys(obs))[0])
 
     @property
     def features(self) -> np.ndarray:

@@ -11,6 +11,7 @@ from histoloom.errors import InputError
 from histoloom.models.base import Model, Rows, TrainingData
 from histoloom.models.ridge import solve
 from histoloom.models.scaling import moments
+from histoloom.obs_keys import section_keys
 
 
 def _tensor(array: np.ndarray) -> Any:
@@ -66,7 +67,7 @@ class SectionMean(Model):
                 "needs the labels of what it predicts, and there are none.",
                 "leave it out of experiments with task apply.",
             )
-        section = (rows.obs["cohort"] + "/" + rows.obs["sample"]).to_numpy()
+        section = section_keys(rows.obs).to_numpy()
         return pd.DataFrame(rows.labels).groupby(section, sort=False).transform("mean").to_numpy()
 
 
@@ -88,7 +89,7 @@ def section_coordinates(obs: pd.DataFrame) -> np.ndarray:
     from scipy.ndimage import binary_closing, distance_transform_edt
 
     out = np.zeros((len(obs), 3))
-    section = (obs["cohort"] + "/" + obs["sample"]).to_numpy()
+    section = section_keys(obs).to_numpy()
     for rows in pd.Series(np.arange(len(obs))).groupby(section, sort=False).indices.values():
         position = obs.iloc[rows][["array_row", "array_col"]].to_numpy(int)
         position = position - position.min(axis=0)

@@ -15,6 +15,7 @@ from histoloom.folds.seeds import rng_for
 from histoloom.identity import canonical_json, sha256_text
 from histoloom.models.base import Fold, Rows, TrainingData
 from histoloom.models.scaling import standardise_groups
+from histoloom.obs_keys import section_keys
 from histoloom.targets import Target
 
 # What makes two embeddings of one encoder the same space.
@@ -84,7 +85,7 @@ def _label_rows(obs: pd.DataFrame, roles: np.ndarray, fold: str, shuffle: str, s
     if shuffle == "everywhere":
         rows[side] = rng_for(seed, "shuffle", fold).permutation(side)
         return rows
-    section = (obs["cohort"] + "/" + obs["sample"]).to_numpy()
+    section = section_keys(obs).to_numpy()
     for name, at in pd.Series(side).groupby(section[side], sort=False).indices.items():
         rows[side[at]] = rng_for(seed, "shuffle", fold, str(name)).permutation(side[at])
     return rows

@@ -21,6 +21,7 @@ from histoloom.kinds import MODELS, load
 from histoloom.models.artefact import load_model, save_model
 from histoloom.models.base import Fold, Model, Rows
 from histoloom.models.data import build_training, load_features
+from histoloom.obs_keys import obs_keys
 from histoloom.targets import Target, read_target
 
 logger = logging.getLogger(__name__)
@@ -267,7 +268,7 @@ def predict_model(
     index = np.concatenate([fold.test for fold, _, _ in parts])
     obs = read.obs.iloc[index].copy()
     obs.insert(0, "fold", np.repeat([fold.name for fold, _, _ in parts], [len(fold.test) for fold, _, _ in parts]))
-    obs.index = pd.Index(obs["fold"] + "/" + obs.index)
+    obs.index = obs_keys(obs["fold"], obs.index)
     layers = {"labels": read.values[index]}
     for seed in facts["train_seeds"]:
         layers[f"seed_{seed}"] = np.concatenate([by_seed[seed] for _, _, by_seed in parts])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from histoloom.obs_keys import section_keys
+
 
 @dataclass(frozen=True)
 class Scaler:
@@ -57,7 +59,7 @@ def standardise_groups(features: np.ndarray, obs: pd.DataFrame, standardise: str
     """
     if standardise not in {"per_cohort", "per_section"}:
         return features
-    by = obs["cohort"] if standardise == "per_cohort" else obs["cohort"] + "/" + obs["sample"]
+    by = obs["cohort"] if standardise == "per_cohort" else section_keys(obs)
     out = np.empty_like(features)
     for rows in pd.Series(np.arange(len(obs))).groupby(by.to_numpy(), sort=False).indices.values():
         out[rows] = fit_scaler(features[rows], active=True)(features[rows])

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import identities_of, read_metadata, write_parquet
+from histoloom.artefacts import identities_of, write_parquet
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
 from histoloom.nuclei.find import find_nuclei, reduced
+from histoloom.samples.section import open_section
 from histoloom.slides import Slide, open_slide
 
 logger = logging.getLogger(__name__)
@@ -66,24 +67,19 @@ def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Pat
     InputError
         If the section's um/px or spot diameter is not known.
     """
-    import h5py
-    from anndata.io import read_elem
-
-    metadata = read_metadata(sample)
+    section = open_section(sample)
+    metadata = section.metadata
     mpp = float(metadata.get("mpp") or "nan")
     disc = float(spec.get("disc_um") or metadata.get("spot_diameter_um") or "nan")
     if not (mpp > 0 and disc > 0):
         raise InputError(
             sample, "its um per px or spot diameter is not known.", "fill mpp and spot_diameter_um in the sheet."
         )
-    with h5py.File(sample, "r") as handle:
-        names = read_elem(handle["obs"]).index.astype(str)
-        places = np.asarray(handle["obsm/spatial"], dtype=np.float64)
     with open_slide(slide) as picture:
-        found = [count_spot(picture, float(x), float(y), disc, mpp) for x, y in places]
+        found = [count_spot(picture, float(x), float(y), disc, mpp) for x, y in section.spatial]
     table = pd.DataFrame(
         {
-            "obs_id": list(names),
+            "obs_id": list(section.obs.index),
             "nuclei": [np.nan if item is None else float(item[0]) for item in found],
             "nuclei_area_um2": [np.nan if item is None else item[1] for item in found],
         }

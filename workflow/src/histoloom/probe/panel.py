@@ -20,6 +20,7 @@ from histoloom.errors import InputError
 from histoloom.folds import read_folds, roles_of
 from histoloom.folds.splits import ALL
 from histoloom.identity import make_identity
+from histoloom.obs_keys import section_keys
 from histoloom.targets import Expression, read_expression
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def panel_table(target: Expression, folds: Mapping[str, np.ndarray], panel: Mapp
         ``genes`` (hvg, heg or published), ``k``, ``selected_on`` (train or dataset).
     """
     kind, on = panel["genes"], panel["selected_on"]
-    section = (target.obs["cohort"] + "/" + target.obs["sample"]).to_numpy()
+    section = section_keys(target.obs).to_numpy()
     parts = []
     for fold, roles in folds.items():
         if fold == ALL:

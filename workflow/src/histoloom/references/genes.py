@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-_ENSEMBL = re.compile(r"^ENS[A-Z]{0,4}G\d{6,}(\.\d+)?$")
+from histoloom.genes import ENSEMBL_GENE
+
 # The 13 protein-coding human mitochondrial genes (HGNC: "mitochondrially encoded protein coding") by Ensembl id.
 _MITOCHONDRIAL_IDS = frozenset(
     f"ENSG00000{n}"
@@ -40,7 +40,7 @@ def id_kind(names: Sequence[str] | pd.Index) -> str:
     head = [str(n) for n in names[:2000]]
     if not head:
         return "no names"
-    if sum(bool(_ENSEMBL.match(n)) for n in head) > len(head) / 2:
+    if sum(bool(ENSEMBL_GENE.fullmatch(n)) for n in head) > len(head) / 2:
         return "Ensembl ids"
     if sum(n.isdigit() for n in head) > len(head) / 2:
         return "numbers"

@@ -12,6 +12,7 @@ import pandas as pd
 from histoloom.metrics.leaks import GROUPS
 from histoloom.metrics.rows import read_metrics, read_protocols
 from histoloom.metrics.uncertainty import MIN_PATIENTS, sign_flip_p
+from histoloom.obs_keys import section_keys
 from histoloom.report.pages import Page, listed, number, write_csv
 
 PAIRED = "paired_leakage"
@@ -75,7 +76,7 @@ def paired_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mod
             wide = wide.reindex(counts.index).rename(columns={EFFECT: "difference"})
             table = wide.assign(model=str(model), against=str(against), level=level).reset_index()
             if level == "section":
-                name = pd.Index(table["cohort"] + "/" + table["sample"])
+                name = section_keys(table)
                 table = table.assign(**{str(column): withs[column].reindex(name).to_numpy() for column in withs})
                 pair = pd.MultiIndex.from_frame(table[["cohort", "sample"]])
                 table["cc_with_sd_draws"] = spread.reindex(pair).to_numpy()

@@ -11,6 +11,7 @@ import pandas as pd
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
+from histoloom.obs_keys import section_keys
 from histoloom.report.style import crop, figure, frame_of, save, scale_bar, show_map
 from histoloom.report.thumbnails import read_thumbnail
 
@@ -46,7 +47,7 @@ def read_slide_predictions(
     data = anndata.read_h5ad(predictions)
     at = ((data.obs["cohort"].astype(str) == cohort) & (data.obs["sample"].astype(str) == sample)).to_numpy()
     if not at.any():
-        known = sorted(set(data.obs["cohort"].astype(str) + "/" + data.obs["sample"].astype(str)))
+        known = sorted(set(section_keys(data.obs)))
         raise InputError(predictions, f"holds no prediction of {cohort}/{sample}.", f"it has: {', '.join(known)}.")
     values = np.asarray(data.X[at], dtype=np.float64)
     frame = pd.DataFrame(

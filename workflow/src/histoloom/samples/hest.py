@@ -192,7 +192,7 @@ def _places(data: AnnData, technology: str, path: Path) -> pd.DataFrame:
 
 def _controls(genes: pd.Index, technology: str) -> np.ndarray:
     """Tell control probes among the features of in situ panels."""
-    from histoloom.samples.probes import is_control
+    from histoloom.samples.control_features import is_control
 
     return is_control(list(genes)) if technology == "Xenium" else np.zeros(len(genes), bool)
 

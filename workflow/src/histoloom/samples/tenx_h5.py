@@ -84,7 +84,7 @@ def read_feature_matrix(path: Path) -> FeatureMatrix:
 
 def _genes_only(matrix: csr_matrix, obs_ids: pd.Index, names: Any, ids: Any, types: Any) -> FeatureMatrix:
     """Leave out what is no gene, by feature type and, where a panel types its probes as genes, by name."""
-    from histoloom.samples.probes import is_control
+    from histoloom.samples.control_features import is_control
 
     by_name = is_control(list(names)) & (types == GENES)
     kept = (types == GENES) & ~by_name

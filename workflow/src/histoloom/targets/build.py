@@ -20,6 +20,7 @@ from histoloom.artefacts import KEY, identities_of, read_metadata
 from histoloom.embeddings.artefact import embedded_keys
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
+from histoloom.obs_keys import obs_keys
 from histoloom.targets.artefact import plain
 from histoloom.targets.sections import observe, one_tile_spec, read_elements
 
@@ -63,7 +64,7 @@ def read_abundance(path: Path, statistic: str = "mean") -> Abundance:
     obs = plain(parts["obs"])
     values = parts[name]
     values = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float64)
-    keys = pd.Index(obs["sample"].astype(str) + "/" + obs["obs_id"].astype(str))
+    keys = obs_keys(obs["sample"], obs["obs_id"])
     types = [str(item) for item in parts["var"].index]
     for what, index in (("observation", keys), ("cell type", pd.Index(types))):
         twice = index[index.duplicated()]
@@ -169,11 +170,11 @@ def _join_section(
             f"no labels for cohort '{cohort}'; there are: {', '.join(labels)}.",
             "label this cohort too.",
         )
-    keys = name + "/" + section.obs.index
+    keys = obs_keys(name, section.obs.index)
     values = _aligned(labels[cohort], keys, types, transform)
     present = np.isin(keys, labels[cohort].keys)
     known = np.isfinite(values).all(axis=1)
-    featured = np.ones(len(keys), bool) if embedded is None else np.isin(f"{cohort}/" + keys, list(embedded))
+    featured = np.ones(len(keys), bool) if embedded is None else np.isin(obs_keys(cohort, keys), list(embedded))
     joined = kept & present & known & featured
     step = {
         **section.step, "labelled": int((kept & present).sum()), "joined": int(joined.sum()),

@@ -19,9 +19,11 @@ from scipy.sparse import csr_matrix, diags, vstack
 from histoloom.artefacts import KEY, identities_of, read_metadata
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
-from histoloom.samples.probes import is_control
+from histoloom.obs_keys import observation_keys
+from histoloom.samples.control_features import is_control
+from histoloom.samples.section import open_section
 from histoloom.targets.artefact import plain
-from histoloom.targets.sections import observe, one_tile_spec, read_elements
+from histoloom.targets.sections import observe, one_tile_spec
 
 logger = logging.getLogger(__name__)
 
@@ -116,11 +118,11 @@ def build_expression_target(
                 f"no observation is in tissue and on a kept tile ({section.step}).",
                 "look at the section's tile picture, or exclude it: write a reason in the sheet's `exclude` column.",
             )
-        matrix = csr_matrix(read_elements(sample, ["X"])["X"])[section.kept]
+        matrix = open_section(sample).counts[section.kept]
         totals.append(np.asarray(matrix.sum(axis=1), np.float64).ravel())
         counts.append(matrix[:, own.get_indexer(pd.Index(columns))])
         kept = section.obs.loc[section.kept]
-        obs.append(kept.set_axis(f"{section.cohort}/{section.sample}/" + kept.index))
+        obs.append(kept.set_axis(observation_keys(kept)))
         steps.append({**section.step, "joined": int(section.kept.sum())})
         specs.append(section.tiles_spec)
         logger.info("%s/%s: %s", section.cohort, section.sample, steps[-1])
@@ -144,7 +146,7 @@ def build_expression_target(
 
 
 def _genes(sample: Path) -> pd.Index:
-    return pd.Index(read_elements(sample, ["var"])["var"].index.astype(str))
+    return open_section(sample).var.index
 
 
 def _columns(names: Sequence[pd.Index], samples: Sequence[Path], wanted: Sequence[str] | None) -> list[str]:

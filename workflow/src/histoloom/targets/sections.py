@@ -13,6 +13,7 @@ import pandas as pd
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
+from histoloom.samples.section import open_section
 from histoloom.targets.artefact import plain
 
 LOW_UMI = 100  # PROTOCOLS: observations with fewer counts are flagged, not dropped
@@ -66,26 +67,25 @@ def observe(sample: Path, tile: Path) -> Observed:
     InputError
         If the tiles are another section's.
     """
-    meta, tiles_meta = read_metadata(sample), read_metadata(tile)
-    cohort, name = str(meta["cohort"]), str(meta["sample"])
+    section, tiles_meta = open_section(sample), read_metadata(tile)
+    meta, cohort, name = section.metadata, section.cohort, section.sample
     if (tiles_meta.get("cohort"), tiles_meta.get("sample")) != (cohort, name):
         raise InputError(
             tile,
             f"holds the tiles of another section than {sample}.",
             "give samples and tiles in the same order.",
         )
-    parts = read_elements(sample, ["obs", "obsm/spatial"])
-    obs = plain(parts["obs"])
+    obs = plain(section.obs)
     ids = pd.Index(obs.index)
     tiles = pd.read_parquet(tile, columns=["obs_id", "kept"]).set_index("obs_id")["kept"]
     in_tissue = obs["in_tissue"].to_numpy(bool)
     kept = in_tissue & tiles.reindex(ids).fillna(False).to_numpy(bool)
-    spatial = np.asarray(parts["obsm/spatial"], dtype=np.float64)
-    frame = pd.DataFrame({"cohort": cohort, "sample": name, "patient": str(meta["patient"]), "obs_id": ids}, index=ids)
+    keys = {"cohort": cohort, "sample": name, "patient": section.patient}
+    frame = pd.DataFrame({**keys, "obs_id": ids}, index=ids)
     for column in _CARRIED:
         if column in obs:
             frame[column] = obs[column].to_numpy()
-    frame["x"], frame["y"] = spatial[:, 0], spatial[:, 1]
+    frame["x"], frame["y"] = section.spatial.T
     pitch = meta.get("pitch_um")
     frame["pitch_um"] = float(pitch) if pitch is not None else np.nan
     frame["qc_flag"] = str(meta.get("qc_flag") or "")

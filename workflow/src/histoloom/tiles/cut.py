@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from histoloom.artefacts import identity_of, read_metadata, write_parquet
+from histoloom.artefacts import identity_of, write_parquet
 from histoloom.errors import InputError
 from histoloom.identity import make_identity, sha256_file
+from histoloom.samples.section import open_section
 from histoloom.slides import Slide, open_slide
 from histoloom.tiles.background import tissue_fraction
 from histoloom.tiles.geometry import leaves, outside
@@ -47,13 +48,13 @@ def cut_tiles(*, sample: Path, slide: Path, spec: Mapping[str, Any], out: Path, 
     InputError
         If the slide is not the one the section was made with, or no tile is kept.
     """
-    tiles, facts = TileSpec.from_dict(spec), read_metadata(sample)
-    obs_ids, centres = read_centres(sample)
+    tiles, section = TileSpec.from_dict(spec), open_section(sample)
+    facts = section.metadata
     mpp = float(facts["mpp"])
     side = tiles.size_level0_px(mpp)
     with open_slide(slide) as image:
         check_slide(image, facts, sample)
-        frame = tile_table(image, obs_ids, centres, tiles, mpp)
+        frame = tile_table(image, section.obs.index, section.spatial, tiles, mpp)
         inputs = {"sample": identity_of(sample), "slide": facts.get("slide_sha256") or sha256_file(slide)}
         metadata = _metadata(frame, tiles, facts, side, inputs)
         logger.info("%s", _summary(metadata, sample))
@@ -75,17 +76,6 @@ def _nothing_kept(sample: Path, name: str, metadata: Mapping[str, Any]) -> Input
     )
 
 
-def read_centres(sample: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
-    """Return obs_id (n,) and centre (n, 2) in level-0 px of a section, without reading its counts."""
-    import h5py
-    from anndata.io import read_elem
-
-    with h5py.File(sample, "r") as handle:
-        obs = read_elem(handle["obs"])
-        centres = np.asarray(read_elem(handle["obsm/spatial"]), dtype=np.float64)
-    return np.asarray(obs.index, dtype=object), centres
-
-
 def check_slide(image: Slide, facts: Mapping[str, Any], sample: Path) -> None:
     """Check that a slide has the size that the section's coordinates refer to.
 
@@ -105,7 +95,7 @@ def check_slide(image: Slide, facts: Mapping[str, Any], sample: Path) -> None:
 
 
 def tile_table(
-    image: Slide, obs_ids: npt.NDArray[np.object_], centres: npt.NDArray[np.float64], tiles: TileSpec, mpp: float
+    image: Slide, obs_ids: pd.Index, centres: npt.NDArray[np.float64], tiles: TileSpec, mpp: float
 ) -> pd.DataFrame:
     """Return the table of tiles.
 
@@ -130,7 +120,7 @@ def tile_table(
     reason[outside(centres, image.width, image.height)] = "outside"
     return pd.DataFrame(
         {
-            "obs_id": obs_ids.astype(str).astype(object),
+            "obs_id": obs_ids.astype(str).to_numpy(dtype=object),
             "x": centres[:, 0],
             "y": centres[:, 1],
             "tissue_fraction": share,

@@ -1,4 +1,4 @@
-"""Where genes of two sources meet: under Ensembl ids through a table, or by name where both have one vocabulary."""
+"""Match the genes of two sources: by Ensembl ids through a table, or by name where both have one vocabulary."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BY_ID, BY_NAME = "ensembl", "name"
 
 @dataclass(frozen=True)
 class GeneKeys:
-    """The genes of one source that can meet those of another.
+    """The genes of one source that can be matched with those of another.
 
     Attributes
     ----------
     keys
-        What each gene meets others by, no key twice, length K.
+        The key of each gene, no key twice, length K.
     names
         The source's own names of these genes, length K.
     kept
@@ -33,7 +33,7 @@ class GeneKeys:
     given
         All names of the source, length G.
     counts
-        Names by how they were found or why they were lost (`GeneMapping.counts`); empty where genes meet by name.
+        Names by how they were mapped or why they were lost (`GeneMapping.counts`); empty for matching by name.
     """
 
     keys: pd.Index
@@ -43,13 +43,13 @@ class GeneKeys:
     counts: dict[str, int]
 
 
-class Meeting:
-    """How the genes of several sources meet.
+class GeneMatcher:
+    """Matches the genes of several sources.
 
     Parameters
     ----------
     path
-        Gene table (`load_gene_table`); None: genes meet by their names as they are spelt.
+        Gene table (`load_gene_table`); None: names are compared as they are spelt.
 
     Attributes
     ----------
@@ -62,22 +62,22 @@ class Meeting:
         self.release = None if path is None else Path(path).name
         self.by = BY_NAME if path is None else BY_ID
 
-    def keys(self, names: Sequence[str] | pd.Index, who: str) -> GeneKeys:
-        """Return the keys of a source's genes; what is lost is counted in the log.
+    def keys(self, names: Sequence[str] | pd.Index, source: str) -> GeneKeys:
+        """Return the keys of a source's genes; lost names are counted in the log.
 
         Parameters
         ----------
         names
             Symbols or Ensembl ids of any vintage, length G.
-        who
-            Whose genes they are, for the log.
+        source
+            Name of the source, for the log.
         """
         names = pd.Index(names, dtype=object).astype(str)
         if self.table is None:
             return GeneKeys(names, names, np.arange(len(names)), names, {})
         mapping = to_ensembl(list(names), self.table)
         kept = np.asarray(mapping.kept(), dtype=np.int64)
-        logger.info("%s: %d genes, to Ensembl ids: %s", who, len(names), _told(mapping.counts))
+        logger.info("%s: %d genes, to Ensembl ids: %s", source, len(names), _summary(mapping.counts))
         keys = pd.Index([mapping.ids[position] for position in kept], dtype=object)
         return GeneKeys(keys, names[kept], kept, names, mapping.counts)
 
@@ -88,12 +88,12 @@ class Meeting:
         known = {gene for symbol, gene in self.table.symbols.items() if gene and symbol.startswith("MT-")}
         return np.array([key in known for key in keys], dtype=bool)
 
-    def told(self) -> dict[str, Any]:
-        """Return the protocol: by what genes meet, and in which release of the table."""
+    def protocol(self) -> dict[str, Any]:
+        """Return by what genes were matched, and the release of the table."""
         return {"matched_by": self.by, "gene_table": self.release}
 
 
-def own_names(var: pd.DataFrame) -> pd.Index:
+def preferred_ids(var: pd.DataFrame) -> pd.Index:
     """Return the best name that a source gives each of its genes: the id it publishes (``ensembl_id``), else the index.
 
     Parameters
@@ -108,5 +108,5 @@ def own_names(var: pd.DataFrame) -> pd.Index:
     return pd.Index(np.where(published == "", names.to_numpy(dtype=object), published), dtype=object)
 
 
-def _told(counts: dict[str, int]) -> str:
+def _summary(counts: dict[str, int]) -> str:
     return ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in counts.items() if count)
