@@ -169,19 +169,19 @@ def timm_card(name: str, options: argparse.Namespace) -> None:
 def end_to_end(threads: int) -> None:
     from test_embeddings import Toy
 
-    from histoloom.embeddings.artefact import read_embeddings
+    from histoloom.embeddings.artefact import open_embeddings
 
     with tempfile.TemporaryDirectory() as folder:
         toy = Toy(Path(folder), ("S1", "S2"), n=150)
         start = time.perf_counter()
         path = toy.embed(threads=threads)
         whole = time.perf_counter() - start
-        found = read_embeddings([path])
-        rows = np.random.default_rng(0).integers(60, 250, (len(found.obs_id), 32, 32, 3)).astype(np.uint8)
+        found = open_embeddings([path])
+        rows = np.random.default_rng(0).integers(60, 250, (len(found), 32, 32, 3)).astype(np.uint8)
         encoder = StainTexture({}, threads=threads)
         alone = rate(lambda: encoder.encode(rows, 0.5), len(rows))
         encoder.close()
-    done = len(found.obs_id) / whole
+    done = len(found) / whole
     print(f"end to end, 2 small sections of 32 px tiles, start-up included: {done:.0f} tiles/s,")
     print(f"  encoding alone {alone:.0f}/s, ratio {done / alone:.2f}")
 

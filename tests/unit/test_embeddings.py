@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from PIL import Image
 
 from histoloom.artefacts import read_metadata
-from histoloom.embeddings import embed_batch, engine, progress, read_embeddings
+from histoloom.embeddings import embed_batch, engine, open_embeddings, progress
 from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load_cards
 from histoloom.embeddings.reader import AHEAD, TileReader
 from histoloom.embeddings.sections import open_sections
@@ -96,21 +96,21 @@ def toy(tmp_path: Path) -> Toy:
 
 def test_artefact_has_the_right_rows_in_the_right_order(toy: Toy) -> None:
     path = toy.embed()
-    found = read_embeddings([path], tiles_spec=TILES, card=full_card(STAIN))
+    found = open_embeddings([path], tiles_spec=TILES, card=full_card(STAIN))
     frames = [pd.read_parquet(p) for p in toy.paths("parquet")]
     kept = pd.concat([f[f["kept"]].assign(sample=n) for f, n in zip(frames, toy.names, strict=True)])
-    assert found.obs_id.tolist() == kept["obs_id"].tolist()
-    assert found.sample.tolist() == kept["sample"].tolist()
-    assert set(found.cohort) == {"toy"}
+    assert found.obs["obs_id"].tolist() == kept["obs_id"].tolist()
+    assert found.obs["sample"].tolist() == kept["sample"].tolist()
+    assert set(found.obs["cohort"]) == {"toy"}
     np.testing.assert_array_equal(found.coords, kept[["x", "y"]].to_numpy())
     # Each row is what the encoder gives for that tile alone.
     encoder = build_encoder(full_spec({"card": STAIN, "tiles_spec": TILES, "name": "st"}), threads=1)
     with open_slide(toy.folder / "S2.png") as slide:
-        row = int(np.flatnonzero(found.sample == "S2")[3])
+        row = int(np.flatnonzero(found.obs["sample"] == "S2")[3])
         (tile,) = read_tiles(slide, found.coords[[row]], 32, 32)
-    np.testing.assert_array_equal(found.features[row], encoder.encode(tile[None], 0.5)[0])
+    np.testing.assert_array_equal(found.rows()[row], encoder.encode(tile[None], 0.5)[0])
     facts = read_metadata(path)
-    assert facts["dim"] == found.features.shape[1] == len(facts["feature_names"])
+    assert facts["dim"] == found.rows().shape[1] == len(facts["feature_names"])
     assert facts["tiles_spec"] == TileSpec.from_dict(TILES).as_dict()
     assert facts["card"]["name"] == "stain_texture"
     assert not (toy.folder / "scratch").exists()
@@ -189,16 +189,16 @@ def test_prose_of_a_card_makes_nothing_anew(toy: Toy, monkeypatch: pytest.Monkey
     other = toy.embed("o.h5", spec={"card": {**STAIN, "about": "Other words.", "unsure": "nothing"}})
     assert seen == []
     assert read_metadata(other)["identity"] == read_metadata(path)["identity"]
-    read_embeddings([path], card={**full_card(STAIN), "about": "still others"})
+    open_embeddings([path], card={**full_card(STAIN), "about": "still others"})
 
 
 def test_sections_of_other_scales_share_a_batch_and_keep_their_scale(toy: Toy) -> None:
     """At native resolution every section has its own um/px; the batch is one."""
     toy.write_sample("S2", np.random.default_rng(9).uniform(20, 140, (15, 2)), mpp=0.8)
     toy.cut("S2")
-    together = read_embeddings([toy.embed()])
-    alone = read_embeddings([toy.embed("s2.h5", names=("S2",))])
-    np.testing.assert_array_equal(together.features[together.sample == "S2"], alone.features)
+    together = open_embeddings([toy.embed()])
+    alone = open_embeddings([toy.embed("s2.h5", names=("S2",))])
+    np.testing.assert_array_equal(together.rows()[together.obs["sample"] == "S2"], alone.rows())
 
 
 def test_reader_gives_the_same_batches_for_any_threads_and_closes_its_slides(toy: Toy) -> None:
@@ -228,13 +228,13 @@ def test_grey_and_transparent_slides_are_read_as_colour_on_white(toy: Toy, mode:
     if mode == "RGBA":
         image.putalpha(Image.new("L", image.size, 128))
     image.save(path)
-    facts = read_embeddings([toy.embed()])
+    facts = open_embeddings([toy.embed()])
     with open_slide(path) as slide:
         (tile,) = read_tiles(slide, facts.coords[:1], 32, 32)
     expected = np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")))
     x, y = (facts.coords[0] - 16).round().astype(int)
     assert np.abs(tile.astype(int) - expected[y : y + 32, x : x + 32, :3]).max() <= 1
-    assert np.isfinite(facts.features).all()
+    assert np.isfinite(facts.rows()).all()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="worker processes are forked on Linux only")
@@ -376,7 +376,7 @@ def test_identity_follows_content_only(toy: Toy) -> None:
 def test_pyramids_are_read_and_closed_once(toy: Toy) -> None:
     import tifffile
 
-    wanted = read_embeddings([toy.embed()])
+    wanted = open_embeddings([toy.embed()])
     for name in toy.names:
         pixels = np.asarray(Image.open(toy.folder / f"{name}.png").convert("RGB"))
         with tifffile.TiffWriter(toy.folder / f"{name}.png") as writer:
@@ -385,5 +385,5 @@ def test_pyramids_are_read_and_closed_once(toy: Toy) -> None:
     with open_slide(toy.folder / "S1.png") as slide:
         assert type(slide).__name__ == "WholeSlide"
     for threads in (1, 3):
-        found = read_embeddings([toy.embed("t.h5", threads=threads)])
-        np.testing.assert_array_equal(found.features, wanted.features)
+        found = open_embeddings([toy.embed("t.h5", threads=threads)])
+        np.testing.assert_array_equal(found.rows(), wanted.rows())

@@ -13,7 +13,7 @@ import pytest
 from test_embeddings import TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings import progress, read_embeddings, torch_encoder
+from histoloom.embeddings import open_embeddings, progress, torch_encoder
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
 from histoloom.embeddings.torch_encoder import TorchEncoder
 from histoloom.errors import InputError
@@ -69,11 +69,11 @@ def test_out_of_memory_at_one_tile_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_out_of_memory_in_a_job_changes_no_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = Toy(tmp_path)
     spec = {"card": CARD, "tiles_spec": TILES, "name": "v", "batch_size": 16}
-    whole = read_embeddings([toy.embed("whole.h5", spec=spec)])
+    whole = open_embeddings([toy.embed("whole.h5", spec=spec)])
     memory_for(monkeypatch, 5)
-    small = read_embeddings([toy.embed("small.h5", spec=spec)])
-    assert small.obs_id.tolist() == whole.obs_id.tolist()
-    np.testing.assert_allclose(small.features, whole.features, atol=1e-5)
+    small = open_embeddings([toy.embed("small.h5", spec=spec)])
+    assert small.obs["obs_id"].tolist() == whole.obs["obs_id"].tolist()
+    np.testing.assert_allclose(small.rows(), whole.rows(), atol=1e-5)
     assert small.metadata[0]["identity"] == whole.metadata[0]["identity"]
 
 
@@ -82,10 +82,10 @@ def test_out_of_memory_in_a_job_changes_no_feature(tmp_path: Path, monkeypatch: 
 def test_a_job_gives_the_same_features_for_any_batch_and_threads(tmp_path: Path, threads: int, batch: Any) -> None:
     toy = Toy(tmp_path, n=9)
     spec = {"card": CARD, "tiles_spec": TILES, "name": "v"}
-    first = read_embeddings([toy.embed("a.h5", spec={**spec, "batch_size": 3})])
-    other = read_embeddings([toy.embed("b.h5", spec={**spec, "batch_size": batch}, threads=threads)])
-    np.testing.assert_allclose(other.features, first.features, atol=1e-5)
-    assert other.sample.tolist() == first.sample.tolist()
+    first = open_embeddings([toy.embed("a.h5", spec={**spec, "batch_size": 3})])
+    other = open_embeddings([toy.embed("b.h5", spec={**spec, "batch_size": batch}, threads=threads)])
+    np.testing.assert_allclose(other.rows(), first.rows(), atol=1e-5)
+    assert other.obs["sample"].tolist() == first.obs["sample"].tolist()
     torch.set_num_threads(1)
 
 

@@ -13,7 +13,7 @@ from test_embeddings import STAIN, TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
 from histoloom.artefacts import read_metadata
-from histoloom.embeddings import embed_together, read_embeddings, reader, take_over
+from histoloom.embeddings import embed_together, open_embeddings, reader, take_over
 from histoloom.embeddings.cards import load_cards
 from histoloom.embeddings.stain_texture import StainTexture
 from histoloom.embeddings.sweep import LARGEST_BATCH, tiles_at_once
@@ -125,8 +125,8 @@ def test_a_killed_pass_goes_on_at_the_section_for_every_encoder(
     assert sum(read) == 16
     assert found["st"].read_bytes() == alone["st"]
     # Its batches begin elsewhere after a kill: equal to rounding.
-    again, whole = read_embeddings([found["vit"]]), read_embeddings([toy.folder / "vit.h5"])
-    np.testing.assert_allclose(again.features, whole.features, atol=1e-5)
+    again, whole = open_embeddings([found["vit"]]), open_embeddings([toy.folder / "vit.h5"])
+    np.testing.assert_allclose(again.rows(), whole.rows(), atol=1e-5)
 
 
 def test_parts_that_only_one_encoder_has_are_kept_and_the_other_catches_up(

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from histoloom.config import load_config
-from histoloom.embeddings import read_embeddings
+from histoloom.embeddings import open_embeddings
 from histoloom.embeddings.precomputed import import_embeddings, read_table
 from histoloom.errors import InputError
 from histoloom.plan import Plan
@@ -106,7 +106,7 @@ class World:
             spec=spec,
             out=out,
         )
-        return read_embeddings([out])
+        return open_embeddings([out])
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +125,11 @@ def test_observations_get_the_nearest_tile_of_a_grid(world: World, axis: bool) -
             handle["features"], handle["coords"] = values[None], corners[None]
             handle["coords"].attrs.update(facts)
     found = world.take(path, "trident")
-    assert list(found.obs_id) == list(world.frame["obs_id"])
+    assert list(found.obs["obs_id"]) == list(world.frame["obs_id"])
     np.testing.assert_array_equal(found.coords, world.centres)
     # By hand: every distance, no tree.
     distances = np.hypot(*(world.centres[:, None] - (corners + SIDE / 2)[None]).transpose(2, 0, 1))
-    np.testing.assert_allclose(found.features[:, :2] * 16, corners[distances.argmin(axis=1)] + SIDE / 2)
+    np.testing.assert_allclose(found.rows()[:, :2] * 16, corners[distances.argmin(axis=1)] + SIDE / 2)
     told = found.metadata[0]["precomputed"]["sections"]["H1"]
     assert told["n_missing"] == 0
     assert told["shift_um_median_max"][1] == pytest.approx(distances.min(axis=1).max() * 0.5, abs=1e-3)
@@ -142,7 +142,7 @@ def test_observations_beyond_the_tolerance_are_counted_and_left_out(world: World
     shift = np.hypot(*(world.centres[:, None] - (corners + SIDE / 2)[None]).transpose(2, 0, 1)).min(axis=1) * 0.5
     limit = float(np.quantile(shift, 0.7))
     found = world.take(world.trident(corners), "trident", max_shift_um=limit, max_missing=0.5)
-    assert list(found.obs_id) == list(world.frame["obs_id"][shift <= limit])
+    assert list(found.obs["obs_id"]) == list(world.frame["obs_id"][shift <= limit])
     assert found.metadata[0]["precomputed"]["sections"]["H1"]["n_missing"] == int((shift > limit).sum()) > 0
     with pytest.raises(
         InputError, match=r"kept tiles of section 'H1' have no feature.*um away in the median.*allows 20 %"
@@ -153,13 +153,13 @@ def test_observations_beyond_the_tolerance_are_counted_and_left_out(world: World
 def test_rows_of_hest_go_by_barcode_whatever_their_order(world: World) -> None:
     order = np.random.default_rng(0).permutation(len(world.frame))
     found = world.take(world.hest(order), "hest")
-    assert list(found.obs_id) == list(world.frame["obs_id"])
-    np.testing.assert_array_equal(found.features[:, :2], world.centres.astype("f4"))
+    assert list(found.obs["obs_id"]) == list(world.frame["obs_id"])
+    np.testing.assert_array_equal(found.rows()[:, :2], world.centres.astype("f4"))
     some = world.take(world.hest(order[:80]), "hest")
-    assert set(some.obs_id) == set(world.frame["obs_id"].to_numpy()[order[:80]])
+    assert set(some.obs["obs_id"]) == set(world.frame["obs_id"].to_numpy()[order[:80]])
     assert some.metadata[0]["precomputed"]["sections"]["H1"]["n_missing"] == len(order) - 80
     as_bytes = world.hest(barcodes=np.array(world.frame["obs_id"], "S"))
-    assert len(world.take(as_bytes, "hest").obs_id) == len(order)
+    assert len(world.take(as_bytes, "hest")) == len(order)
 
 
 BAD: list[tuple[str, Callable[[World], Path], str]] = [
@@ -206,7 +206,7 @@ def test_a_file_that_changes_is_another_artefact_and_the_same_file_the_same_byte
     for offset in (3, 3, 4):
         world.take(world.trident(world.grid(offset=offset)), "trident", max_shift_um=30.0)
         bytes_of.append(out.read_bytes())
-        identities.append(read_embeddings([out]).metadata[0]["identity"]["sha256"])
+        identities.append(open_embeddings([out]).metadata[0]["identity"]["sha256"])
     assert bytes_of[0] == bytes_of[1] != bytes_of[2]
     assert identities[0] == identities[1] != identities[2]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from test_embeddings import TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings import read_embeddings
+from histoloom.embeddings import open_embeddings
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
 from histoloom.embeddings.scgpt import bin_values, rename, scgpt_model
 from histoloom.errors import InputError
@@ -200,13 +200,13 @@ def test_the_artefact_is_that_of_any_encoder(tmp_path: Path) -> None:
         Image.new("RGB", (200, 160)).save(tmp_path / f"{name}.png")
     spec = {"card": CARD, "tiles_spec": TILES, "name": "g", "weights": str(folder(tmp_path / "m"))}
     path = toy.embed("g.h5", spec=spec)
-    found = read_embeddings([path], tiles_spec=TILES)
+    found = open_embeddings([path], tiles_spec=TILES)
     built = encoder(tmp_path / "m")
     data = ad.read_h5ad(tmp_path / "S2.h5ad")
-    mine = found.sample == "S2"
-    rows = data.obs_names.get_indexer(found.obs_id[mine])
-    expected = built.encode_counts(data.X[rows], GENES, [f"S2/{i}" for i in found.obs_id[mine]])
-    np.testing.assert_allclose(found.features[mine], expected, atol=1e-6)
+    mine = found.obs["sample"] == "S2"
+    rows = data.obs_names.get_indexer(found.obs["obs_id"][mine])
+    expected = built.encode_counts(data.X[rows], GENES, [f"S2/{i}" for i in found.obs["obs_id"][mine]])
+    np.testing.assert_allclose(found.rows()[mine], expected, atol=1e-6)
     assert toy.embed("again.h5", spec=spec).read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match="reads counts, not pixels"):
         built.encode(np.zeros((1, 8, 8, 3), np.uint8), 0.5)

@@ -12,7 +12,7 @@ from test_embeddings import Toy
 import histoloom.torch_compat  # noqa: F401
 from histoloom.artefacts import read_metadata
 from histoloom.config import check, load_schema
-from histoloom.embeddings import read_embeddings
+from histoloom.embeddings import open_embeddings
 from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load_cards
 from histoloom.embeddings.tokens import cells_from_tokens, cosine, share_windows, token_block, trade_off
 from histoloom.errors import InputError
@@ -107,15 +107,15 @@ def job(tmp_path: Path) -> tuple[Toy, Any, Any]:
 def test_both_modes_are_the_plain_forwards_tokens(job: tuple[Toy, Any, Any], k: int) -> None:
     toy, state, run = job
     exact, shared = run(mode="exact", k=k), run(mode="shared", k=k, stride_um=20.0)
-    one, two = read_embeddings([exact]), read_embeddings([shared])
-    assert one.obs_id.tolist() == two.obs_id.tolist()
+    one, two = open_embeddings([exact]), open_embeddings([shared])
+    assert one.obs["obs_id"].tolist() == two.obs["obs_id"].tolist()
     forwards = 0
     for name in toy.names:
-        rows = one.sample == name
+        rows = one.obs["sample"] == name
         cells = one.coords[rows]
         tokens = plain_tokens(state, toy.folder / f"{name}.png", cells)
         expected = cells_from_tokens(tokens, token_block(np.zeros_like(cells), SIDE, 4, k))
-        np.testing.assert_allclose(one.features[rows], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(one.rows()[rows], expected, rtol=1e-4, atol=1e-4)
         # 20 um are 40 px at 0.5 um/px.
         windows = share_windows(cells, 40.0)
         forwards += len(windows.centres)
@@ -123,26 +123,26 @@ def test_both_modes_are_the_plain_forwards_tokens(job: tuple[Toy, Any, Any], k: 
         for i, cell in enumerate(np.flatnonzero(rows)):
             window = windows.of_cell[i]
             (block,) = token_block(cells[[i]] - windows.centres[window], SIDE, 4, k)
-            np.testing.assert_allclose(two.features[cell], of_windows[window][block].mean(0), rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(two.rows()[cell], of_windows[window][block].mean(0), rtol=1e-4, atol=1e-4)
     told = read_metadata(shared)["tokens"]
-    assert (told["cells"], told["forwards"]) == (len(one.obs_id), forwards)
-    assert forwards < len(one.obs_id)
+    assert (told["cells"], told["forwards"]) == (len(one), forwards)
+    assert forwards < len(one)
     with pytest.raises(InputError, match="averages other tokens"):
-        read_embeddings([exact, shared])
+        open_embeddings([exact, shared])
 
 
 def test_a_vanishing_stride_gives_the_exact_mode_and_the_curve_says_so(job: tuple[Toy, Any, Any]) -> None:
     toy, _, run = job
-    exact = read_embeddings([run(mode="exact")])
-    rows = exact.sample == "S1"
+    exact = open_embeddings([run(mode="exact")])
+    rows = exact.obs["sample"] == "S1"
     cells = exact.coords[rows]
-    shared = {px: read_embeddings([run(mode="shared", k=4, stride_um=px / 2)]).features[rows] for px in (1e-6, 30.0)}
-    np.testing.assert_allclose(shared[1e-6], exact.features[rows], atol=1e-5)
-    none, some = trade_off(cells, exact.features[rows], shared)
+    shared = {px: open_embeddings([run(mode="shared", k=4, stride_um=px / 2)]).rows()[rows] for px in (1e-6, 30.0)}
+    np.testing.assert_allclose(shared[1e-6], exact.rows()[rows], atol=1e-5)
+    none, some = trade_off(cells, exact.rows()[rows], shared)
     assert (none["forwards_share"], round(none["cosine_median"], 5)) == (1.0, 1.0)
     assert some["forwards_share"] < 1
     assert some["cosine_median"] <= 1
-    np.testing.assert_allclose(cosine(exact.features[:2], -2 * exact.features[:2]), -1)
+    np.testing.assert_allclose(cosine(exact.rows()[:2], -2 * exact.rows()[:2]), -1)
 
 
 def test_settings_have_defaults_and_conv_nets_have_no_tokens() -> None:

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bench_layout import FOLDS, FOLLOW, MPP, NOISE, PATCH_PX, SECTIONS, UNPATCHED, write_task
 from histoloom.config import check, load_schema
-from histoloom.embeddings import embed_batch, read_embeddings
+from histoloom.embeddings import embed_batch, open_embeddings
 from histoloom.errors import InputError
 from histoloom.folds import make_folds, read_folds
 from histoloom.folds.published import coverage, read_splits
@@ -186,8 +186,8 @@ def restated(task: SimpleNamespace, *, patches_order: bool) -> dict[str, list[fl
 
     The benchmark takes a section's rows in the order of its patches, this project in that of its spots.
     """
-    features = read_embeddings([task.embeddings])
-    at = {(s, o): i for i, (s, o) in enumerate(zip(features.sample, features.obs_id, strict=True))}
+    features = open_embeddings([task.embeddings])
+    at = {(s, o): i for i, (s, o) in enumerate(zip(features.obs["sample"], features.obs["obs_id"], strict=True))}
     genes = json.loads((task.raw / "var_50genes.json").read_text())["genes"]
     found: dict[str, list[float]] = {}
     for fold in range(len(FOLDS)):
@@ -202,7 +202,7 @@ def restated(task: SimpleNamespace, *, patches_order: bool) -> dict[str, list[fl
                 barcodes = barcodes if patches_order else [b for b in counts.obs_names if b in set(barcodes)]
                 counts = counts[barcodes][:, genes]
                 ys.append(np.log1p(counts.X.toarray().astype(float)))
-                xs.append(features.features[[at[entry["sample_id"], b] for b in barcodes]].astype(float))
+                xs.append(features.rows([at[entry["sample_id"], b] for b in barcodes]).astype(float))
             x[side], y[side] = np.concatenate(xs), np.concatenate(ys)
         scaler, pca = StandardScaler(), PCA(min(256, *x["train"].shape), random_state=1)
         a, b = pca.fit_transform(scaler.fit_transform(x["train"])), pca.transform(scaler.transform(x["test"]))

@@ -21,7 +21,7 @@ import yaml
 from support import ROOT, TINY, command, run, tables
 
 from histoloom.artefacts import read_metadata
-from histoloom.embeddings import read_embeddings
+from histoloom.embeddings import open_embeddings
 
 pytestmark = pytest.mark.workflow
 
@@ -120,14 +120,14 @@ def test_a_change_of_title_retrains_nothing(finished: Path, tmp_path: Path) -> N
 
 def test_features_of_other_software_reach_a_model(finished: Path, tmp_path: Path) -> None:
     """The run's own features in HEST's form give the same numbers; in TRIDENT's form, where every tenth tile lacks, fewer."""
-    found = read_embeddings(sorted((finished / "results/embeddings/um112/texture/tiny").glob("*.h5")))
-    for name in dict.fromkeys(found.sample):
-        rows = found.sample == name
+    found = open_embeddings(sorted((finished / "results/embeddings/um112/texture/tiny").glob("*.h5")))
+    for name in dict.fromkeys(found.obs["sample"]):
+        rows = found.obs["sample"] == name
         side = 112 / read_metadata(finished / f"results/samples/tiny/{name}.h5ad")["mpp"]
-        features, corners = found.features[rows], found.coords[rows] - side / 2
+        features, corners = found.rows()[rows], found.coords[rows] - side / 2
         with h5py.File(tmp_path / f"{name}.hest.h5", "w") as handle:
             handle["embeddings"], handle["coords"] = features, corners
-            handle["barcodes"] = np.array(found.obs_id[rows], "S")[:, None]
+            handle["barcodes"] = np.array(found.obs["obs_id"][rows], "S")[:, None]
         there = np.arange(len(corners)) % 10 != 0
         with h5py.File(tmp_path / f"{name}.trident.h5", "w") as handle:
             handle["features"], handle["coords"] = features[None, there], np.rint(corners[there] + 3)

@@ -3,7 +3,7 @@
 An encoder is a class with `encode`, a line in `histoloom.kinds.ENCODERS` and a card in ``resources/encoders.yaml``.
 """
 
-from histoloom.embeddings.artefact import Embeddings, read_embeddings
+from histoloom.embeddings.artefact import EmbeddingReader, open_embeddings
 from histoloom.embeddings.engine import embed_batch, embed_together, take_over
 
-__all__ = ["Embeddings", "embed_batch", "embed_together", "read_embeddings", "take_over"]
+__all__ = ["EmbeddingReader", "embed_batch", "embed_together", "open_embeddings", "take_over"]

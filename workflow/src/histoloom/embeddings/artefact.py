@@ -1,4 +1,4 @@
-"""The embedding artefact: one h5 of kept tiles' features with their keys; writing, reading, aligning."""
+"""The embedding artefact: one h5 of kept tiles' features with their keys; writing, reading by row, aligning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 from histoloom.artefacts import KEY, read_metadata
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
-from histoloom.obs_keys import obs_keys
+from histoloom.obs_keys import observation_keys
 from histoloom.tiles.spec import same_spec
 
 _SHOWN = 10
@@ -24,75 +24,109 @@ _SAME = ("weights_sha256", "dim", "feature_names")
 _PROSE = frozenset(
     {"about", "licence", "gate", "citation", "proven", "unsure", "um_per_px", "default_weights", "revision_seen"}
 )
-Strings = npt.NDArray[np.object_]
+KEYS = ["cohort", "sample", "obs_id"]
+_AGAIN = "delete it and make the embeddings again."
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """Features of tiles with their keys.
+class EmbeddingReader:
+    """Rows of one encoder's batches, read from disk when they are asked for; only the keys are held in memory.
 
     Attributes
     ----------
-    features
-        float32, (n, dim).
-    cohort, sample, obs_id
-        Keys, str, (n,).
+    obs
+        Keys of the n observations in the order of the files: cohort, sample, obs_id.
     coords
         float64, (n, 2), centre x, y in level-0 px.
+    dim
+        Length of the embedding.
     metadata
         One per file, in their order.
     """
 
-    features: npt.NDArray[np.float32]
-    cohort: Strings
-    sample: Strings
-    obs_id: Strings
-    coords: npt.NDArray[np.float64]
-    metadata: list[dict[str, Any]]
+    def __init__(self, batches: Sequence[_Batch]) -> None:
+        keys = [np.concatenate(column) for column in zip(*(batch.keys for batch in batches), strict=True)]
+        self.obs = pd.DataFrame(dict(zip(KEYS, keys, strict=True)))
+        self._index = pd.MultiIndex.from_frame(self.obs)
+        self.coords = np.concatenate([batch.coords for batch in batches])
+        self.metadata = [batch.metadata for batch in batches]
+        self.dim = batches[0].features.shape[1]
+        self._batches = list(batches)
+        self._ends = np.cumsum([len(batch.features) for batch in batches])
+        if self._index.has_duplicates:
+            twice = self._index[self._index.duplicated()].unique()
+            problem = f"{len(twice)} observations appear twice: {_shown(twice)}."
+            files = ", ".join(str(batch.path) for batch in batches)
+            raise InputError(files, problem, "name each batch once.", code="embeddings-twice")
 
-    def align(
-        self, sample_ids: Sequence[str], obs_ids: Sequence[str], cohorts: Sequence[str] | None = None
-    ) -> npt.NDArray[np.int64]:
-        """Return the row of each observation.
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def align(self, obs: pd.DataFrame) -> npt.NDArray[np.int64]:
+        """Return the row of each observation: ``rows(align(obs))`` are the features of ``obs``.
 
         Parameters
         ----------
-        sample_ids, obs_ids
-            Keys wanted, in the order wanted.
-        cohorts
-            Their cohorts; may be left out where (sample, obs_id) is unique without it.
-
-        Returns
-        -------
-        ndarray
-            int64, (len(obs_ids),): `features[rows]` belongs to the observations.
+        obs
+            With columns cohort, sample and obs_id, in any order.
 
         Raises
         ------
         InputError
-            If an observation has no embedding, or a key is not unique.
+            ``embeddings-lacking``: an observation has no embedding.
         """
-        own, wanted = [self.sample, self.obs_id], [_text(sample_ids), _text(obs_ids)]
-        if cohorts is not None:
-            own, wanted = [self.cohort, *own], [_text(cohorts), *wanted]
-        index = pd.MultiIndex.from_arrays(own)
-        if index.has_duplicates:
-            twice = index[index.duplicated()].unique()
-            raise InputError(
-                "embeddings",
-                f"{len(twice)} observations appear twice: {_keys(twice)}.",
-                "name each section once" + (", or give the cohorts too." if cohorts is None else "."),
-            )
-        target = pd.MultiIndex.from_arrays(wanted)
-        rows = index.get_indexer(target)
+        wanted = pd.MultiIndex.from_arrays([obs[key].astype(str).to_numpy(object) for key in KEYS])
+        rows = self._index.get_indexer(wanted)
         if (rows < 0).any():
-            lost = target[rows < 0]
+            lost = wanted[rows < 0]
             raise InputError(
                 "embeddings",
-                f"{len(lost)} of {len(target)} observations have no embedding: {_keys(lost)}.",
+                f"{len(lost)} of {len(wanted)} observations have no embedding: {_shown(lost)}.",
                 "their tiles were not kept or their section was not embedded: make this tile spec's embeddings again.",
+                code="embeddings-lacking",
             )
         return rows.astype(np.int64)
+
+    def rows(self, index: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
+        """Return the features of some rows, in the order given; all rows by default.
+
+        Parameters
+        ----------
+        index
+            Row numbers, (m,).
+
+        Returns
+        -------
+        ndarray
+            float32, (m, dim).
+
+        Raises
+        ------
+        InputError
+            ``embeddings-nan``: a feature is not finite.
+        """
+        index = np.arange(len(self)) if index is None else np.asarray(index, dtype=np.int64)
+        if len(index) and (index.min() < 0 or index.max() >= len(self)):
+            raise IndexError(f"rows {index.min()} to {index.max()} of {len(self)}")
+        features = np.empty((len(index), self.dim), dtype=np.float32)
+        batch_of = np.searchsorted(self._ends, index, side="right")
+        for number in np.unique(batch_of):
+            at = np.flatnonzero(batch_of == number)
+            batch = self._batches[number]
+            features[at] = batch.features[index[at] - (self._ends[number] - len(batch.features))]
+            bad = at[~np.isfinite(features[at]).all(axis=1)]
+            if len(bad):
+                problem = f"{len(bad)} tiles have NaN or infinity: {_shown(self._index[index[bad]])}."
+                raise InputError(batch.path, problem, _AGAIN, code="embeddings-nan")
+        return features
+
+
+@dataclass(frozen=True)
+class _Batch:
+    path: Path
+    features: npt.NDArray[np.float32]
+    keys: tuple[npt.NDArray[np.object_], ...]
+    coords: npt.NDArray[np.float64]
+    metadata: dict[str, Any]
 
 
 def card_content(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,82 +177,63 @@ def write_embeddings(
         handle.attrs[KEY] = canonical_json(metadata)
 
 
-def read_embeddings(
+def open_embeddings(
     paths: Sequence[str | Path],
-    *,
     tiles_spec: Mapping[str, Any] | None = None,
     card: Mapping[str, Any] | None = None,
-) -> Embeddings:
-    """Read the batches of one encoder and put them together in the order given.
+) -> EmbeddingReader:
+    """Open the batches of one encoder, in the order given.
 
     Parameters
     ----------
     paths
         The h5 files; they must agree on card, weights and tile spec.
-    tiles_spec
-        The tile spec asked for; checked when given.
-    card
-        The full card asked for; checked when given.
+    tiles_spec, card
+        The tile spec and the full card asked for; checked when given.
 
     Raises
     ------
     InputError
-        If a file is missing or damaged, was made by another encoder or from other tiles, has NaN, or a
-        key appears twice.
+        A file is missing or damaged, was made by another encoder or from other tiles, or a key appears twice.
     """
     if not paths:
-        raise InputError("embeddings", "no file was given.", "name at least one encoder under the model's inputs.")
-    parts: list[tuple[Any, ...]] = []
-    metadata: list[dict[str, Any]] = []
+        remedy = "name at least one encoder under the model's inputs."
+        raise InputError("embeddings", "no file was given.", remedy, code="embeddings-none")
+    batches: list[_Batch] = []
     for path in map(Path, paths):
-        part, facts = _read_one(path)
-        _check_same(path, facts, metadata[0] if metadata else None, tiles_spec, card)
-        parts.append(part)
-        metadata.append(facts)
-    features, cohort, sample, obs_id, coords = (np.concatenate(column) for column in zip(*parts, strict=True))
-    found = Embeddings(features, cohort, sample, obs_id, coords, metadata)
-    keys = pd.MultiIndex.from_arrays([found.cohort, found.sample, found.obs_id])
-    if keys.has_duplicates:
-        twice = keys[keys.duplicated()].unique()
-        raise InputError(
-            ", ".join(map(str, paths)),
-            f"{len(twice)} observations appear twice: {_keys(twice)}.",
-            "name each batch once.",
-        )
-    return found
+        batch = _open_batch(path)
+        _check_same(path, batch.metadata, batches[0].metadata if batches else None, tiles_spec, card)
+        batches.append(batch)
+    return EmbeddingReader(batches)
 
 
 def embedded_keys(embeddings: Mapping[str, Sequence[str | Path]]) -> set[str]:
     """Return ``cohort/sample/obs_id`` of the observations that every encoder has embedded; batches by encoder."""
-    by_encoder = []
-    for paths in embeddings.values():
-        found = read_embeddings(paths)
-        by_encoder.append(set(obs_keys(found.cohort, found.sample, found.obs_id)))
-    return set.intersection(*by_encoder)
+    readers = [open_embeddings(paths) for paths in embeddings.values()]
+    return set.intersection(*(set(observation_keys(reader.obs)) for reader in readers))
 
 
-def _read_one(path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _open_batch(path: Path) -> _Batch:
     import h5py
 
-    remedy = "delete it and make the embeddings again."
     if not path.is_file():
-        raise InputError(path, "the embedding is missing.", "make the embeddings first.")
+        raise InputError(path, "the embedding is missing.", "make the embeddings first.", code="embeddings-missing")
     try:
-        facts = read_metadata(path)
+        metadata = read_metadata(path)
         with h5py.File(path, "r") as handle:
-            features, coords = handle["features"][:], handle["coords"][:]
-            sample, obs_id = handle["sample"].asstr()[:], handle["obs_id"].asstr()[:]
-    except (OSError, KeyError) as error:
-        raise InputError(path, f"is no embedding ({error}).", remedy) from error
+            # The dataset lies in one piece in the file, so that rows can be read without the whole.
+            shape, offset = handle["features"].shape, handle["features"].id.get_offset()
+            coords = handle["coords"][:]
+            sample, obs_id = (handle[key].asstr()[:].astype(object) for key in ("sample", "obs_id"))
+        features = np.memmap(path, "<f4", mode="r", offset=offset, shape=shape)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(path, f"is no embedding ({error}).", _AGAIN, code="embeddings-damaged") from error
     n = len(features)
-    if not facts or features.ndim != 2 or coords.shape != (n, 2) or len(sample) != n or len(obs_id) != n:
-        raise InputError(path, "lacks its metadata, or its arrays differ in length.", remedy)
-    bad = ~np.isfinite(features).all(axis=1)
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise InputError(path, f"{int(bad.sum())} tiles have NaN, the first is {sample[i]}/{obs_id[i]}.", remedy)
-    cohort = np.full(n, facts["cohort"], dtype=object)
-    return (features, cohort, sample.astype(object), obs_id.astype(object), coords), facts
+    if not metadata or features.ndim != 2 or coords.shape != (n, 2) or len(sample) != n or len(obs_id) != n:
+        problem = "lacks its metadata, or its arrays differ in length."
+        raise InputError(path, problem, _AGAIN, code="embeddings-damaged")
+    cohort = np.full(n, metadata["cohort"], dtype=object)
+    return _Batch(path, features, (cohort, sample, obs_id), coords, metadata)
 
 
 def _check_same(
@@ -231,18 +246,19 @@ def _check_same(
     remedy = "make the embeddings again with the present config."
     expected = tiles_spec if tiles_spec is not None else (first or {}).get("tiles_spec")
     if expected is not None and not same_spec(facts["tiles_spec"], expected):
-        raise InputError(
-            path, f"was made from other tiles than asked for: {_differences(facts['tiles_spec'], expected)}.", remedy
-        )
+        problem = f"was made from other tiles than asked for: {_differences(facts['tiles_spec'], expected)}."
+        raise InputError(path, problem, remedy, code="embeddings-tiles")
     wanted = card if card is not None else (first or {}).get("card")
     if wanted is not None and canonical_json(card_content(facts["card"])) != canonical_json(card_content(wanted)):
-        told = _differences(card_content(facts["card"]), card_content(wanted))
-        raise InputError(path, f"was made with another card: {told}.", remedy)
+        problem = f"was made with another card: {_differences(card_content(facts['card']), card_content(wanted))}."
+        raise InputError(path, problem, remedy, code="embeddings-card")
     if first is not None and _settings(facts) != _settings(first):
-        raise InputError(path, "averages other tokens than the file before it.", remedy)
+        problem = "averages other tokens than the file before it."
+        raise InputError(path, problem, remedy, code="embeddings-tokens")
     for key in _SAME if first is not None else ():
         if facts.get(key) != (first or {}).get(key):
-            raise InputError(path, f"differs in {key} from the file before it: not the same encoder.", remedy)
+            problem = f"differs in {key} from the file before it: not the same encoder."
+            raise InputError(path, problem, remedy, code="embeddings-weights")
 
 
 def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,10 +270,6 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return "; ".join(f"{k} {one.get(k)!r} instead of {other.get(k)!r}" for k in keys)
 
 
-def _text(values: Sequence[str]) -> Strings:
-    return np.asarray([str(v) for v in values], dtype=object)
-
-
-def _keys(index: pd.MultiIndex) -> str:
+def _shown(index: pd.MultiIndex) -> str:
     more = f" and {len(index) - _SHOWN} more" if len(index) > _SHOWN else ""
     return ", ".join("/".join(map(str, key)) for key in index[:_SHOWN]) + more

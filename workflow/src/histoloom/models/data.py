@@ -49,7 +49,7 @@ def load_features(
         If an encoder is not given, saw other tiles, differs between batches, lacks an observation or
         holds NaN.
     """
-    from histoloom.embeddings.artefact import read_embeddings
+    from histoloom.embeddings.artefact import open_embeddings
 
     parts, spaces = [], {}
     for encoder in inputs:
@@ -57,10 +57,9 @@ def load_features(
             raise InputError(
                 f"encoder '{encoder}'", "no embeddings were given.", "embed the experiment's cohorts with it."
             )
-        found = read_embeddings(embeddings[encoder], tiles_spec=tiles["spec"])
-        rows = found.align(obs["sample"].tolist(), obs["obs_id"].tolist(), obs["cohort"].tolist())
-        parts.append(found.features[rows])
-        spaces[encoder] = _space(found.metadata[0])
+        reader = open_embeddings(embeddings[encoder], tiles_spec=tiles["spec"])
+        parts.append(reader.rows(reader.align(obs)))
+        spaces[encoder] = _space(reader.metadata[0])
     return np.concatenate(parts, axis=1), spaces
 
 
