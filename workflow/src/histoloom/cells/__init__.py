@@ -1,0 +1,1 @@
+"""Single cells: matching of nuclei, clusters, niches and enrichment of labels in them."""
