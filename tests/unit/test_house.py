@@ -21,6 +21,7 @@ BASE = [
     "identity",
     "artefacts",
     "obs_keys",
+    "text_tables",
     "checkpoints",
     "jobs",
     "versions",

@@ -39,9 +39,9 @@ def read_alignment(path: Path) -> FloatArray:
         If the file has neither form, the matrix is singular or not affine, keypoints are too few or in one line, or it
         stretches x and y differently by more than 10 %.
     """
-    from histoloom.samples.tables import read_bytes
+    from histoloom.text_tables import read_text
 
-    text = read_bytes(path).decode("utf-8-sig", errors="replace")
+    text = read_text(path)
     matrix = _from_keypoints(text, path) if "fixedX" in text.partition("\n")[0] else _from_numbers(text, path)
     if not np.isfinite(matrix).all() or not np.allclose(matrix[2], [0, 0, 1]):
         raise InputError(path, f"the last row is {matrix[2].tolist()}, 0, 0, 1 expected: no affine matrix.", _REMEDY)

@@ -123,7 +123,7 @@ def build_sample(
 
 def write_sample(section: AnnData, out: Path) -> None:
     """Write a sample; equal samples give equal bytes."""
-    section.write_h5ad(out, compression="gzip")
+    section.write_h5ad(out, compression="gzip", compression_opts=1)
 
 
 def _parts(path: Path) -> Path | list[Path]:

@@ -103,20 +103,22 @@ def read_regions(path: Path) -> tuple[pd.Series, int]:
     InputError
         If the table lacks a column or labels a spot twice.
     """
-    import io
+    from histoloom.samples.tables import as_numbers, check_unique
+    from histoloom.text_tables import read_text_table
 
-    from histoloom.samples.tables import check_unique, read_bytes
-
-    table = pd.read_csv(io.BytesIO(read_bytes(path)), sep="\t")
+    table = read_text_table(path)
     missing = [column for column in ("x", "y", "label") if column not in table]
     if missing:
         raise InputError(
-            path, f"no column {', '.join(missing)}.", "give the table as published, or leave 'regions' empty."
+            path,
+            f"no column {', '.join(missing)}.",
+            "give the table as published, or leave 'regions' empty.",
+            code="her2st-regions-columns",
         )
-    placed = table.dropna(subset=["x", "y"])
-    ids = placed["x"].round().astype(int).astype(str) + "x" + placed["y"].round().astype(int).astype(str)
-    regions = pd.Series(
-        placed["label"].fillna("").astype(str).str.strip().to_numpy(), index=pd.Index(ids, dtype=object)
-    )
+    xy = table[["x", "y"]].apply(as_numbers)
+    placed = xy.notna().all(axis=1)
+    whole = xy[placed].round().astype(int).astype(str)
+    ids = pd.Index(whole["x"] + "x" + whole["y"], dtype=object)
+    regions = pd.Series(table.loc[placed, "label"].to_numpy(), index=ids)
     check_unique(regions.index, path, "spot")
-    return regions, len(table) - len(placed)
+    return regions, int((~placed).sum())

@@ -121,7 +121,7 @@ def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
     InputError
         If the file is missing or none, is another sample's, or its technology is unknown or not the sheet's.
     """
-    from histoloom.samples.tables import read_bytes
+    from histoloom.text_tables import read_bytes
 
     try:
         facts = json.loads(read_bytes(path))

@@ -42,19 +42,28 @@ def draw_section(section: AnnData, out: Path, dropped_places: np.ndarray | None 
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     metadata = json.loads(section.uns[KEY])
     entry = section.uns["spatial"][metadata["sample"]]
     image, scale = entry["images"]["hires"], entry["scalefactors"]["tissue_hires_scalef"]
     height, width = image.shape[:2]
     panel = (_SIDE_IN * min(1.0, width / height), _SIDE_IN * min(1.0, height / width))
-    figure = Figure(figsize=(2 * panel[0] + 1.3, panel[1] + 0.8), dpi=_DPI, layout="constrained")
+    # Places are set by hand and the image is reduced beforehand: a layout engine draws the figure twice, and matplotlib
+    # resamples images slowly.
+    size = (2 * panel[0] + 1.3, panel[1] + 0.8)
+    figure = Figure(figsize=size, dpi=_DPI)
     FigureCanvasAgg(figure)
-    plain, spots = figure.subplots(1, 2)
-    for axes in (plain, spots):
-        axes.imshow(image, interpolation="antialiased")
+    pixels = (round(panel[0] * _DPI), round(panel[1] * _DPI))
+    reduced = Image.fromarray(image).resize(pixels, Image.Resampling.BOX) if pixels[0] < width else image
+    lefts = (0.1, panel[0] + 0.2)
+    slide, spots = (
+        figure.add_axes((x / size[0], 0.1 / size[1], panel[0] / size[0], panel[1] / size[1])) for x in lefts
+    )
+    for axes in (slide, spots):
+        axes.imshow(reduced, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
         axes.set_axis_off()
-    _draw_scale_bar(plain, width, height, metadata["mpp"] / scale)
+    _draw_scale_bar(slide, width, height, metadata["mpp"] / scale)
     _draw_spots(figure, spots, section, metadata, scale, np.empty((0, 2)) if dropped_places is None else dropped_places)
     figure.suptitle(_title(section, metadata), fontsize=10)
     figure.savefig(out, format="png", metadata={"Software": None})
@@ -90,7 +99,10 @@ def _draw_spots(
     else:
         shown = discs(centres[seen], cmap="viridis", linewidths=0)
         shown.set_array(np.log10(counts[seen]))
-    bar = figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.02)
+    box = axes.get_position()
+    bar = figure.colorbar(
+        shown, cax=figure.add_axes((box.x1 + 0.01, box.y0 + 0.15 * box.height, 0.015, 0.7 * box.height))
+    )
     bar.set_label(f"UMI per {metadata.get('unit', 'spot')}, log10", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     marks = []

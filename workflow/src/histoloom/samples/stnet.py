@@ -8,7 +8,6 @@ the rest is dropped and counted. The pathologist's tables end their lines with C
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -105,16 +104,14 @@ def read_spots(path: Path) -> pd.DataFrame:
     InputError
         If the table has no columns X and Y, or coordinates that are no numbers.
     """
-    from histoloom.samples.tables import read_bytes, tidy_positions
+    from histoloom.samples.tables import tidy_positions
+    from histoloom.text_tables import read_text_table
 
-    try:
-        table = pd.read_csv(io.BytesIO(read_bytes(path)), index_col=0, float_precision="round_trip")
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputError(path, f"not a regular table ({error}).", _FETCH) from error
+    table = read_text_table(path)
     missing = [column for column in ("X", "Y") if column not in table]
     if missing:
         raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.", _FETCH)
-    ids = whole_ids(pd.Index(table.index.astype(str), dtype=object), path)
+    ids = whole_ids(pd.Index(table.iloc[:, 0], dtype=object), path)
     array = ids.to_series().str.split("x", expand=True).astype(np.int64).to_numpy()
     found = {"obs_id": ids, "array_row": array[:, 0], "array_col": array[:, 1]}
     return tidy_positions(
@@ -140,10 +137,9 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
     InputError
         If the table has no coordinates and labels, or labels a spot twice and differently.
     """
-    from histoloom.samples.tables import read_bytes
+    from histoloom.text_tables import read_text
 
-    text = read_bytes(path).decode("utf-8-sig", errors="replace")
-    lines = [line.split("\t") for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
+    lines = [line.split("\t") for line in read_text(path).split("\n") if line.strip()]
     header, cells = [name.strip() for name in lines[0]], lines[1:]
     width = max((len(line) for line in cells), default=0)
     body = pd.DataFrame([[cell.strip() for cell in line] + [""] * (width - len(line)) for line in cells])
@@ -173,9 +169,10 @@ def read_names(path: Path) -> pd.DataFrame:
     InputError
         If a column is missing.
     """
-    from histoloom.samples.tables import check_unique, read_bytes
+    from histoloom.samples.tables import check_unique
+    from histoloom.text_tables import read_text_table
 
-    table = pd.read_csv(io.BytesIO(read_bytes(path)), dtype=str, keep_default_na=False)
+    table = read_text_table(path)
     missing = [column for column in ("patient", "replicate", *ROLES.values()) if column not in table]
     if missing:
         raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(table.columns)}.", _FETCH)

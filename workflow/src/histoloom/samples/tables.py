@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import logging
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.text_tables import delimiter_of, read_bytes, read_text, read_text_table
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -39,7 +37,10 @@ _ALIASES = {
     "in_tissue": ("in_tissue", "selected"),
     "region": ("region", "label"),
 }
-_ID_COLUMNS = ("obs_id", "barcode", "spot", "spot_id", "id", "Unnamed: 0")
+_ID_COLUMNS = ("obs_id", "barcode", "spot", "spot_id", "id", "")
+_MISSING = {"", "NA", "NaN", "nan", "NULL", "null"}
+_MAX_DIGITS = 9
+"""int32 holds every number of nine digits."""
 
 
 @dataclass(frozen=True)
@@ -62,47 +63,25 @@ class Counts:
     merged_genes: int = 0
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes, unpacked when they are gzip (told by the bytes, not by the name).
-
-    Raises
-    ------
-    InputError
-        If the file is missing, empty or a gzip cut short.
-    """
-    if not path.is_file():
-        raise InputError(path, "the file is missing.", f"put it there, {EXCLUDE}")
-    raw = path.read_bytes()
-    if raw[:2] == b"\x1f\x8b":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, OSError, zlib.error) as error:
-            raise InputError(
-                path, f"the gzip is damaged or cut short ({error}).", f"fetch it again, {EXCLUDE}"
-            ) from error
-    if not raw.strip():
-        raise InputError(path, "the file is empty.", f"fetch it again, {EXCLUDE}")
-    return raw
-
-
 def read_count_table(path: Path) -> Counts:
     """Read a text table of counts, rows = observations, columns = genes, first column = ids.
 
-    Tab or comma, packed or not; the header may have an empty first cell or lack it, as R writes it.
+    Tab, semicolon or comma, packed or not; the header may have an empty first cell or lack it, as R writes it.
 
     Raises
     ------
     InputError
         If the table is ragged, has duplicate ids or genes, or cells that are no counts.
     """
-    import pyarrow as pa
-    import pyarrow.csv as pa_csv
-
     raw = read_bytes(path)
-    first, _, rest = raw.partition(b"\n")
-    delimiter = "\t" if b"\t" in first else ","
-    header = [cell.strip().strip('"') for cell in first.decode("utf-8-sig").rstrip("\r").split(delimiter)]
-    n_cells = rest.partition(b"\n")[0].count(delimiter.encode()) + 1
+    if b"\r" in raw:
+        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    first, _, body = raw.partition(b"\n")
+    del raw
+    line = first.decode("utf-8", errors="replace")
+    delimiter = delimiter_of(line)
+    header = [_bare(cell) for cell in line.split(delimiter)]
+    n_cells = body.partition(b"\n")[0].count(delimiter.encode()) + 1
     if len(header) == n_cells - 1:
         header = ["", *header]
     if len(header) != n_cells or n_cells < 2:
@@ -111,49 +90,87 @@ def read_count_table(path: Path) -> Counts:
             f"the header has {len(header)} cells and the first row {n_cells}: no table of counts with ids in the "
             "first column and one gene per further column.",
             f"write it as tab or comma separated text, {EXCLUDE}",
+            code="counts-header",
         )
-    del raw
-    try:
-        table = pa_csv.read_csv(
-            io.BytesIO(rest),
-            # One block: the type of a column is then told from all of its cells.
-            read_options=pa_csv.ReadOptions(block_size=len(rest) + 1, autogenerate_column_names=True),
-            parse_options=pa_csv.ParseOptions(delimiter=delimiter),
-            convert_options=pa_csv.ConvertOptions(
-                column_types={"f0": pa.string()},
-                # "NA" must read as a missing count and not turn its column into text.
-                null_values=["", "NA", "NaN", "nan", "NULL", "null"],
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise InputError(path, f"not a regular table ({error}).", f"fetch it again, {EXCLUDE}") from error
-    obs_ids, genes = pd.Index(table.column(0).to_pylist(), dtype=object), pd.Index(header[1:], dtype=object)
-    check_unique(obs_ids, path, "row")
+    genes = pd.Index(header[1:], dtype=object)
     check_unique(genes, path, "gene")
-    return Counts(_to_csr(table, obs_ids, genes, path), obs_ids, genes)
+    parsed = _parse_integers(body, delimiter, n_cells) or _parse_numbers(body, delimiter, genes, path)
+    matrix, obs_ids = parsed
+    check_unique(obs_ids, path, "row")
+    if matrix.dtype != np.int32:
+        check_counts(matrix, obs_ids, genes, path)
+        matrix = matrix.astype(np.int32)
+    return Counts(matrix, obs_ids, genes)
 
 
-def _to_csr(table: Any, obs_ids: pd.Index, genes: pd.Index, path: Path) -> csr_matrix:
-    """Turn the columns of an Arrow table (first = ids) into an int32 CSR matrix."""
-    import pyarrow as pa
+def _bare(cell: str) -> str:
+    return cell.strip().strip('"')
+
+
+def _parse_integers(body: bytes, delimiter: str, n_cells: int) -> tuple[csr_matrix, pd.Index] | None:
+    """Parse rows of plain whole numbers of up to nine digits, all at once; None where a cell is anything else.
+
+    The ends of all cells are found by comparing bytes. Most counts are a single 0, so that only the other cells are
+    turned into numbers, digit by digit from the right.
+    """
     from scipy.sparse import csr_matrix
 
-    dense = np.zeros((table.num_rows, len(genes)), np.float64)
-    for index, column in enumerate(table.columns[1:]):
-        if pa.types.is_string(column.type):
-            row, text = _first_text(column)
-            _refuse(path, obs_ids[row], genes[index], f"'{text}'", "is no number")
-        dense[:, index] = column.to_numpy()
-    check_counts(dense, obs_ids, genes, path)
-    return csr_matrix(dense.astype(np.int32))
+    data = np.frombuffer(body if body.endswith(b"\n") else body + b"\n", np.uint8)
+    ends = np.flatnonzero((data == ord(delimiter)) | (data == ord("\n")))
+    lines = ends[n_cells - 1 :: n_cells]
+    if len(ends) % n_cells or not (data[lines] == ord("\n")).all() or (data == ord("\n")).sum() != len(lines):
+        return None
+    n_rows = len(lines)
+    lengths = np.diff(ends, prepend=-1) - 1
+    cells = np.flatnonzero((lengths != 1) | (data[ends - 1] != ord("0")))
+    cells = cells[cells % n_cells != 0]
+    stop, length = ends[cells], lengths[cells]
+    if len(cells) and (length.min() < 1 or length.max() > _MAX_DIGITS):
+        return None
+    values = np.zeros(len(cells), np.int32)
+    for place in range(int(length.max(initial=0))):
+        has = length > place
+        digits = data[stop[has] - 1 - place] - np.uint8(ord("0"))
+        if (digits > 9).any():
+            return None
+        values[has] += digits.astype(np.int32) * np.int32(10**place)
+    rows, columns = np.divmod(cells, n_cells)
+    starts = np.concatenate([[0], lines[:-1] + 1])
+    ids = [_bare(body[start:end].decode()) for start, end in zip(starts, ends[::n_cells], strict=True)]
+    kept = values > 0
+    pointers = np.concatenate([[0], np.cumsum(np.bincount(rows[kept], minlength=n_rows))])
+    indices = (columns[kept] - 1).astype(np.int32)
+    matrix = csr_matrix((values[kept], indices, pointers.astype(np.int32)), shape=(n_rows, n_cells - 1))
+    return matrix, pd.Index(ids, dtype=object)
 
 
-def _first_text(column: Any) -> tuple[int, str]:
-    """Return row and text of the first cell that is no number."""
-    values = pd.Series(column.to_pylist())
-    bad = values.notna() & pd.to_numeric(values, errors="coerce").isna()
-    row = int(np.flatnonzero(bad.to_numpy())[0])
-    return row, str(values.iloc[row])
+def _parse_numbers(body: bytes, delimiter: str, genes: pd.Index, path: Path) -> tuple[csr_matrix, pd.Index]:
+    """Parse rows cell by cell: decimals, missing values, quotation marks; names the cell that is no number."""
+    from scipy.sparse import csr_matrix, vstack
+
+    ids, rows = [], []
+    for number, line in enumerate(body.decode("utf-8", errors="replace").split("\n"), 2):
+        if not line.strip():
+            continue
+        name, *cells = map(_bare, line.split(delimiter))
+        if len(cells) != len(genes):
+            raise InputError(
+                path,
+                f"not a regular table: line {number} has {len(cells) + 1} cells, {len(genes) + 1} expected.",
+                f"fetch it again, {EXCLUDE}",
+                code="counts-ragged",
+            )
+        ids.append(name)
+        rows.append(csr_matrix([_number(cell, name, gene, path) for cell, gene in zip(cells, genes, strict=True)]))
+    return csr_matrix(vstack(rows), dtype=np.float64), pd.Index(ids, dtype=object)
+
+
+def _number(cell: str, obs_id: str, gene: str, path: Path) -> float:
+    try:
+        return float("nan") if cell in _MISSING else float(cell)
+    except ValueError:
+        _refuse(path, obs_id, gene, f"'{cell}'", "is no number")
+        raise
 
 
 def check_counts(
@@ -276,7 +293,7 @@ def tidy_positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
             )
         found[name] = found[name].astype(np.int64)
     in_tissue, region = columns["in_tissue"], columns["region"]
-    found["in_tissue"] = True if in_tissue is None else _numbers(table[in_tissue], path) == 1
+    found["in_tissue"] = True if in_tissue is None else _flags(table[in_tissue], path)
     if region is not None:
         labels = table[region].astype(object)
         found["region"] = labels.where(labels.notna(), "").astype(str).str.strip()
@@ -298,25 +315,35 @@ def _read_table(path: Path) -> pd.DataFrame:
             return table if table.index.name is None else table.reset_index()
         except (OSError, ValueError) as error:
             raise InputError(path, f"not a parquet file ({error}).", f"fetch it again, {EXCLUDE}") from error
-    raw = read_bytes(path)
-    first = raw.partition(b"\n")[0]
-    separator = "\t" if b"\t" in first else ","
-    headless = len(first.split(b",")) == len(SPACE_RANGER_COLUMNS) and first.split(b",")[1].strip() in {b"0", b"1"}
+    first = read_text(path).partition("\n")[0].split(",")
+    headless = len(first) == len(SPACE_RANGER_COLUMNS) and first[1].strip() in {"0", "1"}
+    return read_text_table(path, SPACE_RANGER_COLUMNS if headless else None)
+
+
+def _flags(column: pd.Series, path: Path) -> pd.Series:
+    """Return a column of 0 and 1, or of False and True, as bool."""
+    words = {"true": "1", "false": "0"}
+    as_text = column.astype(str).str.lower()
+    return _numbers(as_text.where(~as_text.isin(list(words)), as_text.map(words)), path) == 1
+
+
+def as_numbers(column: pd.Series) -> pd.Series:
+    """Return a column as float64, NaN for what is no number; text is read to the last digit."""
+    if column.dtype != object:
+        return pd.Series(pd.to_numeric(column, errors="coerce"), dtype=np.float64)
+    return pd.Series([_float(cell) for cell in column], index=column.index, name=column.name, dtype=np.float64)
+
+
+def _float(cell: object) -> float:
     try:
-        return pd.read_csv(
-            io.BytesIO(raw),
-            sep=separator,
-            header=None if headless else 0,
-            names=SPACE_RANGER_COLUMNS if headless else None,
-            float_precision="round_trip",
-        )
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputError(path, f"not a regular table ({error}).", f"fetch it again, {EXCLUDE}") from error
+        return float("nan") if "_" in str(cell) else float(str(cell))
+    except ValueError:
+        return float("nan")
 
 
 def _numbers(column: pd.Series, path: Path) -> pd.Series:
     """Return a column as float64, refusing what is no finite number."""
-    values = pd.Series(pd.to_numeric(column, errors="coerce"), dtype=np.float64)
+    values = as_numbers(column)
     bad = ~np.isfinite(values.to_numpy())
     if bad.any():
         row = int(np.flatnonzero(bad)[0])

@@ -98,7 +98,7 @@ def read_scales(folder: Path) -> dict[str, Any]:
     from PIL import Image
 
     from histoloom.samples.hest_values import number
-    from histoloom.samples.tables import read_bytes
+    from histoloom.text_tables import read_bytes
 
     path = folder / "scalefactors_json.json"
     try:

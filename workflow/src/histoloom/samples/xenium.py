@@ -118,7 +118,7 @@ def read_experiment(path: Path) -> dict[str, Any]:
     InputError
         If the file is missing, no JSON or states a pixel size that is no positive number.
     """
-    from histoloom.samples.tables import read_bytes
+    from histoloom.text_tables import read_bytes
 
     try:
         stated = json.loads(read_bytes(path))
@@ -147,15 +147,16 @@ def read_cells(path: Path) -> pd.DataFrame:
     InputError
         If the table is unreadable, lacks a column, repeats an id or has a centroid that is no number.
     """
-    import io
-
-    from histoloom.samples.tables import check_unique, read_bytes
+    from histoloom.samples.tables import as_numbers, check_unique
     from histoloom.samples.tenx_h5 import as_text
+    from histoloom.text_tables import read_text_table
 
     if not path.is_file():
         raise InputError(path, "the table of cells is missing.", f"put it there; {_REMEDY}")
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(io.BytesIO(read_bytes(path)))
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else read_text_table(path)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(path, f"no readable table ({error}).", _REMEDY) from error
     missing = [column for column in _CELLS if column not in table]
@@ -163,6 +164,8 @@ def read_cells(path: Path) -> pd.DataFrame:
         raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.", _REMEDY)
     table.index = pd.Index(as_text(table["cell_id"].to_numpy()), dtype=object)
     check_unique(table.index, path, "cell")
+    for column in {"x_centroid", "y_centroid", "cell_area", "nucleus_area"} & set(table):
+        table[column] = as_numbers(table[column])
     bad = ~np.isfinite(table[["x_centroid", "y_centroid"]].to_numpy(np.float64)).all(axis=1)
     if bad.any():
         raise InputError(path, f"cell '{table.index[bad][0]}' has no centroid ({int(bad.sum())} such).", _REMEDY)
