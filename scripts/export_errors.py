@@ -11,7 +11,9 @@ def main(snakemake):
 
         from histoloom.report.errors import write_error_geojson
 
-        cases = pd.read_csv(snakemake.input.cases, dtype={"obs_id": str, "sample": str, "patient": str, "cohort": str})
+        names = dict.fromkeys(("obs_id", "sample", "patient", "cohort"), str)
+        # "NA" and "nan" are names of sections; only an empty cell is missing.
+        cases = pd.read_csv(snakemake.input.cases, dtype=names, keep_default_na=False, na_values=[""])
         write_error_geojson(cases=cases, sample=Path(snakemake.input.sample), out=out["geojson"])
 
 

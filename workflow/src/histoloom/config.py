@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pandas as pd
 import yaml
 
 from histoloom import kinds
 from histoloom.errors import InputError
+from histoloom.text_tables import read_text_table
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 RESOURCES = Path(__file__).resolve().parents[3] / "resources"
@@ -185,16 +185,11 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
     """
     if not path.is_file():
         raise InputError(path, "the cohort sheet does not exist.", "fix `sheet:`; it is relative to the config file.")
-    try:
-        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, comment="#")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(
-            path, f"cannot be read as a tab-separated table ({error}).", "save it as UTF-8 tsv."
-        ) from error
+    frame = read_text_table(path)
     rows: list[dict[str, str]] = frame.to_dict("records")  # type: ignore[assignment]
     schema = load_schema(f"sheet.{source}")
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in zip(frame.index, rows, strict=True):
         where = f"{path}: row {number} (sample {row.get('sample', '?')!r})"
         if not row.get("patient", "").strip():
             raise InputError(where, "the patient is empty.", "give every section its patient's id; folds depend on it.")
