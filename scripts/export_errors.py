@@ -7,14 +7,11 @@ from histoloom.jobs import job
 
 def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        import pandas as pd
+        from histoloom.exports.geojson import write_cases
+        from histoloom.report.errors import TILE_UM, read_cases
 
-        from histoloom.report.errors import write_error_geojson
-
-        names = dict.fromkeys(("obs_id", "sample", "patient", "cohort"), str)
-        # "NA" and "nan" are names of sections; only an empty cell is missing.
-        cases = pd.read_csv(snakemake.input.cases, dtype=names, keep_default_na=False, na_values=[""])
-        write_error_geojson(cases=cases, sample=Path(snakemake.input.sample), out=out["geojson"])
+        cases = read_cases(Path(snakemake.input.cases))
+        write_cases(cases=cases, sample=Path(snakemake.input.sample), out=out["geojson"], side_um=TILE_UM)
 
 
 if "snakemake" in globals():

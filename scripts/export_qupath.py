@@ -7,9 +7,9 @@ from histoloom.jobs import job
 
 def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.exports.qupath import write_qupath
+        from histoloom.exports.geojson import write_section
 
-        write_qupath(**{role: Path(path) for role, path in snakemake.input.items()}, out=out["geojson"])
+        write_section(**{role: Path(path) for role, path in snakemake.input.items()}, out=out["geojson"])
 
 
 if "snakemake" in globals():

@@ -6,16 +6,17 @@ from histoloom.jobs import job, paths_by_role
 
 
 def main(snakemake):
-    files, number = paths_by_role(snakemake.input.items()), snakemake.wildcards.number
+    files = paths_by_role(snakemake.input.items())
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.report.paper_tables import write_paper_tables
+        from histoloom.report.paper_tables import write_paper_table
 
-        write_paper_tables(
+        write_paper_table(
             spec=json.loads(snakemake.params.spec),
+            number_of_table=int(snakemake.wildcards.number),
             metrics=files["metrics"],
             efficiency=files["efficiency"],
             published_dir=files["published"][0].parent,
-            out={f"table{number}_{role}": out[role] for role in out.final},
+            out={role: out[role] for role in out.final},
         )
 
 

@@ -103,7 +103,7 @@ def write_inputs(
     predicted.obsm["spatial"] = obs[["x", "y"]].to_numpy()
     predicted.uns["histoloom"] = canonical_json(
         {"experiment": "loo", "model": "ridge", "variant": "default", "protocol": protocol or PROTOCOL,
-         "identity": make_identity("models", {}, {})}
+         "identity": make_identity("models", {}, {}, version=1)}
     )  # fmt: skip
     predicted.write_h5ad(paths["predictions.h5ad"])
     return {"target": paths["target.h5ad"], "folds": paths["folds.parquet"], "predictions": paths["predictions.h5ad"]}

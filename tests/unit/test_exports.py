@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
-from histoloom.exports.qupath import write_qupath
+from histoloom.exports.geojson import write_section
 from histoloom.exports.spatialdata import write_spatialdata
 from histoloom.samples import read_section
 from histoloom.samples.hest import HestReader
@@ -114,7 +115,7 @@ def test_open_rings_are_closed_and_cells_with_two_nuclei_keep_both(tmp_path: Pat
 def test_qupath_cells_with_nuclei_and_genes(xenium: Any) -> None:
     bundle, root, sample, found = xenium
     out = root / "cells.geojson"
-    write_qupath(sample=sample, out=out, genes=["CD3E", "EPCAM"], cells=found["cells"], nuclei=found["nuclei"])
+    write_section(sample=sample, out=out, genes=["CD3E", "EPCAM"], cells=found["cells"], nuclei=found["nuclei"])
     read = json.loads(out.read_text())
     assert read["type"] == "FeatureCollection"
     assert len(read["features"]) == 225
@@ -131,8 +132,8 @@ def test_qupath_cells_with_nuclei_and_genes(xenium: Any) -> None:
         octagon = 2 * np.sqrt(2) * (radius / (PIXEL_UM * 1.2884)) ** 2
         assert area == pytest.approx(octagon, rel=0.02)
         np.testing.assert_allclose(ring[:-1].mean(0), bundle.he[11], atol=0.1)
-    with pytest.raises(InputError, match="has no gene NOPE"):
-        write_qupath(sample=sample, out=out, genes=["NOPE"])
+    with pytest.raises(InputError, check=has_code("export-unknown-gene")):
+        write_section(sample=sample, out=out, genes=["NOPE"])
 
 
 def test_outlines_of_other_cells_are_refused_and_missing_ones_become_discs(
@@ -144,12 +145,12 @@ def test_outlines_of_other_cells_are_refused_and_missing_ones_become_discs(
     pq.write_table(table.slice(0, 200), fewer)
     other = table.set_column(0, "cell_id", [[f"other-{i}" for i in range(table.num_rows)]])
     pq.write_table(other.replace_schema_metadata(table.schema.metadata), none)
-    write_qupath(sample=sample, out=tmp_path / "c.geojson", cells=fewer)
+    write_section(sample=sample, out=tmp_path / "c.geojson", cells=fewer)
     assert "25 of 225 cells have no outline" in caplog.text
     features = json.loads((tmp_path / "c.geojson").read_text())["features"]
     assert [len(f["geometry"]["coordinates"][0]) for f in features] == [9] * 200 + [25] * 25
     with pytest.raises(InputError, match="none of the section's 225 cells has an outline"):
-        write_qupath(sample=sample, out=tmp_path / "d.geojson", cells=none)
+        write_section(sample=sample, out=tmp_path / "d.geojson", cells=none)
 
 
 def test_qupath_spots_are_circles_and_pseudo_spots_squares(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_qupath_spots_are_circles_and_pseudo_spots_squares(tmp_path: Path) -> No
     section = anndata.read_h5ad(sample)
     section.obs["region"] = ["tumour" if i % 2 else "" for i in range(section.n_obs)]
     section.write_h5ad(sample)
-    write_qupath(sample=sample, out=tmp_path / "v.geojson")
+    write_section(sample=sample, out=tmp_path / "v.geojson")
     features = json.loads((tmp_path / "v.geojson").read_text())["features"]
     assert len(features) == section.n_obs
     ring = np.array(features[3]["geometry"]["coordinates"][0])
@@ -171,7 +172,7 @@ def test_qupath_spots_are_circles_and_pseudo_spots_squares(tmp_path: Path) -> No
     other.mkdir()
     pooled = HestSample("Xenium")
     pooled.write(other)
-    write_qupath(sample=make(HestReader, "hest", pooled, other), out=other / "h.geojson")
+    write_section(sample=make(HestReader, "hest", pooled, other), out=other / "h.geojson")
     ring = np.array(json.loads((other / "h.geojson").read_text())["features"][0]["geometry"]["coordinates"][0])
     np.testing.assert_allclose(np.ptp(ring, axis=0), 200, rtol=2e-3)
     assert len(ring) == 5
@@ -179,8 +180,8 @@ def test_qupath_spots_are_circles_and_pseudo_spots_squares(tmp_path: Path) -> No
 
 def test_what_is_no_sample_is_refused(tmp_path: Path) -> None:
     anndata.AnnData(np.zeros((2, 2))).write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(InputError, match="is no sample"):
-        write_qupath(sample=tmp_path / "a.h5ad", out=tmp_path / "a.geojson")
+    with pytest.raises(InputError, check=has_code("export-no-section")):
+        write_section(sample=tmp_path / "a.h5ad", out=tmp_path / "a.geojson")
 
 
 @pytest.mark.skipif(HAS_SPATIALDATA, reason="spatialdata is installed")

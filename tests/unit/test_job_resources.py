@@ -90,7 +90,7 @@ def test_whole_slides_are_read_by_region_whatever_their_size_and_number(tmp_path
     for path in slides:
         with path.open("wb") as file:
             file.truncate(2 * 10**9)
-    for job in ("draw_errors", "embed_batch.stain_texture", "cut_tiles", "count_nuclei"):
+    for job in ("report_model", "embed_batch.stain_texture", "cut_tiles", "count_nuclei"):
         assert memory_mb(job, slides) == memory_mb(job, slides[:1]) < 8000
 
 
@@ -99,7 +99,7 @@ def test_pictures_that_are_opened_one_by_one_do_not_add_up(tmp_path: Path) -> No
     for i, path in enumerate(pictures):
         with path.open("wb") as file:
             file.truncate(10**6 * (1 + i % 5))
-    assert memory_mb("draw_errors", pictures) == memory_mb("draw_errors", pictures[4:5])
+    assert memory_mb("report_model", pictures) == memory_mb("report_model", pictures[4:5])
     assert memory_mb("embed_batch.stain_texture", pictures) > 10 * memory_mb("embed_batch.stain_texture", pictures[:1])
 
 

@@ -15,6 +15,7 @@ from histoloom.metrics.abundance import between_part
 from histoloom.metrics.rows import assemble, read_metrics
 from histoloom.metrics.uncertainty import compare_models, holm, sign_flip_p
 from histoloom.report.between import between_table, draw_between
+from histoloom.report.results import read_results
 
 
 def scored(tmp_path, sections, prediction=None, seed=0):
@@ -92,9 +93,7 @@ def test_the_figure_holds_all_four_aggregations(tmp_path):
     assert table.loc["pooled", "between"] == pytest.approx(of(rows, "cc_between", "pooled")[""])
     assert np.isnan(table.loc["cohort", "between"])
     for name in ("a.png", "b.png"):
-        draw_between(
-            experiment="loo", spec={"models": ["ridge"]}, metrics=[tmp_path / "m.parquet"], out=tmp_path / name
-        )
+        draw_between(read_results("loo", {"models": ["ridge"]}, [tmp_path / "m.parquet"]), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

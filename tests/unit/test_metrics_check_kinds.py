@@ -17,9 +17,9 @@ from histoloom.metrics import score_predictions
 from histoloom.metrics.checks import run_check
 from histoloom.metrics.labelled import read_predicted
 from histoloom.metrics.rows import read_metrics
-from histoloom.report.attainable import draw_attainable, write_attainable
-from histoloom.report.bars import marked
-from histoloom.report.figures import draw_check
+from histoloom.report.attainable import report_attainable
+from histoloom.report.check_figures import draw_check
+from histoloom.report.results import with_marks
 
 OBS = make_obs({("A", "A1"): 49, ("A", "A2"): 49, ("B", "B1"): 49})
 NAMES = ["Plasma", "Cancer", "Fibro"]
@@ -95,7 +95,7 @@ def test_a_sensitivity_says_in_what_its_entries_differ_and_that_fits_were_short(
         "a200": {"n_cells_per_location": 30, "detection_alpha": 200},
         "counted": {"n_cells_per_location": "nuclei: 17", "detection_alpha": 20},
     }
-    assert marked("Labels", rows) == "Labels [demo fit]"
+    assert with_marks("Labels", rows) == "Labels [demo fit]"
 
 
 def test_variants_without_a_common_type_are_refused(tmp_path):
@@ -182,11 +182,11 @@ def test_ceiling_and_colocalization_have_figures_and_cc_stands_beside_its_ceilin
     run("colocalization", tmp_path, paths[:1], placed, labels="c2l", cohorts=["demo"], permutations=19)
     score_predictions(spec=SPEC, experiment="loo", model="ridge", out=tmp_path / "m.parquet", **files)
     more = {"metrics": [tmp_path / "m.parquet"], "ceilings": [ceilings]}
-    spec = {"models": ["ridge"], "title": "t"}
-    for name in ("c.png", "d.png"):
-        draw_attainable(spec=spec, out=tmp_path / name, **more)
+    spec = {"name": "loo", "models": ["ridge"], "title": "t"}
+    for name in ("c", "d"):
+        out = {"figure": tmp_path / f"{name}.png", "csv": tmp_path / "t.csv", "md": tmp_path / "t.md"}
+        report_attainable(spec=spec, out=out, **more)
     assert (tmp_path / "c.png").read_bytes() == (tmp_path / "d.png").read_bytes()
-    write_attainable(spec=spec, out={"csv": tmp_path / "t.csv", "md": tmp_path / "t.md"}, **more)
     table = pd.read_csv(tmp_path / "t.csv").set_index("target")
     assert not table.loc["Fibro", "identifiable"]
     assert table.loc["Plasma", "share_ridge"] == pytest.approx(

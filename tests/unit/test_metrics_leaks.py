@@ -272,7 +272,7 @@ def test_tables_and_figure_are_written_and_are_the_same_twice(paired, transferre
     text = written["one"]["md"].decode()
     words = {
         "paired": ["E2", "n train, both", "sign-flip test over patients p = 0.0625", "5 patients"],
-        "transfer": ["(b) unshared patients only", "random drop of equal size", "A, B", "| (c) shared dropped |"],
+        "transfer": ["(b) unshared patients only", "random drop of equal size", "A, B", "(c) shared dropped"],
     }
     for word in words[kind]:
         assert word in text, text

@@ -13,7 +13,8 @@ from metrics_inputs import SPEC, make_obs, make_values, write_inputs
 
 from histoloom.metrics import score_predictions
 from histoloom.plan import Plan
-from histoloom.report.ablation import ablation_table, draw_ablation, write_ablation
+from histoloom.report.ablation import ablation_table, report_ablation
+from histoloom.report.results import read_results
 
 NOISE = {"A_MLP": 2.0, "B_MLP": 1.0, "AB_MLP": 0.5, "C_MLP": 0.1}
 CONFIGURATIONS = [
@@ -45,8 +46,9 @@ SPECIFIED: dict[str, Any] = {**SPEC, "models": list(NOISE), "ablation": CONFIGUR
 @pytest.mark.parametrize(("patients", "tested"), [("ABC", False), ("ABCDEF", True)])
 def test_gain_is_against_the_best_of_the_parts(tmp_path: Path, patients: str, tested: bool) -> None:
     files = scored(tmp_path, patients)
-    table, of_patients, title = ablation_table("loo", SPECIFIED, files)
-    assert title == "Which encoders"
+    results = read_results("loo", SPECIFIED, files)
+    table, of_patients = ablation_table(results)
+    assert results.title == "Which encoders"
     assert table["encoders"].tolist() == ["a", "b", "c", "a+b"], "fewest first"
     by_name = table.set_index("encoders")
     pair = by_name.loc["a+b"]
@@ -74,7 +76,7 @@ def test_a_patient_without_a_value_is_counted_out(tmp_path: Path) -> None:
     from histoloom.artefacts import read_metadata, write_parquet
 
     write_parquet(rows.assign(value=rows["value"].mask(gone)), files[2], read_metadata(files[2]))
-    table, _, _ = ablation_table("loo", SPECIFIED, files)
+    table, _ = ablation_table(read_results("loo", SPECIFIED, files))
     pair = table.set_index("encoders").loc["a+b"]
     assert (pair["n_patients"], pair["better_for"]) == (2, 2)
 
@@ -83,10 +85,9 @@ def test_table_and_figure_are_written_the_same_twice(tmp_path: Path) -> None:
     files = scored(tmp_path, "ABC")
     found = []
     for name in ("one", "two"):
-        out = {end: tmp_path / f"{name}.{end}" for end in ("csv", "md", "html")}
-        write_ablation(experiment="loo", spec=SPECIFIED, metrics=files, out=out)
-        draw_ablation(experiment="loo", spec=SPECIFIED, metrics=files, out=tmp_path / f"{name}.png")
-        found.append([path.read_bytes() for path in (*out.values(), tmp_path / f"{name}.png")])
+        out = {end: tmp_path / f"{name}.{end}" for end in ("csv", "md", "html")} | {"figure": tmp_path / f"{name}.png"}
+        report_ablation(experiment="loo", spec=SPECIFIED, metrics=files, out=out)
+        found.append([path.read_bytes() for path in out.values()])
     assert found[0] == found[1]
     text = (tmp_path / "one.md").read_text()
     assert "3 of 3 patients" in text

@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 from metrics_inputs import SPEC, TYPES, make_obs, make_values, write_inputs, write_labels, write_section
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
 from histoloom.metrics.checks import run_check
 from histoloom.metrics.score import read_predictions
-from histoloom.report import figures
-from histoloom.report.coloc import cluster_order
-from histoloom.report.geojson import write_geojson
-from histoloom.report.maps import choose_types, median_section
-from histoloom.report.slides import write_slide_table
+from histoloom.report.check_figures import draw_check
+from histoloom.report.coloc import cluster_order, draw_coloc
+from histoloom.report.experiment import report_experiment
+from histoloom.report.maps import choose_types, draw_maps, draw_ranks, median_section
+from histoloom.report.slides import draw_slide, write_slide_geojson, write_slide_table
 
 SPEC_DRAWN = {**SPEC, "models": ["flat", "ridge"]}
 
@@ -43,14 +44,17 @@ def drawn(tmp_path_factory):
 def draw_all(folder, files, samples, out, models=("ridge", "flat")):
     out.mkdir(exist_ok=True)
     metrics = [folder / "flat.parquet", folder / "ridge.parquet"]
-    figures.draw_bars(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=out / "bars.png")
-    figures.draw_baselines(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=out / "baselines.png")
+    tables = {
+        f"{name}_{end}": out / f"{name}.{end}" for name in ("summary", "baselines") for end in ("csv", "md", "html")
+    }
+    pictures = {name: out / f"{name}.png" for name in ("bars", "baselines", "between")}
+    report_experiment(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=tables | pictures)
     for model in models:
         names, paths = {"experiment": "loo", "model": model}, files[model]
-        figures.draw_maps(**names, predictions=paths["predictions"], samples=samples, out=out / f"maps-{model}.png")
-        figures.draw_ranks(**names, **paths, out=out / f"ranks-{model}.png")
-        figures.draw_coloc(**names, metrics=folder / f"{model}.parquet", out=out / f"coloc-{model}.png")
-    figures.draw_apply(
+        draw_maps(**names, predictions=paths["predictions"], samples=samples, out=out / f"maps-{model}.png")
+        draw_ranks(**names, **paths, out=out / f"ranks-{model}.png")
+        draw_coloc(**names, metrics=folder / f"{model}.parquet", out=out / f"coloc-{model}.png")
+    draw_slide(
         predictions=files["ridge"]["predictions"],
         cohort="demo",
         sample="B1",
@@ -66,10 +70,10 @@ def test_every_figure_is_drawn_without_warnings_and_twice_the_same(drawn, tmp_pa
         warnings.simplefilter("error")
         names = draw_all(folder, files, samples, tmp_path / "a")
     again = draw_all(folder, files, samples, tmp_path / "b", models=("ridge",))
-    assert (len(names), len(again)) == (9, 6)
+    assert (len(names), len(again)) == (16, 13)
     for name in again:
         picture = (tmp_path / "a" / name).read_bytes()
-        assert picture.startswith(b"\x89PNG")
+        assert picture.startswith(b"\x89PNG") == name.endswith(".png")
         assert picture == (tmp_path / "b" / name).read_bytes(), name
         assert b"Matplotlib" not in picture
 
@@ -90,7 +94,7 @@ def test_checks_are_drawn(drawn, tmp_path):
         for kind, (more, against) in cases.items():
             spec = {"kind": kind, **base, **more}
             run_check(spec=spec, labels=[labels], against=against, out=tmp_path / f"{kind}.parquet")
-            figures.draw_check(spec=spec, metrics=tmp_path / f"{kind}.parquet", out=tmp_path / f"{kind}.png")
+            draw_check(spec=spec, metrics=tmp_path / f"{kind}.parquet", out=tmp_path / f"{kind}.png")
             assert (tmp_path / f"{kind}.png").stat().st_size > 5000
 
 
@@ -122,19 +126,21 @@ def test_clusters_are_put_together():
 def test_an_unknown_section_or_type_is_named(drawn, tmp_path):
     _, _, _, files, samples = drawn
     more = {"experiment": "loo", "model": "ridge", "predictions": files["ridge"]["predictions"], "samples": samples}
-    with pytest.raises(InputError, match="no type 'NK'"):
-        figures.draw_maps(**more, types=["NK"], out=tmp_path / "x.png")
-    with pytest.raises(InputError, match="demo/Z9"):
-        figures.draw_maps(**more, section=("demo", "Z9"), out=tmp_path / "x.png")
-    with pytest.raises(InputError, match="it has: demo/A1"):
-        write_geojson(predictions=files["ridge"]["predictions"], cohort="demo", sample="Z9", out=tmp_path / "x.geojson")
+    with pytest.raises(InputError, check=has_code("report-no-type")):
+        draw_maps(**more, types=["NK"], out=tmp_path / "x.png")
+    with pytest.raises(InputError, check=has_code("report-no-section")):
+        draw_maps(**more, section=("demo", "Z9"), out=tmp_path / "x.png")
+    with pytest.raises(InputError, check=has_code("report-no-section")):
+        write_slide_geojson(
+            predictions=files["ridge"]["predictions"], cohort="demo", sample="Z9", out=tmp_path / "x.geojson"
+        )
 
 
 def test_geojson_is_closed_squares_around_the_centres_with_their_values(drawn, tmp_path):
     _, obs, _, files, _ = drawn
     out = tmp_path / "B1.geojson"
     path = files["ridge"]["predictions"]
-    write_geojson(predictions=path, cohort="demo", sample="B1", out=out, side_px=200.0)
+    write_slide_geojson(predictions=path, cohort="demo", sample="B1", out=out, side_px=200.0)
     content = json.loads(out.read_text())
     assert content["type"] == "FeatureCollection"
     part = obs[obs["sample"] == "B1"].set_index("obs_id")
@@ -159,8 +165,10 @@ def test_geojson_is_closed_squares_around_the_centres_with_their_values(drawn, t
 
 def test_geojson_needs_a_side(drawn, tmp_path):
     _, _, _, files, _ = drawn
-    with pytest.raises(InputError, match="side"):
-        write_geojson(predictions=files["ridge"]["predictions"], cohort="demo", sample="B1", out=tmp_path / "x.geojson")
+    with pytest.raises(InputError, check=has_code("report-no-side")):
+        write_slide_geojson(
+            predictions=files["ridge"]["predictions"], cohort="demo", sample="B1", out=tmp_path / "x.geojson"
+        )
 
 
 def test_the_slide_table_has_places_and_types(drawn, tmp_path):

@@ -1,5 +1,5 @@
-# READS   results/samples/
-# WRITES  results/exports/{cohort}/{sample}.geojson and .zarr  for QuPath and SpatialData; by target, not part of `all`
+# READS   results/samples/, results/tables/
+# WRITES  results/exports/{cohort}/{sample}.geojson and .zarr, results/slides/...errors.geojson  by target, not part of `all`
 
 
 rule export_qupath:
@@ -44,3 +44,27 @@ rule export_spatialdata:
         code=code_of("exports"),
     script:
         "../../scripts/export_spatialdata.py"
+
+
+rule export_errors:
+    input:
+        cases="results/tables/{experiment}/{model}/errors.csv",
+        sample="results/samples/{cohort}/{sample}.h5ad",
+    output:
+        geojson="results/slides/{experiment}/{model}/{cohort}/{sample}.errors.geojson",
+    log:
+        "logs/exports/export_errors/{experiment}/{model}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/exports/export_errors/{experiment}/{model}/{cohort}/{sample}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("export_errors"),
+        runtime=get_runtime("export_errors"),
+    params:
+        code=code_of("exports"),
+    script:
+        "../../scripts/export_errors.py"

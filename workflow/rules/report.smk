@@ -1,24 +1,18 @@
 # READS   results/metrics/, results/predictions/, results/targets/, results/folds/, results/samples/
-# WRITES  results/tables/..., results/figures/..., results/slides/...
+# WRITES  results/tables/, results/figures/, results/slides/  of an experiment, a model, a check and a slide
 
 
-rule draw_experiment:
+rule report_experiment:
     input:
         unpack(get("experiment_results", "experiment")),
     output:
-        baselines=report(
-            "results/figures/{experiment}/baselines.png",
-            caption="../report/baselines.rst",
-            category="4. Against what",
-            labels={"experiment": "{experiment}", "what": "baseline comparison"},
-        ),
-        table_csv="results/tables/{experiment}/baselines.csv",
-        table_md="results/tables/{experiment}/baselines.md",
-        table_html=report(
-            "results/tables/{experiment}/baselines.html",
-            caption="../report/baselines.rst",
-            category="4. Against what",
-            labels={"experiment": "{experiment}", "what": "baseline comparison, table"},
+        summary_csv="results/tables/{experiment}/summary.csv",
+        summary_md="results/tables/{experiment}/summary.md",
+        summary_html=report(
+            "results/tables/{experiment}/summary.html",
+            caption="../report/summary.rst",
+            category="3. How good is it",
+            labels={"experiment": "{experiment}", "what": "summary"},
         ),
         bars=report(
             "results/figures/{experiment}/bars.png",
@@ -26,28 +20,171 @@ rule draw_experiment:
             category="3. How good is it",
             labels={"experiment": "{experiment}", "what": "CC and L1 by patient"},
         ),
+        baselines_csv="results/tables/{experiment}/baselines.csv",
+        baselines_md="results/tables/{experiment}/baselines.md",
+        baselines_html=report(
+            "results/tables/{experiment}/baselines.html",
+            caption="../report/baselines.rst",
+            category="4. Against what",
+            labels={
+                "experiment": "{experiment}",
+                "what": "baseline comparison, table",
+            },
+        ),
+        baselines=report(
+            "results/figures/{experiment}/baselines.png",
+            caption="../report/baselines.rst",
+            category="4. Against what",
+            labels={"experiment": "{experiment}", "what": "baseline comparison"},
+        ),
+        between=report(
+            "results/figures/{experiment}/between.png",
+            caption="../report/between.rst",
+            category="4. Against what",
+            labels={
+                "experiment": "{experiment}",
+                "what": "between or within sections",
+            },
+        ),
     log:
-        "logs/report/draw_experiment/{experiment}.log",
+        "logs/report/report_experiment/{experiment}.log",
     benchmark:
-        "benchmarks/report/draw_experiment/{experiment}.tsv"
+        "benchmarks/report/report_experiment/{experiment}.tsv"
     wildcard_constraints:
         experiment=EXPERIMENTS,
     conda:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("draw_experiment"),
-        runtime=get_runtime("draw_experiment"),
+        mem_mb=get_memory("report_experiment"),
+        runtime=get_runtime("report_experiment"),
     params:
         spec=get_spec("experiment_spec", "experiment", part="report"),
         code=code_of("report"),
     script:
-        "../../scripts/draw_experiment.py"
+        "../../scripts/report_experiment.py"
 
 
-rule draw_model:
+rule report_ablation:
     input:
-        unpack(get("target_files", "experiment")),
+        unpack(get("experiment_results", "experiment")),
+    output:
+        csv="results/tables/{experiment}/ablation.csv",
+        md="results/tables/{experiment}/ablation.md",
+        html=report(
+            "results/tables/{experiment}/ablation.html",
+            caption="../report/ablation.rst",
+            category="3. How good is it",
+            labels={
+                "experiment": "{experiment}",
+                "what": "encoders alone and together, table",
+            },
+        ),
+        figure=report(
+            "results/figures/{experiment}/ablation.png",
+            caption="../report/ablation.rst",
+            category="3. How good is it",
+            labels={
+                "experiment": "{experiment}",
+                "what": "encoders alone and together",
+            },
+        ),
+    log:
+        "logs/report/report_ablation/{experiment}.log",
+    benchmark:
+        "benchmarks/report/report_ablation/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("report_ablation"),
+        runtime=get_runtime("report_ablation"),
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="report"),
+        code=code_of("report"),
+    script:
+        "../../scripts/report_ablation.py"
+
+
+rule report_attainable:
+    input:
+        unpack(get("attainable_files", "experiment")),
+    output:
+        csv="results/tables/{experiment}/attainable.csv",
+        md="results/tables/{experiment}/attainable.md",
+        html=report(
+            "results/tables/{experiment}/attainable.html",
+            caption="../report/attainable.rst",
+            category="2. How good could it be",
+            labels={"experiment": "{experiment}", "what": "CC and its ceiling, table"},
+        ),
+        figure=report(
+            "results/figures/{experiment}/attainable.png",
+            caption="../report/attainable.rst",
+            category="2. How good could it be",
+            labels={"experiment": "{experiment}", "what": "CC and its ceiling"},
+        ),
+    log:
+        "logs/report/report_attainable/{experiment}.log",
+    benchmark:
+        "benchmarks/report/report_attainable/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("report_attainable"),
+        runtime=get_runtime("report_attainable"),
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="report"),
+        code=code_of("report"),
+    script:
+        "../../scripts/report_attainable.py"
+
+
+rule report_leaks:
+    input:
+        unpack(get("leak_results", "experiment")),
+    output:
+        csv="results/tables/{experiment}/leaks.csv",
+        md="results/tables/{experiment}/leaks.md",
+        html=report(
+            "results/tables/{experiment}/leaks.html",
+            caption="../report/leaks.rst",
+            category="6. Leaks",
+            labels={"experiment": "{experiment}", "what": "leakage effect, table"},
+        ),
+        figure=report(
+            "results/figures/{experiment}/leaks.png",
+            caption="../report/leaks.rst",
+            category="6. Leaks",
+            labels={"experiment": "{experiment}", "what": "leakage effect"},
+        ),
+    log:
+        "logs/report/report_leaks/{experiment}.log",
+    benchmark:
+        "benchmarks/report/report_leaks/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=LEAKS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory("report_leaks"),
+        runtime=get_runtime("report_leaks"),
+    params:
+        spec=get_spec("experiment_spec", "experiment", part="all"),
+        code=code_of("report"),
+    script:
+        "../../scripts/report_leaks.py"
+
+
+rule report_model:
+    input:
+        unpack(get("report_files", "experiment")),
         metrics="results/metrics/{experiment}/{model}.parquet",
         predictions="results/predictions/{experiment}/{model}/default.h5ad",
         target="results/targets/{experiment}/target.h5ad",
@@ -79,25 +216,37 @@ rule draw_model:
                 "what": "colocalization",
             },
         ),
+        errors=report(
+            "results/figures/{experiment}/{model}/errors.png",
+            caption="../report/errors.rst",
+            category="5. Where does it fail",
+            labels={
+                "experiment": "{experiment}",
+                "model": "{model}",
+                "what": "errors",
+            },
+        ),
+        cases="results/tables/{experiment}/{model}/errors.csv",
     log:
-        "logs/report/draw_model/{experiment}/{model}.log",
+        "logs/report/report_model/{experiment}/{model}.log",
     benchmark:
-        "benchmarks/report/draw_model/{experiment}/{model}.tsv"
+        "benchmarks/report/report_model/{experiment}/{model}.tsv"
     wildcard_constraints:
         experiment=EXPERIMENTS,
     conda:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("draw_model"),
-        runtime=get_runtime("draw_model"),
+        mem_mb=get_memory("report_model"),
+        runtime=get_runtime("report_model"),
     params:
+        title=get_spec("experiment_title", "experiment"),
         code=code_of("report"),
     script:
-        "../../scripts/draw_model.py"
+        "../../scripts/report_model.py"
 
 
-rule draw_check:
+rule report_check:
     input:
         metrics="results/metrics/checks/{check}.parquet",
     output:
@@ -108,23 +257,23 @@ rule draw_check:
             labels=get("check_columns", "check"),
         ),
     log:
-        "logs/report/draw_check/{check}.log",
+        "logs/report/report_check/{check}.log",
     benchmark:
-        "benchmarks/report/draw_check/{check}.tsv"
+        "benchmarks/report/report_check/{check}.tsv"
     conda:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("draw_check"),
-        runtime=get_runtime("draw_check"),
+        mem_mb=get_memory("report_check"),
+        runtime=get_runtime("report_check"),
     params:
         spec=get_spec("named_entry", "check", section="checks"),
         code=code_of("report"),
     script:
-        "../../scripts/draw_check.py"
+        "../../scripts/report_check.py"
 
 
-rule show_slide:
+rule report_slide:
     input:
         predictions="results/predictions/{experiment}/{model}/slides.h5ad",
         sample="results/samples/{cohort}/{sample}.h5ad",
@@ -138,232 +287,18 @@ rule show_slide:
             labels={"slide": "{sample}", "model": "{model}"},
         ),
     log:
-        "logs/report/show_slide/{experiment}/{model}/{cohort}/{sample}.log",
+        "logs/report/report_slide/{experiment}/{model}/{cohort}/{sample}.log",
     benchmark:
-        "benchmarks/report/show_slide/{experiment}/{model}/{cohort}/{sample}.tsv"
+        "benchmarks/report/report_slide/{experiment}/{model}/{cohort}/{sample}.tsv"
     wildcard_constraints:
         experiment=APPLICATIONS,
     conda:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("show_slide"),
-        runtime=get_runtime("show_slide"),
+        mem_mb=get_memory("report_slide"),
+        runtime=get_runtime("report_slide"),
     params:
         code=code_of("report"),
     script:
-        "../../scripts/show_slide.py"
-
-
-rule draw_between:
-    input:
-        unpack(get("experiment_results", "experiment")),
-    output:
-        figure=report(
-            "results/figures/{experiment}/between.png",
-            caption="../report/between.rst",
-            category="4. Against what",
-            labels={
-                "experiment": "{experiment}",
-                "what": "between or within sections",
-            },
-        ),
-    log:
-        "logs/report/draw_between/{experiment}.log",
-    benchmark:
-        "benchmarks/report/draw_between/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=EXPERIMENTS,
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=get_memory("draw_between"),
-        runtime=get_runtime("draw_between"),
-    params:
-        spec=get_spec("experiment_spec", "experiment", part="all"),
-        code=code_of("report"),
-    script:
-        "../../scripts/draw_between.py"
-
-
-rule draw_ablation:
-    input:
-        unpack(get("experiment_results", "experiment")),
-    output:
-        ablation_csv="results/tables/{experiment}/ablation.csv",
-        ablation_md="results/tables/{experiment}/ablation.md",
-        ablation_html=report(
-            "results/tables/{experiment}/ablation.html",
-            caption="../report/ablation.rst",
-            category="3. How good is it",
-            labels={
-                "experiment": "{experiment}",
-                "what": "encoders alone and together, table",
-            },
-        ),
-        figure=report(
-            "results/figures/{experiment}/ablation.png",
-            caption="../report/ablation.rst",
-            category="3. How good is it",
-            labels={
-                "experiment": "{experiment}",
-                "what": "encoders alone and together",
-            },
-        ),
-    log:
-        "logs/report/draw_ablation/{experiment}.log",
-    benchmark:
-        "benchmarks/report/draw_ablation/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=EXPERIMENTS,
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=get_memory("draw_ablation"),
-        runtime=get_runtime("draw_ablation"),
-    params:
-        spec=get_spec("experiment_spec", "experiment", part="report"),
-        code=code_of("report"),
-    script:
-        "../../scripts/draw_ablation.py"
-
-
-rule draw_attainable:
-    input:
-        unpack(get("attainable_files", "experiment")),
-    output:
-        figure=report(
-            "results/figures/{experiment}/attainable.png",
-            caption="../report/attainable.rst",
-            category="2. How good could it be",
-            labels={"experiment": "{experiment}", "what": "CC next to its ceiling"},
-        ),
-        csv="results/tables/{experiment}/attainable.csv",
-        md="results/tables/{experiment}/attainable.md",
-        html=report(
-            "results/tables/{experiment}/attainable.html",
-            caption="../report/attainable.rst",
-            category="2. How good could it be",
-            labels={
-                "experiment": "{experiment}",
-                "what": "CC next to its ceiling, table",
-            },
-        ),
-    log:
-        "logs/report/draw_attainable/{experiment}.log",
-    benchmark:
-        "benchmarks/report/draw_attainable/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=EXPERIMENTS,
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=get_memory("draw_attainable"),
-        runtime=get_runtime("draw_attainable"),
-    params:
-        spec=get_spec("experiment_spec", "experiment", part="report"),
-        code=code_of("report"),
-    script:
-        "../../scripts/draw_attainable.py"
-
-
-rule draw_errors:
-    input:
-        unpack(get("error_files", "experiment")),
-        predictions="results/predictions/{experiment}/{model}/default.h5ad",
-    output:
-        figure=report(
-            "results/figures/{experiment}/{model}/errors.png",
-            caption="../report/errors.rst",
-            category="5. Where does it fail",
-            labels={
-                "experiment": "{experiment}",
-                "model": "{model}",
-                "what": "errors",
-            },
-        ),
-        cases="results/tables/{experiment}/{model}/errors.csv",
-    log:
-        "logs/report/draw_errors/{experiment}/{model}.log",
-    benchmark:
-        "benchmarks/report/draw_errors/{experiment}/{model}.tsv"
-    wildcard_constraints:
-        experiment=EXPERIMENTS,
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=get_memory("draw_errors"),
-        runtime=get_runtime("draw_errors"),
-    params:
-        title=get_spec("experiment_title", "experiment"),
-        code=code_of("report"),
-    script:
-        "../../scripts/draw_errors.py"
-
-
-rule export_errors:
-    input:
-        cases="results/tables/{experiment}/{model}/errors.csv",
-        sample="results/samples/{cohort}/{sample}.h5ad",
-    output:
-        geojson="results/slides/{experiment}/{model}/{cohort}/{sample}.errors.geojson",
-    log:
-        "logs/report/export_errors/{experiment}/{model}/{cohort}/{sample}.log",
-    benchmark:
-        "benchmarks/report/export_errors/{experiment}/{model}/{cohort}/{sample}.tsv"
-    wildcard_constraints:
-        experiment=EXPERIMENTS,
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=get_memory("export_errors"),
-        runtime=get_runtime("export_errors"),
-    params:
-        code=code_of("report"),
-    script:
-        "../../scripts/export_errors.py"
-
-
-rule show_leaks:
-    input:
-        unpack(get("leak_results", "experiment")),
-    output:
-        figure=report(
-            "results/figures/{experiment}/leaks.png",
-            caption="../report/leaks.rst",
-            category="6. Leaks",
-            labels={"experiment": "{experiment}", "what": "what a leak is worth"},
-        ),
-        csv="results/tables/{experiment}/leaks.csv",
-        md="results/tables/{experiment}/leaks.md",
-        html=report(
-            "results/tables/{experiment}/leaks.html",
-            caption="../report/leaks.rst",
-            category="6. Leaks",
-            labels={
-                "experiment": "{experiment}",
-                "what": "what a leak is worth, table",
-            },
-        ),
-    log:
-        "logs/report/show_leaks/{experiment}.log",
-    benchmark:
-        "benchmarks/report/show_leaks/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=LEAKS,
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=get_memory("show_leaks"),
-        runtime=get_runtime("show_leaks"),
-    params:
-        spec=get_spec("experiment_spec", "experiment", part="all"),
-        code=code_of("report"),
-    script:
-        "../../scripts/show_leaks.py"
+        "../../scripts/report_slide.py"

@@ -1,36 +1,5 @@
 # READS   results/metrics/, results/efficiency/, resources/published/
-# WRITES  results/tables/...  what the tables of an experiment and of a paper say
-
-
-rule write_tables:
-    input:
-        unpack(get("experiment_results", "experiment")),
-    output:
-        summary_csv="results/tables/{experiment}/summary.csv",
-        summary_md="results/tables/{experiment}/summary.md",
-        summary_html=report(
-            "results/tables/{experiment}/summary.html",
-            caption="../report/summary.rst",
-            category="3. How good is it",
-            labels={"experiment": "{experiment}", "what": "summary table"},
-        ),
-    log:
-        "logs/report/write_tables/{experiment}.log",
-    benchmark:
-        "benchmarks/report/write_tables/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=EXPERIMENTS,
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=get_memory("write_tables"),
-        runtime=get_runtime("write_tables"),
-    params:
-        spec=get_spec("experiment_spec", "experiment", part="all"),
-        code=code_of("report"),
-    script:
-        "../../scripts/write_tables.py"
+# WRITES  results/tables/  of a paper, and the sections that are left out
 
 
 rule write_probe_table:

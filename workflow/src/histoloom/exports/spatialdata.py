@@ -49,9 +49,9 @@ def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None, nuc
 
     facts = read_metadata(sample)
     if "mpp" not in facts or "sample" not in facts:
-        raise InputError(sample, "is no sample of histoloom.", "give a file of results/samples/.")
+        raise InputError(sample, "is no section.", "give a file of results/samples/.", code="export-no-section")
     if out.exists():
-        raise InputError(out, "exists already.", "remove it, or give another name.")
+        raise InputError(out, "exists already.", "remove it, or give another name.", code="export-exists")
     section = anndata.read_h5ad(sample)
     name = facts["sample"]
     if cells is None:

@@ -249,7 +249,7 @@ class Plan(EncoderPlan):
             "ceilings": [f"results/metrics/checks/{name}.parquet" for name in self.ceilings(experiment)],
         }
 
-    def error_files(self, experiment: str) -> dict[str, list[str]]:
+    def report_files(self, experiment: str) -> dict[str, list[str]]:
         """Return an experiment's sections and slides, in the same order."""
         sections = self.experiment_samples(experiment)
         return {

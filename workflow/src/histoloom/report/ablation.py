@@ -1,4 +1,4 @@
-"""The encoder ablation: the same model on encoders alone and side by side (figure 4 of the decomposition paper)."""
+"""The encoder ablation: the same model on encoders alone and together (figure 4 of the decomposition paper)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.uncertainty import MIN_PATIENTS, holm, sign_flip_p
-from histoloom.report.bars import read_experiment, whole
-from histoloom.report.pages import Page, number, write_csv
+from histoloom.report.pages import FLAT, Page, mark_best, number, spread_ratio
+from histoloom.report.results import Results, overall, read_results
 from histoloom.report.style import PALETTE, figure, jitter, note, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _READING = (
-    "The same model, with the same settings, on encoders alone and side by side. CC and L1: per type over the "
+    "The same model, with the same settings, on encoders alone and together. CC and L1: per type over the "
     "spots of a section, mean over types, sections of a patient, then patients; the spread is over training "
     "seeds. Gain: CC minus the best CC of a configuration that uses some of the same encoders and no other; that "
     "best one is chosen on these same test patients, which makes the gain smaller, not larger. Better for: "
@@ -28,46 +28,39 @@ _READING = (
 _COLOURS = PALETTE[:5]
 
 
-def ablation_table(
-    experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path]
-) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+def ablation_table(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return one row per configuration and cohort, fewest encoders first.
 
     Parameters
     ----------
-    experiment, spec
-        Name and entry; ``ablation`` lists {model, kind, encoders} of the configurations.
-    metrics
-        Metrics of the experiment's models.
+    results
+        Of the experiment; ``ablation`` of its entry lists {model, kind, encoders} of the configurations.
 
     Returns
     -------
     table
-        cohort, kind, encoders (joined by +), n_encoders, model, cc, cc_seed_sd, l1, l1_skill, best_part (model), gain,
-        better_for (patients), n_patients, p (after Holm).
+        cohort, kind, encoders (joined by +), n_encoders, model, cc, sd_ratio, slope, l1, l1_skill, cc_seed_sd,
+        best_part (model), gain, better_for (patients), n_patients, p (after Holm).
     patients
         model, cohort, patient, cc, l1 of each held-out patient without a QC flag.
-    title
-        Of the experiment.
     """
-    rows, _, title = read_experiment(experiment, spec, metrics)
-    rows = rows[rows["qc_flag"] == ""]
+    rows = results.measured()
     keys = ["model", "cohort", "patient"]
-    per_patient = {name: whole(rows, "patient", name).set_index(keys)["value"] for name in ("cc", "l1")}
+    per_patient = {name: overall(rows, "patient", name).set_index(keys)["value"] for name in ("cc", "sd_ratio", "l1")}
     patients = pd.DataFrame(per_patient).reset_index()
-    there = set(rows["model"])
-    chosen = [entry for entry in spec["ablation"] if entry["model"] in there]
-    chosen.sort(key=lambda entry: (entry["kind"], len(entry["encoders"])))
-    found = [
-        _row(rows[rows["cohort"] == cohort], patients[patients["cohort"] == cohort], cohort, entry, chosen)
-        for cohort in sorted(rows["cohort"].unique())
-        for entry in chosen
-    ]
-    table = pd.DataFrame(found)
+    entries = [entry for entry in results.spec["ablation"] if entry["model"] in results.models]
+    entries.sort(key=lambda entry: (entry["kind"], len(entry["encoders"])))
+    table = pd.DataFrame(
+        [
+            _row(rows[rows["cohort"] == cohort], patients[patients["cohort"] == cohort], cohort, entry, entries)
+            for cohort in sorted(rows["cohort"].unique())
+            for entry in entries
+        ]
+    )
     for cohort in sorted(set(table["cohort"])) if len(table) else ():
-        here = table["cohort"] == cohort
-        table.loc[here, "p"] = holm(table.loc[here, "p"].to_numpy(dtype=float))
-    return table, patients, title
+        of_cohort = table["cohort"] == cohort
+        table.loc[of_cohort, "p"] = holm(table.loc[of_cohort, "p"].to_numpy(dtype=float))
+    return table, patients
 
 
 def _row(
@@ -78,11 +71,11 @@ def _row(
     entries: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return a configuration's row, against the best of those that use some of its encoders."""
-    values = {
-        name: _by_model(whole(rows, "cohort", name)).get(str(entry["model"]), np.nan)
-        for name in ("cc", "l1", "l1_skill")
+    by_model = {
+        name: _by_model(overall(rows, "cohort", name)) for name in ("cc", "sd_ratio", "slope", "l1", "l1_skill")
     }
-    cc = _by_model(whole(rows, "cohort", "cc"))
+    values = {name: of_models.get(str(entry["model"]), np.nan) for name, of_models in by_model.items()}
+    cc = by_model["cc"]
     parts = {
         str(other["model"]): cc.get(str(other["model"]), np.nan)
         for other in entries
@@ -93,7 +86,7 @@ def _row(
     of_model = patients.pivot_table(index="patient", columns="model", values="cc")
     pairs = of_model[[entry["model"], best]].dropna() if best else pd.DataFrame()
     change = (pairs[entry["model"]] - pairs[best]).to_numpy() if len(pairs) else np.zeros(0)
-    mine = patients[patients["model"] == entry["model"]]["cc"]
+    own = patients[patients["model"] == entry["model"]]["cc"]
     seeds = rows[
         (rows["model"] == entry["model"]) & (rows["metric"] == "cc") & (rows["aggregation"] == "cohort")
         & (rows["target"] == "") & (rows["train_seed"] >= 0)
@@ -109,7 +102,7 @@ def _row(
         "best_part": best,
         "gain": values["cc"] - defined[best] if best else np.nan,
         "better_for": int((change > 0).sum()) if best else pd.NA,
-        "n_patients": int(mine.notna().sum()),
+        "n_patients": int(own.notna().sum()),
         "p": sign_flip_p(change),
     }
 
@@ -118,72 +111,62 @@ def _by_model(rows: pd.DataFrame) -> dict[str, float]:
     return {str(model): float(value) for model, value in zip(rows["model"], rows["value"], strict=True)}
 
 
-def write_ablation(
+def report_ablation(
     *, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Mapping[str, Path]
 ) -> None:
-    """Write the ablation as a table; see `ablation_table`.
-
-    Parameters
-    ----------
-    experiment, spec, metrics
-        See `ablation_table`.
-    out
-        Path by role ``csv``, ``md``, ``html``.
-    """
-    table, _, title = ablation_table(experiment, spec, metrics)
-    write_csv(table, out["csv"])
-    page = Page(f"{title}: encoders alone and side by side")
-    if len(table):
-        shown = table[["cohort", "kind", "encoders"]].copy()
-        spread = zip(table["cc"], table["cc_seed_sd"], strict=True)
-        shown["CC"] = [number(cc) + (f" ± {number(sd)}" if np.isfinite(sd) else "") for cc, sd in spread]
-        shown["L1"] = [number(v) for v in table["l1"]]
-        shown["skill in L1"] = [number(v) for v in table["l1_skill"]]
-        shown["best part"] = table["best_part"]
-        shown["gain"] = [number(v) for v in table["gain"]]
-        better = zip(table["better_for"], table["n_patients"], strict=True)
+    """Write the ablation as ``csv``, ``md`` and ``html``, and draw it as ``figure``."""
+    results = read_results(experiment, spec, metrics)
+    table, patients = ablation_table(results)
+    page = Page(f"{results.title}: encoders alone and together")
+    for cohort, rows in table.groupby("cohort", sort=False) if len(table) else ():
+        if table["cohort"].nunique() > 1:
+            page.heading(str(cohort))
+        shown = rows[["kind", "encoders"]].copy() if rows["kind"].nunique() > 1 else rows[["encoders"]].copy()
+        spread = zip(rows["cc"], rows["cc_seed_sd"], strict=True)
+        shown["CC"] = mark_best(
+            [number(cc) + (f" ± {number(sd)}" if np.isfinite(sd) else "") for cc, sd in spread], rows["cc"]
+        )
+        shown["SD ratio"] = [spread_ratio(v) for v in rows["sd_ratio"]]
+        shown["slope"] = [number(v, 2) for v in rows["slope"]]
+        shown["L1"] = mark_best([number(v) for v in rows["l1"]], rows["l1"], lower=True)
+        shown["skill in L1"] = [number(v) for v in rows["l1_skill"]]
+        shown["best part"] = rows["best_part"]
+        shown["gain"] = [number(v) for v in rows["gain"]]
+        better = zip(rows["better_for"], rows["n_patients"], strict=True)
         shown["better for"] = ["" if pd.isna(k) else f"{k} of {n} patients" for k, n in better]
-        if table["p"].notna().any():
-            shown["p"] = [number(v) for v in table["p"]]
+        if rows["p"].notna().any():
+            shown["p"] = [number(v) for v in rows["p"]]
         page.table(shown)
     page.text(_READING)
-    out["md"].write_text(page.markdown(), encoding="utf-8")
-    out["html"].write_text(page.html(), encoding="utf-8")
+    page.write(table, out)
+    _draw(table, patients, results, out["figure"])
 
 
-def draw_ablation(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
-    """Draw which encoders each configuration has, its CC and its L1; a row of panels per cohort.
-
-    Parameters
-    ----------
-    experiment, spec, metrics
-        See `ablation_table`.
-    out
-        png. Points are held-out patients, a line each; bars their mean.
-    """
-    table, patients, title = ablation_table(experiment, spec, metrics)
+def _draw(table: pd.DataFrame, patients: pd.DataFrame, results: Results, out: Path) -> None:
+    """Draw which encoders each configuration has, its CC, SD ratio and L1; a row of panels per cohort."""
     cohorts = list(dict.fromkeys(table["cohort"])) if len(table) else []
     configurations = int(table.groupby("cohort").size().max()) if cohorts else 1
-    names = list(dict.fromkeys(e for entry in spec["ablation"] for e in entry["encoders"]))
+    names = list(dict.fromkeys(e for entry in results.spec["ablation"] for e in entry["encoders"]))
+    panels = (("cc", "CC within sections (headline)"), ("sd_ratio", "SD ratio"), ("l1", "L1 (mean absolute error)"))
     height = 1.2 + max(len(cohorts), 1) * (0.9 + 0.36 * configurations)
-    with figure(3.4 + 0.45 * len(names) + 6.4, height) as fig:
+    with figure(3.4 + 0.45 * len(names) + 8.0, height) as fig:
         if not cohorts:
             note(fig.subplots(), "no configuration was scored")
             save(fig, out)
             return
-        ratios = [0.45 * len(names), 3.2, 3.2]
-        axes = fig.subplots(len(cohorts), 3, squeeze=False, sharey="row", gridspec_kw={"width_ratios": ratios})
+        ratios = [0.45 * len(names), 3.2, 1.8, 3.0]
+        axes = fig.subplots(len(cohorts), 4, squeeze=False, sharey="row", gridspec_kw={"width_ratios": ratios})
         for row, cohort in zip(axes, cohorts, strict=True):
-            mine = table[table["cohort"] == cohort].reset_index(drop=True)
-            _matrix(row[0], mine, names)
-            for ax, metric in zip(row[1:], ("cc", "l1"), strict=True):
-                _values(ax, mine, patients[patients["cohort"] == cohort], metric)
-            row[1].set_title(f"{cohort}: {mine['n_patients'].max()} held-out patients", loc="left")
-            row[1].set_xlabel("CC within sections (headline)")
-            row[2].set_xlabel("L1 (mean absolute error)")
+            of_cohort = table[table["cohort"] == cohort].reset_index(drop=True)
+            _matrix(row[0], of_cohort, names)
+            for ax, (metric, label) in zip(row[1:], panels, strict=True):
+                _values(ax, of_cohort, patients[patients["cohort"] == cohort], metric)
+                ax.set_xlabel(label)
+            row[2].axvspan(0, FLAT, color="#D55E00", alpha=0.15, lw=0)
+            row[1].set_title(f"{cohort}: {of_cohort['n_patients'].max()} held-out patients", loc="left")
         handles, labels = axes[0][1].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower right", ncols=6, title="held-out patient")
-        fig.suptitle(title, x=0.01, ha="left", fontsize=10)
+        fig.legend(handles, labels, loc="outside lower right", ncols=8, title="held-out patient")
+        fig.suptitle(results.title, x=0.01, ha="left", fontsize=10)
         save(fig, out)
 
 
@@ -211,8 +194,8 @@ def _values(ax: Axes, table: pd.DataFrame, patients: pd.DataFrame, metric: str) 
         y = len(table) - 1 - int(str(i))
         face = _COLOURS[min(int(row["n_encoders"]), len(_COLOURS)) - 1]
         ax.barh(y, row[metric], height=0.68, color=face, alpha=0.55, zorder=1)
-        mine = patients[patients["model"] == row["model"]].set_index("patient")[metric].reindex(known)
-        for at, (patient, value) in enumerate(mine.items()):
+        values = patients[patients["model"] == row["model"]].set_index("patient")[metric].reindex(known)
+        for at, (patient, value) in enumerate(values.items()):
             label = str(patient) if i == 0 else None
             style: dict[str, Any] = {
                 "marker": "osD^vPX*"[at % 8],
@@ -225,8 +208,8 @@ def _values(ax: Axes, table: pd.DataFrame, patients: pd.DataFrame, metric: str) 
             ax.plot([value], [y + spread[at]], label=label, zorder=3, **style)
         if not np.isfinite(row[metric]):
             ax.text(0, y, " undefined", va="center", fontsize=7.5, color="#777777")
-        # Next to the panel: in a bar, points would lie over it.
-        ax.text(1.01, y, number(row[metric]), va="center", fontsize=7.5, transform=ax.get_yaxis_transform())
+        # Outside the panel: in a bar, points would lie over it.
+        ax.text(1.01, y, number(row[metric], 2), va="center", fontsize=7.5, transform=ax.get_yaxis_transform())
     ax.axvline(0, color="black", lw=0.6)
     ax.grid(axis="x", color="#E6E6E6", lw=0.6)
     ax.set_axisbelow(True)

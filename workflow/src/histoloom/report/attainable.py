@@ -1,4 +1,4 @@
-"""CC next to what is attainable: one figure and one table per experiment."""
+"""CC and what is attainable: one figure and one table per experiment."""
 
 from __future__ import annotations
 
@@ -11,48 +11,83 @@ import pandas as pd
 
 from histoloom.metrics.ceiling import IDENTIFIABLE, attainable
 from histoloom.metrics.rows import read_metrics
-from histoloom.report.bars import marked
-from histoloom.report.pages import Page, number, write_csv
+from histoloom.report.pages import Page, number, spread_ratio
+from histoloom.report.results import overall, pick, read_results, single, with_marks
 from histoloom.report.style import colour, figure, note, save, short_names
 
 _READING = (
     "Each count is split in two at random and both halves are labelled like the whole. Reliability = 2r / (1 + r), r "
     "being the correlation of the two; ceiling = its square root: what a predictor of the true abundance would reach "
-    f"against these labels. Types with a reliability below {IDENTIFIABLE:g} are not identifiable and stay outside of "
-    "means. The ceiling knows the noise of counting only; a label that is wrong in the same way in both halves keeps "
+    f"against these labels. Types with a reliability below {IDENTIFIABLE:g} are not identifiable and enter no "
+    "mean. The ceiling knows the noise of counting only; a label that is wrong in the same way in both halves keeps "
     "it high."
 )
 
 
-def _table(
-    spec: Mapping[str, Any], metrics: Sequence[Path], ceilings: Sequence[Path]
-) -> tuple[pd.DataFrame, list[str]]:
-    rows = read_metrics(metrics)
-    there = set(rows["model"])
-    models = [m for m in (spec.get("models") or sorted(there)) if m in there]
-    # A model that is constant within sections has no CC to hold against a ceiling.
-    cc = rows[(rows["metric"] == "cc") & (rows["aggregation"] == "section") & (rows["target"] != "")]
-    defined = cc.groupby("model")["value"].apply(lambda v: v.notna().any())
-    models = [m for m in models if defined.get(m, False)]
-    return attainable(rows, read_metrics(ceilings), models), models
-
-
-def draw_attainable(*, spec: Mapping[str, Any], metrics: Sequence[Path], ceilings: Sequence[Path], out: Path) -> None:
-    """Draw CC per type on the bar of its ceiling, types that are not identifiable apart.
+def report_attainable(
+    *, spec: Mapping[str, Any], metrics: Sequence[Path], ceilings: Sequence[Path], out: Mapping[str, Path]
+) -> None:
+    """Write CC, ceiling and their ratio per type as ``csv``, ``md`` and ``html``, and draw them as ``figure``.
 
     Parameters
     ----------
     spec
-        The experiment's entry; ``models`` gives the order.
+        The experiment's entry with its ``name``; ``models`` gives the order.
     metrics
         Metrics of its models.
     ceilings
         Rows of a check of kind ceiling on the experiment's labels.
-    out
-        png.
     """
-    table, models = _table(spec, metrics, ceilings)
-    title = marked(str(spec.get("title") or spec.get("name") or ""), read_metrics(ceilings))
+    results = read_results(str(spec["name"]), spec, metrics)
+    # A model that is constant within sections has no CC to compare with a ceiling.
+    cc = pick(results.rows, metric="cc", aggregation="section")
+    defined = cc[cc["target"] != ""].groupby("model")["value"].apply(lambda v: v.notna().any())
+    models = [m for m in results.models if defined.get(m, False)]
+    rows = read_metrics(ceilings)
+    table = attainable(results.rows, rows, models)
+    ratios = {
+        m: single(overall(results.measured()[results.measured()["model"] == m], "cohort", "sd_ratio")) for m in models
+    }
+    title = with_marks(str(spec.get("title") or spec["name"]), rows)
+    _page(table, ratios, title).write(table, out)
+    _draw(table, ratios, title, out["figure"])
+
+
+def _page(table: pd.DataFrame, ratios: Mapping[str, float], title: str) -> Page:
+    page = Page(f"{title}: CC and ceiling")
+    for kind, part in (
+        ("Identifiable", table[table["identifiable"]]),
+        ("Not identifiable", table[~table["identifiable"]]),
+    ):
+        page.heading(f"{kind}: {len(part)} types")
+        if part.empty:
+            page.text("None.")
+            continue
+        shown = pd.DataFrame({"cohort": part["cohort"], "type": part["target"]})
+        for name in ("reliability", "ceiling"):
+            shown[name] = [number(v) for v in part[name]]
+        for model in ratios:
+            share = part[f"share_{model}"].map(lambda v: "" if pd.isna(v) else f" ({v:.0%})")
+            shown[f"CC {model}"] = part[f"cc_{model}"].map(number) + (share if kind == "Identifiable" else "")
+        if kind == "Identifiable":
+            mean = {"type": "mean over types", "reliability": number(part["reliability"].mean())}
+            mean |= {"cohort": "", "ceiling": number(part["ceiling"].mean())}
+            for model in ratios:
+                mean[f"CC {model}"] = f"{number(part[f'cc_{model}'].mean())} ({part[f'share_{model}'].mean():.0%})"
+            shown = pd.concat([shown, pd.DataFrame([mean])], ignore_index=True)
+        page.table(shown if table["cohort"].nunique() > 1 else shown.drop(columns="cohort"))
+    page.text("In brackets: CC as a share of the ceiling. SD ratio: " + _amplitudes(ratios) + ".")
+    page.text(_READING)
+    return page
+
+
+def _amplitudes(ratios: Mapping[str, float]) -> str:
+    return ", ".join(f"{model} {spread_ratio(ratio)}" for model, ratio in ratios.items())
+
+
+def _draw(table: pd.DataFrame, ratios: Mapping[str, float], title: str, out: Path) -> None:
+    """Draw CC per type on the bar of its ceiling, types that are not identifiable apart."""
+    models = list(ratios)
     table = pd.concat([part for _, part in table.groupby("identifiable", sort=False)]) if len(table) else table
     table = table.sort_values(["cohort", "identifiable", "reliability"], ascending=[True, False, False], kind="stable")
     several = table["cohort"].nunique() > 1
@@ -69,9 +104,10 @@ def draw_attainable(*, spec: Mapping[str, Any], metrics: Sequence[Path], ceiling
         good = table[table["identifiable"]]
         for i, model in enumerate(models):
             share = good[f"share_{model}"].mean()
-            told = f"{model}  {share:.0%}" if np.isfinite(share) else model
+            label = f"{model}  {share:.0%}" if np.isfinite(share) else model
+            label += f", SD ratio {spread_ratio(ratios[model])}"
             ax.plot(table[f"cc_{model}"], y, "o", ms=4.6, mec="white", mew=0.4, zorder=3 + i,
-                    color=colour(i)["facecolor"], label=told)  # fmt: skip
+                    color=colour(i)["facecolor"], label=label)  # fmt: skip
         names = table["target"] + (" · " + table["cohort"] if several else "")
         ax.set_yticks(y, short_names(list(names), 34))
         ax.invert_yaxis()
@@ -85,54 +121,9 @@ def draw_attainable(*, spec: Mapping[str, Any], metrics: Sequence[Path], ceiling
         ax.set_xlim(min(-0.03, low * 1.1), 1.02)
         ax.set_xlabel("Pearson's r with the labels; bar and black line: ceiling from thinned counts")
         if models:
-            fig.legend(loc="outside right upper", frameon=False, title="model, CC / ceiling")
+            fig.legend(loc="outside right upper", frameon=False, title="model, CC / ceiling, SD ratio")
         fig.suptitle(
             f"{title}: what could be reached\n{len(good)} of {len(table)} types identifiable, mean ceiling "
             f"{good['ceiling'].mean():.2f}", x=0.01, ha="left", fontsize=9.5,
         )  # fmt: skip
         save(fig, out)
-
-
-def write_attainable(
-    *, spec: Mapping[str, Any], metrics: Sequence[Path], ceilings: Sequence[Path], out: Mapping[str, Path]
-) -> None:
-    """Write CC, ceiling and their ratio per type.
-
-    Parameters
-    ----------
-    spec, metrics, ceilings
-        See `draw_attainable`.
-    out
-        Path by role ``csv``, ``md``, ``html``; roles may be left out.
-    """
-    table, models = _table(spec, metrics, ceilings)
-    if "csv" in out:
-        write_csv(table, out["csv"])
-    title = marked(str(spec.get("title") or spec.get("name") or "Experiment"), read_metrics(ceilings))
-    page = Page(f"{title}: CC and ceiling")
-    for kind, part in (
-        ("Identifiable", table[table["identifiable"]]),
-        ("Not identifiable", table[~table["identifiable"]]),
-    ):
-        page.heading(f"{kind}: {len(part)} types")
-        if part.empty:
-            page.text("None.")
-            continue
-        shown = pd.DataFrame({"cohort": part["cohort"], "type": part["target"]})
-        for name in ("reliability", "ceiling"):
-            shown[name] = [number(v) for v in part[name]]
-        for model in models:
-            shown[f"CC {model}"] = [number(v) for v in part[f"cc_{model}"]]
-            if kind == "Identifiable":
-                shown[f"CC / ceiling {model}"] = [number(v, 2) for v in part[f"share_{model}"]]
-        if kind == "Identifiable":
-            mean = {"cohort": "", "type": "mean over types"} | {
-                column: number(pd.to_numeric(shown[column], errors="coerce").mean()) for column in shown.columns[2:]
-            }
-            shown = pd.concat([shown, pd.DataFrame([mean])], ignore_index=True)
-        page.table(shown)
-    page.text(_READING)
-    if "md" in out:
-        out["md"].write_text(page.markdown(), encoding="utf-8")
-    if "html" in out:
-        out["html"].write_text(page.html(), encoding="utf-8")

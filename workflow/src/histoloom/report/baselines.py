@@ -1,4 +1,4 @@
-"""The baseline comparison: all models of an experiment by how much they may know, as one figure and one table."""
+"""The baseline comparison: all models of an experiment by how much they are allowed to know."""
 
 from __future__ import annotations
 
@@ -10,131 +10,145 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval
-from histoloom.report.bars import read_experiment, whole
-from histoloom.report.pages import Page, number, write_csv
+from histoloom.report.pages import FLAT, Page, mark_best, number, spread_ratio, with_interval
+from histoloom.report.results import Results, overall, single
 from histoloom.report.style import colour, figure, jitter, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FLOOR = "#9A9A9A"
+_GREY = "#9A9A9A"
 _READING = (
-    "Each level may know more than the one below: nothing, the mean label of the test section (a diagnostic that sees "
-    "test labels), the place in the section, how many nuclei the tile holds, its colours, features of a network that "
-    "never learnt anything, texture, frozen encoders under a linear model, trained models. Gain: CC minus the best CC "
-    "of any lower level; a model without a gain did not need what it was given. CC of a patient: mean over its "
-    "sections and types."
+    "Each level may know more than the one above it: nothing, the mean label of the test section (a diagnostic that "
+    "sees test labels), the place in the section, how many nuclei the tile holds, its colours, features of a network "
+    "that was never trained, texture, frozen encoders under a linear model, trained models. Gain: the score minus the "
+    "best score of any lower level; a model without a gain did not need what it was given. Patients: mean over "
+    "sections and {item}s."
 )
 
 
-def _steps(spec: Mapping[str, Any], models: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (model, level) from the ground up; models without a known level keep their order and stand on none."""
-    there = [
-        (str(item["model"]), str(item["level"])) for item in spec.get("baselines") or () if item["model"] in models
-    ]
-    known = {model for model, _ in there}
-    return there + [(model, "") for model in models if model not in known]
-
-
-def baseline_table(
-    experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path]
-) -> tuple[pd.DataFrame, list[tuple[str, str]], str]:
-    """Return one row per model and cohort, from the ground up.
-
-    Parameters
-    ----------
-    experiment, spec
-        Name and entry; ``baselines`` lists {model, level, baseline} in order.
-    metrics
-        Metrics of its models.
+def baseline_table(results: Results) -> pd.DataFrame:
+    """Return one row per model and cohort, from the lowest level up.
 
     Returns
     -------
-    table
-        level, model, cohort, cc, cc_low, cc_high, gain, cc_pooled_patient, cc_pooled, l1_skill, n_patients, then
-        ``cc_<patient>`` for each held-out patient without a QC flag.
-    steps
-        (model, level) in order.
-    title
-        Of the experiment.
+    DataFrame
+        level, model, cohort, the score with its interval, gain, sd_ratio, slope, cc_pooled_patient, cc_pooled,
+        l1_skill, n_patients, then the score of each held-out patient without a QC flag. Of classes only the score.
     """
-    rows, models, title = read_experiment(experiment, spec, metrics)
-    rows, steps = rows[rows["qc_flag"] == ""], _steps(spec, models)
-    patients = whole(rows, "patient", "cc")
-    found: list[dict[str, Any]] = []
-    for cohort in sorted(patients["cohort"].unique()):
-        here = rows[rows["cohort"] == cohort]
-        below: dict[str, float] = {}  # best defined CC of each level so far
-        for model, level in steps:
-            mine = here[here["model"] == model]
-            of_patients = whole(mine, "patient", "cc").set_index("patient")["value"]
-            low, high = bootstrap_interval(of_patients.to_numpy()) or (np.nan, np.nan)
-            cc = _one(whole(mine, "cohort", "cc"))
-            lower = [value for name, value in below.items() if name != level and np.isfinite(value)]
-            if level:
-                below[level] = (
-                    float(np.nanmax([below.get(level, np.nan), cc])) if np.isfinite(cc) else below.get(level, cc)
-                )
-            pooled = whole(mine, "pooled_patient", "cc")
-            found.append(
-                {
-                    "level": level, "model": model, "cohort": cohort, "cc": cc, "cc_low": low, "cc_high": high,
-                    "gain": cc - max(lower) if level and lower else np.nan,
-                    "cc_pooled_patient": _one(pooled[pooled["patient"] == ""]),
-                    "cc_pooled": _one(whole(mine, "pooled", "cc")),
-                    "l1_skill": _one(whole(mine, "cohort", "l1_skill")),
-                    "n_patients": int(of_patients.notna().sum()),
-                    **{f"cc_{name}": value for name, value in of_patients.sort_index().items()},
+    rows, score = results.measured(), results.words.score
+    lines: list[dict[str, Any]] = []
+    for cohort in sorted(overall(rows, "patient", score)["cohort"].unique()):
+        of_cohort = rows[rows["cohort"] == cohort]
+        best: dict[str, float] = {}  # best defined score of each level so far
+        for step in results.levels():
+            of_model, level = of_cohort[of_cohort["model"] == step["model"]], step["level"]
+            patients = overall(of_model, "patient", score).set_index("patient")["value"]
+            low, high = bootstrap_interval(patients.to_numpy()) or (np.nan, np.nan)
+            value = single(overall(of_model, "cohort", score))
+            lower = [v for name, v in best.items() if name != level]
+            if level and np.isfinite(value):
+                best[level] = max(best.get(level, value), value)
+            line: dict[str, Any] = {
+                "level": level, "model": step["model"], "cohort": cohort, score: value, f"{score}_low": low,
+                f"{score}_high": high, "gain": value - max(lower) if level and lower else np.nan,
+            }  # fmt: skip
+            if results.words.correlates:
+                pooled = overall(of_model, "pooled_patient", "cc")
+                line |= {
+                    "sd_ratio": single(overall(of_model, "cohort", "sd_ratio")),
+                    "slope": single(overall(of_model, "cohort", "slope")),
+                    "cc_pooled_patient": single(pooled[pooled["patient"] == ""]),
+                    "cc_pooled": single(overall(of_model, "pooled", "cc")),
+                    "l1_skill": single(overall(of_model, "cohort", "l1_skill")),
                 }
-            )  # fmt: skip
-    return pd.DataFrame(found), steps, title
+            line["n_patients"] = int(patients.notna().sum())
+            lines.append(line | {f"{score}_{name}": v for name, v in patients.sort_index().items()})
+    return pd.DataFrame(lines)
 
 
-def _one(rows: pd.DataFrame) -> float:
-    return float(rows["value"].iloc[0]) if len(rows) else float("nan")
+def write_baselines(results: Results, out: Mapping[str, Path]) -> None:
+    """Write the baseline comparison as ``csv``, ``md`` and ``html``."""
+    table, words = baseline_table(results), results.words
+    page = Page(f"{results.title}: baseline comparison")
+    for cohort, rows in table.groupby("cohort", sort=False) if len(table) else ():
+        if table["cohort"].nunique() > 1:
+            page.heading(str(cohort))
+        interval = [f"{words.score}_low", f"{words.score}_high"]
+        cells = [with_interval(*values) for values in rows[[words.score, *interval]].to_numpy()]
+        shown = pd.DataFrame({"level": rows["level"], "model": rows["model"]})
+        shown[words.score_name] = mark_best(cells, rows[words.score].where(rows["level"] != "section mean"))
+        shown["gain over lower levels"] = [number(v) for v in rows["gain"]]
+        if words.correlates:
+            shown["SD ratio"] = [spread_ratio(v) for v in rows["sd_ratio"]]
+            shown["slope"] = [number(v, 2) for v in rows["slope"]]
+            shown["CC pooled per patient"] = [number(v) for v in rows["cc_pooled_patient"]]
+            shown["skill in L1"] = [number(v) for v in rows["l1_skill"]]
+        page.table(shown)
+        patients = [str(c) for c in rows if str(c).startswith(f"{words.score}_") and rows[c].notna().any()]
+        patients = [c for c in patients if c not in {*interval, "cc_pooled_patient", "cc_pooled"}]
+        page.heading(f"{words.score_name} by patient")
+        by_patient = {
+            c.removeprefix(f"{words.score}_"): mark_best([number(v) for v in rows[c]], rows[c]) for c in patients
+        }
+        page.table(pd.DataFrame({"model": rows["model"], **by_patient}))
+    page.text(_READING.format(item=words.item))
+    page.write(table, out)
 
 
-def write_baselines(
-    *, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Mapping[str, Path]
-) -> None:
-    """Write the baseline comparison as a table.
+def draw_baselines(results: Results, out: Path) -> None:
+    """Draw every model of an experiment: its score, its amplitude, the score pooled over a patient, the skill in L1.
 
-    Parameters
-    ----------
-    experiment, spec, metrics
-        See `baseline_table`.
-    out
-        Path by role ``csv``, ``md``, ``html``.
+    Points are patients, diamonds their mean; an interval (bootstrap over patients) from five patients on.
     """
-    table, _, title = baseline_table(experiment, spec, metrics)
-    write_csv(table, out["csv"])
-    page = Page(f"{title}: baseline comparison")
-    shown = pd.DataFrame(index=table.index)
-    for name in ("level", "model", "cohort"):
-        shown[name] = table[name] if len(table) else []
-    if len(table):
-        interval = [
-            f"{number(cc)}" + (f" [{number(low, 2)}, {number(high, 2)}]" if np.isfinite(low) else "")
-            for cc, low, high in zip(table["cc"], table["cc_low"], table["cc_high"], strict=True)
+    rows, words, steps = results.measured(), results.words, results.levels()
+    panels = [
+        (overall(rows, "patient", words.score), f"{words.score_name} within sections (headline)", "sections", 0.0)
+    ]
+    if words.correlates:
+        pooled = overall(rows, "pooled_patient", "cc")
+        panels += [
+            (overall(rows, "patient", "sd_ratio"), "SD ratio, prediction / label (1: same spread)", "sections", 1.0),
+            (pooled[pooled["patient"] != ""], "CC pooled over a patient's sections", "patients", 0.0),
+            (overall(rows, "patient", "l1_skill"), "skill in L1 (1 − L1 / L1 of training mean)", "training", 0.0),
         ]
-        shown["CC"] = interval
-        shown["gain over lower levels"] = [number(v) for v in table["gain"]]
-        names = {"cc_pooled_patient": "CC pooled per patient", "cc_pooled": "CC pooled", "l1_skill": "skill in L1"}
-        for name, title_of in names.items():
-            shown[title_of] = [number(v) for v in table[name]]
-        for name in [c for c in table.columns if c.startswith("cc_") and c not in {*names, "cc_low", "cc_high"}]:
-            shown[f"CC of {name.removeprefix('cc_')}"] = [number(v) for v in table[name]]
-    page.table(shown)
-    page.text(_READING)
-    out["md"].write_text(page.markdown(), encoding="utf-8")
-    out["html"].write_text(page.html(), encoding="utf-8")
+    else:
+        panels.append((overall(rows, "patient", words.error), words.error_name, "sections", 0.0))
+    n = rows[rows["aggregation"] == "patient"].drop_duplicates(["cohort", "patient"])
+    interval = len(n) >= MIN_PATIENTS
+    models = [step["model"] for step in steps]
+    learners = [step["model"] for step in steps if not step["baseline"]]
+    faces = dict.fromkeys(models, _GREY) | {model: colour(i)["facecolor"] for i, model in enumerate(learners)}
+    with figure(2.6 + 2.9 * len(panels), 1.7 + 0.5 * max(len(steps), 2)) as fig:
+        axes = fig.subplots(1, len(panels), sharey=True)
+        for ax, (part, label, within, line) in zip(axes, panels, strict=True):
+            _panel(ax, part, faces, models, within, interval=interval)
+            ax.axvline(line, color="black", lw=0.6, ls="--" if line else "-")
+            ax.set_xlabel(label, fontsize=8.5)
+            for y in _borders([step["level"] for step in steps]):
+                ax.axhline(y, color="#C8C8C8", lw=0.7, zorder=0)
+        if words.correlates:
+            axes[1].axvspan(0, FLAT, color="#D55E00", alpha=0.12, lw=0)
+            axes[1].set_xlim(left=0)
+        names = [f"{step['level']}\n{step['model']}" if step["level"] else step["model"] for step in steps]
+        axes[0].set_yticklabels(list(reversed(names)))
+        count = len(rows[rows["aggregation"] == "section"].drop_duplicates(["cohort", "sample"]))
+        from matplotlib.lines import Line2D
 
-
-def _faces(spec: Mapping[str, Any], steps: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return grey for what is there to be stepped on, colours for the others."""
-    floor = {str(item["model"]) for item in spec.get("baselines") or () if item.get("baseline")}
-    climbers = [model for model, _ in steps if model not in floor]
-    return dict.fromkeys(floor, _FLOOR) | {model: colour(i)["facecolor"] for i, model in enumerate(climbers)}
+        dot: dict[str, Any] = {"marker": "o", "ms": 5, "ls": "none", "mec": "none"}
+        handles = [Line2D([], [], color=_GREY, label="baseline, a point per patient", **dot)]
+        handles.append(Line2D([], [], color=colour(0)["facecolor"], label="model, a point per patient", **dot))
+        handles.append(
+            Line2D([], [], marker="D", ms=6, mfc="white", mec="black", ls="none", label="mean over patients")
+        )
+        if interval:
+            handles.append(Line2D([], [], color="black", lw=1.2, label="95 % bootstrap over patients"))
+        fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        few = "" if interval else " (too few patients for an interval)"
+        fig.suptitle(
+            f"{results.title}: {len(n)} held-out patients, {count} sections{few}", x=0.01, ha="left", fontsize=10
+        )
+        save(fig, out)
 
 
 def _panel(
@@ -150,13 +164,11 @@ def _panel(
         bounds = bootstrap_interval(points) if interval else None
         if bounds:
             ax.plot(bounds, [y, y], color="black", lw=1.2, zorder=2)
-        face = faces[model]
         shift = jitter(len(points), 0.3)[: len(points)]
-        ax.plot(points, y + shift, "o", ms=4, color=face, alpha=0.65, mec="none", ls="none")
-        ax.plot([points.mean()], [y], "D", ms=6.5, mfc=face, mec="black", mew=0.8, zorder=3)
-        ax.annotate(f"{points.mean():.2f}", (points.mean(), y), xytext=(0, 8), textcoords="offset points", ha="center",
-                    fontsize=7.5)  # fmt: skip
-    ax.axvline(0, color="black", lw=0.6)
+        ax.plot(points, y + shift, "o", ms=4, color=faces[model], alpha=0.65, mec="none", ls="none")
+        ax.plot([points.mean()], [y], "D", ms=6.5, mfc=faces[model], mec="black", mew=0.8, zorder=3)
+        where, mean = (0, 8), points.mean()
+        ax.annotate(number(mean, 2), (mean, y), where, textcoords="offset points", ha="center", fontsize=7.5)
     ax.set_ylim(-0.6, len(models) - 0.2)
     ax.set_yticks(range(len(models)))
     ax.tick_params(axis="y", length=0)
@@ -164,43 +176,6 @@ def _panel(
     ax.set_axisbelow(True)
 
 
-def draw_baselines(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
-    """Draw every model of an experiment: CC per section, the same pooled over a patient, and the skill in L1.
-
-    Parameters
-    ----------
-    experiment, spec
-        Name and entry; ``baselines`` lists {model, level, baseline} from the ground up.
-    metrics
-        Metrics of its models.
-    out
-        png. Points are patients, diamonds their mean; an interval (bootstrap over patients) from five patients on.
-    """
-    rows, models, title = read_experiment(experiment, spec, metrics)
-    rows, steps = rows[rows["qc_flag"] == ""], _steps(spec, models)
-    pooled = whole(rows, "pooled_patient", "cc")
-    panels = [
-        (whole(rows, "patient", "cc"), "CC within sections (headline)", "sections"),
-        (pooled[pooled["patient"] != ""], "CC pooled over a patient's sections", "patients"),
-        (whole(rows, "patient", "l1_skill"), "skill in L1 (1 − L1 / L1 of training mean)", "training"),
-    ]
-    n = rows[rows["aggregation"] == "patient"].drop_duplicates(["cohort", "patient"])
-    with figure(11.4, 1.5 + 0.5 * max(len(steps), 2)) as fig:
-        axes = fig.subplots(1, 3, sharey=True)
-        faces, models = _faces(spec, steps), [model for model, _ in steps]
-        for ax, (part, label, within) in zip(axes, panels, strict=True):
-            _panel(ax, part, faces, models, within, interval=len(n) >= MIN_PATIENTS)
-            ax.set_xlabel(label)
-            for y in _borders([level for _, level in steps]):
-                ax.axhline(y, color="#C8C8C8", lw=0.7, zorder=0)
-        names = [f"{level}\n{model}" if level else model for model, level in steps]
-        axes[0].set_yticklabels(list(reversed(names)))
-        count = len(rows[rows["aggregation"] == "section"].drop_duplicates(["cohort", "sample"]))
-        what = "bar: 95 % bootstrap over patients" if len(n) >= MIN_PATIENTS else "too few patients for an interval"
-        fig.suptitle(f"{title}: {len(n)} held-out patients, {count} sections ({what})", x=0.01, ha="left", fontsize=10)
-        save(fig, out)
-
-
 def _borders(levels: Sequence[str]) -> list[float]:
-    """Return where a new level begins, in the figure's coordinates (the ground on top)."""
+    """Return where a new level begins, in the figure's coordinates (the lowest on top)."""
     return [len(levels) - i - 0.5 for i in range(1, len(levels)) if levels[i] != levels[i - 1]]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histoloom.metrics.rows import read_metrics
+from histoloom.report.pages import number, spread_ratio
+from histoloom.report.results import Results, overall, pick, single
 from histoloom.report.style import PALETTE, figure, note, save
 
 _PANELS = (
     ("cohort", "within sections\n(headline)"),
     ("pooled_patient", "pooled per patient"),
     ("pooled", "pooled over everything"),
-    ("spot", "across types within a spot"),
+    ("spot", "across {item}s\nwithin a {observation}"),
 )
 
 
@@ -28,85 +29,67 @@ def between_table(rows: pd.DataFrame, models: Sequence[str], cohort: str) -> pd.
     DataFrame
         model, aggregation, cc, between, section_mean; the latter two are NaN where nothing is pooled over sections.
     """
-    chosen = rows[
-        (rows["cohort"] == cohort) & (rows["against"] == "labels") & (rows["target"] == "")
-        & (rows["train_seed"] == -1) & (rows["qc_flag"] == "")
-    ]  # fmt: skip
-    found = []
+    rows = pick(rows, cohort=cohort, target="", train_seed=-1, patient="")
+    lines = []
     for model in models:
         for aggregation, _ in _PANELS:
-            part = chosen[
-                (chosen["model"] == model) & (chosen["aggregation"] == aggregation) & (chosen["patient"] == "")
-            ]
+            part = pick(rows, model=model, aggregation=aggregation)
             part = part[part["sample"] == ""] if aggregation == "spot" else part
             value = part.groupby("metric")["value"].first()
-            found.append(
+            lines.append(
                 {"model": model, "aggregation": aggregation, "cc": value.get("cc", np.nan),
                  "between": value.get("cc_between", np.nan), "section_mean": value.get("cc_section_mean", np.nan)}
             )  # fmt: skip
-    return pd.DataFrame(found)
+    return pd.DataFrame(lines)
 
 
-def draw_between(*, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
-    """Draw every model's CC in its four aggregations; pooled ones split into parts between and within sections.
-
-    Parameters
-    ----------
-    experiment, spec
-        Name and entry; ``models`` gives the order.
-    metrics
-        Metrics of its models.
-    out
-        png; one row of panels per cohort.
-    """
-    rows = read_metrics(metrics)
-    rows = rows[rows["experiment"] == experiment]
-    there = set(rows["model"])
-    models = [m for m in (spec.get("models") or sorted(there)) if m in there]
-    cohorts = sorted(rows.loc[(rows["aggregation"] == "cohort") & (rows["metric"] == "cc"), "cohort"].unique())
-    title = str(spec.get("title") or experiment)
+def draw_between(results: Results, out: Path) -> None:
+    """Draw every model's CC in four aggregations, a row per cohort; pooled ones with their part between sections."""
+    rows, models = results.measured(), results.models
+    cohorts = sorted(overall(rows, "cohort", "cc")["cohort"].unique())
     with figure(11, 1.9 + (0.75 + 0.34 * max(len(models), 2)) * max(len(cohorts), 1)) as fig:
         if not cohorts:
-            note(fig.subplots(), "no section without a QC flag was scored")
+            note(fig.subplots(), "no correlation was scored in a section without a QC flag")
             save(fig, out)
             return
         grid = fig.subplots(len(cohorts), len(_PANELS), sharex=True, sharey=True, squeeze=False)
-        for number, (line, cohort) in enumerate(zip(grid, cohorts, strict=True)):
+        words = {"item": results.words.item, "observation": results.words.observation}
+        for line, cohort in zip(grid, cohorts, strict=True):
             table = between_table(rows, models, cohort)
+            ratios = [single(overall(pick(rows, cohort=cohort, model=m), "cohort", "sd_ratio")) for m in models]
             for ax, (aggregation, label) in zip(line, _PANELS, strict=True):
                 _panel(ax, table[table["aggregation"] == aggregation])
-                ax.set_title(label if number == 0 else "", fontsize=9)
-            line[0].set_yticks(range(len(models)), models)
+                ax.set_title(label.format(**words) if line is grid[0] else "", fontsize=9)
+            line[0].set_yticks(
+                range(len(models)), [f"{m}\nSD ratio {spread_ratio(r)}" for m, r in zip(models, ratios, strict=True)]
+            )
             line[0].set_ylabel(cohort)
         grid[0][0].invert_yaxis()
         for ax in grid[-1]:
-            ax.set_xlabel("CC, mean over types")
+            ax.set_xlabel(f"CC, mean over {results.words.item}s")
         handles, names = grid[0][2].get_legend_handles_labels()
         fig.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
-        fig.suptitle(f"{title}: the same predictions, aggregated in four ways", x=0.01, ha="left", fontsize=10)
+        fig.suptitle(f"{results.title}: the same predictions, aggregated in four ways", x=0.01, ha="left", fontsize=10)
         save(fig, out)
 
 
 def _panel(ax: Any, table: pd.DataFrame) -> None:
     y = np.arange(len(table))
     cc, between = table["cc"].to_numpy(dtype=float), table["between"].to_numpy(dtype=float)
+    ax.barh(y, np.nan_to_num(cc), 0.6, color=PALETTE[0], zorder=1, label="CC")
     if np.isfinite(between).any():
-        within = cc - between
-        # Side by side from zero: the parts may have opposite signs; their sum is the CC.
-        ax.barh(y - 0.15, between, 0.28, color=PALETTE[1], label="part between sections", zorder=1)
-        ax.barh(y + 0.15, within, 0.28, color=PALETTE[0], label="part within sections", zorder=1)
+        # The share between sections lies inside the bar: what is left of it was found within sections.
+        ax.barh(y, np.nan_to_num(between), 0.28, color=PALETTE[1], zorder=2, label="its part between sections")
         known = float(np.nanmean(table["section_mean"]))
         ax.axvline(known, color="black", ls="--", lw=1, zorder=4, label="predictor that knows section means only")
-        ax.text(known, -0.62, f"{known:.2f}", ha="center", va="bottom", fontsize=7)
-        ax.plot(cc, y, "D", ms=5, mfc="white", mec="black", ls="none", zorder=5, label="CC")
-    else:
-        ax.barh(y, np.nan_to_num(cc), 0.55, color=PALETTE[0], zorder=1)
-        ax.plot(cc, y, "D", ms=5, mfc="white", mec="black", ls="none", zorder=5)
+        ax.text(
+            known, 1.0, f" {number(known, 2)}", ha="center", va="bottom", fontsize=7, transform=ax.get_xaxis_transform()
+        )
     for at, value in zip(y, cc, strict=True):
-        text = f"{value:.2f}" if np.isfinite(value) else "undefined"
-        box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.3}
-        ax.annotate(text, (value if np.isfinite(value) else 0.0, at), xytext=(6, 0), textcoords="offset points",
-                    va="center", fontsize=7, bbox=box, zorder=6)  # fmt: skip
+        defined = np.isfinite(value)
+        text = number(value, 2) if defined else "undefined"
+        ax.text(1.0, at, text, ha="right", va="center", fontsize=7.5, transform=ax.get_yaxis_transform(),
+                color="black" if defined else "#777777", zorder=6)  # fmt: skip
     ax.axvline(0, color="black", lw=0.6)
-    ax.set_ylim(-0.9, len(table) - 0.4)
-    ax.margins(x=0.16)
+    ax.set_ylim(-0.7, len(table) - 0.3)
+    ax.margins(x=0.2)

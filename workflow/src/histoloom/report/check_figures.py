@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.rows import read_metrics
-from histoloom.report.bars import marked
 from histoloom.report.check_more import (
     draw_ceiling,
     draw_kept,
@@ -20,6 +19,7 @@ from histoloom.report.check_more import (
     draw_sensitivity,
     draw_significance,
 )
+from histoloom.report.results import with_marks
 from histoloom.report.style import DIVERGING, PALETTE, figure, jitter, note, save, short_names
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def draw_check(*, spec: Mapping[str, Any], metrics: Path, out: Path) -> None:
         "predicted_nuclei": draw_nuclei, "predicted_regions": draw_predicted_regions, "kept": draw_kept,
         "residual": draw_residual,
     }[spec["kind"]]  # fmt: skip
-    draw(spec, rows, marked(str(spec.get("title") or spec.get("name") or ""), rows), out)
+    draw(spec, rows, with_marks(str(spec.get("title") or spec.get("name") or ""), rows), out)
 
 
 def _grid(rows: pd.DataFrame) -> tuple[np.ndarray, list[str], list[str]]:

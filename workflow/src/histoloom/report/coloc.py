@@ -35,72 +35,71 @@ def cluster_order(matrix: np.ndarray) -> np.ndarray:
 def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort: str | None = None) -> None:
     """Draw the colocalization maps of labels and of predictions (figure A1b of the decomposition paper).
 
+    All sections of a cohort are taken together (W block-diagonal); types undefined in either map are named, not drawn.
+    Maps of other amplitude have a scale of their own.
+
     Parameters
     ----------
     experiment, model
         Names, for the title.
     metrics
         Metrics of the model.
-    out
-        png. All sections of a cohort together (W block-diagonal); types undefined in either map are named, not drawn.
     cohort
         None: the cohort with the most observations.
     """
     rows = read_metrics([metrics])
     rows = rows[(rows["aggregation"] == "pooled") & (rows["against"] == "labels")]
     maps = rows[rows["metric"].isin(["morans_r", "morans_r_reference"])]
-    with figure(11.5, 5.6) as fig:
+    with figure(12.5, 6.2) as fig:
         if maps.empty:
-            note(fig.subplots(), "no Moran's R: the sections have no array coordinates, or all are flagged")
+            note(fig.subplots(), "no Moran's R: the sections have no array coordinates, or all have a QC flag")
             save(fig, out)
             return
         cohort = cohort or str(maps.nlargest(1, "n")["cohort"].iloc[0])
         maps = maps[maps["cohort"] == cohort]
         types = sorted(set(maps["target"]) | set(maps["target2"]))
-        theirs = as_matrix(maps[maps["metric"] == "morans_r_reference"], types)
-        mine = as_matrix(maps[maps["metric"] == "morans_r"], types)
-        keep = np.isfinite(np.diagonal(theirs)) & np.isfinite(np.diagonal(mine))
-        dropped = [name for name, there in zip(types, keep, strict=True) if not there]
-        names = [name for name, there in zip(types, keep, strict=True) if there]
+        both = [as_matrix(maps[maps["metric"] == name], types) for name in ("morans_r_reference", "morans_r")]
+        keep = np.isfinite(np.diagonal(both[0])) & np.isfinite(np.diagonal(both[1]))
+        dropped = [name for name, defined in zip(types, keep, strict=True) if not defined]
+        names = [name for name, defined in zip(types, keep, strict=True) if defined]
         if len(names) < 2:
             note(fig.subplots(), "fewer than two types are defined in both maps")
             save(fig, out)
             return
-        theirs, mine = theirs[np.ix_(keep, keep)], mine[np.ix_(keep, keep)]
-        order = cluster_order(theirs)
+        order = np.flatnonzero(keep)[cluster_order(both[0][np.ix_(keep, keep)])]
         off = ~np.eye(len(names), dtype=bool)
-        limit = max(float(np.abs(np.concatenate([theirs[off], mine[off]])).max()), 1e-6)
-        size = float(np.clip(180 / len(names), 4, 8))
+        shown = [np.where(off, matrix[np.ix_(order, order)], np.nan) for matrix in both]
+        limits = [max(float(np.nanmax(np.abs(matrix))), 1e-6) for matrix in shown]
+        if max(limits) < 2 * min(limits):
+            limits = [max(limits)] * 2
+        size = float(np.clip(180 / len(names), 5, 8))
+        labels = short_names([types[i] for i in order])
         axes = fig.subplots(1, 2, sharey=True)
-        for ax, matrix, title in zip(axes, (theirs, mine), ("labels", f"prediction of {model}"), strict=True):
-            shown = np.where(off, matrix, np.nan)[np.ix_(order, order)]
-            image = ax.imshow(shown, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+        for ax, matrix, limit, title in zip(axes, shown, limits, ("labels", f"prediction of {model}"), strict=True):
+            image = ax.imshow(matrix, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
             ax.set_facecolor("#D9D9D9")
             ax.set_title(title)
-            labels = short_names([names[i] for i in order])
             ax.set_xticks(range(len(names)), labels, rotation=90, fontsize=size)
             ax.set_yticks(range(len(names)), labels, fontsize=size)
             ax.tick_params(length=0)
-        bar = fig.colorbar(image, ax=list(axes), shrink=0.7, pad=0.01)
-        bar.set_label("bivariate Moran's R (diagonal not drawn)")
-        n = int(maps["n"].max())
+            fig.colorbar(image, ax=ax, shrink=0.7, pad=0.01)
+        same = "" if limits[0] != limits[1] else ", one scale"
         fig.suptitle(
-            f"{experiment}, {cohort}: {n} spots, {len(names)} types, order clustered on the labels"
-            + (f"; undefined: {', '.join(dropped)}" if dropped else "")
-            + f"\n{_similarity(rows[rows['cohort'] == cohort])}",
-            x=0.01, ha="left", fontsize=9.5,
+            f"{experiment}, {cohort}: Moran's R of {len(names)} types over {int(maps['n'].max())} observations, "
+            f"order clustered on the labels, diagonal not drawn{same or ', a scale each: amplitudes differ'}"
+            + (f"\nundefined: {', '.join(dropped)}" if dropped else ""), x=0.01, ha="left", fontsize=9.5,
         )  # fmt: skip
+        fig.supxlabel(_similarity(rows[rows["cohort"] == cohort]), fontsize=8.5)
         save(fig, out)
 
 
 def _similarity(rows: pd.DataFrame) -> str:
-    """Return the four forms of similarity as one line."""
-    names = {"diag1_row": "diagonal 1, by row", "diag1_flat": "diagonal 1, flat",
-             "nodiag_row": "no diagonal, by row", "nodiag_flat": "no diagonal, flat"}  # fmt: skip
-    found = rows[rows["metric"].isin(["coloc_cosine", "coloc_correlation"])].set_index(["metric", "gene_set"])["value"]
-    parts = []
-    for form in FORMS:
-        cosine, r = (found.get((metric, form), np.nan) for metric in ("coloc_cosine", "coloc_correlation"))
-        if np.isfinite(cosine):
-            parts.append(f"{names[form]} {cosine:.2f} / {r:.2f}")
-    return "cosine / correlation: " + "; ".join(parts) if parts else "similarity undefined"
+    """Return the forms of similarity of the two maps, a line each for cosine and correlation."""
+    forms = {"diag1_row": "diagonal 1, by row", "diag1_flat": "diagonal 1, all cells",
+             "nodiag_row": "without diagonal, by row", "nodiag_flat": "without diagonal, all cells"}  # fmt: skip
+    value = rows[rows["metric"].str.startswith("coloc_")].set_index(["metric", "gene_set"])["value"]
+    lines = []
+    for metric, name in (("coloc_cosine", "cosine"), ("coloc_correlation", "correlation")):
+        parts = [f"{forms[f]} {value[metric, f]:.2f}" for f in FORMS if np.isfinite(value.get((metric, f), np.nan))]
+        lines.append(f"{name} of the two maps: " + ("; ".join(parts) or "undefined"))
+    return "\n".join(lines)

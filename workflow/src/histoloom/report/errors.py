@@ -6,7 +6,6 @@ that a section's level neither makes nor hides an error.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,15 +15,16 @@ import pandas as pd
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
-from histoloom.report.geojson import square
+from histoloom.exports.geojson import CASE_COLOURS
+from histoloom.metrics.score import read_predictions
+from histoloom.report.maps import positions, type_columns
 from histoloom.report.style import figure, note, save, short_names
 from histoloom.slides import open_slide
 
 _KEYS = ["cohort", "sample", "patient", "obs_id"]
 KINDS = ("hit", "false positive", "miss")
-_COLOURS = {"hit": (0, 158, 115), "false positive": (213, 94, 0), "miss": (0, 114, 178)}
 _TILE_PX = 168
-_TILE_UM = 160.0
+TILE_UM = 160.0
 _BAR_UM = 50.0
 COLUMNS = [
     "target", "case", "place", "cohort", "sample", "patient", "obs_id", "x", "y", "label", "prediction", "label_rank",
@@ -38,7 +38,7 @@ def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: i
     Parameters
     ----------
     predictions
-        h5ad of held-out observations with layer ``labels``.
+        h5ad of held-out observations.
     types
         Types to show; None: the `most` types whose label varies most for their mean.
     most, each
@@ -51,27 +51,19 @@ def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: i
         (the lower one counts), a false positive a high prediction on a low label, a miss the reverse. Patients take
         turns where several were held out; a flagged section gives no case.
     """
-    import anndata
-
-    data = anndata.read_h5ad(predictions)
-    obs = data.obs.reset_index(drop=True)
-    for column in ("cohort", "sample", "patient", "obs_id"):
-        obs[column] = obs[column].astype(str)
-    plain = (obs["qc_flag"].astype(str) == "").to_numpy() if "qc_flag" in obs else np.ones(len(obs), dtype=bool)
-    first = ~obs.duplicated(["cohort", "sample", "obs_id"]).to_numpy()
-    kept = np.flatnonzero(plain & first)
-    obs, xy = obs.iloc[kept].reset_index(drop=True), np.asarray(data.obsm["spatial"], dtype=float)[kept]
-    names = [str(name) for name in data.var_names]
-    label = pd.DataFrame(np.asarray(data.layers["labels"], dtype=float)[kept], columns=names)
-    made = pd.DataFrame(np.asarray(data.X, dtype=float)[kept], columns=names)
+    scored = read_predictions(predictions)
+    obs = scored.obs.reset_index(drop=True).astype(dict.fromkeys(_KEYS, str))
+    first = ~obs.duplicated(["cohort", "sample", "obs_id"])
+    rows = np.flatnonzero((obs["qc_flag"] == "") & first)
+    obs, xy = obs.iloc[rows].reset_index(drop=True), positions(predictions)[rows]
+    label = pd.DataFrame(scored.reference["labels"][rows], columns=scored.types)
+    made = pd.DataFrame(scored.prediction[rows], columns=scored.types)
     if types is None:
         spread = (label.std() / label.mean().where(label.mean() > 0)).sort_values(ascending=False, kind="stable")
         types = list(spread.dropna().index[:most])
-    missing = [name for name in types if name not in names]
-    if missing:
-        raise InputError(predictions, f"has no type '{missing[0]}'.", f"use: {', '.join(names)}.")
+    type_columns(predictions, scored.types, types)
     section = [obs["cohort"], obs["sample"]]
-    found = []
+    cases = []
     for name in types:
         ranks = pd.DataFrame({"label": label[name], "prediction": made[name]})
         ranks = ranks.groupby(section).rank(method="average", pct=True)
@@ -83,12 +75,18 @@ def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: i
         }
         for case in KINDS:
             for place, i in enumerate(_turns(score[case].mask(constant), obs["patient"], each)):
-                found.append(
+                cases.append(
                     {"target": name, "case": case, "place": place, **dict(obs.loc[i, _KEYS]),
                      "x": xy[i, 0], "y": xy[i, 1], "label": label[name][i], "prediction": made[name][i],
                      "label_rank": ranks["label"][i], "prediction_rank": ranks["prediction"][i]}
                 )  # fmt: skip
-    return pd.DataFrame(found, columns=COLUMNS)
+    return pd.DataFrame(cases, columns=COLUMNS)
+
+
+def read_cases(path: Path) -> pd.DataFrame:
+    """Read the table of cases that `find_cases` made."""
+    # "NA" and "nan" are names of sections; only an empty cell is missing.
+    return pd.read_csv(path, dtype=dict.fromkeys(_KEYS, str), keep_default_na=False, na_values=[""])
 
 
 def _turns(score: pd.Series, patient: pd.Series, each: int) -> list[int]:
@@ -129,7 +127,7 @@ def draw_errors(*, cases: pd.DataFrame, samples: Sequence[Path], slides: Sequenc
         for ax in axes.ravel():
             ax.set_axis_off()
         for k, case in enumerate(KINDS):
-            axes[0][k * each + each // 2].set_title(f"{case}\n", fontsize=9.5, color=np.array(_COLOURS[case]) / 255)
+            axes[0][k * each + each // 2].set_title(f"{case}\n", fontsize=9.5, color=np.array(CASE_COLOURS[case]) / 255)
         for cells in cases.itertuples(index=False):
             row: dict[str, Any] = dict(zip(COLUMNS, cells, strict=True))
             i, j = types.index(row["target"]), KINDS.index(row["case"]) * each + int(row["place"])
@@ -154,9 +152,14 @@ def _read_tiles(cases: pd.DataFrame, facts: Mapping[tuple[str, str], Any]) -> di
     for key, part in cases.groupby(["cohort", "sample"], sort=True):
         cohort, sample = (str(name) for name in cast("tuple[str, str]", key))
         if (cohort, sample) not in facts:
-            raise InputError(f"{cohort}/{sample}", "its slide was not given.", "give the sections that were predicted.")
+            raise InputError(
+                f"{cohort}/{sample}",
+                "its slide was not given.",
+                "give the sections that were predicted.",
+                code="report-no-slide",
+            )
         metadata, path = facts[cohort, sample]
-        half = _TILE_UM / 2 / float(metadata["mpp"])
+        half = TILE_UM / 2 / float(metadata["mpp"])
         with open_slide(path) as slide:
             for obs_id, x, y in part[["obs_id", "x", "y"]].drop_duplicates("obs_id").itertuples(index=False):
                 left, top = (int(np.clip(round(c - half), 0, s - 1)) for c, s in ((x, slide.width), (y, slide.height)))
@@ -174,8 +177,8 @@ def _draw_tile(ax: Any, tile: np.ndarray, metadata: Mapping[str, Any], row: Mapp
     from matplotlib.patches import Circle
 
     ax.imshow(tile, interpolation="bilinear")
-    per_um = _TILE_PX / _TILE_UM
-    tone = np.array(_COLOURS[row["case"]]) / 255
+    per_um = _TILE_PX / TILE_UM
+    tone = np.array(CASE_COLOURS[row["case"]]) / 255
     diameter = metadata.get("spot_diameter_um")
     if diameter:
         ax.add_patch(Circle((_TILE_PX / 2, _TILE_PX / 2), float(diameter) / 2 * per_um, fill=False, ec=tone, lw=1.1))
@@ -184,37 +187,3 @@ def _draw_tile(ax: Any, tile: np.ndarray, metadata: Mapping[str, Any], row: Mapp
     ax.set_ylim(_TILE_PX, 0)
     ax.text(_TILE_PX / 2, _TILE_PX + 6, f"{row['sample']} {row['obs_id']}\n"
             f"{row['label_rank']:.0%} → {row['prediction_rank']:.0%}", ha="center", va="top", fontsize=6.3)  # fmt: skip
-
-
-def write_error_geojson(*, cases: pd.DataFrame, sample: Path, out: Path) -> None:
-    """Write a section's cases as QuPath annotations, one class per kind.
-
-    Parameters
-    ----------
-    cases
-        From `find_cases`, of all sections.
-    sample
-        The section's artefact.
-    out
-        geojson; coordinates are level-0 px. A section without a case gives an empty collection.
-    """
-    metadata = read_metadata(sample)
-    side = _TILE_UM / float(metadata["mpp"])
-    mine = cases[(cases["cohort"] == metadata["cohort"]) & (cases["sample"] == metadata["sample"])]
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [square(float(row["x"]), float(row["y"]), side)]},
-            "properties": {
-                "objectType": "annotation",
-                "name": f"{row['target']}: {row['case']} ({row['obs_id']})",
-                "classification": {"name": row["case"], "color": list(_COLOURS[row["case"]])},
-                "measurements": {
-                    key: float(f"{row[key]:.6g}") for key in ("label", "prediction", "label_rank", "prediction_rank")
-                },
-            },
-        }
-        for row in mine.to_dict("records")
-    ]
-    text = json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"), allow_nan=False)
-    out.write_text(text + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from histoloom.metrics.leaks import GROUPS
 from histoloom.metrics.rows import read_metrics, read_protocols
 from histoloom.metrics.uncertainty import MIN_PATIENTS, sign_flip_p
 from histoloom.obs_keys import section_keys
-from histoloom.report.pages import Page, listed, number, write_csv
+from histoloom.report.pages import Page, listed, number
 
 PAIRED = "paired_leakage"
 EFFECT = "leakage_effect"
@@ -157,24 +157,11 @@ def read_leaks(spec: Mapping[str, Any], metrics: Sequence[Path]) -> tuple[pd.Dat
 
 
 def write_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Mapping[str, Path]) -> None:
-    """Write what a leak is worth in an experiment.
-
-    Parameters
-    ----------
-    spec, metrics
-        See `read_leaks`.
-    out
-        Path by role ``csv`` (all numbers), ``md``, ``html``; roles may be left out.
-    """
+    """Write the leakage effect in an experiment as ``csv`` (all numbers), ``md`` and ``html``."""
     table, compared, _ = read_leaks(spec, metrics)
-    if "csv" in out:
-        write_csv(table, out["csv"])
     title = str(spec.get("title") or spec.get("name") or "Experiment")
     page = (_paired_page if compared["kind"] == PAIRED else _transfer_page)(title, table, compared)
-    if "md" in out:
-        out["md"].write_text(page.markdown(), encoding="utf-8")
-    if "html" in out:
-        out["html"].write_text(page.html(), encoding="utf-8")
+    page.write(table, out)
 
 
 def _paired_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any]) -> Page:

@@ -1,9 +1,10 @@
-"""Cell types over the slide, label next to prediction, and the rank of types in training and test."""
+"""Types, genes or classes over the slide, label next to prediction, and the rank of types in training and test."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,23 +12,35 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.metrics.score import read_predictions, train_means
 from histoloom.metrics.scored import Scored
-from histoloom.report.style import PALETTE, crop, figure, frame_of, note, save, scale_bar, short_names, show_map
+from histoloom.report.pages import number, spread_ratio
+from histoloom.report.style import (
+    PALETTE,
+    crop,
+    figure,
+    frame_of,
+    note,
+    save,
+    scale_bar,
+    short_names,
+    show_map,
+    side_of,
+)
 from histoloom.report.thumbnails import find_section, read_thumbnail
 from histoloom.stats import pearson_columns
 
-_SHARE_OF_PITCH = 0.9
+_FLATTER = 0.5
+"""Ratio of spreads below which a prediction is also drawn on a scale of its own."""
 
 
 def section_scores(scored: Scored) -> pd.DataFrame:
     """Return the mean CC over types of each tested section: fold, cohort, sample, patient, qc_flag, value, index."""
     by = ["fold", "cohort", "sample", "patient", "qc_flag"]
-    rows = []
-    for key, index in sorted(scored.obs.groupby(by, observed=True, sort=True).indices.items()):
+    rows: list[dict[str, Any]] = []
+    groups: Any = scored.obs.groupby(by, observed=True, sort=True).indices
+    for key, index in sorted(groups.items()):
         r, _ = pearson_columns(scored.prediction[index], scored.reference["labels"][index])
         value = float(np.nanmean(r)) if np.isfinite(r).any() else float("nan")
-        rows.append(
-            {**dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)), "value": value, "index": index}
-        )
+        rows.append({**dict(zip(by, key, strict=True)), "value": value, "index": index})
     return pd.DataFrame(rows)
 
 
@@ -47,26 +60,16 @@ def choose_types(types: Sequence[str], r: np.ndarray, most: int = 4) -> list[int
     order = defined[np.argsort(-r[defined], kind="stable")]
     if not len(order):
         return list(range(min(most, len(types))))
-    return [
-        int(order[i]) for i in dict.fromkeys(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))
-    ]
+    places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
+    return [int(order[i]) for i in dict.fromkeys(places)]
 
 
-def _side(obs: pd.DataFrame, xy: np.ndarray) -> float:
-    """Return the side of a square that nearly touches its neighbours, level-0 px."""
-    from scipy.spatial import cKDTree
-
-    if len(xy) < 2:
-        return 200.0
-    nearest = cKDTree(xy).query(xy, k=2)[0][:, 1]
-    return float(np.median(nearest)) * _SHARE_OF_PITCH
-
-
-def _positions(path: Path, index: np.ndarray) -> np.ndarray:
+def positions(path: Path) -> np.ndarray:
+    """Return the centres (n, 2) of predicted observations, level-0 px."""
     import h5py
 
     with h5py.File(path, "r") as handle:
-        return np.asarray(handle["obsm/spatial"], dtype=np.float64)[index]
+        return np.asarray(handle["obsm/spatial"], dtype=np.float64)
 
 
 def draw_maps(
@@ -81,6 +84,8 @@ def draw_maps(
 ) -> None:
     """Draw label and prediction over a held-out section (figure A1a of the decomposition paper).
 
+    A prediction with less than half of the label's spread is drawn twice: on the label's scale, and on its own.
+
     Parameters
     ----------
     experiment, model
@@ -89,12 +94,10 @@ def draw_maps(
         The model's prediction artefact.
     samples
         Section artefacts; the one drawn must be among them.
-    out
-        png.
     section
         (cohort, sample); None: the section with the median CC.
     types
-        Cell types; None: the best and the worst predicted and two between.
+        Columns to draw; None: the best and the worst predicted and two between.
 
     Raises
     ------
@@ -107,53 +110,64 @@ def draw_maps(
         scores = section_scores(scored)
         chosen = scores[(scores["cohort"] == section[0]) & (scores["sample"] == section[1])]
         if chosen.empty:
-            raise InputError(
-                predictions, f"holds no prediction of {section[0]}/{section[1]}.", "name a tested section."
-            )
+            where = f"holds no prediction of {section[0]}/{section[1]}."
+            raise InputError(predictions, where, "name a tested section.", code="report-no-section")
         fold, cohort, sample, index = chosen[["fold", "cohort", "sample", "index"]].iloc[0]
     label, predicted = scored.reference["labels"][index], scored.prediction[index]
     r, _ = pearson_columns(predicted, label)
-    missing = [name for name in types or [] if name not in scored.types]
-    if missing:
-        raise InputError(predictions, f"has no type '{missing[0]}'.", f"use: {', '.join(scored.types)}.")
-    columns = [scored.types.index(name) for name in types] if types else choose_types(scored.types, r)
+    columns = type_columns(predictions, scored.types, types) if types else choose_types(scored.types, r)
     thumbnail = read_thumbnail(find_section(samples, cohort, sample))
-    xy = _positions(predictions, index)
-    side = _side(scored.obs.iloc[index], xy)
+    xy = positions(predictions)[index]
+    side = side_of(xy)
     frame = frame_of(xy, side, thumbnail.image, thumbnail.scale)
     aspect = (frame[3] - frame[2]) / (frame[1] - frame[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = predicted.std(axis=0) / label.std(axis=0)
+    lines = ["label", "prediction"] + ["prediction, own scale"] * bool((ratio[columns] < _FLATTER).any())
     width = 2.9
-    units = str(scored.metadata.get("units", ""))
-    with figure(width * len(columns) + 0.4, 2 * ((width - 0.6) * aspect + 0.35) + 0.75) as fig:
-        axes = fig.subplots(2, len(columns), squeeze=False)
-        ranks = {w: _ranks(v) for w, v in (("label", label), ("prediction", predicted))}
+    units = str(scored.metadata.get("units", "")) or "units of the labels"
+    with figure(width * len(columns) + 0.4, len(lines) * ((width - 0.6) * aspect + 0.45) + 0.75) as fig:
+        axes = fig.subplots(len(lines), len(columns), squeeze=False)
+        ranks = {"label": _ranks(label), "prediction": _ranks(predicted)}
         for at, column in enumerate(columns):
-            # One scale for both: a prediction that is too low or too flat must look so.
-            both = np.concatenate([label[:, column], predicted[:, column]])
-            high = float(np.nanquantile(both, 0.99))
             # Labels give the lower end: a few negative predictions of a linear model must not spoil the scale.
             low = min(0.0, float(np.nanmin(label[:, column])))
-            limits = (low, high if high > low else low + 1.0)
-            for line, (what, values) in enumerate((("label", label), ("prediction", predicted))):
-                ax = axes[line, at]
-                shown = values[:, column]
-                drawn = show_map(ax, thumbnail.image, thumbnail.scale, xy, shown, side, limits)
+            high = float(np.nanquantile(np.concatenate([label[:, column], predicted[:, column]]), 0.99))
+            shared = (low, high if high > low else low + 1.0)
+            for line, what in enumerate(lines):
+                ax, values = axes[line, at], (label if what == "label" else predicted)[:, column]
+                own = float(values.min()), float(values.max())
+                limits = shared if line < 2 else (own[0], own[1] if own[1] > own[0] else own[0] + 1.0)
+                drawn = show_map(ax, thumbnail.image, thumbnail.scale, xy, values, side, limits)
                 crop(ax, frame)
-                bar = fig.colorbar(drawn, ax=ax, shrink=0.75, pad=0.01, extend="both" if shown.min() < low else "max")
-                bar.outline.set_visible(False)
-                rank = f"rank {ranks[what][column]} of {len(scored.types)}"
-                score = f", r = {r[column]:.2f}" if line and np.isfinite(r[column]) else ", r undefined" if line else ""
-                ax.set_title(
-                    (f"{scored.types[column]}\n" if not line else "") + f"{what} ({rank}{score})", fontsize=8.5
-                )
+                beyond = "neither" if line == 2 else "both" if values.min() < low else "max"
+                fig.colorbar(drawn, ax=ax, shrink=0.75, pad=0.01, extend=beyond).outline.set_visible(False)
+                if line < 2:
+                    rank = f"{what}: rank {ranks[what][column]} of {len(scored.types)}"
+                    cc = (
+                        f"r = {r[column]:.2f}, SD ratio {spread_ratio(ratio[column])}"
+                        if np.isfinite(r[column])
+                        else "r undefined"
+                    )
+                    title = f"{scored.types[column]}\n{rank}" if line == 0 else f"{rank}\n{cc}"
+                else:
+                    title = f"{what}\n{number(own[0], 2)} to {number(own[1], 2)}"
+                ax.set_title(title, fontsize=8.5)
                 if thumbnail.um_per_px and not line and not at:
                     scale_bar(ax, 1000, thumbnail.um_per_px)
         fig.suptitle(
-            f"{experiment}, {model}: section {sample} of {cohort}, held out in fold {fold}, {len(index)} spots; "
-            f"abundance in {units or 'units of the labels'}, label and prediction on one scale",
-            x=0.01, ha="left", fontsize=9.5,
+            f"{experiment}, {model}: section {sample} of {cohort}, held out in fold {fold}, {len(index)} observations\n"
+            f"in {units}; label and prediction of a column have one scale", x=0.01, ha="left", fontsize=9.5,
         )  # fmt: skip
         save(fig, out)
+
+
+def type_columns(path: Path, types: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Return the positions of types, refusing what was not predicted."""
+    missing = [name for name in wanted if name not in types]
+    if missing:
+        raise InputError(path, f"has no type '{missing[0]}'.", f"use: {', '.join(types)}.", code="report-no-type")
+    return [list(types).index(name) for name in wanted]
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -168,16 +182,7 @@ def draw_ranks(
 ) -> None:
     """Draw the rank of types by abundance in training, in test and as predicted (decomposition paper, section 3.1).
 
-    Parameters
-    ----------
-    experiment, model
-        Names, for the title.
-    predictions, target, folds
-        Artefacts of the experiment. The fold shown is that of the median section.
-    out
-        png.
-    most
-        Types shown at most, the most abundant in training.
+    The fold shown is that of the median section; of the types the `most` most abundant in training.
     """
     scored = read_predictions(predictions)
     fold, _, _, _ = median_section(scored)
@@ -194,12 +199,12 @@ def draw_ranks(
             save(fig, out)
             return
         shift = np.asarray([abs(int(ranks[0][i]) - int(ranks[1][i])) for i in shown])
-        marked = set(np.argsort(-shift, kind="stable")[: min(4, len(shown))]) if shift.max() > 0 else set()
-        for number, i in enumerate(shown):
-            strong = number in marked and shift[number] > 0
+        moved = set(np.argsort(-shift, kind="stable")[: min(4, len(shown))]) if shift.max() > 0 else set()
+        for place, i in enumerate(shown):
+            strong = place in moved and shift[place] > 0
             ax.plot(
                 range(3), [rank[i] for rank in ranks], "-o", ms=3.5, lw=1.8 if strong else 0.9,
-                color=PALETTE[sorted(marked).index(number) % 6] if strong else "#B5B5B5", zorder=3 if strong else 2,
+                color=PALETTE[sorted(moved).index(place) % 6] if strong else "#B5B5B5", zorder=3 if strong else 2,
             )  # fmt: skip
         left, right = (sorted(shown, key=lambda i: ranks[k][i]) for k in (0, 2))
         for order, k, x, side in ((left, 0, -0.05, "right"), (right, 2, 2.05, "left")):

@@ -1,33 +1,33 @@
-"""Tables as csv, markdown and html, byte for byte the same for the same numbers."""
+"""Pages of paragraphs and tables: csv for programs, markdown and html for people, the same bytes every time."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-_STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;margin:1.5em;color:#222;max-width:120em}
+UNDEFINED = "–"
+FLAT = 0.1
+"""A ratio of spreads below which a prediction is called flat, whatever its correlation."""
+_CSS = """
+body{font:15px/1.45 system-ui,sans-serif;margin:1.5em;color:#222;max-width:75em}
 table{border-collapse:collapse;margin:.6em 0 1.2em}
-th,td{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap;vertical-align:top}
-th{border-bottom:2px solid #888}td.text,th.text{text-align:left}td.wrap{white-space:normal;max-width:32em}
-p{max-width:60em}
+th,td{padding:.25em .6em;border-bottom:1px solid #ddd;vertical-align:top;max-width:28em}
+th{border-bottom:2px solid #888}td b{background:#e3f1e8}p{max-width:60em}
 """
-_WRAP_FROM = 48
 
 
 @dataclass
 class Page:
-    """Paragraphs and tables in reading order, for markdown and html.
+    """Paragraphs and tables in reading order.
 
-    Parameters
-    ----------
-    title
-        The page's heading.
+    Cells of tables are text; ``**text**`` is bold in markdown and html alike.
     """
 
     title: str
@@ -35,73 +35,65 @@ class Page:
 
     def heading(self, text: str) -> None:
         """Add a heading."""
-        self.parts.append(("heading", text))
+        self.parts.append(("h2", text))
 
     def text(self, text: str) -> None:
         """Add a paragraph."""
-        self.parts.append(("text", text))
+        self.parts.append(("p", text))
 
     def table(self, frame: pd.DataFrame) -> None:
-        """Add a table whose cells are text already."""
-        self.parts.append(("table", frame))
+        """Add a table; an empty one is left out."""
+        if len(frame):
+            self.parts.append(("table", frame))
 
     def markdown(self) -> str:
         """Return the page as markdown."""
         lines = [f"# {self.title}"]
         for kind, value in self.parts:
             if isinstance(value, pd.DataFrame):
-                lines.append(_markdown_table(value))
+                cells = value.map(lambda cell: str(cell).replace("|", "\\|"))
+                lines.append(cells.to_markdown(index=False, colalign=_alignment(value), disable_numparse=True))
             else:
-                lines.append(f"## {value}" if kind == "heading" else value)
+                lines.append(f"## {value}" if kind == "h2" else value)
         return "\n\n".join(lines) + "\n"
 
     def html(self) -> str:
         """Return the page as one self-contained html file."""
-        title = html.escape(self.title)
-        lines = [f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"]
+        from tabulate import tabulate
+
+        lines = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(self.title)}</title><style>{_CSS}</style>"]
+        lines.append(f"<h1>{html.escape(self.title)}</h1>")
         for kind, value in self.parts:
             if isinstance(value, pd.DataFrame):
-                lines.append(_html_table(value))
+                heads = [html.escape(str(name)) for name in value.columns]
+                cells = value.map(_html_cell).to_numpy().tolist()
+                lines.append(
+                    tabulate(cells, heads, tablefmt="unsafehtml", colalign=_alignment(value), disable_numparse=True)
+                )
             else:
-                tag = "h2" if kind == "heading" else "p"
-                lines.append(f"<{tag}>{html.escape(value)}</{tag}>")
+                lines.append(f"<{kind}>{html.escape(value)}</{kind}>")
         return "\n".join(lines) + "\n"
 
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.strip(" %").split(" ")[0])
-    except ValueError:
-        return False
-    return True
-
-
-def _text_columns(frame: pd.DataFrame) -> list[bool]:
-    """Say which columns hold words: those are left-aligned."""
-    return [not any(_is_number(cell) for cell in frame[c] if cell) for c in frame.columns]
+    def write(self, csv: pd.DataFrame, out: Mapping[str, Path]) -> None:
+        """Write a table of numbers as ``csv`` and the page as ``md`` and ``html``, those roles that `out` has."""
+        if "csv" in out:
+            write_csv(csv, out["csv"])
+        for role, render in (("md", self.markdown), ("html", self.html)):
+            if role in out:
+                out[role].write_text(render(), encoding="utf-8")
 
 
-def _markdown_table(frame: pd.DataFrame) -> str:
-    text = _text_columns(frame)
-    rows = [[str(c) for c in frame.columns], [":---" if t else "---:" for t in text]]
-    rows += [[str(cell).replace("|", "\\|") for cell in row] for row in frame.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def _alignment(frame: pd.DataFrame) -> list[str]:
+    """Return ``right`` for columns with numbers, ``left`` for columns of words."""
+    numbers = re.compile(r"^\**[<+−-]?\d*\.?\d+")
+    return ["right" if any(numbers.match(str(cell)) for cell in frame[c]) else "left" for c in frame.columns]
 
 
-def _html_table(frame: pd.DataFrame) -> str:
-    text = _text_columns(frame)
-
-    def cell(tag: str, value: str, words: bool) -> str:
-        names = (["text"] if words else []) + (["wrap"] if len(value) > _WRAP_FROM else [])
-        attribute = f' class="{" ".join(names)}"' if names else ""
-        return f"<{tag}{attribute}>{html.escape(value)}</{tag}>"
-
-    head = "".join(cell("th", str(c), t) for c, t in zip(frame.columns, text, strict=True))
-    body = "\n".join(
-        "<tr>" + "".join(cell("td", str(v), t) for v, t in zip(row, text, strict=True)) + "</tr>"
-        for row in frame.itertuples(index=False)
-    )
-    return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
+def _html_cell(cell: Any) -> str:
+    text = html.escape(str(cell))
+    if len(text) < 28:
+        text = text.replace(" ", "&nbsp;")
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -111,10 +103,29 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 def number(value: Any, digits: int = 3) -> str:
     """Return a number for people; an en dash where it is undefined."""
-    if value is None or value != value:
-        return "–"
+    if pd.isna(value):
+        return UNDEFINED
     text = f"{value:.{digits}f}"
     return text[1:] if float(text) == 0 and text.startswith("-") else text
+
+
+def spread_ratio(value: Any, digits: int = 2) -> str:
+    """Return a ratio of spreads for people, with a warning sign where the prediction is flat."""
+    return number(value, digits) + (" ⚠" if value < FLAT else "")
+
+
+def with_interval(value: Any, low: Any, high: Any) -> str:
+    """Return a number with its interval, where there is one."""
+    return number(value) + (f" [{number(low, 2)}, {number(high, 2)}]" if not pd.isna(low) else "")
+
+
+def mark_best(cells: Sequence[str], values: Iterable[float], *, lower: bool = False) -> list[str]:
+    """Return cells, those of the best value in bold; nothing is marked where fewer than two are defined."""
+    numbers = np.asarray(list(values), dtype=float)
+    if np.isfinite(numbers).sum() < 2:
+        return list(cells)
+    best = np.nanmin(numbers) if lower else np.nanmax(numbers)
+    return [f"**{cell}**" if value == best else cell for cell, value in zip(cells, numbers, strict=True)]
 
 
 def listed(items: Sequence[str], most: int = 12) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from histoloom.metrics.expression import AGAINST
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.efficiency import efficiency_page, efficiency_table
-from histoloom.report.pages import Page, number, write_csv
+from histoloom.report.pages import Page, number
 from histoloom.report.published import (
     DEVIATES,
     NOT_COMPARABLE,
@@ -211,15 +211,16 @@ def paper_page(table: Published, cells: pd.DataFrame) -> Page:
     return page
 
 
-def write_paper_tables(
+def write_paper_table(
     *,
     spec: Mapping[str, Any],
+    number_of_table: int,
     metrics: Sequence[Path],
     efficiency: Sequence[Path],
     published_dir: Path,
     out: Mapping[str, Path],
 ) -> None:
-    """Write all tables of a paper.
+    """Write one table of a paper.
 
     Parameters
     ----------
@@ -232,26 +233,13 @@ def write_paper_tables(
     published_dir
         Folder of ``<paper>_table<i>.yaml``.
     out
-        Path by role ``table<i>_csv``, ``table<i>_md``, ``table<i>_html``.
-
-    Raises
-    ------
-    InputError
-        If the paper has no published tables.
+        Path by role ``csv``, ``md``, ``html``.
     """
+    table = load_published(published_dir, spec["paper"])[number_of_table]
     rows = read_metrics(metrics)
-    for i, table in load_published(published_dir, spec["paper"]).items():
-        if not any(role.startswith(f"table{i}_") for role in out):
-            continue
-        if table.content["layout"] == "efficiency":
-            frame = efficiency_table(table, spec, rows, efficiency)
-            page = efficiency_page(table, frame)
-        else:
-            frame = paper_cells(table, spec, rows)
-            page = paper_page(table, frame)
-        if f"table{i}_csv" in out:
-            write_csv(frame, out[f"table{i}_csv"])
-        if f"table{i}_md" in out:
-            out[f"table{i}_md"].write_text(page.markdown(), encoding="utf-8")
-        if f"table{i}_html" in out:
-            out[f"table{i}_html"].write_text(page.html(), encoding="utf-8")
+    if table.content["layout"] == "efficiency":
+        cells = efficiency_table(table, spec, rows, efficiency)
+        efficiency_page(table, cells).write(cells, out)
+    else:
+        cells = paper_cells(table, spec, rows)
+        paper_page(table, cells).write(cells, out)

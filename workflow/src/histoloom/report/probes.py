@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.rows import read_metrics
-from histoloom.report.pages import Page, number, write_csv
+from histoloom.report.pages import Page, number
 from histoloom.report.style import PALETTE, figure, jitter, note, save
 
 if TYPE_CHECKING:
@@ -192,8 +192,5 @@ def write_probe_table(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: 
     rows = read_metrics(metrics)
     title = str(spec.get("title") or spec["name"])
     table = probe_rows(rows)
-    page = probe_page(title, table)
-    write_csv(table, out["csv"])
-    out["md"].write_text(page.markdown(), encoding="utf-8")
-    out["html"].write_text(page.html(), encoding="utf-8")
+    probe_page(title, table).write(table, out)
     draw_probes(rows, title, out["figure"])

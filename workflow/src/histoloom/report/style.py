@@ -79,29 +79,9 @@ def short_names(names: Sequence[str], most: int = 22) -> list[str]:
 def show_map(
     ax: Axes, background: Any, scale: float, xy: np.ndarray, values: np.ndarray, size_px: float, limits: Any
 ) -> Any:
-    """Draw values of observations as squares over a thumbnail.
+    """Draw values (n,) of observations as squares over a thumbnail (h, w, 3), and return them for a colour bar.
 
-    Parameters
-    ----------
-    ax
-        Where to draw.
-    background
-        (h, w, 3) uint8 thumbnail, or None.
-    scale
-        Thumbnail px per level-0 px.
-    xy
-        (n, 2) centres, level-0 px.
-    values
-        (n,) what the colour shows.
-    size_px
-        Side of a square, level-0 px.
-    limits
-        (low, high) of the colour scale.
-
-    Returns
-    -------
-    PatchCollection
-        For a colour bar.
+    `xy` (n, 2) are centres and `size_px` the side of a square, level-0 px; `scale` is thumbnail px per level-0 px.
     """
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
@@ -124,19 +104,17 @@ def show_map(
     return drawn
 
 
+def side_of(xy: np.ndarray) -> float:
+    """Return the side of a square that nearly touches its neighbours, in the units of the centres (n, 2)."""
+    from scipy.spatial import cKDTree
+
+    return 0.9 * float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1])) if len(xy) > 1 else 200.0
+
+
 def frame_of(xy: np.ndarray, side: float, image: np.ndarray, scale: float) -> tuple[float, float, float, float]:
     """Return left, right, top and bottom of what a map shows, thumbnail px: the observations and a margin.
 
-    Parameters
-    ----------
-    xy
-        (n, 2) centres, level-0 px.
-    side
-        Side of an observation's square, level-0 px.
-    image
-        (h, w, 3) thumbnail; the frame stays inside.
-    scale
-        Thumbnail px per level-0 px.
+    Parameters are those of `show_map`; the frame stays inside the image.
     """
     low, high = xy.min(axis=0) * scale, xy.max(axis=0) * scale
     margin = 0.06 * float((high - low).max()) + side * scale

@@ -46,7 +46,12 @@ def read_thumbnail(path: str | Path) -> Thumbnail:
     with h5py.File(path, "r") as handle:
         group = handle.get(f"uns/spatial/{metadata.get('sample')}")
         if group is None:
-            raise InputError(path, "holds no picture of the section.", "remove it, so that it is made anew.")
+            raise InputError(
+                path,
+                "holds no picture of the section.",
+                "remove it, so that it is made anew.",
+                code="report-no-picture",
+            )
         image = np.asarray(group["images/hires"])
         scale = float(group["scalefactors/tissue_hires_scalef"][()])
     return Thumbnail(image, scale, metadata)
@@ -59,5 +64,8 @@ def find_section(samples: Sequence[str | Path], cohort: str, sample: str) -> Pat
         if (metadata.get("cohort"), metadata.get("sample")) == (cohort, sample):
             return path
     raise InputError(
-        f"{cohort}/{sample}", "its section artefact is not among those given.", "give the sections that were predicted."
+        f"{cohort}/{sample}",
+        "its section artefact is not among those given.",
+        "give the sections that were predicted.",
+        code="report-no-section",
     )

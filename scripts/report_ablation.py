@@ -1,4 +1,4 @@
-"""Adapter of rule draw_between: the same predictions aggregated in four ways."""
+"""Adapter of rule report_ablation: the same model on encoders alone and together."""
 
 import json
 
@@ -8,13 +8,13 @@ from histoloom.jobs import job, paths_by_role
 def main(snakemake):
     files = paths_by_role(snakemake.input.items())
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.report.between import draw_between
+        from histoloom.report.ablation import report_ablation
 
-        draw_between(
+        report_ablation(
             experiment=snakemake.wildcards.experiment,
             spec=json.loads(snakemake.params.spec),
             metrics=files["metrics"],
-            out=out["figure"],
+            out={role: out[role] for role in out.final},
         )
 
 

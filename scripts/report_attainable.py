@@ -1,4 +1,4 @@
-"""Adapter of rule write_tables: the summary of an experiment."""
+"""Adapter of rule report_attainable: CC of an experiment's models and its ceiling."""
 
 import json
 
@@ -8,12 +8,12 @@ from histoloom.jobs import job, paths_by_role
 def main(snakemake):
     files = paths_by_role(snakemake.input.items())
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.report.tables import write_tables
+        from histoloom.report.attainable import report_attainable
 
-        write_tables(
-            experiment=snakemake.wildcards.experiment,
+        report_attainable(
             spec=json.loads(snakemake.params.spec),
             metrics=files["metrics"],
+            ceilings=files["ceilings"],
             out={role: out[role] for role in out.final},
         )
 

@@ -1,4 +1,4 @@
-"""Adapter of rule draw_check: a check of labels."""
+"""Adapter of rule report_check: the figure of a check."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from histoloom.jobs import job
 
 def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.report.figures import draw_check
+        from histoloom.report.check_figures import draw_check
 
         draw_check(spec=json.loads(snakemake.params.spec), metrics=Path(snakemake.input.metrics), out=out["figure"])
 

@@ -1,4 +1,4 @@
-"""Adapter of rule show_leaks: what a leak is worth, as table and figure."""
+"""Adapter of rule report_leaks: the leakage effect, as table and figure."""
 
 import json
 
@@ -11,9 +11,9 @@ def main(snakemake):
         from histoloom.report.leak_figures import draw_leaks
         from histoloom.report.leaks import write_leaks
 
-        chosen = {"spec": json.loads(snakemake.params.spec), "metrics": files["metrics"]}
-        draw_leaks(**chosen, out=out["figure"])
-        write_leaks(**chosen, out={role: out[role] for role in ("csv", "md", "html")})
+        results = {"spec": json.loads(snakemake.params.spec), "metrics": files["metrics"]}
+        draw_leaks(**results, out=out["figure"])
+        write_leaks(**results, out={role: out[role] for role in ("csv", "md", "html")})
 
 
 if "snakemake" in globals():

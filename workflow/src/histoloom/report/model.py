@@ -1,0 +1,39 @@
+"""What the report shows of one model of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from histoloom.report.coloc import draw_coloc
+from histoloom.report.errors import draw_errors, find_cases
+from histoloom.report.maps import draw_maps, draw_ranks
+from histoloom.report.pages import write_csv
+
+
+def report_model(
+    *, experiment: str, model: str, title: str, files: Mapping[str, Sequence[Path]], out: Mapping[str, Path]
+) -> None:
+    """Draw a model's predictions over a section, ranks of types, colocalization and errors.
+
+    Parameters
+    ----------
+    experiment, model, title
+        Names, and the experiment's heading.
+    files
+        Of roles ``predictions``, ``metrics``, ``target`` and ``folds`` the first; ``samples`` and ``slides`` of all
+        sections in the same order.
+    out
+        Path by role: the figures ``maps``, ``ranks``, ``colocalization`` and ``errors``, and the table ``cases``.
+    """
+    predictions, metrics = files["predictions"][0], files["metrics"][0]
+    target, folds = files["target"][0], files["folds"][0]
+    names: dict[str, Any] = {"experiment": experiment, "model": model}
+    draw_maps(**names, predictions=predictions, samples=files["samples"], out=out["maps"])
+    draw_ranks(**names, predictions=predictions, target=target, folds=folds, out=out["ranks"])
+    draw_coloc(**names, metrics=metrics, out=out["colocalization"])
+    cases = find_cases(predictions)
+    write_csv(cases, out["cases"])
+    heading = f"{title or experiment}, {model}"
+    draw_errors(cases=cases, samples=files["samples"], slides=files["slides"], title=heading, out=out["errors"])
