@@ -7,13 +7,18 @@ from histoloom.jobs import job
 
 
 def main(snakemake):
+    folders = {Path(p).name: Path(p) for p in snakemake.input.parts}
     with job(snakemake.log[0], snakemake.output.items()) as out:
         from histoloom.labels import gather_labels
 
         gather_labels(
             spec=json.loads(snakemake.params.spec),
             cohort=snakemake.wildcards.cohort,
-            groups=[Path(p) for p in snakemake.input.groups],
+            groups=[
+                folders[part] / f"{group}.{seed}.h5ad"
+                for part, fits in json.loads(snakemake.params.fits).items()
+                for group, seed, _ in fits
+            ],
             out=out["labels"],
         )
 

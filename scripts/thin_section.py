@@ -7,7 +7,7 @@ from histoloom.jobs import job
 
 def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.metrics.thinning import thin_section
+        from histoloom.labels.thinning import thin_section
 
         thin_section(
             sample=Path(snakemake.input.sample),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
+
+from histoloom.config import fill_defaults, load_schema
 
 # Neither alphabetical nor ordered by size, so that a swap of columns shows.
 TYPES = ["Tumour", "B cells", "Stroma", "Adipocytes"]
@@ -89,27 +92,28 @@ def true_cells(n: int, n_types: int, seed: int) -> np.ndarray:
     return np.rint(shares * rng.integers(15, 45, size=(n, 1)))
 
 
+def full_spec(spec: dict[str, Any], schema: str) -> dict[str, Any]:
+    """An entry with the defaults of its schema, as the plan gives it to a job."""
+    filled = copy.deepcopy(spec)
+    fill_defaults(filled, load_schema(schema))
+    return filled
+
+
+def label_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    return full_spec(spec, f"labels.{spec['method']}")
+
+
+def reference_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    return full_spec(spec, f"reference.{spec['source']}")
+
+
 def run_labels(spec: dict[str, Any], samples: list[Path], tmp: Path, **options: Any) -> Path:
     """Label one group and return its file."""
-    from histoloom.labels import label_group
+    from histoloom.labels import LabelTask, label_group
 
     out = tmp / f"{options.get('group', 'g')}.{options.get('seed', 0)}.h5ad"
-    label_group(
-        **{
-            "spec": spec,
-            "cohort": "c",
-            "group": "g",
-            "seed": 0,
-            "samples": samples,
-            "reference": None,
-            "tables": [],
-            "out": out,
-            "efficiency": tmp / f"{out.stem}.json",
-            "scratch": tmp / "scratch",
-            "threads": 1,
-            **options,
-        }
-    )
+    facts = {"cohort": "c", "group": "g", "seed": 0, "scratch": tmp / "scratch", **options}
+    label_group(LabelTask(label_spec(spec), samples=samples, **facts), out)
     return out
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from histoloom.embeddings import embed_batch
 from histoloom.folds import make_folds
-from histoloom.labels import gather_labels, label_group
+from histoloom.labels import LabelTask, gather_labels, label_groups
 from histoloom.metrics import score_predictions
 from histoloom.metrics.checks import run_check
 from histoloom.metrics.leaks import score_leaks
@@ -102,17 +102,19 @@ class SimulatedWorld:
         reference = plan.labels_entry(labels).get("reference")
         if reference:
             self.reference(reference)
-        for group in plan.label_groups(labels, cohort):
-            files = plan.label_inputs(labels, cohort, group)
-            for seed in plan.label_seeds(labels):
-                out = ready(f"results/labels/{labels}/{cohort}/{group}.{seed}.h5ad")
-                label_group(
-                    spec=plan.label_spec(labels), cohort=cohort, group=group, seed=seed,
-                    samples=paths(files["samples"]), reference=next(iter(paths(files["reference"])), None),
-                    tables=paths(files["tables"]), out=out, efficiency=out.with_suffix(".json"),
-                    scratch=Path("scratch"), threads=1,
+        made = []
+        for part, fits in plan.label_jobs(labels, cohort).items():
+            folder, tasks = ready(f"results/labels/{labels}/{cohort}/{part}"), []
+            for group, seed, _ in fits:
+                files = {role: paths(names) for role, names in plan.label_inputs(labels, cohort, group).items()}
+                tasks.append(
+                    LabelTask(
+                        plan.label_spec(labels), cohort, group, seed, files["samples"], Path("scratch") / labels / cohort,
+                        reference=next(iter(files["reference"]), None), tables=files["tables"], nuclei=files["nuclei"],
+                    )
                 )  # fmt: skip
-        made = paths(plan.label_files(labels, cohort))
+                made.append(folder / f"{group}.{seed}.h5ad")
+            label_groups(tasks, folder, folder.with_suffix(".json"))
         gather_labels(spec=plan.labels_entry(labels), cohort=cohort, groups=made, out=final)
         return final
 

@@ -22,7 +22,7 @@ import pandas as pd
 import yaml
 
 from histoloom.jobs import seed_everything, set_threads
-from histoloom.labels import label_group
+from histoloom.labels import LabelTask, label_group
 from histoloom.plan import Plan
 from histoloom.references import build_reference
 from histoloom.samples import read_section
@@ -89,10 +89,10 @@ def measure(misspecified: bool, patients: list[str], folder: Path) -> None:
             seed_everything(0)
             started = time.perf_counter()
             out = folder / f"{patient}.{name}.h5ad"
-            label_group(
-                spec=plan.label_spec(name), cohort="demo", group=patient, seed=0, samples=samples, reference=reference,
-                tables=[], out=out, efficiency=folder / "e.json", scratch=folder / "scratch", threads=1,
-            )  # fmt: skip
+            task = LabelTask(
+                plan.label_spec(name), "demo", patient, 0, samples, folder / "scratch", reference=reference
+            )
+            label_group(task, out)
             r = agreement(out, truth)
             found[name].append(r)
             seconds = time.perf_counter() - started

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from histoloom.errors import InputError
 from histoloom.references import build_reference
-from label_inputs import metadata, run_labels
+from label_inputs import metadata, reference_spec, run_labels
 
 pytestmark = pytest.mark.real
 SPEC = {
@@ -47,7 +47,7 @@ def breast(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "folders": [folder / "sample1", folder / "sample2"],
         "annotations": [folder / "phenodata_sample1.txt", folder / "phenodata_sample2.txt"],
     }
-    build_reference(spec=SPEC, files=files, out=out, seed=0, threads=1, scratch=out.parent / "scratch")
+    build_reference(spec=reference_spec(SPEC), files=files, out=out, seed=0, threads=1, scratch=out.parent / "scratch")
     return out
 
 

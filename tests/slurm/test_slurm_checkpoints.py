@@ -14,7 +14,7 @@ from test_slurm_runs import cell2location_config
 
 pytestmark = pytest.mark.slurm
 FIT = "results/labels/c2l/tiny/P.0.h5ad"
-LOG = "logs/labels/label_group/c2l/tiny/P.0.log"
+LOG = "logs/labels/label_groups/c2l/tiny/P.0.log"
 EPOCHS = 150
 
 
@@ -43,11 +43,11 @@ def undisturbed(local: Path, config: Path, tmp_path_factory: pytest.TempPathFact
 def stalled_job(site: Site) -> str:
     """Wait until the fit hangs, and return its SLURM job."""
     site.wait("a fit that hangs", (site.faults / "stalled").exists, 400)
-    return site.ledger("label_group")[0].job
+    return site.ledger("label_groups")[0].job
 
 
 def assert_went_on(site: Site, undisturbed: bytes) -> None:
-    assert site.starts("label_group") == 2
+    assert site.starts("label_groups") == 2
     assert re.search(rf"asked to end by SIGTERM: saved at epoch \d+ of {EPOCHS}", site.text())
     saved, again = (re.findall(pattern, text)[0] for pattern, text in (
         (r"saved at epoch (\d+)", site.text()), (r"going on from epoch (\d+)", (site.folder / LOG).read_text()),
@@ -61,7 +61,7 @@ def assert_went_on(site: Site, undisturbed: bytes) -> None:
 @pytest.mark.slurm_long
 def test_a_fit_is_warned_before_its_time_is_over_and_goes_on(site: Site, config: Path, undisturbed: bytes) -> None:
     """The shipped profile asks for SIGTERM two minutes before the end: the job saves and ends by itself."""
-    site.fault("label_group", "stall", 12)
+    site.fault("label_groups", "stall", 12)
     site.start("--configfile", str(config), targets=(FIT,))
     job = stalled_job(site)
     # As if too little time had been asked for. The controller looks at the clock every thirty seconds.
@@ -76,8 +76,8 @@ def test_a_fit_over_its_time_saves_in_the_grace_it_gets_and_goes_on(
     site: Site, config: Path, undisturbed: bytes
 ) -> None:
     """Without an early signal SLURM still sends SIGTERM at the limit, and SIGKILL `KillWait` seconds later."""
-    site.fault("label_group", "stall", 12)
-    site.start("--configfile", str(config), "--set-resources", "label_group:runtime=10", targets=(FIT,))
+    site.fault("label_groups", "stall", 12)
+    site.start("--configfile", str(config), "--set-resources", "label_groups:runtime=10", targets=(FIT,))
     job = stalled_job(site)
     cluster.ask("scontrol", "update", f"jobid={job}", "timelimit=1")
     assert site.finish() == 0, site.text()[-5000:]

@@ -18,7 +18,7 @@ from slurm_runs import ROOT, SNAKEMAKE, TINY, Site, changed_profile, tables
 pytestmark = pytest.mark.slurm
 RETRIES = 2  # of the profile
 GPU_JOB = "results/models/tiny/mlp.pt"
-LABELS = 4  # jobs of rule label_group: three patients by nnls, one table of the truth
+LABELS = 4  # jobs of rule label_groups: three patients by nnls, one table of the truth
 
 
 def assert_same_tables(site: Site, local: Path) -> None:
@@ -29,51 +29,51 @@ def assert_same_tables(site: Site, local: Path) -> None:
 
 
 def test_a_cancelled_job_is_submitted_again(site: Site, local: Path) -> None:
-    site.fault("label_group", "sleep", 300)
+    site.fault("label_groups", "sleep", 300)
     site.start()
-    site.wait("the sleeping job", lambda: site.taken("label_group"))
-    victim = site.sleeper("label_group").job
+    site.wait("the sleeping job", lambda: site.taken("label_groups"))
+    victim = site.sleeper("label_groups").job
     cluster.ask("scancel", victim)
     assert site.finish() == 0, site.text()[-5000:]
     assert site.records()[victim].state == "CANCELLED"
-    assert site.starts("label_group") == LABELS + 1
+    assert site.starts("label_groups") == LABELS + 1
     assert_same_tables(site, local)
 
 
 def test_a_job_out_of_memory_gets_more(site: Site, local: Path) -> None:
     """700 MB hold two Snakemakes and the job, but not another 600 MB; twice as much does."""
-    site.fault("label_group", "hold", 600)
-    site.start("--set-resources", "label_group:mem_mb=700*attempt")
+    site.fault("label_groups", "hold", 600)
+    site.start("--set-resources", "label_groups:mem_mb=700*attempt")
     assert site.finish() == 0, site.text()[-5000:]
     asked = sorted(r.tres.split("mem=")[1].split(",")[0] for r in site.records().values())
     assert asked.count("1400M") == 1
-    assert site.starts("label_group") == LABELS + 1
+    assert site.starts("label_groups") == LABELS + 1
     assert_same_tables(site, local)
 
 
 @pytest.mark.slurm_long
 def test_a_job_over_its_time_gets_more(site: Site, local: Path) -> None:
     # A job takes ten seconds, on a machine with much else to do a minute.
-    site.fault("label_group", "sleep", 150)
-    site.start("--set-resources", "label_group:runtime=2*attempt")
+    site.fault("label_groups", "sleep", 150)
+    site.start("--set-resources", "label_groups:runtime=2*attempt")
     assert site.finish() == 0, site.text()[-5000:]
     found = sorted((r.minutes, r.state) for r in site.records().values())
     assert ("2", "TIMEOUT") in found
     assert ("4", "COMPLETED") in found
-    assert site.starts("label_group") == LABELS + 1
+    assert site.starts("label_groups") == LABELS + 1
     assert_same_tables(site, local)
 
 
 @pytest.mark.slurm_long
 def test_a_node_that_dies_takes_no_result_with_it(site: Site, local: Path) -> None:
-    site.fault("label_group", "sleep", 300)
+    site.fault("label_groups", "sleep", 300)
     site.start()
-    site.wait("the sleeping job", lambda: site.taken("label_group"))
-    victim = site.sleeper("label_group")
+    site.wait("the sleeping job", lambda: site.taken("label_groups"))
+    victim = site.sleeper("label_groups")
     cluster.crash_node(victim.node)
     assert site.finish() == 0, site.text()[-5000:]
     assert site.records()[victim.job].state == "NODE_FAIL"
-    assert {e.node for e in site.ledger("label_group") if e.seconds > victim.seconds + 5} == {"cpu1", "cpu2"} - {
+    assert {e.node for e in site.ledger("label_groups") if e.seconds > victim.seconds + 5} == {"cpu1", "cpu2"} - {
         victim.node
     }
     assert_same_tables(site, local)
@@ -81,22 +81,22 @@ def test_a_node_that_dies_takes_no_result_with_it(site: Site, local: Path) -> No
 
 @pytest.mark.slurm_long
 def test_the_controller_may_be_restarted(site: Site, local: Path) -> None:
-    site.fault("label_group", "sleep", 30)
+    site.fault("label_groups", "sleep", 30)
     site.start()
-    site.wait("the sleeping job", lambda: site.taken("label_group"))
+    site.wait("the sleeping job", lambda: site.taken("label_groups"))
     cluster.stop_controller(signal.SIGKILL)
     cluster.start_controller()
     assert site.finish() == 0, site.text()[-5000:]
-    assert site.starts("label_group") == LABELS
+    assert site.starts("label_groups") == LABELS
     assert_same_tables(site, local)
 
 
 @pytest.mark.slurm_long
 def test_a_killed_run_resumes_and_never_writes_twice(site: Site, local: Path) -> None:
-    site.fault("label_group", "sleep", 300)
+    site.fault("label_groups", "sleep", 300)
     run = site.start()
-    site.wait("the sleeping job", lambda: site.taken("label_group"))
-    orphan = site.sleeper("label_group")
+    site.wait("the sleeping job", lambda: site.taken("label_groups"))
+    orphan = site.sleeper("label_groups")
     run.kill()
     run.wait()
     assert orphan.job in site.queued("RUNNING")
@@ -118,9 +118,9 @@ def test_a_killed_run_resumes_and_never_writes_twice(site: Site, local: Path) ->
 
 @pytest.mark.slurm_long
 def test_an_interrupted_run_cancels_its_jobs(site: Site, local: Path) -> None:
-    site.fault("label_group", "sleep", 300)
+    site.fault("label_groups", "sleep", 300)
     run = site.start()
-    site.wait("the sleeping job", lambda: site.taken("label_group"))
+    site.wait("the sleeping job", lambda: site.taken("label_groups"))
     run.send_signal(signal.SIGINT)
     assert site.finish(120) != 0
     cluster.wait_for("an empty queue", lambda: not site.queued(), 20)
@@ -131,16 +131,16 @@ def test_an_interrupted_run_cancels_its_jobs(site: Site, local: Path) -> None:
 @pytest.mark.slurm_long
 def test_what_always_fails_fails_soon_and_clearly(site: Site) -> None:
     """One job always takes more than it may hold: no more tries than the profile allows, then the end."""
-    site.fault("label_group", "hold", 900, times=40)
+    site.fault("label_groups", "hold", 900, times=40)
     site.start(
         "--set-resources",
-        "label_group:mem_mb=600",
+        "label_groups:mem_mb=600",
         "--until",
-        "label_group",
+        "label_groups",
         targets=("results/labels/nnls/tiny/P.0.h5ad",),
     )
     assert site.finish() == 1
-    assert site.starts("label_group") == RETRIES + 1
+    assert site.starts("label_groups") == RETRIES + 1
     assert not (site.folder / "results/labels/nnls/tiny/P.0.h5ad").exists()
     assert not list((site.folder / "results").rglob(".*.part*"))
 
@@ -191,8 +191,8 @@ def test_refused_submissions_end_in_a_clear_failure(site: Site, arguments: tuple
 
 @pytest.mark.slurm_long
 def test_more_memory_than_any_node_has_is_refused(site: Site) -> None:
-    assert site.run("--set-resources", "label_group:mem_mb=900000", "--retries", "0") == 1
-    assert "no partition takes rule label_group (900000 MB" in site.text()
+    assert site.run("--set-resources", "label_groups:mem_mb=900000", "--retries", "0") == 1
+    assert "no partition takes rule label_groups (900000 MB" in site.text()
     assert not site.records()
 
 
@@ -239,7 +239,7 @@ def test_cell2location_trains_inside_a_job(slurm: None, tmp_path: Path) -> None:
     site = Site(tmp_path / "run")
     site.start("--configfile", str(config), targets=("results/labels/c2l/tiny/P.0.h5ad",))
     assert site.finish() == 0, site.text()[-5000:]
-    (fit,) = {e.job for e in site.ledger("label_group")}
+    (fit,) = {e.job for e in site.ledger("label_groups")}
     assert site.carries_gpu(fit)
     assert site.records()[fit].nodes == "gpu1"
 

@@ -17,11 +17,11 @@ from histoloom.errors import InputError
 from histoloom.labels import gather_labels
 from histoloom.labels.artefact import LabelTask
 from histoloom.labels.cell2location import expected_cells
+from histoloom.labels.thinning import thin_section
 from histoloom.metrics.checks import run_check
 from histoloom.metrics.rows import read_metrics
-from histoloom.metrics.thinning import thin_section
 from histoloom.references.fitting import history_summary, relative_fall
-from label_inputs import TYPES, metadata, run_labels, signatures, true_cells, write_reference, write_section
+from label_inputs import TYPES, label_spec, metadata, run_labels, signatures, true_cells, write_reference, write_section
 
 SPEC = {
     "method": "cell2location", "reference": "r", "max_epochs": 400, "lr": 0.02, "posterior_samples": 100,
@@ -156,7 +156,7 @@ def test_expected_cells_are_the_median_of_counted_nuclei(
     spec = {**SPEC, "n_cells_per_location": asked, "n_cells_fallback": 25}
     check(spec, load_schema("labels.cell2location"), "labels.l")
     labelled = [("A", "s0"), ("A", "s1"), ("A", "s2"), ("B", "s0"), ("B", "s1")]
-    task = LabelTask(spec, "c", "g", 0, [], None, [], tmp_path, 1, nuclei_of(tmp_path, counts))
+    task = LabelTask(spec, "c", "g", 0, [], tmp_path, nuclei=nuclei_of(tmp_path, counts))
     assert expected_cells(task, pd.DataFrame(labelled, columns=["sample", "obs_id"])) == (expected, why)
 
 
@@ -202,7 +202,7 @@ def test_halves_of_the_counts_give_a_ceiling_that_falls_with_depth(
             thin_section(sample=whole, half=half, seed=0, out=thinned)
         short = {**SPEC, "max_epochs": 80, "posterior_samples": 15, "seeds": [0]}
         made = run_labels(short, samples, folder, reference=group[0])
-        gather_labels(spec=short, cohort="c", groups=[made], out=folder / "c.h5ad")
+        gather_labels(spec=label_spec(short), cohort="c", groups=[made], out=folder / "c.h5ad")
         halves.append(folder / "c.h5ad")
     entry = {"kind": "ceiling", "labels": "c2l", "cohorts": ["c"], "name": "top"}
     run_check(spec=entry, labels=halves[:1], against=halves[1:], out=tmp_path / "top.parquet")

@@ -14,7 +14,16 @@ import pytest
 from histoloom.errors import InputError
 from histoloom.labels import gather_labels
 from histoloom.metrics.protocol import short
-from label_inputs import metadata, run_labels, signatures, true_cells, write_gene_table, write_reference, write_section
+from label_inputs import (
+    label_spec,
+    metadata,
+    run_labels,
+    signatures,
+    true_cells,
+    write_gene_table,
+    write_reference,
+    write_section,
+)
 
 SPEC = {"method": "nnls", "reference": "r"}
 TABLE = signatures()
@@ -141,7 +150,7 @@ def test_the_identity_follows_the_table_and_the_stamp_says_how_genes_met(tmp_pat
     for number, table in enumerate(tables):
         label(tmp_path, section, reference, table, f"g{number}")
         out = tmp_path / f"all{number}.h5ad"
-        gather_labels(spec=SPEC, cohort="c", groups=[tmp_path / f"g{number}.0.h5ad"], out=out)
+        gather_labels(spec=label_spec(SPEC), cohort="c", groups=[tmp_path / f"g{number}.0.h5ad"], out=out)
         found.add(metadata(out)["identity"]["sha256"])
         stamps.append(metadata(out)["genes_matched_by"])
     assert len(found) == 3

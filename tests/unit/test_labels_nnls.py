@@ -11,7 +11,7 @@ import pytest
 
 from histoloom.errors import InputError
 from histoloom.references.genes import id_kind, is_mitochondrial
-from label_inputs import TYPES, metadata, run_labels, signatures, true_cells, write_reference, write_section
+from label_inputs import TYPES, label_spec, metadata, run_labels, signatures, true_cells, write_reference, write_section
 
 SPEC = {"method": "nnls", "reference": "r"}
 
@@ -93,11 +93,10 @@ def test_same_input_same_bytes(tmp_path: Path, reference: Path) -> None:
 def test_max_genes_keeps_the_genes_that_differ_between_types(tmp_path: Path, reference: Path) -> None:
     from histoloom.labels.artefact import LabelTask
     from histoloom.labels.prepare import prepare
-    from histoloom.labels.settings import label_settings
 
     section = write_section(tmp_path / "S1.h5ad", np.full((9, 120), 3), signatures().index)
-    spec = label_settings({**SPEC, "max_genes": 60})
-    task = LabelTask(spec, "c", "g", 0, [section], reference, [], tmp_path, 1)
+    spec = label_spec({**SPEC, "max_genes": 60})
+    task = LabelTask(spec, "c", "g", 0, [section], tmp_path, reference=reference)
     chosen = prepare(task).signatures.index
     assert len(chosen) == 60
     assert sum(int(g[4:]) < 80 for g in chosen) > 55  # markers are GENE0 .. GENE79

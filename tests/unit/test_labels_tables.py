@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.labels import gather_labels
 from histoloom.labels.artefact import write_labels
-from label_inputs import metadata, run_labels, write_section
+from label_inputs import label_spec, metadata, run_labels, write_section
 
 PUBLISHED = {"method": "published", "table": "t"}
 TRUTH = {"method": "truth"}
@@ -123,7 +124,7 @@ def _groups(tmp: Path) -> tuple[list[Path], dict[tuple[str, int], np.ndarray]]:
 
 def test_gather_averages_seeds_and_says_how_far_they_agree(tmp_path: Path) -> None:
     files, values = _groups(tmp_path)
-    gather_labels(spec=SPEC, cohort="c", groups=files, out=tmp_path / "c.h5ad")
+    gather_labels(spec=label_spec(SPEC), cohort="c", groups=files, out=tmp_path / "c.h5ad")
     out, facts = ad.read_h5ad(tmp_path / "c.h5ad"), metadata(tmp_path / "c.h5ad")
     assert list(out.var_names) == ["a", "b", "c"]
     stacked = {s: np.concatenate([values["A", s], values["B", s]])[:, [1, 0, 2]] for s in (0, 1, 2)}
@@ -145,7 +146,9 @@ def test_gather_averages_seeds_and_says_how_far_they_agree(tmp_path: Path) -> No
 
 def test_one_seed_has_no_agreement(tmp_path: Path) -> None:
     files, values = _groups(tmp_path)
-    gather_labels(spec={**SPEC, "seeds": [0]}, cohort="c", groups=[files[0], files[3]], out=tmp_path / "c.h5ad")
+    gather_labels(
+        spec=label_spec({**SPEC, "seeds": [0]}), cohort="c", groups=[files[0], files[3]], out=tmp_path / "c.h5ad"
+    )
     out = ad.read_h5ad(tmp_path / "c.h5ad")
     assert metadata(tmp_path / "c.h5ad")["agreement"] == []
     assert set(out.layers) == {"q05", "std"}
@@ -155,20 +158,20 @@ def test_one_seed_has_no_agreement(tmp_path: Path) -> None:
 def test_gather_refuses_what_does_not_fit_together(tmp_path: Path) -> None:
     files, values = _groups(tmp_path)
     out = tmp_path / "c.h5ad"
-    with pytest.raises(InputError, match="seed 2 lacks group B"):
-        gather_labels(spec=SPEC, cohort="c", groups=files[:5], out=out)
-    with pytest.raises(InputError, match=r"seeds \[0, 1\] were given, the config has \[0, 1, 2\]"):
-        gather_labels(spec=SPEC, cohort="c", groups=[f for f in files if ".2." not in f.name], out=out)
-    with pytest.raises(InputError, match="no groups"):
-        gather_labels(spec=SPEC, cohort="c", groups=[], out=out)
+    with pytest.raises(InputError, check=has_code("labels-groups-missing")):
+        gather_labels(spec=label_spec(SPEC), cohort="c", groups=files[:5], out=out)
+    with pytest.raises(InputError, check=has_code("labels-seeds-missing")):
+        gather_labels(spec=label_spec(SPEC), cohort="c", groups=[f for f in files if ".2." not in f.name], out=out)
+    with pytest.raises(InputError, check=has_code("labels-no-groups")):
+        gather_labels(spec=label_spec(SPEC), cohort="c", groups=[], out=out)
     one = {**SPEC, "seeds": [0]}
     other = _group(tmp_path / "o.0.h5ad", "O", 0, values["A", 0], ["a", "b", "d"])
-    with pytest.raises(InputError, match=r"its types differ from those of .*: c, d"):
-        gather_labels(spec=one, cohort="c", groups=[files[0], other], out=out)
+    with pytest.raises(InputError, check=has_code("labels-types-differ")):
+        gather_labels(spec=label_spec(one), cohort="c", groups=[files[0], other], out=out)
     other = _group(tmp_path / "o.0.h5ad", "O", 0, values["A", 0], ["a", "b", "c"], units="proportion")
-    with pytest.raises(InputError, match="differ in units: cells, proportion"):
-        gather_labels(spec=one, cohort="c", groups=[files[0], other], out=out)
+    with pytest.raises(InputError, check=has_code("labels-units")):
+        gather_labels(spec=label_spec(one), cohort="c", groups=[files[0], other], out=out)
     shorter = [files[0], files[1], _group(tmp_path / "x.h5ad", "A", 2, values["A", 2][:9], ["b", "a", "c"])]
-    with pytest.raises(InputError, match="seeds 0 and 2 hold different observations"):
-        gather_labels(spec=SPEC, cohort="c", groups=shorter, out=out)
+    with pytest.raises(InputError, check=has_code("labels-seeds-differ")):
+        gather_labels(spec=label_spec(SPEC), cohort="c", groups=shorter, out=out)
     assert not out.exists()

@@ -14,10 +14,10 @@ from scipy.sparse import csr_matrix
 import label_inputs as inputs
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
+from histoloom.labels.thinning import thin_counts, thin_section
 from histoloom.metrics.ceiling import attainable, reliability
 from histoloom.metrics.checks import run_check
 from histoloom.metrics.rows import assemble, read_metrics
-from histoloom.metrics.thinning import thin_counts, thin_section
 from histoloom.stats import pearson_columns
 
 

@@ -20,7 +20,7 @@ from histoloom.references import build_reference
 from histoloom.references.build import choose_cells, equal_shares
 from histoloom.references.genes import passes_gene_filter
 from histoloom.references.signatures import depth_factors
-from label_inputs import TYPES, metadata, signatures
+from label_inputs import TYPES, metadata, reference_spec, signatures
 
 KEEP_ALL = {"cell_count_cutoff": 1, "cell_percentage_cutoff2": 0.001, "nonz_mean_cutoff": 0.1}
 SPEC = {"source": "h5ad", "path": "x"}
@@ -44,7 +44,7 @@ def _build(data: ad.AnnData | Path, tmp: Path, name: str = "out", seed: int = 0,
         data.write_h5ad(path)
     out = tmp / f"{name}.h5ad"
     build_reference(
-        spec={**SPEC, "gene_filter": KEEP_ALL, **spec}, files={"h5ad": [path]}, out=out, seed=seed, threads=1,
+        spec=reference_spec({**SPEC, "gene_filter": KEEP_ALL, **spec}), files={"h5ad": [path]}, out=out, seed=seed, threads=1,
         scratch=tmp / "scratch",
     )  # fmt: skip
     return out
@@ -274,7 +274,9 @@ def test_matrix_folders_of_every_layout_are_joined(tmp_path: Path) -> None:
         "samples": [{"folder": n, "annotation": n, "donor": "D" if n == "one" else None} for n in names],
     }  # fmt: skip
     files = {"folders": [tmp_path / n for n in names], "annotations": [tmp_path / f"{n}.tsv" for n in names]}
-    build_reference(spec=spec, files=files, out=tmp_path / "r.h5ad", seed=0, threads=1, scratch=tmp_path)
+    build_reference(
+        spec=reference_spec(spec), files=files, out=tmp_path / "r.h5ad", seed=0, threads=1, scratch=tmp_path
+    )
     out = ad.read_h5ad(tmp_path / "r.h5ad")
     assert list(out.var_names) == genes[:5]
     assert out.n_obs == 3 * 39
@@ -282,7 +284,7 @@ def test_matrix_folders_of_every_layout_are_joined(tmp_path: Path) -> None:
     np.testing.assert_array_equal(out.X.toarray(), np.concatenate(counts[:, 1:, :5]))
     with pytest.raises(InputError, match=r"no column 'cell_id' \(cell_id_key\); its columns: barcode, kind"):
         build_reference(
-            spec={**spec, "cell_id_key": "cell_id"},
+            spec=reference_spec({**spec, "cell_id_key": "cell_id"}),
             files=files,
             out=tmp_path / "x.h5ad",
             seed=0,
@@ -291,13 +293,15 @@ def test_matrix_folders_of_every_layout_are_joined(tmp_path: Path) -> None:
         )
     with pytest.raises(InputError, match=r"shares no cell with .*'y'.*'a0'"):
         build_reference(
-            spec={**spec, "cell_id_key": "kind", "cell_type_key": "barcode"},
+            spec=reference_spec({**spec, "cell_id_key": "kind", "cell_type_key": "barcode"}),
             files={**files, "annotations": [_unique(tmp_path)] * 3}, out=tmp_path / "x.h5ad", seed=0, threads=1,
             scratch=tmp_path,
         )  # fmt: skip
     (tmp_path / "two" / "barcodes.tsv").unlink()
     with pytest.raises(InputError, match="two: has none of: barcodes"):
-        build_reference(spec=spec, files=files, out=tmp_path / "x.h5ad", seed=0, threads=1, scratch=tmp_path)
+        build_reference(
+            spec=reference_spec(spec), files=files, out=tmp_path / "x.h5ad", seed=0, threads=1, scratch=tmp_path
+        )
 
 
 def _unique(tmp: Path) -> Path:

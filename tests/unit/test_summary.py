@@ -45,7 +45,7 @@ Building DAG of jobs...
 Job 0e0ca0aa-0000 has been submitted with SLURM jobid 41 (log: /x/41.log).
 
 [Sun Mar  1 10:00:02 2026]
-rule label_group:
+rule label_groups:
     output: results/labels/n/c/P.0.h5ad
     log: logs/label/P.log
     jobid: 3
@@ -57,7 +57,7 @@ Finished jobid: 1 (Rule: read_section)
 [Sun Mar  1 10:00:20 2026]
 Finished jobid: 2 (Rule: cut_tiles)
 [Sun Mar  1 10:00:30 2026]
-Error in rule label_group:
+Error in rule label_groups:
     message: SLURM-job '42' failed, SLURM status is: 'TIMEOUT'. Detailed failure reason unavailable (no sacct).
     jobid: 3
     output: results/labels/n/c/P.0.h5ad
@@ -66,7 +66,7 @@ Error in rule label_group:
 Trying to restart job 3.
 
 [Sun Mar  1 10:00:30 2026]
-rule label_group:
+rule label_groups:
     output: results/labels/n/c/P.0.h5ad
     log: logs/label/P.log
     jobid: 3
@@ -75,7 +75,7 @@ rule label_group:
 Job 3 has been submitted with SLURM jobid 43 (log: /x/43.log).
 """
 GOOD_END = """[Sun Mar  1 10:01:00 2026]
-Finished jobid: 3 (Rule: label_group)
+Finished jobid: 3 (Rule: label_groups)
 3 of 3 steps (100%) done
 Complete log(s): x
 Elapsed time: 0:01:00.5
@@ -101,7 +101,7 @@ def test_tries_states_and_what_was_asked(folder: Path) -> None:
     run = read_log(log(folder, LOG + GOOD_END))
     assert (run.host, run.ended, run.elapsed) == ("login1", True, "0:01:00")
     assert {job.rule: job.state for job in run.jobs.values()} == dict.fromkeys(
-        ("cut_tiles", "read_section", "label_group"), "finished"
+        ("cut_tiles", "read_section", "label_groups"), "finished"
     )
     first, second = run.jobs["3"].tries
     assert (first.mem_mb, first.minutes, first.gpus, first.threads, first.external) == (700, 10, 1, 2, "42")
@@ -142,8 +142,8 @@ def test_a_job_that_was_killed_shows_the_scheduler_s_words_for_it(folder: Path) 
     place.mkdir()
     killed = "slurmstepd-cpu1: error: StepId=43.0 exceeded memory limit (741113856 > 629145600), being killed"
     (place / "42.log").write_text("slurmstepd: error: *** STEP 42.0 CANCELLED AT noon DUE TO TIME LIMIT ***\n")
-    (place / "43.log").write_text(f"rule label_group:\n{killed}\n{killed}\nsrun: error: cpu1: task 0: Killed\n")
-    end = "Error in rule label_group:\n    message: SLURM-job '43' failed\n    jobid: 3\n[Sun Mar  1 10:02:30 2026]\n"
+    (place / "43.log").write_text(f"rule label_groups:\n{killed}\n{killed}\nsrun: error: cpu1: task 0: Killed\n")
+    end = "Error in rule label_groups:\n    message: SLURM-job '43' failed\n    jobid: 3\n[Sun Mar  1 10:02:30 2026]\n"
     text = summary_text(read_log(log(folder, (LOG + end).replace("/x/", "slurm/"))), folder)
     assert "  * SLURM: STEP 42.0 CANCELLED AT noon DUE TO TIME LIMIT" in text
     assert text.count("  * SLURM: StepId=43.0 exceeded memory limit (741113856 > 629145600), being killed") == 1
@@ -153,7 +153,7 @@ def test_a_job_that_was_killed_shows_the_scheduler_s_words_for_it(folder: Path) 
 
 
 def test_a_failed_job_stays_failed(folder: Path) -> None:
-    end = "Error in rule label_group:\n    jobid: 3\nExiting because a job execution failed.\nElapsed time: 0:02:00\n"
+    end = "Error in rule label_groups:\n    jobid: 3\nExiting because a job execution failed.\nElapsed time: 0:02:00\n"
     run = read_log(log(folder, LOG + end))
     assert run.jobs["3"].state == "failed"
     assert "ended with failures" in summary_text(run, folder)
@@ -178,7 +178,7 @@ def test_an_empty_log_is_no_run(folder: Path) -> None:
         ("/v/bin/python -m snakemake --snakefile S --executor slurm-jobstep --jobs 1 --mode remote", False, True),
         ("/v/bin/python -m snakemake --snakefile S --cores 'all' --mode 'remote'", False, True),
         ("/v/bin/python -m snakemake --snakefile S --mode subprocess", False, True),
-        ("/v/bin/python /f/.snakemake/scripts/tmpx.label_group.py", False, True),
+        ("/v/bin/python /f/.snakemake/scripts/tmpx.label_groups.py", False, True),
         ("vim Snakefile", False, False),
     ],
 )

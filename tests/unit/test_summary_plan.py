@@ -123,11 +123,11 @@ def test_inputs_from_the_future(tmp_path: Path) -> None:
 def test_a_group_asks_for_what_its_layers_need() -> None:
     jobs = {str(i): Job(str(i), "read_section", group=1, tries=[Try(1000, 30, 0, 1)]) for i in range(6)}
     jobs |= {str(i + 10): Job(str(i + 10), "cut_tiles", group=1, tries=[Try(1500, 20, 0, 1)]) for i in range(6)}
-    jobs["99"] = Job("99", "label_group", tries=[Try(8000, 60, 1, 2)])
+    jobs["99"] = Job("99", "label_groups", tries=[Try(8000, 60, 1, 2)])
     found = {job.rule: t for job, t in plan_run.submissions(Run(jobs=jobs), cores=4)}
     whole = found["read_section"]
     assert (whole.mem_mb, whole.minutes, whole.threads, whole.gpus) == (6000, 2 * 30 + 2 * 20, 4, 0)
-    assert found["label_group"] is jobs["99"].tries[0]
+    assert found["label_groups"] is jobs["99"].tries[0]
 
 
 @pytest.fixture

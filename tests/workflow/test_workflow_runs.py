@@ -36,7 +36,7 @@ def test_every_config_has_a_graph_and_a_dry_run_writes_nothing(path: Path, tmp_p
 
 def test_without_a_config_the_demo_is_planned(tmp_path: Path) -> None:
     result = run(tmp_path, "-n", config=None)
-    assert "label_group" in result.stdout
+    assert "label_groups" in result.stdout
 
 
 def test_a_papers_config_does_not_inherit_the_demo(tmp_path: Path) -> None:
@@ -69,7 +69,15 @@ def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
 
 
 def test_every_job_left_a_log_and_no_half_written_file(finished: Path) -> None:
-    for kind in ("read_section", "cut_tiles", "embed_batch", "label_group", "train_model", "score_model", "draw_model"):
+    for kind in (
+        "read_section",
+        "cut_tiles",
+        "embed_batch",
+        "label_groups",
+        "train_model",
+        "score_model",
+        "draw_model",
+    ):
         assert list((finished / "logs").rglob(f"*{kind}*/**/*.log")), kind
     assert not list((finished / "results").rglob(".*.part*"))
     assert not list((finished / "results" / "checkpoints").rglob("*.*"))
@@ -115,7 +123,7 @@ def test_a_change_of_title_retrains_nothing(finished: Path, tmp_path: Path) -> N
     result = run(finished, "-n", config=changed)
     jobs = set(re.findall(r"^rule (\w+):", result.stdout, re.M))
     assert "write_tables" in jobs
-    assert not {"train_model", "embed_batch", "label_group", "build_target", "score_model", "audit_sections"} & jobs
+    assert not {"train_model", "embed_batch", "label_groups", "build_target", "score_model", "audit_sections"} & jobs
 
 
 def test_features_of_other_software_reach_a_model(finished: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ wildcard_constraints:
     number=r"\d+",
     outline="cells|nuclei",
     paper=NAME,
+    part=r"part\d+|[A-Za-z0-9_-]+\.\d+",
     reference=NAME,
     sample=NAME,
     seed=r"\d+",

@@ -1,5 +1,6 @@
 # READS   results/samples/, results/nuclei/, references and published tables (sources)
-# WRITES  results/references/{reference}.h5ad, results/labels/{labels}/{cohort}.h5ad and its groups
+# WRITES  results/references/{reference}.h5ad, results/labels/{labels}/{cohort}.h5ad and its groups,
+#         results/thinned/, results/efficiency/labels/
 
 
 rule build_reference:
@@ -24,33 +25,35 @@ rule build_reference:
         "../../scripts/build_reference.py"
 
 
-rule label_group:
+# One job makes the fits that share imports and a reference; see `fits_per_job` of a label method.
+rule label_groups:
     input:
-        unpack(get("label_inputs", "labels", "cohort", "group")),
+        unpack(get("label_job_inputs", "labels", "cohort", "part")),
     output:
-        labels="results/labels/{labels}/{cohort}/{group}.{seed}.h5ad",
-        efficiency="results/efficiency/labels/{labels}/{cohort}/{group}.{seed}.json",
+        labels=directory("results/labels/{labels}/{cohort}/{part}"),
+        efficiency="results/efficiency/labels/{labels}/{cohort}/{part}.json",
     log:
-        "logs/labels/label_group/{labels}/{cohort}/{group}.{seed}.log",
+        "logs/labels/label_groups/{labels}/{cohort}/{part}.log",
     benchmark:
-        "benchmarks/labels/label_group/{labels}/{cohort}/{group}.{seed}.tsv"
+        "benchmarks/labels/label_groups/{labels}/{cohort}/{part}.tsv"
     conda:
         "../../envs/labels.yaml"
     threads: get("fit_threads", "labels")
     resources:
-        mem_mb=get_memory("label_group", "label_method", "labels"),
-        runtime=get_runtime("label_group", "label_method", "labels"),
+        mem_mb=get_memory("label_groups", "label_method", "labels"),
+        runtime=get_runtime("label_groups", "label_method", "labels"),
         gpu=get("label_gpu", "labels"),
     params:
         spec=get_spec("label_spec", "labels"),
+        fits=get_spec("label_fits", "labels", "cohort", "part"),
         version=version_of("labels"),
     script:
-        "../../scripts/label_group.py"
+        "../../scripts/label_groups.py"
 
 
 rule gather_labels:
     input:
-        groups=get("label_files", "labels", "cohort"),
+        parts=get("label_files", "labels", "cohort"),
     output:
         labels="results/labels/{labels}/{cohort}.h5ad",
     log:
@@ -65,6 +68,7 @@ rule gather_labels:
         runtime=get_runtime("gather_labels"),
     params:
         spec=get_spec("labels_entry", "labels"),
+        fits=get_spec("label_jobs", "labels", "cohort"),
         version=version_of("labels"),
     script:
         "../../scripts/gather_labels.py"

@@ -69,7 +69,7 @@ _SECTIONS = {
     "read_section": "sources",
     "embed_batch": "encoders",
     "embed_pass": "encoders",
-    "label_group": "labels",
+    "label_groups": "labels",
     "train_model": "models",
 }
 
@@ -134,7 +134,7 @@ def memory_mb(job: str, paths: Iterable[str | Path], attempt: int = 1) -> int:
     Parameters
     ----------
     job
-        A rule, or ``rule.kind`` where kinds differ (``label_group.nnls``).
+        A rule, or ``rule.kind`` where kinds differ (``label_groups.nnls``).
     paths
         The job's inputs.
     attempt
@@ -200,6 +200,6 @@ def advice_when_too_large(need_mb: float, granted_mb: float, n_obs: int, n_genes
     genes = f"fewer genes (`max_genes: {fewer // 100 * 100}`), " if fewer >= 500 else ""
     return (
         f"deconvolving {n_obs} spots x {n_genes} genes takes about {need_mb:.0f} MB, and {granted:.0f} MB are granted.",
-        f"smaller groups (`group_by: section`), {genes}fewer `posterior_samples`, or more memory for rule label_group "
-        f"in the profile (`set-resources: label_group: mem_mb: {round_up(1.2 * need_mb + OVERHEAD_MB, 500)}`).",
+        f"smaller groups (`group_by: section`), {genes}fewer `posterior_samples`, or more memory for rule label_groups "
+        f"in the profile (`set-resources: label_groups: mem_mb: {round_up(1.2 * need_mb + OVERHEAD_MB, 500)}`).",
     )

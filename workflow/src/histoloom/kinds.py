@@ -97,7 +97,7 @@ class LabelsKind(Kind):
     threads_matter
         Whether the number of threads changes the result; it is then part of the identity.
     memory
-        Of `label_group`.
+        Of `label_groups`.
     """
 
     reads: Literal["counts", "table", "truth"] = "counts"

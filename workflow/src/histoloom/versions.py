@@ -53,7 +53,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("embeddings"),
         Stage("references"),
         Stage("labels", version=2),
-        Stage("thinning", modules=("histoloom.metrics.thinning",)),
+        Stage("thinning", modules=("histoloom.labels.thinning",)),
         Stage("targets", modules=("histoloom.targets",)),
         Stage("folds", modules=("histoloom.folds",)),
         Stage("audit", modules=("histoloom.audit", "histoloom.report.audit_figure")),

@@ -2,68 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import KEY
-from histoloom.identity import canonical_json
+from histoloom import kinds
+from histoloom.artefacts import Table, identities_of, write_table
+from histoloom.identity import make_identity
 from histoloom.obs_keys import obs_keys
 
 
 @dataclass(frozen=True)
 class LabelTask:
-    """What a label method is asked to do.
+    """One fit: a group of sections and an optimiser seed.
 
     Attributes
     ----------
     spec
-        The method's entry, defaults filled in.
+        The method's entry (``labels.<method>.schema.yaml``), with its defaults.
     cohort, group, seed
-        What is labelled, and the optimiser seed.
+        What is labelled, and the optimiser seed; methods without a fit ignore the seed.
     samples
         h5ad of each section of the group.
     reference
-        The reference's h5ad, where the method takes one.
+        The reference's h5ad; None for methods that take none.
     tables
-        Published tables or ground truth, where the method reads them.
-    scratch
-        Folder for temporary files.
-    threads
-        Threads of the fit.
+        Published table of the cohort, or ground truth of each section.
     nuclei
         Counted nuclei of the sections, where the method expects cells by them.
-    identity
-        Identity (sha256) of the labels to be made; decides which checkpoint of an earlier try belongs to them.
-    granted_mb
-        Memory that the job may use, None where it is unknown. It decides nothing but whether a fit is begun.
     genes
-        Table through which genes of the sections and of the reference meet; None: by name.
+        Table through which genes of the sections and of the reference are matched (`histoloom.genes`); None: by name.
+    scratch
+        Folder of the fit's checkpoints.
+    threads
+        Threads of the fit; part of the identity where they can change floats.
+    granted_mb
+        Memory that the job was given, MB; a fit that needs more is refused before it begins. None: unknown.
+    device
+        From `histoloom.devices.lease_device`.
     """
 
     spec: Mapping[str, Any]
     cohort: str
     group: str
     seed: int
-    samples: list[Path]
-    reference: Path | None
-    tables: list[Path]
+    samples: Sequence[Path]
     scratch: Path
-    threads: int
-    nuclei: list[Path] = field(default_factory=list)
-    identity: str = ""
-    granted_mb: float | None = None
+    reference: Path | None = None
+    tables: Sequence[Path] = ()
+    nuclei: Sequence[Path] = ()
     genes: Path | None = None
+    threads: int = 1
+    granted_mb: float | None = None
     device: str = "cpu"
 
     @property
     def where(self) -> str:
-        """Name the job in messages."""
+        """Name of the fit in messages."""
         return f"labels of cohort '{self.cohort}', group '{self.group}' ({self.spec['method']})"
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Identity of the labels; a checkpoint, or labels of an earlier try, are used only where it is the same."""
+        inputs: dict[str, Any] = {"samples": list(self.samples), "tables": list(self.tables)}
+        if self.reference is not None:
+            inputs["reference"] = self.reference
+        if self.nuclei:
+            inputs["nuclei"] = list(self.nuclei)
+        if self.genes is not None:
+            inputs["genes"] = self.genes
+        params: dict[str, Any] = {"spec": science(self.spec), "cohort": self.cohort, "group": self.group}
+        if kinds.LABELS[self.spec["method"]].threads_matter:
+            params["threads"] = self.threads
+        return make_identity("labels", params, identities_of(inputs), self.seed)
+
+
+def science(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of an entry decides the labels of one seed: one more seed leaves the others what they were."""
+    return {key: value for key, value in spec.items() if key not in {"seeds", "fits_per_job"}}
 
 
 @dataclass(frozen=True)
@@ -107,21 +128,14 @@ def write_labels(
     out: Path,
 ) -> None:
     """Write labels as h5ad: index ``sample/obs_id``, types in alphabetical order, X = mean, metadata in uns."""
-    import anndata as ad
-
     order = np.argsort(np.array(types, dtype=object))
     columns = ["sample", "obs_id", "patient", "flag_low_umi", *obs.columns.intersection(["excess_residual"])]
-    obs = obs.assign(
-        sample=obs["sample"].astype(str),
-        obs_id=obs["obs_id"].astype(str),
-        patient=obs["patient"].astype(str),
-        flag_low_umi=obs["flag_low_umi"].astype(bool),
-    )[columns]
-    labels = ad.AnnData(
-        np.asarray(mean, dtype=np.float64)[:, order],
+    obs = obs[columns].astype({"sample": str, "obs_id": str, "patient": str, "flag_low_umi": bool})
+    labels = Table(
         obs=obs.set_axis(obs_keys(obs["sample"], obs["obs_id"]), axis=0),
         var=pd.DataFrame(index=pd.Index([types[i] for i in order], dtype=object)),
+        X=np.asarray(mean, dtype=np.float64)[:, order],
         layers={name: np.asarray(value, dtype=np.float64)[:, order] for name, value in layers.items()},
+        metadata=metadata,
     )
-    labels.uns[KEY] = canonical_json(metadata)
-    labels.write_h5ad(out)
+    write_table(labels, out)

@@ -151,7 +151,7 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any]:
     visium = ad.AnnData(data.counts.astype(np.float32), obs=obs, var=data.signatures[[]].copy())
     device = task.device
     identity = resume_identity(
-        task.identity, ("labels", "references", "genes"), device=device_kind(device), threads=task.threads
+        task.identity["sha256"], ("labels", "references", "genes"), device=device_kind(device), threads=task.threads
     )
     checkpoint, epochs = Checkpoint(task.scratch, "fit", identity), int(spec["max_epochs"])
     with fit_settings(

@@ -6,19 +6,15 @@ import logging
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import identities_of, read_metadata
+from histoloom.artefacts import Table, identities_of, read_table
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
-from histoloom.labels.artefact import write_labels
-from histoloom.labels.settings import label_settings
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from histoloom.labels.artefact import science, write_labels
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +24,7 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
 
     X and the layers q05 and std are means over seeds (std is the mean posterior sd, not the spread between seeds). With
     several seeds each is kept as layer ``seed_<s>``, and agreement is the Pearson correlation between seeds per
-    section and type, averaged over pairs of seeds: it tells how far the optimiser repeats itself, not how right the
+    section and type, averaged over pairs of seeds: it says how far the optimiser repeats itself, not how right the
     labels are.
 
     Parameters
@@ -38,7 +34,7 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
     cohort
         Its name.
     groups
-        Files of `label_group`, every group with every seed.
+        Files of `label_group`, every group with every seed, in the order of the sections.
     out
         The h5ad to write.
 
@@ -47,42 +43,47 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
     InputError
         Groups that differ in types or units, a group that lacks a seed, an observation in two groups.
     """
-    spec = label_settings(spec)
     where = f"labels of cohort '{cohort}'"
     if not groups:
-        raise InputError(where, "there are no groups.", "name at least one section.")
-    table: dict[int, dict[str, Path]] = {}
-    facts: list[dict[str, Any]] = []
+        raise InputError(where, "there are no groups.", "name at least one section.", code="labels-no-groups")
+    tables: dict[int, dict[str, tuple[Path, Table]]] = {}
+    facts: list[Mapping[str, Any]] = []
     for path in groups:
-        metadata = read_metadata(path)
-        if "group" not in metadata or "seed" not in metadata:
-            raise InputError(path, "is no label artefact.", "let the workflow make it again.")
-        table.setdefault(int(metadata["seed"]), {})[str(metadata["group"])] = Path(path)
-        facts.append(metadata)
-    _check_complete(table, spec, cohort)
+        table = read_table(path)
+        if "group" not in table.metadata or "seed" not in table.metadata:
+            raise InputError(
+                path, "is no label artefact.", "let the workflow make it again.", code="labels-no-artefact"
+            )
+        tables.setdefault(int(table.metadata["seed"]), {})[str(table.metadata["group"])] = path, table
+        facts.append(table.metadata)
+    _check_complete(tables, spec, where)
     units = sorted({m["units"] for m in facts})
     if len(units) > 1:
-        raise InputError(where, f"groups differ in units: {', '.join(units)}.", "label them alike.")
-    seeds = sorted(table)
-    joined = {seed: _concatenate(list(table[seed].values())) for seed in seeds}
+        raise InputError(
+            where, f"groups differ in units: {', '.join(units)}.", "label them alike.", code="labels-units"
+        )
+    seeds = sorted(tables)
+    joined = {seed: _concatenate(list(tables[seed].values())) for seed in seeds}
     first = joined[seeds[0]]
     for seed in seeds[1:]:
-        if not joined[seed].obs_names.equals(first.obs_names):
+        if not joined[seed].obs.index.equals(first.obs.index):
             raise InputError(
                 where,
                 f"seeds {seeds[0]} and {seed} hold different observations.",
                 "remove the label files and run again.",
+                code="labels-seeds-differ",
             )
-    values = {seed: np.asarray(joined[seed].X) for seed in seeds}
+    values = {seed: joined[seed].X for seed in seeds}
     mean = np.mean([values[s] for s in seeds], axis=0)
     layers = {name: np.mean([joined[s].layers[name] for s in seeds], axis=0) for name in first.layers}
     if len(seeds) > 1:
         layers.update({f"seed_{s}": values[s] for s in seeds})
-    types, sample = list(first.var_names), first.obs["sample"].astype(str).to_numpy()
+    types, sample = first.var_names, first.obs["sample"].to_numpy()
     constant = {str(s): _constant(mean[sample == s], types) for s in dict.fromkeys(sample)}
+    entry = {**science(spec), "seeds": list(spec["seeds"])}
     metadata = {
         "method": spec["method"],
-        "spec": dict(spec),
+        "spec": entry,
         "cohort": cohort,
         "types": types,
         "units": units[0],
@@ -95,7 +96,7 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
         "qc_failed": [f"{m['group']}.{m['seed']}" for m in facts if m["qc"].get("passed") is False],
         "qc": [{"group": m["group"], "seed": m["seed"], "dropped": m["dropped"], **m["qc"]} for m in facts],
         "identity": make_identity(
-            "labels.gather", {"spec": dict(spec), "cohort": cohort}, identities_of({"groups": groups})
+            "labels.gather", {"spec": entry, "cohort": cohort}, identities_of({"groups": groups})
         ),
     }
     obs = first.obs
@@ -106,53 +107,56 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
     write_labels(obs, types, mean, layers, metadata, out)
 
 
-def _check_complete(table: Mapping[int, Mapping[str, Path]], spec: Mapping[str, Any], cohort: str) -> None:
-    where = f"labels of cohort '{cohort}'"
+def _check_complete(tables: Mapping[int, Mapping[str, Any]], spec: Mapping[str, Any], where: str) -> None:
     wanted = sorted(spec["seeds"])
-    if sorted(table) != wanted:
-        raise InputError(where, f"seeds {sorted(table)} were given, the config has {wanted}.", "label every seed.")
-    names = {name for groups in table.values() for name in groups}
-    for seed, groups in sorted(table.items()):
+    if sorted(tables) != wanted:
+        raise InputError(
+            where,
+            f"seeds {sorted(tables)} were given, the config has {wanted}.",
+            "label every seed.",
+            code="labels-seeds-missing",
+        )
+    names = {name for groups in tables.values() for name in groups}
+    for seed, groups in sorted(tables.items()):
         missing = sorted(names - set(groups))
         if missing:
             raise InputError(
-                where, f"seed {seed} lacks group {', '.join(missing)}.", "label every group with every seed."
+                where,
+                f"seed {seed} lacks group {', '.join(missing)}.",
+                "label every group with every seed.",
+                code="labels-groups-missing",
             )
 
 
-def _concatenate(paths: list[Path]) -> AnnData:
-    """Join the groups of one seed.
-
-    Raises
-    ------
-    InputError
-        If types differ or an observation occurs twice.
-    """
-    import anndata as ad
-
-    parts = [ad.read_h5ad(path) for path in paths]
-    types = parts[0].var_names
-    for path, part in zip(paths, parts, strict=True):
-        if not part.var_names.equals(types):
-            difference = sorted(set(part.var_names) ^ set(types))
+def _concatenate(parts: list[tuple[Path, Table]]) -> Table:
+    """Join the groups of one seed."""
+    first_path, first = parts[0]
+    for path, part in parts:
+        if part.var_names != first.var_names:
+            difference = sorted(set(part.var_names) ^ set(first.var_names))
             raise InputError(
                 path,
-                f"its types differ from those of {paths[0]}: {', '.join(difference)}.",
+                f"its types differ from those of {first_path}: {', '.join(difference)}.",
                 "label all groups with one reference.",
+                code="labels-types-differ",
             )
-        if set(part.layers) != set(parts[0].layers):
-            raise InputError(path, f"its layers differ from those of {paths[0]}.", "label all groups with one method.")
-    obs = pd.concat([part.obs.astype({"sample": str, "obs_id": str, "patient": str}) for part in parts])
+        if set(part.layers) != set(first.layers):
+            raise InputError(
+                path,
+                f"its layers differ from those of {first_path}.",
+                "label all groups with one method.",
+                code="labels-layers-differ",
+            )
+    obs = pd.concat([part.obs for _, part in parts])
     if obs.index.has_duplicates:
         raise InputError(
-            paths[0],
+            first_path,
             f"observation '{obs.index[obs.index.duplicated()][0]}' is in two groups.",
             "put each section in one group.",
+            code="labels-observation-twice",
         )
-    layers = {name: np.concatenate([np.asarray(p.layers[name]) for p in parts]) for name in parts[0].layers}
-    return ad.AnnData(
-        np.concatenate([np.asarray(p.X) for p in parts]), obs=obs, var=pd.DataFrame(index=types), layers=layers
-    )
+    layers = {name: np.concatenate([part.layers[name] for _, part in parts]) for name in first.layers}
+    return Table(obs, first.var, np.concatenate([part.X for _, part in parts]), layers)
 
 
 def _constant(values: np.ndarray, types: list[str]) -> list[str]:
@@ -177,7 +181,7 @@ def seed_agreement(values: Mapping[int, np.ndarray], sample: np.ndarray, types: 
     list of dict
         sample, type, r (None where a column is constant), pairs. Empty with one seed.
     """
-    found = []
+    agreement = []
     for name in dict.fromkeys(sample):
         rows = sample == name
         for column, kind in enumerate(types):
@@ -188,5 +192,5 @@ def seed_agreement(values: Mapping[int, np.ndarray], sample: np.ndarray, types: 
                     pairs.append(float(np.corrcoef(x, y)[0, 1]))
             if len(values) > 1:
                 r = round(float(np.mean(pairs)), 6) if pairs else None
-                found.append({"sample": str(name), "type": kind, "r": r, "pairs": len(pairs)})
-    return found
+                agreement.append({"sample": str(name), "type": kind, "r": r, "pairs": len(pairs)})
+    return agreement

@@ -1,128 +1,105 @@
-"""Label one group of sections by the method that its entry names."""
+"""Label groups of sections by the method that their entry names, several fits in one job."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from histoloom import kinds
-from histoloom.artefacts import identities_of
+from histoloom.artefacts import read_metadata
 from histoloom.devices import lease_device
 from histoloom.efficiency import Meter
 from histoloom.errors import InputError
-from histoloom.identity import make_identity
-from histoloom.labels.artefact import GroupLabels, LabelTask, write_labels
-from histoloom.labels.settings import label_settings
+from histoloom.jobs import seed_everything
+from histoloom.labels.artefact import GroupLabels, LabelTask, science, write_labels
 
 logger = logging.getLogger(__name__)
 
 
-def label_group(
-    *,
-    spec: Mapping[str, Any],
-    cohort: str,
-    group: str,
-    seed: int,
-    samples: list[Path],
-    reference: Path | None,
-    tables: list[Path],
-    out: Path,
-    efficiency: Path,
-    scratch: Path,
-    threads: int,
-    nuclei: Sequence[Path] = (),
-    granted_mb: float | None = None,
-    genes: Path | None = None,
-) -> None:
-    """Write the labels of one group of sections for one seed.
+def label_groups(tasks: Sequence[LabelTask], out: Path, efficiency: Path) -> None:
+    """Make several fits of one label entry and cohort, one after another, so that they share imports and the device.
+
+    A finished fit stays in the job's scratch folder until all are done: a job that was killed does not make it again.
 
     Parameters
     ----------
-    spec
-        The labels' entry (``labels.<method>.schema.yaml``).
-    cohort, group, seed
-        What is labelled, and the optimiser seed; methods without a fit ignore the seed.
-    samples
-        h5ad of each section of the group.
-    reference
-        The reference's h5ad; None for methods that take none.
-    tables
-        Published table of the cohort, or ground truth of each section.
+    tasks
+        The fits; all have the same entry, cohort and scratch folder.
     out
-        The h5ad to write.
+        Folder to write, with ``{group}.{seed}.h5ad`` for each fit.
     efficiency
-        The json of wall time and memory to write.
-    scratch
-        Folder of checkpoints.
-    threads
-        Threads of the fit; part of the identity, since they can change floats.
-    nuclei
-        Counted nuclei of its sections, where cells are expected by them.
-    granted_mb
-        Memory that the job was given, MB; a fit that needs more is refused before it begins.
-    genes
-        Table through which genes of the sections and of the reference meet (`histoloom.genes`); None: by name.
+        The json of wall time and memory to write; fits taken from an earlier try do not count.
+    """
+    first = tasks[0]
+    finished = first.scratch / "finished"
+    finished.mkdir(parents=True, exist_ok=True)
+    items = 0
+    with lease_device("auto" if kinds.LABELS[first.spec["method"]].gpu else "cpu") as device:
+        meter = Meter("labels", device, first.threads)
+        for task in tasks:
+            name = f"{task.group}.{task.seed}"
+            path = finished / f"{name}.h5ad"
+            if _is_finished(path, task):
+                logger.info("%s, seed %d: finished in an earlier try", task.where, task.seed)
+                continue
+            seed_everything(task.seed)
+            part = path.with_suffix(".part.h5ad")
+            items += label_group(replace(task, scratch=first.scratch / name, device=device), part)
+            os.replace(part, path)
+        meter.write(efficiency, items)
+    out.mkdir()
+    for task in tasks:
+        shutil.copyfile(finished / f"{task.group}.{task.seed}.h5ad", out / f"{task.group}.{task.seed}.h5ad")
+
+
+def _is_finished(path: Path, task: LabelTask) -> bool:
+    return path.is_file() and read_metadata(path)["identity"] == task.identity
+
+
+def label_group(task: LabelTask, out: Path) -> int:
+    """Write the labels of one fit as h5ad; return how many observations got one.
 
     Raises
     ------
     InputError
         Input that the method cannot use, or labels that are not finite or negative.
     """
-    spec = label_settings(spec)
-    method = kinds.load("labels", spec["method"])
-    task = LabelTask(
-        spec, cohort, group, seed, list(samples), reference, list(tables), Path(scratch), threads, list(nuclei)
-    )
-    if not samples:
-        raise InputError(task.where, "has no sections.", "name at least one section that is not excluded.")
-    inputs: dict[str, Any] = {"samples": task.samples, "tables": task.tables}
-    if reference is not None:
-        inputs["reference"] = reference
-    if task.nuclei:
-        inputs["nuclei"] = task.nuclei
-    if genes is not None:
-        inputs["genes"] = genes
-    # One more seed in the config leaves the labels of the others what they were.
-    science = {key: value for key, value in spec.items() if key != "seeds"}
-    params: dict[str, Any] = {"spec": science, "cohort": cohort, "group": group}
-    if kinds.LABELS[spec["method"]].threads_matter:
-        params["threads"] = threads
-    identity = make_identity("labels", params, identities_of(inputs), seed)
-    task = replace(task, identity=identity["sha256"], granted_mb=granted_mb, genes=genes)
-    with lease_device("auto" if kinds.LABELS[spec["method"]].gpu else "cpu") as device:
-        meter = Meter("labels", device, threads)
-        result: GroupLabels = method(replace(task, device=device))
-        cost = meter.record(len(result.obs))
+    if not task.samples:
+        raise InputError(
+            task.where, "has no sections.", "name at least one section that is not excluded.", code="labels-no-sections"
+        )
+    result: GroupLabels = kinds.load("labels", task.spec["method"])(task)
     _check(result, task)
     metadata = {
-        "method": spec["method"],
-        "spec": science,
-        "cohort": cohort,
-        "group": group,
-        "seed": seed,
+        "method": task.spec["method"],
+        "spec": science(task.spec),
+        "cohort": task.cohort,
+        "group": task.group,
+        "seed": task.seed,
         "units": result.units,
         "dropped": {sample: dict(reasons) for sample, reasons in result.dropped.items()},
         "qc": dict(result.qc),
-        "identity": identity,
+        "identity": task.identity,
     }
     write_labels(result.obs, result.types, result.mean, result.layers, metadata, out)
-    efficiency.write_text(json.dumps(cost, indent=1, sort_keys=True) + "\n")
-    logger.info(
-        "%s: %d observations, %d types, %.1f s", task.where, len(result.obs), len(result.types), cost["seconds"]
-    )
+    logger.info("%s, seed %d: %d observations, %d types", task.where, task.seed, len(result.obs), len(result.types))
+    return len(result.obs)
 
 
 def _check(result: GroupLabels, task: LabelTask) -> None:
     """Refuse labels that no later step could use."""
     if not len(result.obs):
         raise InputError(
-            task.where, "no observation got a label.", "look at the sections' QC, or exclude them in the sheet."
+            task.where,
+            "no observation got a label.",
+            "look at the sections' QC, or exclude them in the sheet.",
+            code="labels-empty",
         )
     for name, values in {"mean": result.mean, **result.layers}.items():
         if not np.isfinite(values).all():
@@ -130,6 +107,12 @@ def _check(result: GroupLabels, task: LabelTask) -> None:
                 task.where,
                 f"{int((~np.isfinite(values)).sum())} values of '{name}' are not finite; the fit diverged.",
                 "lower `lr`, or look for sections with very few counts.",
+                code="labels-not-finite",
             )
         if (values < 0).any():
-            raise InputError(task.where, f"'{name}' holds negative abundances.", "check the table that they come from.")
+            raise InputError(
+                task.where,
+                f"'{name}' holds negative abundances.",
+                "check the table that they come from.",
+                code="labels-negative",
+            )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from histoloom.artefacts import read_elements
 from histoloom.errors import InputError
 from histoloom.genes import GeneKeys, GeneMatcher, preferred_ids
 from histoloom.labels.artefact import LabelTask
@@ -116,12 +117,12 @@ def read_signatures(path: Path) -> pd.DataFrame:
     InputError
         If the file is no reference artefact.
     """
-    import anndata as ad
-
-    reference = ad.read_h5ad(path)
-    if "signatures" not in reference.varm:
-        raise InputError(path, "holds no signatures.", "let the workflow build the reference.")
-    return pd.DataFrame(reference.varm["signatures"]).set_axis(reference.var_names.astype(str), axis=0)
+    parts = read_elements(path, ["var", "varm/signatures"])
+    if "varm/signatures" not in parts:
+        raise InputError(
+            path, "holds no signatures.", "let the workflow build the reference.", code="labels-no-signatures"
+        )
+    return parts["varm/signatures"].set_axis(parts["var"].index, axis=0)
 
 
 def check_shared(

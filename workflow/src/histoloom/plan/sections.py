@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from histoloom import kinds
-from histoloom.config import RESOURCES, Config
+from histoloom.config import RESOURCES, Config, fill_defaults, load_schema
 from histoloom.errors import InputError
 from histoloom.plan.genes import GenePlan
 
@@ -190,13 +190,28 @@ class SectionPlan(GenePlan):
         """Return the optimiser seeds of a label method."""
         return list(self.labels_entry(labels).get("seeds") or [0])
 
-    def label_files(self, labels: str, cohort: str) -> list[str]:
-        """Return the files of all groups and seeds."""
-        return [
-            f"results/labels/{labels}/{cohort}/{group}.{seed}.h5ad"
-            for group in self.label_groups(labels, cohort)
+    def label_jobs(self, labels: str, cohort: str) -> dict[str, list[tuple[str, int, list[str]]]]:
+        """Return the fits of each label job by the job's name: group, seed, and the group's sections."""
+        entry = self.labels_entry(labels)
+        fits = [
+            (group, seed, members)
+            for group, members in self.label_groups(labels, cohort).items()
             for seed in self.label_seeds(labels)
         ]
+        size = entry.get("fits_per_job")
+        if size is None:
+            size = len(fits) if entry.get("max_epochs", 1) < entry.get("demo_below_epochs", 0) else 1
+        if size == 1:
+            return {f"{group}.{seed}": [(group, seed, members)] for group, seed, members in fits}
+        return {f"part{start // size}": fits[start : start + size] for start in range(0, len(fits), size)}
+
+    def label_fits(self, labels: str, cohort: str, part: str) -> list[tuple[str, int, list[str]]]:
+        """Return the fits of one label job."""
+        return self.label_jobs(labels, cohort)[part]
+
+    def label_files(self, labels: str, cohort: str) -> list[str]:
+        """Return the folders of all label jobs."""
+        return [f"results/labels/{labels}/{cohort}/{part}" for part in self.label_jobs(labels, cohort)]
 
     def label_tables(self, labels: str, cohort: str, group: str) -> list[str]:
         """Return the published tables or ground truth that a label job reads."""
@@ -262,8 +277,9 @@ class SectionPlan(GenePlan):
         return int(self.labels_entry(labels).get("fit_threads", 1))
 
     def label_spec(self, labels: str) -> dict[str, Any]:
-        """Return a label method's entry without its seeds: one more seed must not refit the others."""
-        return {key: value for key, value in self.labels_entry(labels).items() if key != "seeds"}
+        """Return what of a label method's entry decides the labels of one seed: one more must not refit the others."""
+        entry = self.labels_entry(labels)
+        return {key: value for key, value in entry.items() if key not in {"seeds", "fits_per_job"}}
 
     def label_inputs(self, labels: str, cohort: str, group: str) -> dict[str, list[str]]:
         """Return what a label job reads, by role."""
@@ -275,6 +291,14 @@ class SectionPlan(GenePlan):
             "nuclei": self.label_nuclei(labels, cohort, group),
             "genes": self.label_genes(reference, cohort) if reference else [],
         }
+
+    def label_job_inputs(self, labels: str, cohort: str, part: str) -> dict[str, list[str]]:
+        """Return what the fits of a label job read, by role."""
+        files: dict[str, list[str]] = {}
+        for group in dict.fromkeys(group for group, _, _ in self.label_fits(labels, cohort, part)):
+            for role, paths in self.label_inputs(labels, cohort, group).items():
+                files[role] = list(dict.fromkeys([*files.get(role, []), *paths]))
+        return files
 
     def label_nuclei(self, labels: str, cohort: str, group: str) -> list[str]:
         """Return the counted nuclei that a label job expects cells by; none where its cohort is read without slides.
@@ -288,8 +312,10 @@ class SectionPlan(GenePlan):
         return [f"results/nuclei/{cohort}/{s}.parquet" for s in pictured]
 
     def reference_spec(self, reference: str) -> dict[str, Any]:
-        """Return a reference's entry without the paths of its files."""
+        """Return a reference's entry without the paths of its files; a simulated one is read as any h5ad."""
         entry = dict(self.config.get("references", reference))
+        if kinds.REFERENCES[entry["source"]].simulated:
+            fill_defaults(entry, load_schema("reference.h5ad"))
         if "samples" in entry:
             entry["samples"] = [{k: v for k, v in s.items() if k not in _PATHS} for s in entry["samples"]]
         return {key: value for key, value in entry.items() if key not in _PATHS}

@@ -17,7 +17,6 @@ from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity, sha256_file, sha256_text
 from histoloom.references.genes import is_mitochondrial, passes_gene_filter
 from histoloom.references.readers import ReferenceCells, count_problem, mtx_files
-from histoloom.references.settings import reference_settings
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -65,7 +64,6 @@ def build_reference(
 
     from histoloom.references.signatures import compute_signatures
 
-    spec = reference_settings(spec)
     cells = kinds.load("references", spec["source"])(files, spec)
     types, report = assign_types(cells, spec)
     rows = choose_cells(types, cells.obs["donor"], int(spec["max_cells_per_type"]), seed)

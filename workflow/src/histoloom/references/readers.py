@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.references.settings import reference_settings
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -97,7 +96,6 @@ def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells
     import anndata as ad
     import h5py
 
-    spec = reference_settings(spec)
     (path,) = _one(files, "h5ad")
     if not path.is_file():
         raise InputError(path, "the reference does not exist.", "fix the reference's `path`.")
@@ -212,7 +210,6 @@ def read_mtx_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
     """
     from scipy.sparse import vstack
 
-    spec = reference_settings(spec)
     folders, tables = _one(files, "folders"), _one(files, "annotations")
     parts, cells, report = [], [], {}
     parts_spec: Sequence[Mapping[str, Any]] = spec.get("samples") or [{}] * len(folders)

@@ -7,14 +7,16 @@ halves of a Poisson count under binomial thinning are independent Poisson counts
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from histoloom.artefacts import KEY, identities_of, read_metadata
+from histoloom.artefacts import identities_of, read_table, write_table
 from histoloom.errors import InputError
-from histoloom.identity import canonical_json, make_identity
+from histoloom.identity import make_identity
 
 HALVES = (0, 1)
 
@@ -39,12 +41,14 @@ def thin_counts(counts: Any, half: int, seed: int, name: str) -> Any:
     from scipy.sparse import csr_matrix
 
     if half not in HALVES:
-        raise InputError("thinning", f"half {half} is neither 0 nor 1.", "use 0 or 1.")
+        raise InputError("thinning", f"half {half} is neither 0 nor 1.", "use 0 or 1.", code="thinning-half")
     matrix = csr_matrix(counts, copy=True)
     matrix.sum_duplicates()
     whole = np.rint(matrix.data).astype(np.int64)
     if (whole != matrix.data).any() or (whole < 0).any():
-        raise InputError(name, "counts are no whole numbers, so they cannot be split.", "give raw counts.")
+        raise InputError(
+            name, "counts are no whole numbers, so they cannot be split.", "give raw counts.", code="thinning-counts"
+        )
     digest = hashlib.sha256(f"thinning/{seed}/{name}".encode()).digest()
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
     first = rng.binomial(whole, 0.5)
@@ -54,7 +58,7 @@ def thin_counts(counts: Any, half: int, seed: int, name: str) -> Any:
 
 
 def thin_section(*, sample: Path, half: int, seed: int, out: Path) -> None:
-    """Write a section with half of its counts; it is labelled by the same method as the whole section.
+    """Write a section with half of its counts; labels and targets are made of it as of the whole section.
 
     Parameters
     ----------
@@ -65,16 +69,13 @@ def thin_section(*, sample: Path, half: int, seed: int, out: Path) -> None:
     out
         h5ad: counts, positions and metadata of the section, without its pictures.
     """
-    import anndata
-
-    metadata = read_metadata(sample)
-    name = f"{metadata.get('cohort')}/{metadata.get('sample')}"
-    data = anndata.read_h5ad(sample)
-    data.X = thin_counts(data.X, half, seed, name)
-    totals = np.asarray(data.X.sum(axis=1)).ravel()
-    for column, values in (("n_counts", totals), ("n_genes", np.diff(data.X.indptr))):
-        if column in data.obs:
-            data.obs[column] = values.astype(data.obs[column].dtype)
+    section = read_table(sample, obsm=["spatial"])
+    name = f"{section.metadata.get('cohort')}/{section.metadata.get('sample')}"
+    counts = thin_counts(section.X, half, seed, name)
+    totals, obs = np.asarray(counts.sum(axis=1)).ravel(), section.obs.copy()
+    for column, values in (("n_counts", totals), ("n_genes", np.diff(counts.indptr))):
+        if column in obs:
+            obs[column] = pd.Series(values, obs.index, dtype=obs[column].dtype)
     identity = make_identity("thinning", {"half": half, "share": 0.5}, identities_of({"sample": sample}), seed)
-    data.uns = {KEY: canonical_json({**metadata, "thinned": {"half": half, "seed": seed}, "identity": identity})}
-    data.write_h5ad(out)
+    metadata = {**section.metadata, "thinned": {"half": half, "seed": seed}, "identity": identity}
+    write_table(replace(section, obs=obs, X=counts, metadata=metadata), out)
