@@ -13,7 +13,7 @@ from slurm_runs import ROOT, SNAKEMAKE, Site
 from test_slurm_runs import cell2location_config
 
 pytestmark = pytest.mark.slurm
-FIT = "results/labels/c2l/tiny/P.0.h5ad"
+FIT = "results/labels/c2l/tiny/P.0"
 LOG = "logs/labels/label_groups/c2l/tiny/P.0.log"
 EPOCHS = 150
 
@@ -37,7 +37,7 @@ def undisturbed(local: Path, config: Path, tmp_path_factory: pytest.TempPathFact
     words += ["--workflow-profile", str(ROOT / "profiles" / "ci")]
     result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-4000:]
-    return (site.folder / FIT).read_bytes()
+    return (site.folder / FIT / "P.0.h5ad").read_bytes()
 
 
 def stalled_job(site: Site) -> str:
@@ -53,7 +53,7 @@ def assert_went_on(site: Site, undisturbed: bytes) -> None:
         (r"saved at epoch (\d+)", site.text()), (r"going on from epoch (\d+)", (site.folder / LOG).read_text()),
     ))  # fmt: skip
     assert again == saved
-    assert (site.folder / FIT).read_bytes() == undisturbed
+    assert (site.folder / FIT / "P.0.h5ad").read_bytes() == undisturbed
     assert not list((site.folder / "results/checkpoints").rglob("*.*"))
     assert not list((site.folder / "results").rglob(".*.part*"))
 

@@ -137,11 +137,11 @@ def test_what_always_fails_fails_soon_and_clearly(site: Site) -> None:
         "label_groups:mem_mb=600",
         "--until",
         "label_groups",
-        targets=("results/labels/nnls/tiny/P.0.h5ad",),
+        targets=("results/labels/nnls/tiny/P.0",),
     )
     assert site.finish() == 1
     assert site.starts("label_groups") == RETRIES + 1
-    assert not (site.folder / "results/labels/nnls/tiny/P.0.h5ad").exists()
+    assert not (site.folder / "results/labels/nnls/tiny/P.0").exists()
     assert not list((site.folder / "results").rglob(".*.part*"))
 
 
@@ -237,7 +237,7 @@ def test_cell2location_trains_inside_a_job(slurm: None, tmp_path: Path) -> None:
     """Lightning takes a SLURM job for a cluster of its own; the fit must not."""
     config = cell2location_config(tmp_path)
     site = Site(tmp_path / "run")
-    site.start("--configfile", str(config), targets=("results/labels/c2l/tiny/P.0.h5ad",))
+    site.start("--configfile", str(config), targets=("results/labels/c2l/tiny/P.0",))
     assert site.finish() == 0, site.text()[-5000:]
     (fit,) = {e.job for e in site.ledger("label_groups")}
     assert site.carries_gpu(fit)
@@ -250,7 +250,7 @@ def cell2location_config(folder: Path) -> Path:
         cohort["sheet"] = str(TINY.parent / cohort["sheet"])
     raw["labels"]["c2l"] = {
         "method": "cell2location", "reference": "sim", "group_by": "patient", "seeds": [0],
-        "n_cells_per_location": 15, "max_epochs": 20, "posterior_samples": 20,
+        "n_cells_per_location": 15, "max_epochs": 20, "posterior_samples": 20, "fits_per_job": 1,
     }  # fmt: skip
     raw["experiments"]["tiny"]["labels"] = "c2l"
     path = folder / "c2l.yaml"

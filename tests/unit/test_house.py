@@ -29,6 +29,8 @@ BASE = [
     "torch_compat",
     "stats",
     "lattice",
+    "devices",
+    "efficiency",
     "slides",
     "genes",
     "job_resources",
