@@ -42,7 +42,13 @@ def asked_range(handler: BaseHTTPRequestHandler, size: int) -> tuple[int, int] |
     return int(first), min(size, int(last) + 1) if last else size
 
 
-def send_file(handler: BaseHTTPRequestHandler, body: bytes, ranges: bool = True, cut_after: int | None = None) -> None:
+def send_file(
+    handler: BaseHTTPRequestHandler,
+    body: bytes,
+    ranges: bool = True,
+    cut_after: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Give a file or the range that was asked for; `cut_after` bytes of it the line is cut."""
     asked = asked_range(handler, len(body)) if ranges else None
     first, end = asked or (0, len(body))
@@ -50,9 +56,9 @@ def send_file(handler: BaseHTTPRequestHandler, body: bytes, ranges: bool = True,
         send(handler, 416, b"")
         return
     part = body[first:end]
-    headers = {"Content-Range": f"bytes {first}-{end - 1}/{len(body)}"} if asked else {}
+    more = dict(headers or {}) | ({"Content-Range": f"bytes {first}-{end - 1}/{len(body)}"} if asked else {})
     sent = part if cut_after is None else part[:cut_after]
-    send(handler, 206 if asked else 200, sent, length=len(part), headers=headers)
+    send(handler, 206 if asked else 200, sent, length=len(part), headers=more)
 
 
 def redirect(url: str) -> Answer:
@@ -78,6 +84,8 @@ class Site:
         Object by path, given as JSON.
     script
         Answers by path, used up first, one a request; None stands for the usual answer.
+    headers
+        Further headers by path.
     requests
         (path with query, headers by Title-Case name) of every request.
     """
@@ -87,6 +95,7 @@ class Site:
         self.pages: dict[str, Any] = {}
         self.script: dict[str, list[Answer | None]] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.headers: dict[str, dict[str, str]] = {}
         self.ranges = True
         site = self
 
@@ -115,7 +124,7 @@ class Site:
         elif path in self.pages:
             send(handler, 200, json.dumps(self.pages[path]).encode(), headers={"Content-Type": "application/json"})
         elif path in self.files:
-            send_file(handler, self.files[path], self.ranges)
+            send_file(handler, self.files[path], self.ranges, headers=self.headers.get(path))
         else:
             send(handler, 404, b"<html>not here</html>")
 
@@ -166,8 +175,11 @@ def play_hub(
         "likes": 0,
     }
     site.pages[f"{base}/revision/{commit}"] = site.pages[f"{base}/revision/main"]
-    # The client asks for single paths and reads only what it asked for.
-    site.pages[f"{base}/paths-info/{commit}"] = listing
-    site.pages[f"{base}/tree/{commit}"] = listing
-    for name, body in files.items():
-        site.files[f"/{kind}/{repo}/resolve/{commit}/{name}"] = body
+    site.pages[f"{base}/tree/{commit}"] = site.pages[f"{base}/tree/main"] = listing
+    for item in listing:
+        name = str(item["path"])
+        etag = item["lfs"]["oid"] if "lfs" in item else item["oid"]  # type: ignore[index]
+        for revision in ("main", commit):
+            path = f"/{kind}/{repo}/resolve/{revision}/{name}"
+            site.files[path] = files[name]
+            site.headers[path] = {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}

@@ -119,11 +119,11 @@ def test_a_gated_model_is_fetched_once_and_then_loads_without_hub_or_token(
     refused, stranger, gone, online = loads(
         repo, home, port, ("", "main"), ("hf_of_somebody_else", "main"), (TOKEN, "gone"), (TOKEN, "main")
     )
-    assert "401/403" in refused
+    assert "the hub refused it (401)" in refused
     assert "HF_TOKEN is empty" in refused
     assert "accept the terms at https://huggingface.co/MahmoodLab/UNI" in refused
     assert "HF_TOKEN is set but has no access" in stranger
-    assert "no such revision or file" in gone
+    assert "no such revision" in gone
     # safetensors are asked for first; the repository has none.
     assert online.startswith(f"loaded {COMMIT}")
     files = [path.rpartition("/")[2] for path in hub.asked]

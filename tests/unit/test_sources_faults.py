@@ -20,11 +20,12 @@ from typing import Any
 
 import pytest
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.jobs import job
 from histoloom.sources import registry_entry
 from histoloom.sources.fetch import fetch_file
-from histoloom.sources.web import asked_pause, plain, redact
+from histoloom.sources.web import plain, redact
 from loopback import Site, redirect, running_site, send, send_file, status
 
 BODY = hashlib.shake_256(b"body").digest(700_000)
@@ -43,7 +44,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were waited, without waiting."""
     found: list[float] = []
-    monkeypatch.setattr("histoloom.sources.web.time.sleep", found.append)
+    monkeypatch.setattr("time.sleep", found.append)
     return found
 
 
@@ -94,7 +95,7 @@ def test_right_bytes_and_a_wrong_published_size(
 
 
 def test_a_wrong_published_size_alone_proves_nothing(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"it has {len(BODY)} bytes, 5 were expected"):
+    with pytest.raises(InputError, check=has_code("other-bytes")):
         fetch(entry(site, bytes="5", sha256="", note="none published"), tmp_path / "a")
     assert left(tmp_path) == []
 
@@ -109,7 +110,7 @@ def test_a_finished_part_with_a_wrong_size_in_the_list(site: Site, tmp_path: Pat
 def test_redirects_in_a_circle_end_at_once(site: Site, tmp_path: Path, pauses: list[float]) -> None:
     site.script["/a.bin"] = [redirect(f"{site.host}/b")] * 20
     site.script["/b"] = [redirect(f"{site.host}/a.bin")] * 20
-    with pytest.raises(InputError, match="round in circles"):
+    with pytest.raises(InputError, check=has_code("redirects")):
         fetch(entry(site), tmp_path / "a")
     assert len(site.requests) <= 12
     assert pauses == []
@@ -118,7 +119,7 @@ def test_redirects_in_a_circle_end_at_once(site: Site, tmp_path: Path, pauses: l
 @pytest.mark.parametrize("number", [401, 403, 404, 410])
 def test_refusals_are_final(site: Site, tmp_path: Path, pauses: list[float], number: int) -> None:
     site.script["/a.bin"] = [status(number)] * 5
-    with pytest.raises(InputError, match=str(number)) as caught:
+    with pytest.raises(InputError, check=has_code("refused")) as caught:
         fetch(entry(site, gate="ask the authors"), tmp_path / "a")
     assert (caught.value.remedy == "ask the authors") == (number in (401, 403))
     assert (len(site.requests), pauses) == (1, [])
@@ -134,15 +135,20 @@ def test_429_waits_as_long_as_it_was_asked_to(site: Site, tmp_path: Path, pauses
     assert (tmp_path / "a").read_bytes() == BODY
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("", 0), ("soon", 0), ("12", 12), ("99999", 900), ("-5", 0)])
-def test_pauses_that_servers_ask_for(text: str, seconds: float) -> None:
-    assert asked_pause({"Retry-After": text}) == seconds
+@pytest.mark.parametrize(("text", "seconds"), [("soon", []), ("12", [12]), ("99999", [900]), ("-5", [])])
+def test_pauses_that_servers_ask_for(
+    site: Site, tmp_path: Path, pauses: list[float], text: str, seconds: list[float]
+) -> None:
+    site.script["/a.bin"] = [status(503, Retry_After=text)]
+    fetch(entry(site), tmp_path / "a")
+    assert pauses == seconds
+    assert (tmp_path / "a").read_bytes() == BODY
 
 
 def test_a_server_that_says_nothing_is_left_after_the_timeout(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("histoloom.sources.transfer.TIMEOUT_S", (0.3, 0.3))
+    monkeypatch.setattr("histoloom.sources.web.TIMEOUT_S", (0.3, 0.3))
 
     def hang(handler: Any) -> None:
         send(handler, 200, BODY[:1000], length=len(BODY))
@@ -173,7 +179,7 @@ def test_without_network_it_says_at_once_what_to_copy_where(
         "hbca": ("hbca_all_cells.h5ad", "api.cellxgene.cziscience.com"),
     }
     for source, (file, host) in wanted.items():
-        with pytest.raises(InputError, match="cannot reach") as caught:
+        with pytest.raises(InputError, check=has_code("no-network")) as caught:
             fetch(registry_entry(source, file), tmp_path / "a")
         assert host in caught.value.problem
         assert f"<folder>/{source}/{file}" in caught.value.remedy
@@ -197,7 +203,8 @@ def test_a_network_that_goes_away_on_the_way_may_come_back(
     site.script["/a.bin"] = [lambda handler: send_file(handler, BODY, cut_after=100)]
     fetch(entry(site), tmp_path / "a", tries=5)
     assert (tmp_path / "a").read_bytes() == BODY
-    assert (lost[0], len(pauses)) == (2, 3)
+    assert lost[0] == 2
+    assert pauses
 
 
 def test_a_disk_too_small_is_told_before_the_first_byte(
@@ -205,7 +212,7 @@ def test_a_disk_too_small_is_told_before_the_first_byte(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
-    with pytest.raises(InputError, match=r"0\.001 GB are still to be written here and 0\.000 GB are free"):
+    with pytest.raises(InputError, check=has_code("disk-full")):
         fetch(entry(site, mirrors=f"http {site.host}/a.bin"), tmp_path / "a")
     assert site.requests == []
 
@@ -246,7 +253,7 @@ def test_a_small_file_system_that_is_really_full(site: Site, tmp_path: Path) -> 
     """A tmpfs of 400 kB in a name space of its own; what the file system says, not what a limit stands for."""
     space = ["unshare", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*space, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody mount")
+        pytest.skip("this machine allows no mount")
     code = (
         "import json, shutil, sys\n"
         "from pathlib import Path\n"

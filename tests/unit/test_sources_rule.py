@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from histoloom.sources.verify import git_blob_sha1
+from histoloom.sources.verify import digest_of
 from loopback import running_site, send_file
 
 # counts, spots and slide of B4, and where the line is cut
@@ -56,7 +56,7 @@ def test_a_section_through_the_rule_cut_twice(repo: Path, real_data: Path, tmp_p
             assert asked == [None, f"bytes={cut}-", f"bytes={2 * cut}-"], file
     for file, target in zip(FILES, targets, strict=True):
         fetched = tmp_path / "run" / target
-        assert git_blob_sha1(fetched) in rows[file]
+        assert digest_of(fetched, "git_blob_sha1") in rows[file]
         assert [p.name for p in fetched.parent.iterdir()] == [fetched.name]
         log = (tmp_path / "run" / "logs" / "sources" / "fetch_file" / "her2st" / f"{file}.log").read_text()
         assert log.count("next attempt in") == 2

@@ -9,23 +9,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from histoloom.embeddings.hub import is_commit
+from histoloom.hub import hub_host, is_commit
 from histoloom.sources.fetch import original, where_to_copy
-from histoloom.sources.registry import ways
+from histoloom.sources.registry import with_mirrors
 from histoloom.sources.transfer import free_bytes
 from histoloom.sources.web import USER_AGENT
 from histoloom_operations.findings import FAIL, OK, WARN, Finding, gigabytes, some
 from histoloom_operations.needs import Entry, Needs
 
-_HUB = "https://huggingface.co"
 _PROBE_TIMEOUT_S = (4, 6)
 _SPARE_BYTES = 1 << 30
 _NO_TOKEN = "there is no token (HF_TOKEN is empty and there is no login to the hub)"
-
-
-def hub_host() -> str:
-    """Return the hub's address."""
-    return os.environ.get("HF_ENDPOINT") or _HUB
 
 
 def host_of(way: Entry) -> str:
@@ -78,7 +72,7 @@ def check_local(needs: Needs) -> list[Finding]:
         entry, path = lacking[0]
         told = (
             f"{len(lacking)} of {total} files are not in mirror_dir, the first is {path}: copy "
-            f"{original(entry)} there, or remove `mirror_dir` to download. {entry.get('without') or ''}"
+            f"{original(entry)} there, or remove `mirror_dir` to download. {entry.get('fallback') or ''}"
         )
         found.append(Finding(f"mirror: {source}", FAIL, told.strip()))
     if other:
@@ -106,8 +100,8 @@ def check_downloads(needs: Needs, raw_dir: Path, alive: dict[str, bool]) -> list
     found.append(Finding("disk", *_disk(known, unknown, free, raw_dir)))
     for source in sources:
         entries = [entry for entry in needs.remote if entry["source"] == source]
-        cut_off = [entry for entry in entries if not any(alive.get(host_of(way), False) for way in ways(entry))]
-        hosts = list(dict.fromkeys(host_of(way) for entry in entries for way in ways(entry)))
+        cut_off = [entry for entry in entries if not any(alive.get(host_of(way), False) for way in with_mirrors(entry))]
+        hosts = list(dict.fromkeys(host_of(way) for entry in entries for way in with_mirrors(entry)))
         if cut_off:
             found.append(
                 Finding(

@@ -8,8 +8,9 @@ from typing import Any
 
 from histoloom.config import RESOURCES
 from histoloom.errors import InputError
+from histoloom.hub import hub_host
 from histoloom.plan import Plan
-from histoloom.sources.registry import ways
+from histoloom.sources.registry import with_mirrors
 from histoloom_operations import access, machine
 from histoloom_operations.findings import FAIL, OK, Finding
 from histoloom_operations.needs import TASKS, Needs, sort_needs, wanted_encoders, wanted_labels
@@ -64,9 +65,9 @@ def check_run(
 
 def hosts_to_ask(needs: Needs, specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return every host that the run would go to."""
-    hosts = [access.host_of(way) for entry in needs.remote for way in ways(entry)]
+    hosts = [access.host_of(way) for entry in needs.remote for way in with_mirrors(entry)]
     if any(access.weights_of(dict(spec)) == "hub" for spec in specs):
-        hosts.append(access.hub_host())
+        hosts.append(hub_host())
     return list(dict.fromkeys(hosts))
 
 

@@ -12,27 +12,14 @@ LISTS = Path(__file__).resolve().parents[4] / "resources" / "files"
 
 
 def registry_entry(source: str, file: str, lists: Path = LISTS) -> dict[str, str]:
-    """Return what is known of one published file: downloader, url, size, checksum, licence.
-
-    Parameters
-    ----------
-    source
-        Name of the source, i.e. of its list ``resources/files/<source>.tsv``.
-    file
-        Path in the publisher's layout.
-    lists
-        Folder of the lists.
-
-    Raises
-    ------
-    InputError
-        If the source has no list, or the list no such file.
-    """
+    """Return what the list ``resources/files/<source>.tsv`` says of one file."""
     path = Path(lists) / f"{source}.tsv"
-    known = load_registry(path)
-    entry = find_entry(known, file)
+    entries = load_registry(path)
+    entry = find_entry(entries, file)
     if entry is None:
-        close = difflib.get_close_matches(file, known, n=1)
+        close = difflib.get_close_matches(file, entries, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise InputError(path, f"'{file}' is not on the list.{hint}", "correct the path in the cohort sheet.")
+        raise InputError(
+            path, f"'{file}' is not on the list.{hint}", "correct the path in the cohort sheet.", "files-unlisted"
+        )
     return entry

@@ -1,12 +1,14 @@
-"""Fetch one published file: from a local mirror by a link, else through its host's downloader; verified, then named."""
+"""Fetch one published file: from a local mirror by a link, else from its host; verified, then named."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,19 +16,14 @@ from histoloom.artefacts import write_sidecar
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_file
 from histoloom.kinds import load_attribute
-from histoloom.sources.registry import DOWNLOADERS, ways
-from histoloom.sources.transfer import DiskFull, Download, advance, check_space, disk_full, size_of
-from histoloom.sources.verify import checksum_of, difference, something_else, unlike_its_name
-from histoloom.sources.web import NoNetwork, PassingFault, Web, plain
+from histoloom.sources.registry import DOWNLOADERS, with_mirrors
+from histoloom.sources.transfer import Download, bring, check_space, size_of
+from histoloom.sources.verify import check_magic_bytes, checksum_of, difference, unexpected_page
+from histoloom.sources.web import Web, plain
 
 logger = logging.getLogger(__name__)
 
 _MIRROR_REMEDY = "remove `mirror_dir` to download it, or restrict the cohort to other sections (`samples:`, 'exclude')."
-_ROW_REMEDY = "check the row in resources/files, or put the file into a folder and give that as mirror_dir."
-
-
-class Damaged(Exception):
-    """What was downloaded cannot be unpacked; a second download may be whole."""
 
 
 def fetch_file(
@@ -37,46 +34,41 @@ def fetch_file(
     Parameters
     ----------
     entry
-        Row of ``resources/files/<source>.tsv`` as `histoloom.sources.registry_entry` gives it. Its downloader and its
+        Row of ``resources/files/<source>.tsv`` as `histoloom.sources.registry_entry` gives it. Its host and its
         mirrors are tried in order.
     mirror
         Folder that holds ``<source>/<file>`` in the publisher's layout; None to download. `out` becomes a link to
         the mirror's file, with an absolute target since `out` is a temporary name that will be moved.
     out
-        Path to write. A download that is cut short is kept next to it under a name of its own and taken up again; two
+        Path to write. A download that is cut short is kept next to it under a name of its own and resumed; two
         processes that fetch the same file take turns. Where the list gives no checksum, ``<out>.json`` records which
-        version was found, and its sha256.
+        version was fetched, and its sha256.
     tries
         Attempts without progress before a host is given up.
     backoff_s
         Pause after the first failed attempt, doubled each time, at most a minute.
-
-    Raises
-    ------
-    InputError
-        If the mirror lacks the file, no host gives it, the disk is full, or its bytes are not the published ones.
     """
     entry, out = {"downloader": "http", **entry}, Path(out)
     if mirror is not None:
         _link(entry, Path(mirror), out)
         return
     problems: list[InputError] = []
-    with Web(tries, backoff_s) as web, _alone(out.parent / f".{_hash(entry['source'], entry['file'])}.lock", entry):
-        for way in ways(entry):
+    with Web(tries, backoff_s) as web, _lock(out.parent / f".{_hash(entry['source'], entry['file'])}.lock", entry):
+        for place in with_mirrors(entry):
             if problems:
-                logger.warning("%s Going on to %s", problems[-1], plain(way["url"]))
+                logger.warning("%s Going on to %s", problems[-1], plain(place["url"]))
             try:
-                _fetch(web, way, out)
+                _fetch(web, place, out)
                 return
-            except DiskFull:
-                raise
             except InputError as error:
+                if error.code == "disk-full":
+                    raise
                 problems.append(error)
     raise _not_available(entry, problems)
 
 
 def original(entry: Mapping[str, str]) -> str:
-    """Return where a person finds the file, in words: some downloaders have an address of their own for every file."""
+    """Return where a person finds the file, in words: some hosts have an address of their own for every file."""
     url = entry["url"]
     if entry["downloader"] == "hub":
         return f"{entry['file']} of https://huggingface.co/{url.removeprefix('hf://')}"
@@ -90,35 +82,26 @@ def where_to_copy(entry: Mapping[str, str]) -> str:
     """Return what to do on a machine without network."""
     return (
         f"on a machine with network, fetch {original(entry)} ({entry['citation']}) and copy it to "
-        f"<folder>/{entry['source']}/{entry['file']}; here, run with `--config mirror_dir=<folder>`.{_without(entry)}"
-    )
-
-
-def _without(entry: Mapping[str, str]) -> str:
-    return f" {entry['without']}" if entry.get("without") else ""
+        f"<folder>/{entry['source']}/{entry['file']}; here, run with `--config mirror_dir=<folder>`."
+        f" {entry.get('fallback', '')}"
+    ).strip()
 
 
 def _not_available(entry: Mapping[str, str], problems: Sequence[InputError]) -> InputError:
     """Put the problems of all places into one error."""
-    if all(isinstance(problem, NoNetwork) for problem in problems):
-        told = " ".join(dict.fromkeys(problem.problem for problem in problems))
-        return NoNetwork(
-            f"{entry['source']}/{entry['file']}",
-            told,
-            where_to_copy(entry),
-        )
+    where = f"{entry['source']}/{entry['file']}"
+    if all(problem.code == "no-network" for problem in problems):
+        unreachable = " ".join(dict.fromkeys(problem.problem for problem in problems))
+        return InputError(where, unreachable, where_to_copy(entry), "no-network")
     if len(problems) == 1:
         return problems[0]
-    told = "; ".join(f"{problem.where}: {problem.problem.rstrip('.')}" for problem in problems)
-    return InputError(
-        f"{entry['source']}/{entry['file']}",
-        f"none of {len(problems)} places gives it: {told}.",
-        f"{problems[0].remedy} Or {where_to_copy(entry)}",
-    )
+    listed = "; ".join(f"{problem.where}: {problem.problem.rstrip('.')}" for problem in problems)
+    remedy = f"{problems[0].remedy} Or {where_to_copy(entry)}"
+    return InputError(where, f"none of {len(problems)} places gives it: {listed}.", remedy, "no-place")
 
 
 @contextlib.contextmanager
-def _alone(path: Path, entry: Mapping[str, str]) -> Iterator[None]:
+def _lock(path: Path, entry: Mapping[str, str]) -> Iterator[None]:
     """Hold a lock on a file's download."""
     from filelock import FileLock, Timeout
 
@@ -140,28 +123,27 @@ def _link(entry: Mapping[str, str], mirror: Path, out: Path) -> None:
     """Link to the mirror's copy when it is the published file."""
     source = Path(os.path.abspath(mirror)) / entry["source"] / entry["file"]
     if not source.is_file():
-        raise InputError(
-            source,
-            f"mirror_dir lacks this file; the original is {original(entry)}.",
-            f"copy it there, {_MIRROR_REMEDY}{_without(entry)}",
-        )
+        problem = f"mirror_dir lacks this file; the original is {original(entry)}."
+        remedy = f"copy it there, {_MIRROR_REMEDY} {entry.get('fallback', '')}".strip()
+        raise InputError(source, problem, remedy, "mirror-missing")
     record = source.with_name(source.name + ".json")
     checks = dict(entry)
     if checksum_of(entry) is None and record.is_file():
         checks |= _recorded(record)
-    problem = difference(source, checks)
-    if problem is None and checksum_of(checks) is None:
-        problem = unlike_its_name(source, entry["file"])
+    other = difference(source, checks)
+    if other is None and checksum_of(checks) is None:
+        other = check_magic_bytes(source, entry["file"])
         logger.warning(
-            "%s: no checksum is published and none lies next to it in %s; its first bytes were looked at",
+            "%s: no checksum is published and none lies next to it in %s; only its first bytes were checked",
             entry["file"],
             record.name,
         )
-    if problem:
+    if other:
         raise InputError(
             source,
-            f"mirror_dir holds another file than the one published: {problem}",
+            f"mirror_dir holds another file than the one published: {other}",
             f"copy {entry['url']} there, {_MIRROR_REMEDY}",
+            "mirror-bytes",
         )
     out.unlink(missing_ok=True)
     out.symlink_to(source)
@@ -172,112 +154,83 @@ def _link(entry: Mapping[str, str], mirror: Path, out: Path) -> None:
 
 def _recorded(record: Path) -> dict[str, str]:
     """Return size and sha256 of the record that an earlier fetch wrote; empty when it is another kind of file."""
-    import json
-
     try:
-        found = json.loads(record.read_text())
+        content = json.loads(record.read_text())
     except (ValueError, UnicodeDecodeError):
         return {}
-    return {key: str(found[key]) for key in ("bytes", "sha256") if isinstance(found, dict) and found.get(key)}
+    return {key: str(content[key]) for key in ("bytes", "sha256") if isinstance(content, dict) and content.get(key)}
 
 
-def _fetch(web: Web, way: Mapping[str, str], out: Path) -> None:
-    """Fetch a file through one downloader."""
-    download: Download = load_attribute(DOWNLOADERS[way["downloader"]])(way, web)
-    name = way["file"]
+def _fetch(web: Web, place: Mapping[str, str], out: Path) -> None:
+    """Fetch a file from one place."""
+    download: Download = load_attribute(DOWNLOADERS[place["downloader"]])(place, web)
+    name = place["file"]
     part = out.parent / f".{_part_name(download)}.download"
     check_space(download, part)
-    fresh = not part.exists()
-
-    def bring() -> None:
-        nonlocal fresh
-        while True:
-            advance(web.session, download, part, name, _ROW_REMEDY, way.get("gate", ""))
-            if _settle(download, part, out, name, fresh):
-                return
-            fresh = True
-
-    try:
-        web.attempt(download.url, bring, lambda: size_of(part))
-    except OSError as error:
-        full = disk_full(error, download, part, name)
-        if full is None:
+    resumed, pages = part.exists(), 0
+    while True:
+        try:
+            bring(web, download, part, name, place.get("gate", ""))
+        except InputError:
+            if download.write is not None:
+                part.unlink(missing_ok=True)
             raise
-        raise full from None
-    _record(way, download, out)
+        page = unexpected_page(part, name) if download.write is None else ""
+        problem = difference(part, download.checks)
+        if problem is None and checksum_of(download.checks) is None:
+            problem = check_magic_bytes(part, name)
+        if problem is None:
+            break
+        part.unlink()
+        if resumed:
+            # The fault may lie in what was there before: once more from the beginning.
+            logger.warning("%s: %s Once more from the beginning", plain(download.url), problem)
+            resumed = False
+            continue
+        pages += 1
+        if page and pages < web.tries:
+            # Some hosts send a passing error with status 200.
+            time.sleep(web.backoff_s * 2**pages)
+            continue
+        raise _wrong_bytes(download, f"the server sent {page} instead of the file." if page else problem)
+    os.replace(part, out)
+    if checksum_of(place) is None:
+        write_sidecar(out, _record(place, download, out))
     logger.info(
-        "fetched %s (%d bytes), checked against %s; licence %s", name, size_of(out), download.proof, way["licence"]
+        "fetched %s (%d bytes), checked against %s; licence %s", name, size_of(out), download.proof, place["licence"]
     )
 
 
-def _settle(download: Download, part: Path, out: Path, name: str, fresh: bool) -> bool:
-    """Give a finished download its name; remove it and return False when a second download may help."""
-    problem, what = None, ""
-    if download.unpack is None:
-        found = part
-        what = something_else(part, name)
-    else:
-        found = out
-        try:
-            download.unpack(part, out)
-        except Damaged as error:
-            problem = str(error)
-        except InputError:
-            # A password that does not fit may also be a damaged beginning: nothing is kept of it.
-            part.unlink()
-            out.unlink(missing_ok=True)
-            raise
-    if problem is None:
-        problem = difference(found, download.checks)
-    if problem is None and checksum_of(download.checks) is None:
-        problem = unlike_its_name(found, name)
-    if problem is None:
-        if found is part:
-            os.replace(part, out)
-        else:
-            part.unlink()
-        return True
-    part.unlink()
-    out.unlink(missing_ok=True)
-    if not fresh:
-        # What was taken up may have been the fault: once more from the beginning.
-        logger.warning("%s: %s Once more from the beginning", plain(download.url), problem)
-        return False
-    if what:
-        # Some hosts send a passing error with status 200.
-        raise PassingFault(f"the server sent {what} instead of the file")
-    raise InputError(
+def _wrong_bytes(download: Download, problem: str) -> InputError:
+    return InputError(
         plain(download.url),
         f"the bytes are not the published ones: {problem}",
         "fetch it by hand and give its folder as mirror_dir, or correct the row in resources/files if the publisher "
         "has replaced the file.",
+        "other-bytes",
     )
 
 
-def _record(way: Mapping[str, str], download: Download, out: Path) -> None:
-    """Write ``<out>.json`` where the list cannot say which bytes these are."""
-    if checksum_of(way) is not None:
-        return
-    record = {
-        "source": way["source"],
-        "file": way["file"],
+def _record(place: Mapping[str, str], download: Download, out: Path) -> dict[str, object]:
+    """Return what ``<out>.json`` says where the list cannot say which bytes these are."""
+    return {
+        "source": place["source"],
+        "file": place["file"],
         "url": plain(download.url),
         "bytes": size_of(out),
         "sha256": download.checks.get("sha256") or sha256_file(out),
         "checked_against": download.proof,
         "version": dict(download.version),
-        "licence": way["licence"],
+        "licence": place["licence"],
     }
-    write_sidecar(out, record)
 
 
 def _part_name(download: Download) -> str:
     """Name a download by its content and not by `out`, which differs from run to run."""
     checksum = checksum_of(download.checks)
-    if checksum and download.unpack is None:
+    if checksum:
         return checksum[:20]
-    size = download.checks.get("bytes", "")
-    return _hash(plain(download.url), str(download.start), str(download.stop), size, canonical_json(download.version))
+    return _hash(plain(download.url), download.checks.get("bytes", ""), canonical_json(download.version))
 
 
 def _hash(*words: str) -> str:

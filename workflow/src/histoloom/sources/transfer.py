@@ -1,4 +1,4 @@
-"""Bring the bytes of one file, or of a part of one, over HTTP: resumed where they stopped, with progress in the log."""
+"""Bring the bytes of one file over HTTP: resumed where they stopped, with progress in the log."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import requests
+from urllib3.exceptions import HTTPError
 
 from histoloom.errors import InputError
-from histoloom.sources.web import TIMEOUT_S, PassingFault, check_status, plain
-
-if TYPE_CHECKING:
-    import requests
+from histoloom.sources.web import Web, given_up, plain, redact
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +22,7 @@ _CHUNK = 1 << 20
 _REPORT_S = 10.0
 _SPARE_BYTES = 64 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class DiskFull(InputError):
-    """No room for the file: no mirror can help."""
+ROW_REMEDY = "check the row in resources/files, or put the file into a folder and give that as mirror_dir."
 
 
 @dataclass(frozen=True)
@@ -35,16 +31,12 @@ class Download:
 
     Attributes
     ----------
-    url
-        Address of the bytes.
     checks
         What is known of the file: ``bytes`` and checksums, as in a registry row.
     headers
         Request headers, e.g. a token's; never shown.
-    start, stop
-        The range of the remote file that holds ours; None: to its end.
-    unpack
-        Makes the file from the downloaded range: ``unpack(range, out)``; None: the range is the file.
+    write
+        Writes the whole file, where it is not simply the bytes at `url`; such a file is not resumed.
     version
         What of a moving source was resolved to what: recorded next to the file.
     proof
@@ -54,34 +46,13 @@ class Download:
     url: str
     checks: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    start: int = 0
-    stop: int | None = None
-    unpack: Callable[[Path, Path], None] | None = None
+    write: Callable[[Path], None] | None = None
     version: Mapping[str, str] = field(default_factory=dict)
     proof: str = "the published checksum"
 
-    @property
-    def length(self) -> int | None:
-        """Bytes to download, where known."""
-        if self.stop is not None:
-            return self.stop - self.start
-        return int(self.checks["bytes"]) if self.checks.get("bytes") and self.unpack is None else None
-
-
-def disk_full(error: OSError, download: Download, part: Path, name: str) -> InputError | None:
-    """Return what to tell when a disk or a quota is full; None when the error is another."""
-    if error.errno not in _FULL:
-        return None
-    needed = "" if download.length is None else f" of {download.length}"
-    return DiskFull(
-        part.parent,
-        f"the disk (or its quota) is full: {size_of(part)}{needed} bytes of {name} are here ({error.strerror}).",
-        "free space and run again (what was downloaded is kept), or set raw_dir to a folder on another disk.",
-    )
-
 
 def size_of(path: Path) -> int:
-    """Return a file's size; 0 where there is none."""
+    """Return a file's size; 0 without the file."""
     return path.stat().st_size if path.exists() else 0
 
 
@@ -94,76 +65,88 @@ def free_bytes(folder: Path) -> int:
 
 def check_space(download: Download, part: Path) -> None:
     """Stop before the first byte when the disk cannot hold the rest."""
-    length = download.length
-    if length is None:
+    if not download.checks.get("bytes"):
         return
-    unpacked = int(download.checks.get("bytes") or length) if download.unpack is not None else 0
-    needed, free = length - size_of(part) + unpacked, free_bytes(part.parent)
+    needed, free = int(download.checks["bytes"]) - size_of(part), free_bytes(part.parent)
     if needed > 0 and needed + _SPARE_BYTES > free:
-        raise DiskFull(
+        raise InputError(
             part.parent,
             f"{needed / 1e9:.3f} GB are still to be written here and {free / 1e9:.3f} GB are free.",
             "free space, or set raw_dir to a folder on another disk.",
+            "disk-full",
         )
 
 
-def advance(session: requests.Session, download: Download, part: Path, name: str, remedy: str, gate: str = "") -> None:
-    """Ask for what is missing of a file and append it, in one request.
+def bring(web: Web, download: Download, part: Path, name: str, gate: str = "") -> None:
+    """Write what is missing of a file; a line that is cut is taken up where it stopped.
 
     Parameters
     ----------
-    session
-        The session to ask with.
-    download
-        What to bring.
     part
         File to write or to go on with.
     name
         The file's name, for the log.
-    remedy, gate
-        What to advise after a refusal, and after 401 or 403.
+    gate
+        What to advise after 401 or 403.
 
     Raises
     ------
-    PassingFault, OSError
-        What another try may not meet.
     InputError
-        If the server refuses, or cannot give a range that is needed.
+        If the server refuses, the disk is full, or the line is cut `web.tries` times without progress.
     """
-    have = size_of(part)
-    if have and have == download.length:
-        return
-    if download.stop is not None and have > download.stop - download.start:
-        part.unlink()
-        have = 0
-    first = download.start + have
-    last = "" if download.stop is None else str(download.stop - 1)
-    headers = dict(download.headers)
-    if first or last:
-        headers["Range"] = f"bytes={first}-{last}"
-    with session.get(download.url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
-        if answer.status_code == 416 and have:
-            # The server has no more than we have: let the checksum tell whether that is all.
+    stalls, reached = 0, size_of(part)
+    while True:
+        try:
+            if download.write is not None:
+                download.write(part)
+            else:
+                _advance(web, download, part, name, gate)
             return
-        check_status(answer, download.url, remedy, gate)
-        ranged = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {first}-")
-        if not ranged and (download.start or download.stop is not None):
-            raise InputError(
-                plain(download.url),
-                f"the server cannot give a range of its files (it answered {answer.status_code}).",
-                "download the whole archive by hand, unpack it and give its folder as mirror_dir.",
-            )
-        kept = have if ranged else 0
+        except (HTTPError, requests.RequestException, ConnectionError, TimeoutError) as error:
+            fault = redact(str(error))
+        except OSError as error:
+            raise _disk_full(error, download, part, name) if error.errno in _FULL else error from None
+        progress = size_of(part) > reached
+        stalls, reached = 0 if progress else stalls + 1, max(reached, size_of(part))
+        if stalls >= web.tries:
+            raise given_up(download.url, fault, web.tries)
+        pause = min(60.0, web.backoff_s * 2**stalls)
+        logger.warning("%s: %s; next attempt in %.0f s", plain(download.url), fault, pause)
+        time.sleep(pause)
+
+
+def _disk_full(error: OSError, download: Download, part: Path, name: str) -> InputError:
+    needed = f" of {download.checks['bytes']}" if download.checks.get("bytes") else ""
+    return InputError(
+        part.parent,
+        f"the disk (or its quota) is full: {size_of(part)}{needed} bytes of {name} are here ({error.strerror}).",
+        "free space and run again (what was downloaded is kept), or set raw_dir to a folder on another disk.",
+        "disk-full",
+    )
+
+
+def _advance(web: Web, download: Download, part: Path, name: str, gate: str) -> None:
+    """Ask for what is missing of a file and append it, in one request."""
+    have = size_of(part)
+    if have and str(have) == download.checks.get("bytes"):
+        return
+    headers = dict(download.headers) | ({"Range": f"bytes={have}-"} if have else {})
+    with web.get(download.url, remedy=ROW_REMEDY, gate=gate, headers=headers, stream=True) as answer:
+        if answer.status_code == 416:
+            # The server has no more than we have: the checksum decides whether that is all.
+            return
+        resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        kept = have if resumed else 0
         total = int(answer.headers.get("Content-Length") or 0) + kept
         logger.info("%s: %d of %s bytes to fetch from %s", name, total - kept, total or "unknown", plain(download.url))
         _save(answer, part, kept, total, name)
         if size_of(part) < total:
-            raise PassingFault(f"the connection closed after {size_of(part)} of {total} bytes")
+            raise ConnectionError(f"the connection closed after {size_of(part)} of {total} bytes")
 
 
 def _save(answer: requests.Response, part: Path, kept: int, total: int, name: str) -> None:
-    """Write the body after the `kept` bytes, telling of progress."""
-    start = told = time.monotonic()
+    """Write the body after the `kept` bytes, and log progress."""
+    start = last_report = time.monotonic()
     done = kept
     with part.open("ab" if kept else "wb") as handle:
         # One receive at a time: `iter_content` fills its chunk first and loses it when the line is cut meanwhile.
@@ -171,8 +154,8 @@ def _save(answer: requests.Response, part: Path, kept: int, total: int, name: st
             handle.write(chunk)
             done += len(chunk)
             now = time.monotonic()
-            if now - told > _REPORT_S:
-                told = now
+            if now - last_report > _REPORT_S:
+                last_report = now
                 share = f", {100 * done / total:.0f} %" if total else ""
                 rate = (done - kept) / (now - start) / 1e6
                 logger.info("%s: %d of %s bytes%s, %.1f MB/s", name, done, total or "unknown", share, rate)

@@ -1,25 +1,19 @@
-"""Talking to publishers' servers: who we are, what is tried again and after how long, and what an error may say."""
+"""Requests to publishers' servers: what is tried again, what a refusal means, and messages without secrets."""
 
 from __future__ import annotations
 
-import email.utils
 import errno
-import logging
 import re
-import socket
-import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+from urllib3.exceptions import InvalidHeader, NameResolutionError, ProxyError
 
 import histoloom
 from histoloom.errors import InputError
-
-if TYPE_CHECKING:
-    import requests
-
-logger = logging.getLogger(__name__)
 
 USER_AGENT = f"histoloom/{histoloom.__version__} (research workflow; python-requests)"
 TIMEOUT_S = (15, 60)
@@ -27,55 +21,62 @@ TIMEOUT_S = (15, 60)
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may be gone at the next try; 401, 403, 404 and the like will not."""
 MAX_REDIRECTS = 10
-_MAX_BACKOFF_S = 60.0
-_MAX_ASKED_PAUSE_S = 900.0
+_MAX_BACKOFF_S = 60
+_MAX_RETRY_AFTER_S = 900
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 _LONGEST_MESSAGE = 400
-_Result = TypeVar("_Result")
+_BY_HAND = "fetch the file by hand and give its folder as mirror_dir"
 
 
-class PassingFault(Exception):
-    """A fault that another try may not meet.
-
-    Parameters
-    ----------
-    message
-        What happened.
-    pause_s
-        Seconds that the server asked us to wait.
-    """
-
-    def __init__(self, message: str, pause_s: float = 0.0) -> None:
-        super().__init__(redact(message))
-        self.pause_s = pause_s
+class NoRoute(OSError):
+    """The host's name is unknown here, or no network leads to it."""
 
 
-class NoNetwork(InputError):
-    """The host cannot be reached from this machine at all."""
+class _PatientRetry(Retry):
+    """Retries of urllib3 that survive a Retry-After which is neither a number nor a date."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        try:
+            return super().parse_retry_after(retry_after)
+        except InvalidHeader:
+            return 0.0
+
+
+class _FirstRetry(_PatientRetry):
+    """Retries before any host has answered: without a network, there is nothing to wait for."""
+
+    def increment(
+        self, method: Any = None, url: Any = None, response: Any = None, error: Any = None, *rest: Any, **more: Any
+    ) -> Any:
+        cause = error.__cause__ if error is not None else None
+        if isinstance(error, NameResolutionError | ProxyError) or (
+            isinstance(cause, OSError) and cause.errno in _NO_ROUTE
+        ):
+            raise NoRoute(str(error)) from error
+        return super().increment(method, url, response, error, *rest, **more)
 
 
 class Web:
-    """A session with a publisher's servers.
+    """A session with publishers' servers.
 
     Parameters
     ----------
     tries
-        Attempts without progress before something is given up.
+        Attempts at a request, and attempts without progress at a file.
     backoff_s
-        Pause after the first failed attempt, doubled each time, at most a minute; a server's Retry-After counts when
-        it is longer, up to 15 minutes.
+        First pause, doubled each time, at most a minute; a server's Retry-After counts up to 15 minutes.
     """
 
     def __init__(self, tries: int = 6, backoff_s: float = 1.0) -> None:
-        import requests
-
         self.tries, self.backoff_s = tries, backoff_s
         self.session = requests.Session()
         self.session.max_redirects = MAX_REDIRECTS
-        self.answered = False
-        self.session.hooks["response"].append(self._note_answer)
         # Any other coding of the content would make ranges and lengths mean something else.
         self.session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+        self._adapter = HTTPAdapter(max_retries=self._retries(_FirstRetry))
+        self.session.mount("https://", self._adapter)
+        self.session.mount("http://", self._adapter)
+        self.session.hooks["response"].append(self._answered)
 
     def __enter__(self) -> Web:
         return self
@@ -83,161 +84,88 @@ class Web:
     def __exit__(self, *_: object) -> None:
         self.session.close()
 
-    def _note_answer(self, answer: requests.Response, **_: object) -> None:
-        self.answered = True
+    def _retries(self, kind: type[Retry]) -> Retry:
+        return kind(
+            total=self.tries - 1,
+            status_forcelist=PASSING,
+            backoff_factor=self.backoff_s,
+            backoff_max=_MAX_BACKOFF_S,
+            retry_after_max=_MAX_RETRY_AFTER_S,
+            raise_on_status=False,
+        )
 
-    def attempt(self, url: str, action: Callable[[], _Result], progress: Callable[[], int] = lambda: 0) -> _Result:
-        """Do something until it succeeds, with growing pauses after passing faults.
+    def _answered(self, *_: object, **__: object) -> None:
+        # There is a network: what is lost now may come back.
+        self._adapter.max_retries = self._retries(_PatientRetry)
+
+    def get(self, url: str, *, remedy: str, gate: str = "", **options: Any) -> requests.Response:
+        """Return the answer to a GET, tried again after faults that may pass.
 
         Parameters
         ----------
-        url
-            For messages.
-        action
-            Raises `PassingFault` or an error of requests for what another try may not meet.
-        progress
-            How far it got; a fault after progress starts the count of attempts anew.
+        remedy, gate
+            What to advise after a refusal, and after 401 or 403.
 
         Raises
         ------
         InputError
-            After `tries` attempts without progress, or at once where no other try can help.
+            ``refused``, ``no-network``, ``host-fault``, ``redirects`` or ``address``.
         """
-        from urllib3.exceptions import HTTPError
-
-        failed, reached = 0, progress()
-        while True:
-            try:
-                return action()
-            except (PassingFault, OSError, HTTPError) as error:  # the errors of requests are OSErrors
-                try:
-                    fault = as_fault(error, url)
-                except NoNetwork as gone:
-                    # Once something has answered there is a network: it may come back.
-                    if not self.answered:
-                        raise
-                    fault = PassingFault(gone.problem)
-            failed = 0 if progress() > reached else failed
-            reached, failed = progress(), failed + 1
-            if failed >= self.tries:
-                raise InputError(
-                    plain(url),
-                    f"not available after {failed} attempts; the last fault: {fault}.",
-                    "run again later (what was downloaded is kept), or put the file into a folder and give that as "
-                    "mirror_dir.",
-                )
-            pause = max(fault.pause_s, min(_MAX_BACKOFF_S, self.backoff_s * 2 ** (failed - 1)))
-            logger.warning("%s: %s; next attempt in %.0f s", plain(url), fault, pause)
-            time.sleep(pause)
+        try:
+            answer = self.session.get(url, timeout=TIMEOUT_S, **options)
+        except requests.RequestException as error:
+            raise request_error(error, url, self.tries) from None
+        # 416: the file ends where the asked range begins.
+        if answer.status_code not in (200, 206, 416):
+            answer.close()
+            raise refusal(answer, url, remedy, gate, self.tries)
+        return answer
 
     def get_json(self, url: str) -> Any:
-        """Return the JSON that an API answers.
-
-        Raises
-        ------
-        InputError
-            If it refuses, or answers something else.
-        """
-
-        def ask() -> Any:
-            with self.session.get(url, timeout=TIMEOUT_S) as answer:
-                check_status(answer, url, "check the row in resources/files; the API may have changed.")
-                try:
-                    return answer.json()
-                except ValueError:
-                    raise PassingFault("the server sent something else than JSON") from None
-
-        return self.attempt(url, ask)
+        """Return the JSON that an API answers."""
+        with self.get(url, remedy="check the row in resources/files; the API may have changed.") as answer:
+            try:
+                return answer.json()
+            except ValueError:
+                problem = "the server sent something else than JSON."
+                raise InputError(plain(url), problem, "run again later.", "api-answer") from None
 
 
-def as_fault(error: Exception, url: str) -> PassingFault:
-    """Return what may be tried again; raise what may not.
+def refusal(answer: requests.Response, url: str, remedy: str, gate: str, tries: int) -> InputError:
+    """Return the error for an answer that is no file."""
+    text = f"{answer.status_code} {answer.reason}"
+    if answer.status_code in PASSING:
+        return given_up(url, f"the server answered {text}", tries)
+    if answer.status_code in (401, 403) and gate:
+        remedy = gate
+    return InputError(plain(url), f"the server answered {text}.", remedy, "refused")
+
+
+def given_up(url: str, fault: object, tries: int) -> InputError:
+    """Return the error after the last try."""
+    return InputError(
+        plain(url),
+        f"not available after {tries} attempts; the last fault: {redact(str(fault))}.",
+        "run again later (what was downloaded is kept), or put the file into a folder and give that as mirror_dir.",
+        "host-fault",
+    )
+
+
+def request_error(error: Exception, url: str, tries: int) -> InputError:
+    """Return what a failed request means for the reader.
 
     Messages never carry the query of an address: signed links hold keys there.
     """
-    import requests
-    import urllib3
-
-    if isinstance(error, PassingFault):
-        return error
-    if isinstance(error, InputError):
-        raise error
     if isinstance(error, requests.TooManyRedirects):
-        raise InputError(
-            plain(url),
-            f"the server sends us round in circles (more than {MAX_REDIRECTS} redirects).",
-            "check the url in resources/files, or fetch the file by hand and give its folder as mirror_dir.",
-        ) from None
+        problem = f"the server redirects in a loop (more than {MAX_REDIRECTS} redirects)."
+        return InputError(plain(url), problem, f"check the url in resources/files, or {_BY_HAND}.", "redirects")
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
-        raise InputError(plain(url), "is no address.", "correct the url in resources/files.") from None
-    if is_no_network(error):
+        return InputError(plain(url), "is no address.", "correct the url in resources/files.", "address")
+    if any(isinstance(cause, NoRoute) for cause in error.args):
         host = urlsplit(url).hostname or url
-        raise NoNetwork(
-            plain(url),
-            f"this machine cannot reach {host}: it has no network, or no way to this host.",
-            "copy the file into a folder and give that as mirror_dir.",
-        ) from None
-    if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError | TimeoutError | ConnectionError):
-        return PassingFault(str(error))
-    raise error
-
-
-def is_no_network(error: BaseException) -> bool:
-    """Whether a fault says that the host cannot be found or that no way leads to it (not that it is down)."""
-    import requests
-    import urllib3
-
-    for cause in _causes(error):
-        if isinstance(cause, socket.gaierror | urllib3.exceptions.NameResolutionError | requests.exceptions.ProxyError):
-            return True
-        if isinstance(cause, OSError) and cause.errno in _NO_ROUTE:
-            return True
-    return False
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what lies behind it, also where urllib3 hides it."""
-    seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, BaseException) and id(found) not in seen:
-            seen.add(id(found))
-            yield found
-            waiting += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
-
-
-def check_status(answer: requests.Response, url: str, remedy: str, gate: str = "") -> None:
-    """Turn a refusal into the right kind of error.
-
-    Raises
-    ------
-    PassingFault
-        408, 425, 429 and the server's own faults.
-    InputError
-        Everything else that is not 200 or 206; `gate` is the remedy of 401 and 403.
-    """
-    status = answer.status_code
-    if status in (200, 206):
-        return
-    if status in PASSING:
-        raise PassingFault(f"the server answered {status} {answer.reason}", asked_pause(answer.headers))
-    if status in (401, 403) and gate:
-        remedy = gate
-    raise InputError(plain(url), f"the server answered {status} {answer.reason}.", remedy)
-
-
-def asked_pause(headers: Any) -> float:
-    """Return the seconds of a Retry-After header, given as a number or a date; 0 without one."""
-    text = str(headers.get("Retry-After") or "").strip()
-    if text.isdigit():
-        return min(float(text), _MAX_ASKED_PAUSE_S)
-    try:
-        until = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return 0.0
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), _MAX_ASKED_PAUSE_S)
+        problem = f"this machine cannot reach {host}: it has no network, or no way to this host."
+        return InputError(plain(url), problem, "copy the file into a folder and give that as mirror_dir.", "no-network")
+    return given_up(url, error, tries)
 
 
 def plain(url: str) -> str:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 
 from histoloom.errors import InputError
-from histoloom.sources.registry import CHECKSUMS
+from histoloom.sources.registry import checks_of
 from histoloom.sources.transfer import Download
 from histoloom.sources.web import Web, plain
 
@@ -27,37 +27,29 @@ def locate(entry: Mapping[str, str], web: Web) -> Download:
     entry
         url ``<host>/curation/v1/collections/<collection>/datasets/<dataset>``; revision: a dataset_version_id, or
         empty for the newest.
-    web
-        The session.
-
-    Raises
-    ------
-    InputError
-        If the API answers something else or lists no h5ad.
     """
     url, pinned = entry["url"], entry.get("revision", "")
     if pinned:
         url = f"{url.partition(_API)[0]}{_API}dataset_versions/{pinned}"
     answer = web.get_json(url)
     assets = answer.get("assets") if isinstance(answer, dict) else None
-    found = [a for a in assets or [] if a.get("filetype") == "H5AD" and a.get("url")]
+    files = [a for a in assets or [] if a.get("filetype") == "H5AD" and a.get("url")]
     version = str(answer.get("dataset_version_id") or "") if isinstance(answer, dict) else ""
-    if len(found) != 1 or not version:
+    if len(files) != 1 or not version:
         raise InputError(
             plain(url),
             "the API lists no single h5ad with a version for this data set.",
             "check it at cellxgene.cziscience.com.",
+            "cellxgene-file",
         )
     if pinned and version != pinned:
-        raise InputError(
-            plain(url), f"the API answers with version {version}.", f"correct revision {pinned} in resources/files."
-        )
+        remedy = f"correct revision {pinned} in resources/files."
+        raise InputError(plain(url), f"the API answers with version {version}.", remedy, "cellxgene-version")
     date = str(answer.get("revised_at") or answer.get("published_at") or "no date")
     logger.info("%s: version %s of %s", entry["file"], version, date)
-    checks = {"bytes": str(found[0].get("filesize") or "")}
     return Download(
-        str(found[0]["url"]),
-        {key: value for key, value in {**checks, **{k: entry.get(k, "") for k in CHECKSUMS}}.items() if value},
+        str(files[0]["url"]),
+        {"bytes": str(files[0].get("filesize") or ""), **checks_of(entry)},
         version={"dataset_version_id": version, "dated": date, "title": str(answer.get("title") or "")},
         proof="the size that the API states",
     )

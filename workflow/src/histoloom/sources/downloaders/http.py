@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from histoloom.sources.registry import CHECKSUMS
+from histoloom.sources.registry import checks_of
 from histoloom.sources.transfer import Download
-from histoloom.sources.verify import checksum_of
 from histoloom.sources.web import Web
 
 NO_PROOF = "its first bytes only: no checksum is published"
@@ -14,5 +13,6 @@ NO_PROOF = "its first bytes only: no checksum is published"
 
 def locate(entry: Mapping[str, str], web: Web) -> Download:
     """Return the row's address and checksum."""
-    checks = {key: entry[key] for key in ("bytes", *CHECKSUMS) if entry.get(key)}
-    return Download(entry["url"], checks, proof="the published checksum" if checksum_of(checks) else NO_PROOF)
+    checksums = checks_of(entry)
+    checks = {"bytes": entry.get("bytes", ""), **checksums}
+    return Download(entry["url"], checks, proof="the published checksum" if checksums else NO_PROOF)

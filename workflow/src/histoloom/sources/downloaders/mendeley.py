@@ -18,21 +18,15 @@ def locate(entry: Mapping[str, str], web: Web) -> Download:
     ----------
     entry
         url: the listing, ``https://data.mendeley.com/public-api/datasets/<id>/files?folder_id=root&version=<n>``.
-    web
-        The session.
-
-    Raises
-    ------
-    InputError
-        If the listing is none, or has no such file.
     """
     listing = web.get_json(entry["url"])
     if not isinstance(listing, list) or not all(isinstance(item, dict) for item in listing):
-        said = listing.get("message") or listing.get("error") if isinstance(listing, dict) else ""
+        message = listing.get("message") or listing.get("error") if isinstance(listing, dict) else ""
         raise InputError(
             plain(entry["url"]),
-            f"the API sent something else than a list of files{f' ({said})' if said else ''}.",
+            f"the API sent something else than a list of files{f' ({message})' if message else ''}.",
             "try again later; if it stays, the API has changed: put the files into a folder and give it as mirror_dir.",
+            "mendeley-listing",
         )
     files: dict[str, Any] = {str(item.get("filename")): item for item in listing}
     name = entry["file"].rpartition("/")[2]
@@ -42,6 +36,7 @@ def locate(entry: Mapping[str, str], web: Web) -> Download:
             plain(entry["url"]),
             f"the listing of {len(files)} files has no '{name}'.{f' Did you mean {close[0]!r}?' if close else ''}",
             "take the names from the data set's metadata.csv.",
+            "mendeley-file",
         )
     item = files[name]
     details = item.get("content_details") or {}
@@ -52,6 +47,7 @@ def locate(entry: Mapping[str, str], web: Web) -> Download:
             plain(entry["url"]),
             f"the listing gives '{name}' no {', '.join(missing)}.",
             "the API has changed: give a mirror_dir.",
+            "mendeley-listing",
         )
     return Download(
         str(details["download_url"]),
