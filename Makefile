@@ -9,7 +9,13 @@ PROFILE ?=
 SNAKEMAKE := $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
 	$(if $(CONFIG),--configfile $(CONFIG),) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
-.PHONY: demo test test-slurm lint format docs resume doctor plan report clean
+.PHONY: help demo test test-slurm lint format reference envs docs resume doctor plan report clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-11s %s\n", $$1, $$2}'
+	@echo
+	@echo "CONFIG=my.yaml  PROFILE=profiles/slurm  MIRROR=folder of raw files  CORES=2"
 
 $(VENV)/.run: envs/requirements.txt envs/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,8 +26,11 @@ $(VENV)/.dev: $(VENV)/.run envs/requirements-dev.txt envs/requirements-spatialda
 	$(BIN)/python -m pip install -q -r envs/requirements-dev.txt -c envs/constraints.txt
 	touch $@
 
-# The whole pipeline on the embedded simulated cohort, and its report.
-demo: $(VENV)/.run
+$(VENV)/.docs: $(VENV)/.run envs/requirements-docs.txt
+	$(BIN)/python -m pip install -q -r envs/requirements-docs.txt -c envs/constraints.txt
+	touch $@
+
+demo: $(VENV)/.run ## everything on a small simulated cohort, and its report
 	$(BIN)/snakemake --workflow-profile profiles/ci --cores $(CORES)
 	$(BIN)/snakemake --workflow-profile profiles/ci --cores 1 --report report.html
 	@echo
@@ -29,48 +38,48 @@ demo: $(VENV)/.run
 	@echo
 	@echo "The report: $(CURDIR)/report.html"
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev ## ruff, snakefmt, mypy, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
-format: $(VENV)/.dev
+format: $(VENV)/.dev ## ruff and snakefmt, in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
 
-# config/README.md's reference, from the schemas.
-docs: $(VENV)/.run
+reference: $(VENV)/.run ## docs/reference, from the schemas
 	$(BIN)/python scripts/tools/write_config_reference.py
 
-# After a crash: end orphaned jobs of this folder, unlock, rerun.
-resume: $(VENV)/.run
+envs: $(VENV)/.dev ## the conda files, from envs/rules.toml
+	$(BIN)/python scripts/tools/write_conda_envs.py
+
+docs: $(VENV)/.docs reference ## the manual as pages, in site/
+	$(BIN)/python -m mkdocs build --quiet
+
+resume: $(VENV)/.run ## after a crash: end orphaned jobs of this folder, unlock, run on
 	-$(BIN)/python scripts/tools/run_summary.py
 	$(BIN)/python scripts/tools/clear_run.py
 	$(SNAKEMAKE) --unlock
 	$(SNAKEMAKE)
 
-# Before a run: can it succeed here? Gates, tokens, bytes, disk, GPU, programs, versions; exit 1 if not.
-doctor: $(VENV)/.run
+doctor: $(VENV)/.run ## before a run: can it succeed here?
 	@$(BIN)/python scripts/tools/doctor.py $(CONFIG) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
-# What a run would submit: jobs by rule, GPU hours, bytes.
-plan: $(VENV)/.run
+plan: $(VENV)/.run ## what a run would submit: jobs by rule, GPU hours, bytes
 	$(BIN)/python scripts/tools/plan_run.py $(wordlist 2,99,$(SNAKEMAKE))
 
-# All faults on a real SLURM on this machine; needs root and Debian's slurm packages.
-test-slurm: $(VENV)/.dev
+test-slurm: $(VENV)/.dev ## all faults on a real SLURM; needs root and Debian's slurm packages
 	HISTOLOOM_SLURM=all $(BIN)/python -m pytest tests/slurm
 
-report: $(VENV)/.run
+report: $(VENV)/.run ## report.html of a finished run
 	$(SNAKEMAKE) --report report.html
 
-# Everything but the raw downloads.
-clean:
+clean: ## remove everything but the raw downloads
 	find results -mindepth 1 -maxdepth 1 ! -name sources -exec rm -rf {} + 2>/dev/null || true
 	rm -rf logs benchmarks report.html

@@ -1,7 +1,4 @@
-"""Write the reference part of config/README.md from the schemas; `--check` only compares.
-
-Everything between the two marker lines is generated; the prose around it is not touched.
-"""
+"""Write docs/reference/*.md, a page per section of the config, from the schemas; `--check` only compares."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
 from histoloom.config import KINDS, SCHEMAS, load_schema
 
-README = ROOT / "config" / "README.md"
-BEGIN, END = "<!-- reference: begin (made by `make docs`) -->", "<!-- reference: end -->"
+PAGES = ROOT / "docs" / "reference"
+NOTE = "<!-- made by `make reference` from workflow/schemas -->"
 
 
 def type_of(schema: dict[str, Any]) -> str:
@@ -61,32 +58,40 @@ def table(name: str) -> str:
     return "\n".join(lines)
 
 
-def reference() -> str:
-    """Return the whole generated part."""
-    parts = ["### Top level\n\n" + table("config")]
-    for section, (prefix, chooser) in KINDS.items():
-        if (SCHEMAS / f"{prefix}.schema.yaml").is_file():
-            parts.append(f"### {section}\n\n{table(prefix)}")
-        if chooser is None:
-            continue
-        for path in sorted(SCHEMAS.glob(f"{prefix}.*.schema.yaml")):
-            name = path.name.removesuffix(".schema.yaml")
-            parts.append(f"### {section}, `{chooser}: {name.split('.', 1)[1]}`\n\n{table(name)}")
-    for path in sorted(SCHEMAS.glob("sheet.*.schema.yaml")):
+def kinds(prefix: str, heading: str) -> Iterator[str]:
+    """Yield heading and table of every schema ``<prefix>.<kind>``."""
+    for path in sorted(SCHEMAS.glob(f"{prefix}.*.schema.yaml")):
         name = path.name.removesuffix(".schema.yaml")
-        parts.append(f"### Columns of a sheet, `source: {name.split('.', 1)[1]}`\n\n{table(name)}")
-    return "\n\n".join(parts)
+        yield f"## {heading}{name.split('.', 1)[1]}`\n\n{table(name)}"
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of every page."""
+    parts = {"top_level": ["# Top level", table("config")]}
+    for section, (prefix, chooser) in KINDS.items():
+        parts[section] = [f"# {section}"]
+        if (SCHEMAS / f"{prefix}.schema.yaml").is_file():
+            parts[section].append(table(prefix))
+        if chooser is not None:
+            parts[section] += kinds(prefix, f"`{chooser}: ")
+    parts["sheets"] = ["# Columns of cohort sheets", *kinds("sheet", "`source: ")]
+    parts["files"] = ["# Columns of resources/files/*.tsv", table("files")]
+    links = [f"* [{name.replace('_', ' ')}]({name}.md)" for name in parts]
+    parts["index"] = ["# Config reference", "Every key with its type, default and meaning.", "\n".join(links)]
+    return {PAGES / f"{name}.md": "\n\n".join([NOTE, *part]) + "\n" for name, part in parts.items()}
 
 
 def main(arguments: list[str]) -> int:
-    """Write the reference, or compare it; 1 when `--check` finds a difference."""
-    text = README.read_text()
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    new = f"{head}{BEGIN}\n\n{reference()}\n\n{END}{tail}"
+    """Write the pages, or compare them; 1 when `--check` finds a difference."""
+    texts = pages()
     if "--check" in arguments:
-        return int(new != text)
-    README.write_text(new)
+        written = {path: path.read_text() for path in PAGES.glob("*.md")}
+        return int(written != texts)
+    for path in PAGES.glob("*.md"):
+        path.unlink()
+    PAGES.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        path.write_text(text)
     return 0
 
 
