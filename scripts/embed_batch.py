@@ -1,28 +1,30 @@
-"""Adapter of rule embed_batch: features of all kept tiles of a batch of sections."""
+"""Adapter of the rules that embed a batch of sections, with one encoder or a group of them."""
 
 import json
 from pathlib import Path
 
-from histoloom.jobs import job
+from histoloom.jobs import job, paths_by_role
 
 
 def main(snakemake):
-    wildcards, inputs = snakemake.wildcards, snakemake.input
-    with job(snakemake.log[0], snakemake.output.items(), threads=snakemake.threads) as out:
+    inputs, files = paths_by_role(snakemake.input.items()), paths_by_role(snakemake.output.items())
+    outputs = {f"{role}{i}": path for role, paths in files.items() for i, path in enumerate(paths)}
+    with job(snakemake.log[0], outputs.items(), threads=snakemake.threads) as out:
         from histoloom.embeddings import embed_batch
 
+        numbers = range(len(files["embeddings"]))
         embed_batch(
-            cohort=wildcards.cohort,
-            batch=wildcards.batch,
-            samples=[Path(p) for p in inputs.samples],
-            slides=[Path(p) for p in inputs.slides],
-            tiles=[Path(p) for p in inputs.tiles],
-            spec=json.loads(snakemake.params.spec),
-            out=out["embeddings"],
-            efficiency=out["efficiency"],
-            scratch=Path("results/checkpoints/embeddings", *wildcards),
+            cohort=snakemake.wildcards.cohort,
+            batch=snakemake.wildcards.batch,
+            samples=inputs["samples"],
+            slides=inputs["slides"],
+            tiles=inputs["tiles"],
+            specs=json.loads(snakemake.params.specs),
+            out=[out[f"embeddings{i}"] for i in numbers],
+            efficiency=[out[f"efficiency{i}"] for i in numbers],
+            scratch=[Path("results/checkpoints", *path.with_suffix("").parts[1:]) for path in files["embeddings"]],
             threads=snakemake.threads,
-            genes=next((Path(p) for p in inputs.genes), None),
+            genes=next(iter(inputs.get("genes", [])), None),
         )
 
 

@@ -74,8 +74,8 @@ class SimulatedWorld:
                 files = plan.batch_files(encoder, cohort, batch)
                 embed_batch(
                     cohort=cohort, batch=batch, samples=paths(files["samples"]), slides=paths(files["slides"]),
-                    tiles=paths(files["tiles"]), spec=plan.encoder_spec(encoder), out=out,
-                    efficiency=out.with_suffix(".json"), scratch=ready(f"scratch/{batch}/x").parent, threads=1,
+                    tiles=paths(files["tiles"]), specs=[plan.encoder_spec(encoder)], out=[out],
+                    efficiency=[out.with_suffix(".json")], scratch=[ready(f"scratch/{batch}/x").parent], threads=1,
                 )  # fmt: skip
 
     def reference(self, reference: str) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,18 @@ class Free:
     """Costs nothing, gives 1,024 numbers: what is left is the engine's own cost."""
 
     weights_sha256 = revision = feature_names = None
-    device, precision, chunk, dim = "cpu", "float32", 64, 1024
+    device, precision, batch_size, dim, token_grid = "cpu", "float32", 64, 1024, 0
 
     @classmethod
     def from_spec(cls, spec: Any, *, threads: int, device: str) -> Free:
         return cls()
 
-    def encode(self, tiles: np.ndarray, um_per_px: Any) -> np.ndarray:
-        return np.repeat(tiles[:, 0, 0, :1].astype(np.float32), self.dim, axis=1)
+    def submit(self, tiles: np.ndarray, um_per_px: Any) -> Callable[[], np.ndarray]:
+        features = np.repeat(tiles[:, 0, 0, :1].astype(np.float32), self.dim, axis=1)
+        return lambda: features
+
+    def allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.empty(shape, np.uint8)
 
     def close(self) -> None:
         pass
@@ -84,7 +89,7 @@ def end_to_end(options: argparse.Namespace) -> None:
     entry = {"card": card, "tiles_spec": spec, "name": "x", "weights": "random", "batch_size": options.batch}
     entry["compile"] = options.compile
     encoder: Any = build_encoder(full_spec(entry), threads=options.threads, device=options.device)
-    tiles = np.random.default_rng(0).integers(0, 256, (encoder.chunk, px, px, 3)).astype(np.uint8)
+    tiles = np.random.default_rng(0).integers(0, 256, (encoder.batch_size, px, px, 3)).astype(np.uint8)
     ready = encoder._transform(torch.from_numpy(tiles).to(encoder.device))
 
     def bare(rounds: int) -> float:
@@ -100,8 +105,8 @@ def end_to_end(options: argparse.Namespace) -> None:
         return rounds * len(tiles) / (time.perf_counter() - started)
 
     bare(1)
-    rounds = max(1, options.tiles // encoder.chunk)
-    print(f"{options.card} on {encoder.device}, {encoder.precision}, batch {encoder.chunk}, {options.threads} threads")
+    rounds = max(1, options.tiles // encoder.batch_size)
+    print(f"{options.card} on {encoder.device}, {encoder.precision}, batch {encoder.batch_size}, {options.threads} threads")
     for pyramid in (False, True):
         with tempfile.TemporaryDirectory() as folder:
             toy = world(Path(folder), options.tiles, 4, spec, options.slide_px, pyramid=pyramid)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 import scipy.sparse as sp
 from PIL import Image
 
+from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.embeddings import embed_batch, engine, open_embeddings, progress
 from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load_cards
@@ -78,10 +80,10 @@ class Toy:
             "samples": self.paths("h5ad", names),
             "slides": self.paths("png", names),
             "tiles": self.paths("parquet", names),
-            "spec": spec,
-            "out": self.folder / out,
-            "efficiency": self.folder / f"{out}.eff.json",
-            "scratch": self.folder / "scratch",
+            "specs": [spec],
+            "out": [self.folder / out],
+            "efficiency": [self.folder / f"{out}.eff.json"],
+            "scratch": [changes.pop("scratch", self.folder / "scratch")],
             "threads": 1,
             "device": "cpu",
         }
@@ -210,9 +212,9 @@ def test_reader_gives_the_same_batches_for_any_threads_and_closes_its_slides(toy
             found, rows = [], []
             for batch in reader:
                 assert batch.error is None
-                assert len(batch.pixels) == sum(map(len, batch.runs)) <= size
+                assert len(batch.pixels) == sum(map(len, batch.ranges)) <= size
                 found.append(batch.pixels.copy())
-                rows += [(run.section, i) for run in batch.runs for i in range(run.start, run.stop)]
+                rows += [(tiles.section, i) for tiles in batch.ranges for i in range(tiles.start, tiles.stop)]
                 reader.release(batch)
             np.testing.assert_array_equal(np.concatenate(found), wanted)
             assert rows == [(s, i) for s, section in enumerate(sections) for i in range(len(section))]
@@ -246,7 +248,7 @@ def test_kill_9_leaves_no_worker_and_resumes(tmp_path: Path, repo: Path) -> None
         textwrap.dedent(
             f"""
             import sys, time
-            sys.path[:0] = [{str(repo / "workflow/src")!r}, {str(repo / "tests/unit")!r}]
+            sys.path[:0] = [{", ".join(repr(str(repo / name)) for name in ("workflow/src", "tests/unit", "tests"))}]
             from pathlib import Path
             import test_embeddings as t
             from histoloom.embeddings.stain_texture import StainTexture
@@ -323,10 +325,10 @@ def test_damaged_slide_stops(toy: Toy) -> None:
 
 
 class NanAtTheFifth:
-    """An encoder that fails on one tile."""
+    """An encoder that fails on one tile, and nothing but what `PixelEncoder` asks for."""
 
     weights_sha256 = revision = feature_names = None
-    device, precision, chunk, dim = "cpu", "float32", 4, 2
+    device, precision, batch_size, dim, token_grid = "cpu", "float32", 4, 2, 0
 
     @classmethod
     def from_spec(cls, spec: Any, *, threads: int, device: str) -> NanAtTheFifth:
@@ -335,12 +337,15 @@ class NanAtTheFifth:
     def __init__(self) -> None:
         self.seen = 0
 
-    def encode(self, tiles: np.ndarray, um_per_px: float) -> np.ndarray:
-        found = np.ones((len(tiles), 2), np.float32)
+    def submit(self, tiles: np.ndarray, um_per_px: Any) -> Callable[[], np.ndarray]:
+        features = np.ones((len(tiles), 2), np.float32)
         if self.seen == 4:
-            found[1, 0] = np.nan
+            features[1, 0] = np.nan
         self.seen += len(tiles)
-        return found
+        return lambda: features
+
+    def allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.empty(shape, np.uint8)
 
     def close(self) -> None:
         pass
@@ -349,8 +354,9 @@ class NanAtTheFifth:
 def test_nan_feature_names_the_tile(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENCODERS, "nan", EncoderKind(f"{__name__}:NanAtTheFifth"))
     sys.modules.setdefault(__name__, sys.modules[NanAtTheFifth.__module__])
-    with pytest.raises(InputError, match=r"tile S1/5x0.*NaN"):
+    with pytest.raises(InputError, check=has_code("encoder-nan")) as caught:
         toy.embed(spec={"card": {**STAIN, "kind": "nan", "dim": 2}})
+    assert "tile S1/5x0" in str(caught.value)
 
 
 def test_progress_tells_rate_and_time_left(

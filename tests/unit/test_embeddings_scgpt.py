@@ -36,6 +36,7 @@ SETTINGS = {
     "pad_value": -2,
     "dropout": 0.2,
 }
+BY_NAME = GeneMatcher(None)
 GENES = [f"G{i}" for i in range(60)]
 VOCAB = {"<pad>": 0, "<cls>": 1, "<eoc>": 2, **{f"G{i}": i + 3 for i in range(50)}}
 
@@ -95,7 +96,7 @@ def plain_forward(state: plain.State, genes: list[int], values: list[float]) -> 
 def test_a_checkpoint_under_the_official_names_gives_the_plain_forward(tmp_path: Path) -> None:
     built = encoder(folder(tmp_path / "m"), card={**CARD, "args": {**CARD["args"], "max_length": 1200}})
     x = counts()
-    found = built.encode_counts(x, GENES, [f"c{i}" for i in range(9)])
+    found = built.encode_counts(x, GENES, [f"c{i}" for i in range(9)], BY_NAME)
     state = torch.load(tmp_path / "m" / "best_model.pt", weights_only=True)
     for i in range(9):
         row = x[i].toarray()[0]
@@ -136,15 +137,15 @@ def test_bins_are_the_cells_own_quantiles_and_ties_are_drawn_between_equal_edges
 def test_draws_follow_the_seed_and_the_cell_not_order_or_batch(tmp_path: Path) -> None:
     path = folder(tmp_path / "m")
     x, keys = counts(12, 3.0), [f"c{i}" for i in range(12)]
-    found = encoder(path).encode_counts(x, GENES, keys)
+    found = encoder(path).encode_counts(x, GENES, keys, BY_NAME)
     assert len(encoder(path)._cell(x[0], np.arange(60) % 50 + 3, "c0")[0]) == 24
-    np.testing.assert_allclose(encoder(path, batch_size=1).encode_counts(x, GENES, keys), found, atol=1e-5)
-    back = encoder(path).encode_counts(x[::-1], GENES, keys[::-1])[::-1]
+    np.testing.assert_allclose(encoder(path, batch_size=1).encode_counts(x, GENES, keys, BY_NAME), found, atol=1e-5)
+    back = encoder(path).encode_counts(x[::-1], GENES, keys[::-1], BY_NAME)[::-1]
     np.testing.assert_allclose(back, found, atol=1e-5)
     # The order of the genes' columns changes nothing about which cell it is, but draws may fall on other genes.
-    again = encoder(path).encode_counts(x, GENES, keys)
+    again = encoder(path).encode_counts(x, GENES, keys, BY_NAME)
     np.testing.assert_array_equal(again, found)
-    assert np.abs(encoder(path, seed=1).encode_counts(x, GENES, keys) - found).max() > 1e-3
+    assert np.abs(encoder(path, seed=1).encode_counts(x, GENES, keys, BY_NAME) - found).max() > 1e-3
 
 
 def test_empty_cells_and_unknown_genes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -153,14 +154,14 @@ def test_empty_cells_and_unknown_genes(tmp_path: Path, caplog: pytest.LogCapture
     x = counts(3).tolil()
     x[1] = 0
     x[2, :50] = 0
-    found = built.encode_counts(x.tocsr(), GENES, ["a", "b", "c"])
+    found = built.encode_counts(x.tocsr(), GENES, ["a", "b", "c"], BY_NAME)
     assert "50 of 60 genes are in the vocabulary, 2 cells hold none" in caplog.text
     np.testing.assert_allclose(found[1], found[2], atol=1e-6)
     assert np.isfinite(found).all()
     with pytest.raises(InputError, match=r"shares 0 of 60 genes \(ENSG0"):
-        built.encode_counts(counts(), [f"ENSG{i}" for i in range(60)], ["a"] * 9)
+        built.encode_counts(counts(), [f"ENSG{i}" for i in range(60)], ["a"] * 9, BY_NAME)
     with pytest.raises(InputError, match="shares 19 of 19"):
-        built.encode_counts(counts()[:, :19], GENES[:19], ["a"] * 9)
+        built.encode_counts(counts()[:, :19], GENES[:19], ["a"] * 9, BY_NAME)
 
 
 def test_a_folder_that_is_not_whole_stops(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_folder_that_is_not_whole_stops(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no weights on the hub"):
         full_spec({"card": CARD, "tiles_spec": {}, "name": "g"})
     with pytest.raises(InputError, match="says dim 512, the model has 16"):
-        encoder(folder(tmp_path / "m"), card={**CARD, "dim": 512}).encode_counts(counts(), GENES, ["a"] * 9)
+        encoder(folder(tmp_path / "m"), card={**CARD, "dim": 512}).encode_counts(counts(), GENES, ["a"] * 9, BY_NAME)
 
 
 def test_the_artefact_is_that_of_any_encoder(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_the_artefact_is_that_of_any_encoder(tmp_path: Path) -> None:
     data = ad.read_h5ad(tmp_path / "S2.h5ad")
     mine = found.obs["sample"] == "S2"
     rows = data.obs_names.get_indexer(found.obs["obs_id"][mine])
-    expected = built.encode_counts(data.X[rows], GENES, [f"S2/{i}" for i in found.obs["obs_id"][mine]])
+    expected = built.encode_counts(data.X[rows], GENES, [f"S2/{i}" for i in found.obs["obs_id"][mine]], BY_NAME)
     np.testing.assert_allclose(found.rows()[mine], expected, atol=1e-6)
     assert toy.embed("again.h5", spec=spec).read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match="reads counts, not pixels"):
@@ -224,8 +225,8 @@ def test_old_symbols_and_ids_meet_the_vocabulary_through_a_table(tmp_path: Path)
     rows = [f"HGNC:{i}\tG{i}\tENSG{i:011d}\tOLD{i}\t" for i in range(60)]
     table.write_text("\n".join(["hgnc_id\tsymbol\tensembl_gene_id\tprev_symbol\talias_symbol", *rows]) + "\n")
     names = [f"OLD{i}" if i % 2 else f"ENSG{i:011d}.4" for i in range(60)]
-    plain_one, other = encoder(path), encoder(path)
-    other.gene_matcher = GeneMatcher(table)
-    np.testing.assert_array_equal(other.encode_counts(seen, names, keys), plain_one.encode_counts(seen, GENES, keys))
+    built = encoder(path)
+    by_table = built.encode_counts(seen, names, keys, GeneMatcher(table))
+    np.testing.assert_array_equal(by_table, built.encode_counts(seen, GENES, keys, BY_NAME))
     with pytest.raises(InputError, match=r"shares 0 of 60 genes.*genes: \{match: ensembl\}"):
-        plain_one.encode_counts(seen, names, keys)
+        built.encode_counts(seen, names, keys, BY_NAME)

@@ -74,8 +74,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     found.embeddings = root / "e.h5"
     embed_batch(
         cohort="toy", batch="b0", samples=found.samples, slides=found.slides, tiles=found.tiles,
-        spec={**spec, "name": "texture", "card": card, "tiles_spec": TILES}, out=found.embeddings,
-        efficiency=root / "e.json", scratch=root / "scratch", threads=1, device="cpu",
+        specs=[{**spec, "name": "texture", "card": card, "tiles_spec": TILES}], out=[found.embeddings],
+        efficiency=[root / "e.json"], scratch=[root / "scratch"], threads=1, device="cpu",
     )  # fmt: skip
     return found
 

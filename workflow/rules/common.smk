@@ -17,7 +17,6 @@ TRAINED = "|".join(PLAN.experiments("abundance")) or NEVER
 EXPERIMENTS = "|".join(PLAN.evaluations()) or NEVER
 LEAKS = "|".join(PLAN.leakage_tests()) or NEVER
 PROBES = "|".join(PLAN.experiments("probe")) or NEVER
-JOINT = "|".join(PLAN.joint) or NEVER  # encoders that a pass embeds together
 APPLICATIONS = "|".join(PLAN.experiments("apply")) or NEVER
 
 
@@ -27,7 +26,6 @@ wildcard_constraints:
     encoder=NAME,
     experiment=NAME,
     group=NAME,
-    joint=NAME,
     check=NAME,
     labels=NAME,
     model=NAME,

@@ -1,6 +1,6 @@
 # READS   results/samples/, results/tiles/, the slides, weights; or features that other software computed
-# WRITES  results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5         features of every kept tile
-#         results/embeddings/{tiles}/{joint}.pass/{cohort}/{batch}.json  what several encoders made in one pass
+# WRITES  results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5   features of every kept tile
+#         results/efficiency/embeddings/                             what a job cost
 
 
 rule embed_batch:
@@ -23,7 +23,7 @@ rule embed_batch:
         runtime=get_runtime("embed_batch", "encoder_kind", "encoder"),
         gpu=get("encoder_gpu", "encoder"),
     params:
-        spec=get_spec("encoder_spec", "encoder"),
+        specs=get_spec("encoder_specs", "encoder"),
         version=version_of("embeddings"),
     script:
         "../../scripts/embed_batch.py"
@@ -54,53 +54,39 @@ rule import_embeddings:
         "../../scripts/import_embeddings.py"
 
 
-# Encoders of one entry under `passes`: the pixels are read once. The job embeds only what is not finished, or finished
-# otherwise than this config asks for; `take_embedding` then gives each encoder's file its place.
-rule embed_pass:
-    input:
-        unpack(get("pass_files", "joint", "cohort", "batch")),
-    output:
-        manifest="results/embeddings/{tiles}/{joint}.pass/{cohort}/{batch}.json",
-    log:
-        "logs/embeddings/embed_pass/{tiles}/{joint}/{cohort}/{batch}.log",
-    benchmark:
-        "benchmarks/embeddings/embed_pass/{tiles}/{joint}/{cohort}/{batch}.tsv"
-    conda:
-        "../../envs/embed.yaml"
-    threads: 2
-    resources:
-        mem_mb=get_memory("embed_pass", "pass_kind", "joint"),
-        runtime=get_runtime("embed_pass", "pass_kind", "joint"),
-        gpu=get("pass_gpu", "joint"),
-    params:
-        specs=get_spec("pass_specs", "joint", "cohort"),
-        version=version_of("embeddings"),
-    script:
-        "../../scripts/embed_pass.py"
+# Encoders of an entry under `encoder_groups`: one job reads every tile once and writes a file for each of them. A rule
+# for each group, since its outputs are those of its encoders.
+for group in PLAN.encoder_groups:
 
-
-# Not `ancient(manifest)`: Snakemake 9.27 then passes over a file that is missing or stale itself whenever the pass runs.
-rule take_embedding:
-    input:
-        unpack(get("batch_files", "encoder", "cohort", "batch")),
-        manifest=get("pass_manifest", "encoder", "cohort", "batch"),
-    output:
-        embeddings="results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5",
-        efficiency="results/efficiency/embeddings/{tiles}/{encoder}/{cohort}/{batch}.json",
-    log:
-        "logs/embeddings/take_embedding/{tiles}/{encoder}/{cohort}/{batch}.log",
-    benchmark:
-        "benchmarks/embeddings/take_embedding/{tiles}/{encoder}/{cohort}/{batch}.tsv"
-    wildcard_constraints:
-        encoder=JOINT,
-    conda:
-        "../../envs/embed.yaml"
-    threads: 1
-    resources:
-        mem_mb=get_memory("take_embedding"),
-        runtime=get_runtime("take_embedding"),
-    params:
-        spec=get_spec("encoder_spec", "encoder"),
-        version=version_of("embeddings"),
-    script:
-        "../../scripts/take_embedding.py"
+    rule:
+        name:
+            group.rule
+        input:
+            unpack(get("group_files", "cohort", "batch", group=group)),
+        output:
+            embeddings=expand(
+                "results/embeddings/{{tiles}}/{encoder}/{{cohort}}/{{batch}}.h5",
+                encoder=group.encoders,
+            ),
+            efficiency=expand(
+                "results/efficiency/embeddings/{{tiles}}/{encoder}/{{cohort}}/{{batch}}.json",
+                encoder=group.encoders,
+            ),
+        log:
+            f"logs/embeddings/{group.rule}/{{tiles}}/{{cohort}}/{{batch}}.log",
+        benchmark:
+            f"benchmarks/embeddings/{group.rule}/{{tiles}}/{{cohort}}/{{batch}}.tsv"
+        wildcard_constraints:
+            cohort="|".join(group.cohorts),
+        conda:
+            "../../envs/embed.yaml"
+        threads: 2
+        resources:
+            mem_mb=get_memory(f"embed_group.{PLAN.group_kind(group)}"),
+            runtime=get_runtime(f"embed_group.{PLAN.group_kind(group)}"),
+            gpu=max(PLAN.encoder_gpu(encoder) for encoder in group.encoders),
+        params:
+            specs=canonical_json(PLAN.encoder_specs(*group.encoders)),
+            version=version_of("embeddings"),
+        script:
+            "../../scripts/embed_batch.py"

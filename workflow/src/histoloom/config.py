@@ -31,7 +31,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "labels": ("labels", "method"),
     "cards": ("encoder_card", None),
     "encoders": ("encoder", "kind"),
-    "passes": ("pass", None),
+    "encoder_groups": ("encoder_group", None),
     "models": ("model", "kind"),
     "experiments": ("experiment", "task"),
     "checks": ("check", "kind"),

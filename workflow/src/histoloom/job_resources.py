@@ -32,8 +32,7 @@ DEMANDS: Mapping[str, Memory] = {
     "cut_tiles": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
     "count_nuclei": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
     "thin_section": Memory(350, file_mb=4, base_minutes=10),
-    "embed_pass": Memory(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
-    "take_embedding": LIGHT,
+    "embed_group": Memory(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
     "build_reference": Memory(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
     "gather_labels": LIGHT,
     "build_target": LIGHT,
@@ -68,7 +67,7 @@ DEMANDS: Mapping[str, Memory] = {
 _SECTIONS = {
     "read_section": "sources",
     "embed_batch": "encoders",
-    "embed_pass": "encoders",
+    "embed_group": "encoders",
     "label_groups": "labels",
     "train_model": "models",
 }
@@ -89,7 +88,7 @@ def demand(job: str) -> Memory:
     if not kind or rule not in _SECTIONS:
         return of_rule
     entry = find(_SECTIONS[rule], kind)
-    return of_rule if rule == "embed_pass" and entry.weights else entry.memory or of_rule
+    return of_rule if rule == "embed_group" and entry.weights else entry.memory or of_rule
 
 
 def input_mb(

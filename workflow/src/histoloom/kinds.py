@@ -272,10 +272,10 @@ _FORMULA = Memory(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb
 _NETWORK = Memory(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3)  # a guess
 ENCODERS: dict[str, EncoderKind] = {
     "nuclear_density": EncoderKind(
-        "histoloom.embeddings.plain:NuclearDensity", weights=False, gpu=0, baseline="nuclear density", memory=_FORMULA
+        "histoloom.embeddings.simple_features:NuclearDensity", weights=False, gpu=0, baseline="nuclear density", memory=_FORMULA
     ),
     "colour_only": EncoderKind(
-        "histoloom.embeddings.plain:ColourOnly", weights=False, gpu=0, baseline="colour only", memory=_FORMULA
+        "histoloom.embeddings.simple_features:ColourOnly", weights=False, gpu=0, baseline="colour only", memory=_FORMULA
     ),
     "stain_texture": EncoderKind(
         "histoloom.embeddings.stain_texture:StainTexture",

@@ -4,6 +4,6 @@ An encoder is a class with `encode`, a line in `histoloom.kinds.ENCODERS` and a 
 """
 
 from histoloom.embeddings.artefact import EmbeddingReader, open_embeddings
-from histoloom.embeddings.engine import embed_batch, embed_together, take_over
+from histoloom.embeddings.engine import embed_batch
 
-__all__ = ["EmbeddingReader", "embed_batch", "embed_together", "open_embeddings", "take_over"]
+__all__ = ["EmbeddingReader", "embed_batch", "open_embeddings"]

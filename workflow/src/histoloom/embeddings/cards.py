@@ -4,46 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from histoloom.config import RESOURCES, check, load_schema
 from histoloom.errors import InputError
 from histoloom.kinds import load
-
-
-class Encoder(Protocol):
-    """What the engine asks of an encoder; a new one is a class, a line in the registry and a card.
-
-    ``chunk`` is the number of tiles it likes to get at once (they may be of several sections); ``weights_sha256`` and
-    ``feature_names`` are None where there are none; ``precision`` is the arithmetic on this ``device``. Two methods are
-    used where a class has them: ``submit(tiles, um_per_px)`` starts encoding and returns a function that waits for the
-    features, ``allocate(shape)`` gives memory for tiles.
-    """
-
-    weights_sha256: str | None
-    revision: str | None
-    feature_names: list[str] | None
-    device: str
-    precision: str
-    chunk: int
-
-    @property
-    def dim(self) -> int:
-        """Length of the embedding."""
-        ...
-
-    def encode(
-        self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.float32]:
-        """Return float32 (n, dim) for uint8 (n, size, size, 3) tiles of `um_per_px` um per px, one for all or each."""
-        ...
-
-    def close(self) -> None:
-        """Free what it holds."""
-        ...
 
 
 def full_card(card: Mapping[str, Any], name: str = "") -> dict[str, Any]:
@@ -99,8 +64,8 @@ def full_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry, "name": name, "card": card, "tiles_spec": dict(spec["tiles_spec"])}
 
 
-def build_encoder(spec: Mapping[str, Any], *, threads: int, device: str = "cpu") -> Encoder:
-    """Return the encoder of a full entry, with its weights loaded.
+def build_encoder(spec: Mapping[str, Any], *, threads: int, device: str = "cpu") -> Any:
+    """Return the encoder of a full entry (`full_spec`), weights loaded: a pixel or a count encoder.
 
     Parameters
     ----------
@@ -111,5 +76,4 @@ def build_encoder(spec: Mapping[str, Any], *, threads: int, device: str = "cpu")
     device
         From `histoloom.devices.lease_device`.
     """
-    encoder: Encoder = load("encoders", spec["card"]["kind"]).from_spec(spec, threads=threads, device=device)
-    return encoder
+    return load("encoders", spec["card"]["kind"]).from_spec(spec, threads=threads, device=device)

@@ -28,7 +28,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Run:
+class TileRange:
     """Tiles ``start`` to ``stop`` of section number ``section``, at ``offset`` in a batch."""
 
     section: int
@@ -50,7 +50,7 @@ class Batch:
         uint8, (n, size_px, size_px, 3).
     um_per_px
         float64, (n,).
-    runs
+    ranges
         Which tiles they are.
     error
         What stopped the reading after these tiles; raise it once they are dealt with.
@@ -58,7 +58,7 @@ class Batch:
 
     pixels: UInt8
     um_per_px: npt.NDArray[np.float64]
-    runs: list[Run]
+    ranges: list[TileRange]
     error: BaseException | None = None
     _buffer: UInt8 = field(default_factory=lambda: np.empty(0, np.uint8), repr=False)
 
@@ -99,11 +99,11 @@ class TileReader:
     def __iter__(self) -> Generator[Batch]:
         """Yield batches; a batch's memory is used again after `release`."""
         plan = self._plan()
-        waiting: deque[tuple[UInt8, list[tuple[Run, Future[None]]]]] = deque()
+        waiting: deque[tuple[UInt8, list[tuple[TileRange, Future[None]]]]] = deque()
         try:
             while True:
-                while len(waiting) <= AHEAD and (runs := next(plan, None)) is not None:
-                    waiting.append(self._start(runs))
+                while len(waiting) <= AHEAD and (ranges := next(plan, None)) is not None:
+                    waiting.append(self._start(ranges))
                 if not waiting:
                     return
                 batch = self._finish(*waiting.popleft())
@@ -122,56 +122,58 @@ class TileReader:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._slides.close()
 
-    def _plan(self) -> Generator[list[Run]]:
-        runs: list[Run] = []
+    def _plan(self) -> Generator[list[TileRange]]:
+        ranges: list[TileRange] = []
         filled = 0
         for number, section in enumerate(self.sections):
             start = 0
             while start < len(section):
                 stop = min(len(section), start + self.size - filled)
-                runs.append(Run(number, start, stop, filled))
+                ranges.append(TileRange(number, start, stop, filled))
                 filled += stop - start
                 start = stop
                 if filled == self.size:
-                    yield runs
-                    runs, filled = [], 0
-        if runs:
-            yield runs
+                    yield ranges
+                    ranges, filled = [], 0
+        if ranges:
+            yield ranges
 
-    def _start(self, runs: list[Run]) -> tuple[UInt8, list[tuple[Run, Future[None]]]]:
+    def _start(self, ranges: list[TileRange]) -> tuple[UInt8, list[tuple[TileRange, Future[None]]]]:
         side = self.tiles.size_px
         buffer = self._free.pop() if self._free else self._allocate((self.size, side, side, 3))
         piece = max(_LEAST_PIECE, -(-self.size // self.threads))
         work = []
-        for run in runs:
-            for start in range(run.start, run.stop, piece):
-                part = Run(run.section, start, min(start + piece, run.stop), run.offset + start - run.start)
+        for tiles in ranges:
+            for start in range(tiles.start, tiles.stop, piece):
+                part = TileRange(
+                    tiles.section, start, min(start + piece, tiles.stop), tiles.offset + start - tiles.start
+                )
                 slide = self._slides.ask(part.section)
                 work.append((part, self._pool.submit(self._read, part, slide, buffer)))
         return buffer, work
 
-    def _read(self, run: Run, slide: Future[Slide], buffer: UInt8) -> None:
-        section = self.sections[run.section]
+    def _read(self, tiles: TileRange, slide: Future[Slide], buffer: UInt8) -> None:
+        section = self.sections[tiles.section]
         side = float(section.facts["size_level0_px"])
-        centres = section.centres[run.start : run.stop]
+        centres = section.centres[tiles.start : tiles.stop]
         pixels = read_tiles(slide.result(), centres, side, self.tiles.size_px, pad=self.tiles.pad)
-        for i, tile in enumerate(pixels, start=run.offset):
+        for i, tile in enumerate(pixels, start=tiles.offset):
             buffer[i] = tile
-        self._slides.done(run.section, len(run))
+        self._slides.done(tiles.section, len(tiles))
 
-    def _finish(self, buffer: UInt8, work: list[tuple[Run, Future[None]]]) -> Batch:
+    def _finish(self, buffer: UInt8, work: list[tuple[TileRange, Future[None]]]) -> Batch:
         began = time.perf_counter()
-        runs: list[Run] = []
+        ranges: list[TileRange] = []
         error: BaseException | None = None
-        for run, future in work:
+        for tiles, future in work:
             error = future.exception()
             if error is not None:
                 break
-            runs.append(run)
+            ranges.append(tiles)
         self.waited_s += time.perf_counter() - began
-        n = runs[-1].offset + len(runs[-1]) if runs else 0
-        scales = [np.full(len(run), float(self.sections[run.section].facts["um_per_px"])) for run in runs]
-        return Batch(buffer[:n], np.concatenate([np.zeros(0), *scales]), runs, error, buffer)
+        n = ranges[-1].offset + len(ranges[-1]) if ranges else 0
+        scales = [np.full(len(tiles), float(self.sections[tiles.section].facts["um_per_px"])) for tiles in ranges]
+        return Batch(buffer[:n], np.concatenate([np.zeros(0), *scales]), ranges, error, buffer)
 
 
 class _Slides:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 import histoloom.torch_compat  # noqa: F401
+from histoloom.embeddings.base import Features
 from histoloom.embeddings.torch_encoder import CPU_BATCH
 from histoloom.embeddings.weights import load_strictly, read_state
 from histoloom.errors import InputError
@@ -32,7 +33,6 @@ MODEL, ARGS, VOCAB = "best_model.pt", "args.json", "vocab.json"
 CLS = "<cls>"
 _MOST = 512.0
 _GPU_BATCH = 64
-Features = npt.NDArray[np.float32]
 
 
 class ScGPT:
@@ -54,9 +54,6 @@ class ScGPT:
         Hash of the three files.
     """
 
-    reads: ClassVar[str] = "expression"
-    gene_matcher = GeneMatcher(None)
-    """How genes of sections meet the vocabulary, which is one of symbols; by name unless a run sets a table."""
     feature_names: ClassVar[list[str] | None] = None
     revision: str | None = "local"
 
@@ -77,7 +74,7 @@ class ScGPT:
         self.weights_sha256 = weights_sha256
         self.precision = str(card["dtype"]) if device.startswith("cuda") else "float32"
         automatic = _GPU_BATCH if device.startswith("cuda") else CPU_BATCH
-        self.chunk = batch_size if isinstance(batch_size, int) else automatic
+        self.batch_size = batch_size if isinstance(batch_size, int) else automatic
         self._width = int(settings["embsize"])
         self.pad_value = float(settings["pad_value"])
         self._pad = vocab[settings["pad_token"]]
@@ -135,7 +132,7 @@ class ScGPT:
         """Length of the embedding, as the card says."""
         return int(self.card["dim"])
 
-    def encode_counts(self, counts: Any, genes: Sequence[str], keys: Sequence[str]) -> Features:
+    def encode_counts(self, counts: Any, genes: Sequence[str], keys: Sequence[str], matcher: GeneMatcher) -> Features:
         """Embed cells.
 
         Parameters
@@ -143,9 +140,11 @@ class ScGPT:
         counts
             CSR (cells, genes), raw counts.
         genes
-            Genes of the columns, as `gene_matcher` understands them; those that the vocabulary lacks are left out.
+            Genes of the columns; those that the vocabulary lacks are left out.
         keys
             Name of each cell, of which its draws follow.
+        matcher
+            How genes match the vocabulary, which is one of symbols.
 
         Returns
         -------
@@ -157,7 +156,7 @@ class ScGPT:
         InputError
             If too few genes are shared, or the model's size is not the card's dim.
         """
-        tokens = self._tokens(genes)
+        tokens = self._tokens(genes, matcher)
         shared = int((tokens >= 0).sum())
         if shared < self.least:
             raise InputError(
@@ -167,8 +166,8 @@ class ScGPT:
                 "args.min_shared_genes of the card sets the limit.",
             )
         parts, empty = [np.zeros((0, self._width), np.float32)], 0
-        for start in range(0, len(keys), self.chunk):
-            named = enumerate(keys[start : start + self.chunk], start)
+        for start in range(0, len(keys), self.batch_size):
+            named = enumerate(keys[start : start + self.batch_size], start)
             cells = [self._cell(counts[i], tokens, key) for i, key in named]
             empty += sum(len(genes_of) == 1 for genes_of, _ in cells)
             parts.append(self._forward(cells))
@@ -180,18 +179,14 @@ class ScGPT:
             )
         return found
 
-    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]) -> Features:
-        """Raise: it reads counts, not pixels."""
-        raise InputError(f"card {self.card['name']}", "reads counts, not pixels.", "use encode_counts.")
-
     def close(self) -> None:
         """Forget the model."""
         self.model = None
 
-    def _tokens(self, genes: Sequence[str]) -> npt.NDArray[np.int64]:
+    def _tokens(self, genes: Sequence[str], matcher: GeneMatcher) -> npt.NDArray[np.int64]:
         """Return each gene's token, -1 where it has none."""
-        cells = self.gene_matcher.keys(genes, "cells")
-        vocabulary = self.gene_matcher.keys(list(self.vocab), "vocabulary")
+        cells = matcher.keys(genes, "cells")
+        vocabulary = matcher.keys(list(self.vocab), "vocabulary")
         token = dict(zip(vocabulary.keys, (self.vocab[name] for name in vocabulary.names), strict=True))
         found = np.full(len(genes), -1, np.int64)
         found[cells.kept] = [token.get(key, -1) for key in cells.keys]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from histoloom.embeddings.blocks import block_mean, power_of_two
 from histoloom.embeddings.nuclei import nuclear_features
-from histoloom.embeddings.plain import colour_moments
+from histoloom.embeddings.simple_features import colour_moments
 from histoloom.embeddings.tile_features import Features, Image, TileFeatures
 from histoloom.nuclei.stains import STAIN_SCALE, STAIN_TOP, deconvolve, log_table
 

@@ -7,12 +7,13 @@ as far as the pixels resolve it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from histoloom.embeddings.base import Scales
 from histoloom.embeddings.workers import worker_pool
 
 Image = npt.NDArray[np.float32]
@@ -37,11 +38,12 @@ class TileFeatures(ABC):
     revision: str | None = None
     device = "cpu"
     precision = "float32"
+    token_grid = 0
 
     def __init__(self, card: Mapping[str, Any], *, threads: int = 1) -> None:
         self.args = {**self.DEFAULTS, **(card.get("args") or {})}
         self.threads = max(1, threads)
-        self.chunk = _TILES_PER_PART * _PARTS * self.threads
+        self.batch_size = _TILES_PER_PART * _PARTS * self.threads
         self._pool = worker_pool(self.threads)
         self.feature_names: list[str] | None = list(self.tile_features(np.full((64, 64, 3), 240, np.uint8), 1.0))
 
@@ -67,7 +69,7 @@ class TileFeatures(ABC):
         """Number of features."""
         return len(self.feature_names or ())
 
-    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]) -> Image:
+    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Image:
         """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles of `um_per_px` um per px, one for all or for each."""
         if len(tiles) == 0:
             return np.zeros((0, self.dim), np.float32)
@@ -76,6 +78,15 @@ class TileFeatures(ABC):
             return self._rows(tiles, scales)
         n = min(self.threads * _PARTS, len(tiles))
         return np.concatenate(list(self._pool.map(self._rows, np.array_split(tiles, n), np.array_split(scales, n))))
+
+    def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Image]:
+        """Encode tiles at once; see `histoloom.embeddings.base.PixelEncoder`."""
+        features = self.encode(tiles, um_per_px)
+        return lambda: features
+
+    def allocate(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Return memory for tiles."""
+        return np.empty(shape, np.uint8)
 
     def close(self) -> None:
         """Stop the worker processes."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 import histoloom.torch_compat  # noqa: F401 - before timm
 from histoloom.devices import find_batch_size
+from histoloom.embeddings.base import Features, Scales
 from histoloom.embeddings.hub import resolved_revision
 from histoloom.embeddings.weights import (
     file_hash,
@@ -25,7 +26,6 @@ from histoloom.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-Features = npt.NDArray[np.float32]
 _DEFAULT_PX = 224
 CPU_BATCH = 32
 MEMORY_SHARE = 0.8
@@ -103,7 +103,6 @@ class TorchEncoder:
         self._std = torch.tensor(card["std"], device=device).view(1, 3, 1, 1)
         self._forward: Callable[[Any], Any] = torch.compile(self._pooled) if compiled else self._pooled
         self.batch_size = batch_size if isinstance(batch_size, int) else self._fitting_batch(tile_px)
-        self.chunk = self.batch_size
 
     @classmethod
     def build(cls, card: Mapping[str, Any], seed: int) -> Any:
@@ -171,7 +170,7 @@ class TorchEncoder:
         """Length of the embedding, as the card says; of a token, where cells are wanted by their tokens."""
         return self.token_dim if self.tokens else int(self.card["dim"])
 
-    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]) -> Features:
+    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Features:
         """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles; `um_per_px` is not used.
 
         Raises
@@ -182,9 +181,7 @@ class TorchEncoder:
         """
         return self.submit(tiles, um_per_px)()
 
-    def submit(
-        self, tiles: npt.NDArray[np.uint8], um_per_px: float | npt.NDArray[np.float64]
-    ) -> Callable[[], Features]:
+    def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:
         """Start encoding and return a function that waits for the features; `tiles` must not change until then.
 
         On a GPU, copies to and fro run during the arithmetic of other batches.

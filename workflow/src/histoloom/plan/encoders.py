@@ -1,8 +1,9 @@
-"""Encoders: their cards, their batches of sections, and which of them share a pass over the pixels."""
+"""Encoders: their cards, their batches of sections, and which of them read tiles together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,35 +18,45 @@ from histoloom.plan.experiment_list import ExperimentPlan
 _WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
 
 
-def check_passes(config: Config) -> None:
-    """Check that the encoders of a pass can share it, and that none is in two.
+@dataclass(frozen=True)
+class EncoderGroup:
+    """Encoders that read tiles together, and the cohorts on which a run asks for exactly these."""
+
+    rule: str
+    encoders: tuple[str, ...]
+    cohorts: tuple[str, ...]
+
+
+def check_encoder_groups(config: Config) -> None:
+    """Check that the encoders of a group can read tiles together, and that none is in two groups.
 
     Raises
     ------
     InputError
-        With the pass, and what its encoders do not share.
+        ``encoder-group``: with the group, and what its encoders do not share.
     """
-    encoders, taken = config.entries["encoders"], dict[str, str]()
-    for name, entry in config.entries["passes"].items():
-        where = f"{config.origin}: passes.{name}.encoders"
+    encoders, group_of = config.entries["encoders"], dict[str, str]()
+    for name, entry in config.entries["encoder_groups"].items():
+
+        def refuse(problem: str, remedy: str, where: str = f"{config.origin}: encoder_groups.{name}.encoders") -> None:
+            raise InputError(where, problem, remedy, code="encoder-group")
+
         first = entry["encoders"][0]
         for encoder in entry["encoders"]:
             if encoder not in encoders:
-                told = f"'{encoder}' is not under encoders; there are: {', '.join(encoders) or 'none'}."
-                raise InputError(where, told, f"use one of these or add '{encoder}' under encoders.")
-            if encoder in taken:
-                raise InputError(
-                    where, f"'{encoder}' is in pass '{taken[encoder]}' already.", "leave it in one of them."
-                )
-            taken[encoder] = name
+                known = ", ".join(encoders) or "none"
+                refuse(f"'{encoder}' is not under encoders; there are: {known}.", f"add '{encoder}' under encoders.")
+            if encoder in group_of:
+                refuse(f"'{encoder}' is in group '{group_of[encoder]}' already.", "leave it in one of them.")
+            group_of[encoder] = name
             if encoders[encoder].get("kind") == "precomputed":
-                raise InputError(where, f"'{encoder}' is read from files of other software.", "leave it out.")
+                refuse(f"'{encoder}' is read from files of other software.", "leave it out.")
             for key in ("tiles", "sections_per_batch"):
                 if encoders[encoder][key] != encoders[first][key]:
-                    told = f"'{first}' has {key} {encoders[first][key]}, '{encoder}' has {encoders[encoder][key]}."
-                    raise InputError(where, told, f"give both the same {key}, or leave one out of the pass.")
+                    problem = f"'{first}' has {key} {encoders[first][key]}, '{encoder}' has {encoders[encoder][key]}."
+                    refuse(problem, f"give both the same {key}, or leave one out of the group.")
             if (encoders[encoder].get("tokens") or {}).get("mode") == "shared":
-                raise InputError(where, f"'{encoder}' has windows of its own (tokens.mode shared).", "leave it out.")
+                refuse(f"'{encoder}' has windows of its own (tokens.mode shared).", "leave it out.")
 
 
 class EncoderPlan(ExperimentPlan):
@@ -59,7 +70,7 @@ class EncoderPlan(ExperimentPlan):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        check_passes(config)
+        check_encoder_groups(config)
 
     @cached_property
     def cards(self) -> dict[str, Any]:
@@ -157,8 +168,9 @@ class EncoderPlan(ExperimentPlan):
 
     @property
     def alone(self) -> list[str]:
-        """Encoders that are run by themselves, in no pass."""
-        return [name for name in self.computed if name not in self.joint]
+        """Encoders that are run by themselves, in no group."""
+        grouped = {encoder for group in self.encoder_groups for encoder in group.encoders}
+        return [name for name in self.computed if name not in grouped]
 
     def encoder_genes(self, encoder: str, cohort: str) -> list[str]:
         """Return the table of genes for sections and the vocabulary of an encoder of expression."""
@@ -199,7 +211,7 @@ class EncoderPlan(ExperimentPlan):
             found += [{"model": str(m), "kind": name, "encoders": self.model_encoders(m)} for m in models]
         return found
 
-    # passes --------------------------------------------------------------------------------------------------
+    # groups of encoders -------------------------------------------------------------------------------------------
 
     def used_encoders(self, cohort: str) -> list[str]:
         """Return the encoders that the experiments which are to run ask for on a cohort, in the config's order."""
@@ -211,53 +223,40 @@ class EncoderPlan(ExperimentPlan):
         return [name for name in self.config.entries["encoders"] if name in used]
 
     @cached_property
-    def joint(self) -> dict[str, str]:
-        """Encoders that a pass embeds together, and the name of their pass."""
-        used = {encoder for cohort in self.config.entries["cohorts"] for encoder in self.used_encoders(cohort)}
-        return {
-            encoder: name
-            for name, entry in self.config.entries["passes"].items()
-            for encoder in entry["encoders"]
-            if encoder in used
-        }
-
-    def pass_encoders(self, joint: str, cohort: str) -> list[str]:
-        """Return the encoders of a pass that the run asks for on a cohort."""
-        members = self.config.get("passes", joint)["encoders"]
-        return [encoder for encoder in self.used_encoders(cohort) if encoder in members]
-
-    def pass_specs(self, joint: str, cohort: str) -> list[dict[str, Any]]:
-        """Return the entries of a pass's encoders.
+    def encoder_groups(self) -> list[EncoderGroup]:
+        """Groups of encoders that the run asks for: one per entry, or several where cohorts use other encoders of it.
 
         Raises
         ------
         InputError
-            If one of them reads no pixels.
+            ``encoder-group``: an encoder reads no pixels.
         """
-        specs = [self.encoder_spec(encoder) for encoder in self.pass_encoders(joint, cohort)]
-        for spec in specs:
-            if kinds.ENCODERS[spec["card"]["kind"]].reads == "counts":
-                where = f"{self.config.origin}: passes.{joint}.encoders"
-                raise InputError(where, f"'{spec['name']}' reads counts, not pixels.", "leave it out of the pass.")
-        return specs
+        groups = []
+        for name, entry in self.config.entries["encoder_groups"].items():
+            cohorts: dict[tuple[str, ...], list[str]] = {}
+            for cohort in self.config.entries["cohorts"]:
+                if encoders := tuple(e for e in self.used_encoders(cohort) if e in entry["encoders"]):
+                    cohorts.setdefault(encoders, []).append(cohort)
+            for encoder in dict.fromkeys(e for encoders in cohorts for e in encoders):
+                if kinds.ENCODERS[self.encoder_kind(encoder)].reads == "counts":
+                    where = f"{self.config.origin}: encoder_groups.{name}.encoders"
+                    problem = f"'{encoder}' reads counts, not pixels."
+                    raise InputError(where, problem, "leave it out of the group.", code="encoder-group")
+            for number, encoders in enumerate(cohorts, start=1):
+                rule = f"embed_group_{name}".replace("-", "_") + (f"_{number}" if number > 1 else "")
+                groups.append(EncoderGroup(rule, encoders, tuple(cohorts[encoders])))
+        return groups
 
-    def pass_files(self, joint: str, cohort: str, batch: str) -> dict[str, list[str]]:
-        """Return what a pass reads, by role: the sections of a batch, and the weights of all its encoders."""
-        members = self.pass_encoders(joint, cohort)
-        files = [self.batch_files(encoder, cohort, batch) for encoder in members]
+    def encoder_specs(self, *encoders: str) -> list[dict[str, Any]]:
+        """Return the specs of encoders; see `encoder_spec`."""
+        return [self.encoder_spec(encoder) for encoder in encoders]
+
+    def group_files(self, cohort: str, batch: str, group: EncoderGroup) -> dict[str, list[str]]:
+        """Return what a group of encoders reads, by role: the sections of a batch, and the weights of all."""
+        files = [self.batch_files(encoder, cohort, batch) for encoder in group.encoders]
         weights = dict.fromkeys(path for of_one in files for path in of_one["weights"])
         return {**files[0], "weights": list(weights)}
 
-    def pass_manifest(self, encoder: str, cohort: str, batch: str) -> list[str]:
-        """Return the file that a pass leaves for an encoder of it."""
-        entry = self.config.get("encoders", encoder)
-        return [f"results/embeddings/{entry['tiles']}/{self.joint[encoder]}.pass/{cohort}/{batch}.json"]
-
-    def pass_kind(self, joint: str) -> str:
-        """Return the heaviest kind among a pass's encoders, for what its jobs ask of a machine."""
-        members = self.config.get("passes", joint)["encoders"]
-        return self.encoder_kind(max(members, key=self.encoder_gpu))
-
-    def pass_gpu(self, joint: str) -> int:
-        """Return how many GPUs a pass can use."""
-        return max(self.encoder_gpu(encoder) for encoder in self.config.get("passes", joint)["encoders"])
+    def group_kind(self, group: EncoderGroup) -> str:
+        """Return the heaviest kind among a group's encoders, for what its jobs ask of a machine."""
+        return self.encoder_kind(max(group.encoders, key=self.encoder_gpu))

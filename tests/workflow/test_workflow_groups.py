@@ -1,4 +1,4 @@
-"""Encoders that share a pass, in the real workflow: what runs, what is left alone, what a config may not ask for."""
+"""Groups of encoders in the real workflow: what runs, what is left alone, what a config may not ask for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def config(folder: Path, *encoders: str, **changes: Any) -> Path:
     raw["encoders"] |= own
     raw["models"] = {"ridge": {"kind": "ridge", "inputs": ["texture", *encoders]}}
     raw["experiments"] = {"tiny": raw["experiments"]["tiny"] | {"models": ["ridge"]}}
-    raw["passes"] = {"all": {"encoders": ["texture", *encoders]}}
+    raw["encoder_groups"] = {"all": {"encoders": ["texture", *encoders]}}
     path = folder / f"{'-'.join(encoders)}.yaml"
     path.write_text(yaml.safe_dump(raw | changes))
     return path
@@ -54,46 +54,44 @@ def jobs(text: str) -> list[str]:
     return re.findall(r"^rule (\w+):", text, re.M)
 
 
-def test_a_pass_gives_the_files_of_runs_alone_and_grows_by_one_encoder(tmp_path: Path) -> None:
-    alone = config(tmp_path, "a", passes={})
+def test_a_group_gives_the_files_of_runs_alone(tmp_path: Path) -> None:
+    alone = config(tmp_path, "a", encoder_groups={})
     run(tmp_path, *files("a", "texture"), config=alone)
     wanted = {name: (tmp_path / name).read_bytes() for name in files("a", "texture")}
     for name in wanted:
         (tmp_path / name).unlink()
 
-    joint = config(tmp_path, "a")
-    result = run(tmp_path, *wanted, config=joint)
+    group = config(tmp_path, "a")
+    result = run(tmp_path, "-n", *wanted, config=group)
+    assert jobs(result.stdout) == ["embed_group_all"]
+    run(tmp_path, *wanted, config=group)
     assert {name: (tmp_path / name).read_bytes() for name in wanted} == wanted
     assert not list((tmp_path / "results/checkpoints").rglob("*.*"))
-    assert "Nothing to be done" in (lambda r: r.stdout + r.stderr)(run(tmp_path, *wanted, config=joint))
+    assert {p.name for p in tmp_path.glob("results/efficiency/embeddings/um112/*/tiny/*")} == {f"{BATCH}.json"}
+    assert "Nothing to be done" in (lambda r: r.stdout + r.stderr)(run(tmp_path, *wanted, config=group))
 
-    # One more encoder outside of the pass touches nothing.
-    beside = config(tmp_path, "a", "b", passes={"all": {"encoders": ["texture", "a"]}})
-    result = run(tmp_path, "-n", *wanted, *files("b"), config=beside)
+    # One more encoder outside of the group touches nothing; in it, the group's job runs for all.
+    outside = config(tmp_path, "a", "b", encoder_groups={"all": {"encoders": ["texture", "a"]}})
+    result = run(tmp_path, "-n", *wanted, *files("b"), config=outside)
     assert jobs(result.stdout) == ["embed_batch"]
-    # In it, the finished ones are taken again and not embedded again.
     grown = config(tmp_path, "a", "b")
-    run(tmp_path, *wanted, *files("b"), config=grown)
-    assert {name: (tmp_path / name).read_bytes() for name in wanted} == wanted
-    log = next((tmp_path / "logs/embeddings/embed_pass").rglob("*.log")).read_text()
-    assert "a: finished" in log
-    assert "texture: finished" in log
-    assert "Nothing to be done" in (lambda r: r.stdout + r.stderr)(run(tmp_path, *wanted, config=grown))
+    result = run(tmp_path, "-n", *wanted, *files("b"), config=grown)
+    assert jobs(result.stdout) == ["embed_group_all"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"passes": {"x": {"encoders": ["texture", "z"]}}}, "'z' is not under encoders"),
+        ({"encoder_groups": {"x": {"encoders": ["texture", "z"]}}}, "'z' is not under encoders"),
         (
-            {"passes": {"x": {"encoders": ["texture", "a"]}, "y": {"encoders": ["a", "texture"]}}},
-            "is in pass 'x' already",
+            {"encoder_groups": {"x": {"encoders": ["texture", "a"]}, "y": {"encoders": ["a", "texture"]}}},
+            "is in group 'x' already",
         ),
         ({"cards": {"own": NET | {"arhc": "x"}}}, "unknown key 'arhc'"),
         ({"cards": {"uni": NET}}, "resources/encoders.yaml has a card of that name"),
     ],
 )
-def test_passes_and_cards_that_cannot_be(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_groups_and_cards_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     result = run(tmp_path, "-n", config=config(tmp_path, "a", **changes), check=False)
     assert result.returncode != 0
-    assert told in result.stdout + result.stderr
+    assert message in result.stdout + result.stderr

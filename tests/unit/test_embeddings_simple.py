@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from test_nuclei_count import picture
 
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
-from histoloom.embeddings.plain import ColourOnly, NuclearDensity
+from histoloom.embeddings.simple_features import ColourOnly, NuclearDensity
 from histoloom_simulation import simulate_section
 from histoloom_simulation.render import draw_slide
 from simulation_fixtures import sheet_row, simulated_spec

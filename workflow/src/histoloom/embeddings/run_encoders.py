@@ -1,0 +1,261 @@
+"""Encoders over sections: tiles are read once, for one encoder or several, and a killed run resumes by section."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.embeddings.base import CountEncoder, Features
+from histoloom.embeddings.progress import Progress
+from histoloom.embeddings.reader import Batch, TileRange, TileReader
+from histoloom.embeddings.sections import PartWriter, Section, load_part
+from histoloom.embeddings.tokens import CellWriter, windows_of
+from histoloom.errors import InputError
+from histoloom.genes import GeneMatcher, preferred_ids
+from histoloom.samples.section import open_section
+from histoloom.tiles.spec import TileSpec
+
+logger = logging.getLogger(__name__)
+
+_IN_FLIGHT = 2
+"""Batches that a GPU has in hand: one computes while the other's features travel back."""
+
+LARGEST_BATCH = 2048
+"""Most tiles that are read at once so that every encoder of a group gets whole batches of its own size."""
+
+
+@dataclass
+class EncoderRun:
+    """One encoder at work on a batch of sections.
+
+    Attributes
+    ----------
+    spec
+        Its full entry.
+    encoder
+        The encoder, weights loaded.
+    identities
+        What the part of each section is made from.
+    scratch
+        Folder of its parts.
+    tiles, seconds
+        Tiles encoded, and seconds spent on submitting them and waiting for their features.
+    """
+
+    spec: Mapping[str, Any]
+    encoder: Any
+    identities: Sequence[str]
+    scratch: Path
+    tiles: int = 0
+    seconds: float = 0.0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        return self.encoder.device.startswith("cuda")
+
+
+def run_pixel_encoders(
+    sections: Sequence[Section], runs: Sequence[EncoderRun], progress: Progress, *, threads: int = 1
+) -> None:
+    """Encode the sections that a run has no part of yet; each finished one becomes a part in its scratch.
+
+    Parameters
+    ----------
+    sections
+        The sections.
+    runs
+        Pixel encoders on the same tile spec. Every tile is read once, whatever their number.
+    progress
+        Counts every batch.
+    threads
+        Threads that read, if an encoder computes on a GPU; with a CPU's arithmetic half of them.
+
+    Raises
+    ------
+    InputError
+        Pixels cannot be read, or a feature is not finite (names the tile).
+    """
+    lacks = [
+        [load_part(r.scratch, s, i, r.encoder.dim) is None for s, i in zip(sections, r.identities, strict=True)]
+        for r in runs
+    ]
+    numbers = _unfinished(sections, lacks, progress)
+    parts = [
+        _Parts([(sections[n], run.identities[n]) for n in numbers], [lack[n] for n in numbers], run)
+        for run, lack in zip(runs, lacks, strict=True)
+    ]
+    progress.total = progress.skipped + sum(map(len, parts[0].sections))
+    on_gpu = [run for run in runs if run.on_gpu]
+    reader = TileReader(
+        parts[0].sections,
+        TileSpec.from_dict(runs[0].spec["tiles_spec"]),
+        tiles_at_once([run.encoder.batch_size for run in runs]),
+        threads=threads if on_gpu else max(1, threads // 2),
+        allocate=(on_gpu or runs)[0].encoder.allocate,
+    )
+    in_flight = _IN_FLIGHT if on_gpu else 1
+    under_way: deque[tuple[Batch, list[_Started]]] = deque()
+
+    def finish() -> None:
+        batch, started = under_way.popleft()
+        for one in started:
+            features = one.wait()
+            _check_finite(one.ranges, features, reader.sections, one.part.run.spec)
+            one.part.add(one.ranges, features)
+        reader.release(batch)
+        progress.add(len(batch.pixels), waited_s=reader.waited_s)
+
+    # What a GPU computes is started first: it runs while a CPU's encoder has its turn.
+    parts.sort(key=lambda part: not part.run.on_gpu)
+    with ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(closing(part))
+        for batch in stack.enter_context(closing(iter(reader))):
+            if batch.ranges:
+                under_way.append((batch, [one for part in parts if (one := part.start(batch)) is not None]))
+            while len(under_way) >= in_flight or (under_way and batch.error is not None):
+                finish()
+            if batch.error is not None:
+                raise batch.error
+        while under_way:
+            finish()
+
+
+def run_count_encoder(sections: Sequence[Section], run: EncoderRun, matcher: GeneMatcher, progress: Progress) -> None:
+    """Encode the counts of the sections that the run has no part of yet; see `run_pixel_encoders`.
+
+    Raises
+    ------
+    InputError
+        A section lacks genes, or an observation of its tiles.
+    """
+    encoder: CountEncoder = run.encoder
+    pairs = zip(sections, run.identities, strict=True)
+    lacks = [load_part(run.scratch, section, identity, encoder.dim) is None for section, identity in pairs]
+    for n in _unfinished(sections, [lacks], progress):
+        section = sections[n]
+        data = open_section(section.path)
+        rows = data.obs.index.get_indexer(pd.Index(section.obs_id))
+        if len(data.var) == 0 or (rows < 0).any():
+            lost = int((rows < 0).sum())
+            problem = "has no genes." if len(data.var) == 0 else f"lacks {lost} observations of its tiles."
+            remedy = "use an encoder of expression on sections with counts only."
+            raise InputError(section.path, problem, remedy, code="encoder-counts")
+        keys = [f"{section.sample}/{obs_id}" for obs_id in section.obs_id]
+        genes = preferred_ids(data.var) if matcher.table else data.var.index
+        features = encoder.encode_counts(data.counts[rows], list(genes), keys, matcher)
+        PartWriter(run.scratch, section, run.identities[n], encoder.dim).add(features)
+        run.tiles += len(section)
+        progress.add(len(section))
+
+
+def _unfinished(sections: Sequence[Section], lacks: Sequence[Sequence[bool]], progress: Progress) -> list[int]:
+    """Return the numbers of the sections that some encoder has not finished; the others count as skipped."""
+    numbers = [n for n in range(len(sections)) if any(lack[n] for lack in lacks)]
+    for n in sorted(set(range(len(sections))) - set(numbers)):
+        progress.skip(len(sections[n]))
+        logger.info("%s: %d tiles taken over from the interrupted run", sections[n].sample, len(sections[n]))
+    return numbers
+
+
+def tiles_at_once(chunks: Sequence[int]) -> int:
+    """Return how many tiles are read at once: a multiple of what each encoder takes.
+
+    So a forward pass gets the tiles that it would get in a run alone, and its features are equal to the byte. Sizes
+    that have no such number up to `LARGEST_BATCH` share the largest of them; features then agree to rounding.
+    """
+    common = math.lcm(*chunks)
+    return common if common <= max(LARGEST_BATCH, max(chunks)) else max(chunks)
+
+
+@dataclass
+class _Started:
+    """A batch in an encoder's hands: its tiles, counted from the encoder's first one, and how to wait for them."""
+
+    part: _Parts
+    ranges: list[TileRange]
+    ask: Callable[[], Features]
+
+    def wait(self) -> Features:
+        """Return the features; the time goes to the run's account."""
+        began = time.perf_counter()
+        features = self.ask()
+        self.part.run.seconds += time.perf_counter() - began
+        return features
+
+
+def _check_finite(
+    ranges: Sequence[TileRange], features: Features, sections: Sequence[Section], spec: Mapping[str, Any]
+) -> None:
+    bad = ~np.isfinite(features).all(axis=1)
+    if not bad.any():
+        return
+    first = int(np.argmax(bad))
+    tiles = next(tiles for tiles in ranges if tiles.offset <= first < tiles.offset + len(tiles))
+    section = sections[tiles.section]
+    raise InputError(
+        f"{section.slide}: tile {section.sample}/{section.obs_id[tiles.start + first - tiles.offset]}",
+        f"card '{spec['card']['name']}' gives NaN or infinity ({int(bad.sum())} tiles of this batch).",
+        "check the weights; if the pixels are at fault, exclude the section in the sheet.",
+        code="encoder-nan",
+    )
+
+
+class _Parts:
+    """The parts that a run lacks, being written; batches come in the order of sections and tiles."""
+
+    def __init__(self, todo: Sequence[tuple[Section, str]], lacks: Sequence[bool], run: EncoderRun) -> None:
+        self._todo, self._lacks, self.run = todo, lacks, run
+        self._tokens = run.spec["tokens"]
+        shared = self._tokens and self._tokens["mode"] == "shared"
+        self._shared = [windows_of(s, self._tokens) for s, _ in todo] if shared else None
+        self.sections = [s for s, _ in (self._shared or todo)]
+        self._writers: dict[int, PartWriter | CellWriter] = {}
+
+    def start(self, batch: Batch) -> _Started | None:
+        """Start encoding what this run lacks of a batch; None where it has everything."""
+        ranges = [tiles for tiles in batch.ranges if self._lacks[tiles.section]]
+        pixels, um_per_px = batch.pixels, batch.um_per_px
+        if not ranges:
+            return None
+        if len(ranges) < len(batch.ranges):
+            rows = np.concatenate([np.arange(tiles.offset, tiles.offset + len(tiles)) for tiles in ranges])
+            pixels, um_per_px, offset = pixels[rows], um_per_px[rows], 0
+            for i, tiles in enumerate(ranges):
+                ranges[i], offset = replace(tiles, offset=offset), offset + len(tiles)
+        began = time.perf_counter()
+        ask = self.run.encoder.submit(pixels, um_per_px)
+        self.run.tiles += len(pixels)
+        self.run.seconds += time.perf_counter() - began
+        return _Started(self, ranges, ask)
+
+    def add(self, ranges: Sequence[TileRange], features: Features) -> None:
+        """Append a batch's features to the parts they belong to."""
+        for tiles in ranges:
+            if tiles.section not in self._writers:
+                self._writers[tiles.section] = self._writer(tiles.section)
+            if self._writers[tiles.section].add(features[tiles.offset : tiles.offset + len(tiles)]):
+                del self._writers[tiles.section]
+
+    def _writer(self, number: int) -> PartWriter | CellWriter:
+        (section, identity), encoder, scratch = self._todo[number], self.run.encoder, self.run.scratch
+        if self._shared is None:
+            return PartWriter(scratch, section, identity, encoder.dim)
+        grid, k = int(encoder.token_grid), int(self._tokens["k"])
+        return CellWriter(scratch, section, identity, encoder.dim, self._shared[number][1], grid, k)
+
+    def close(self) -> None:
+        """Remove parts that are not complete."""
+        for writer in self._writers.values():
+            writer.discard()
