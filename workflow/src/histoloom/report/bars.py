@@ -54,7 +54,7 @@ def draw_bars(results: Results, out: Path) -> None:
             for place in places.to_dict("records")
         ]
         axes[-1].set_xticklabels(names)
-        shaded = "; shaded: flat predictions (SD ratio below 0.1)" if words.correlates else ""
+        shaded = "\nshaded: flat predictions (SD ratio below 0.1)" if words.correlates else ""
         axes[-1].set_xlabel(f"held-out patient; points are its sections; × is undefined{shaded}")
         handles, labels = axes[-1].get_legend_handles_labels()
         fig.suptitle(results.title, x=0.01, ha="left", fontsize=10)

@@ -54,12 +54,12 @@ def draw_between(results: Results, out: Path) -> None:
             return
         grid = fig.subplots(len(cohorts), len(_PANELS), sharex=True, sharey=True, squeeze=False)
         words = {"item": results.words.item, "observation": results.words.observation}
-        for line, cohort in zip(grid, cohorts, strict=True):
+        for number_of_line, (line, cohort) in enumerate(zip(grid, cohorts, strict=True)):
             table = between_table(rows, models, cohort)
             ratios = [single(overall(pick(rows, cohort=cohort, model=m), "cohort", "sd_ratio")) for m in models]
             for ax, (aggregation, label) in zip(line, _PANELS, strict=True):
                 _panel(ax, table[table["aggregation"] == aggregation])
-                ax.set_title(label.format(**words) if line is grid[0] else "", fontsize=9)
+                ax.set_title(label.format(**words) if number_of_line == 0 else "", fontsize=9)
             line[0].set_yticks(
                 range(len(models)), [f"{m}\nSD ratio {spread_ratio(r)}" for m, r in zip(models, ratios, strict=True)]
             )

@@ -32,7 +32,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: int = 8, each: int = 3) -> pd.DataFrame:
+def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: int = 6, each: int = 3) -> pd.DataFrame:
     """Choose the cases of a model's held-out predictions.
 
     Parameters
@@ -118,7 +118,7 @@ def draw_errors(*, cases: pd.DataFrame, samples: Sequence[Path], slides: Sequenc
     tiles = _read_tiles(cases, facts)
     types = list(dict.fromkeys(cases["target"]))
     each = int(cases["place"].max()) + 1 if len(cases) else 1
-    with figure(1.15 * each * len(KINDS) + 1.6, 1.36 * max(len(types), 1) + 0.9) as fig:
+    with figure(1.25 * each * len(KINDS) + 1.4, 1.5 * max(len(types), 1) + 0.9) as fig:
         if not len(cases):
             note(fig.subplots(), "no held-out section without a QC flag")
             save(fig, out)
@@ -134,14 +134,16 @@ def draw_errors(*, cases: pd.DataFrame, samples: Sequence[Path], slides: Sequenc
             metadata, _ = facts[row["cohort"], row["sample"]]
             _draw_tile(axes[i][j], tiles[row["cohort"], row["sample"], row["obs_id"]], metadata, row)
         for i, name in enumerate(types):
-            axes[i][0].text(-0.12, 0.5, "\n".join(short_names(name.split(" "), 14)), ha="right", va="center",
-                            fontsize=8, transform=axes[i][0].transAxes)  # fmt: skip
+            words = "\n".join(short_names(name.replace("_", " ").split(), 14))
+            place = {"ha": "right", "va": "center", "transform": axes[i][0].transAxes}
+            axes[i][0].text(-0.12, 0.5, words, fontsize=8, **place)
         patients = cases["patient"].nunique()
-        fig.suptitle(
-            f"{title}: tiles of {patients} held-out patients; under each its section and spot, and the rank of label → "
-            "prediction within the section", x=0.01, ha="left", fontsize=9,
-        )  # fmt: skip
-        save(fig, out)
+        heading = (
+            f"{title}: tiles of {patients} held-out patients; circle: the spot, bar: {_BAR_UM:g} µm\nunder each tile "
+            "its section and spot, and the ranks of label → prediction within the section (100 %: the highest)"
+        )
+        fig.suptitle(heading, x=0.01, ha="left", fontsize=9)
+        save(fig, out, photograph=True)
 
 
 def _read_tiles(cases: pd.DataFrame, facts: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str, str], np.ndarray]:
@@ -186,4 +188,4 @@ def _draw_tile(ax: Any, tile: np.ndarray, metadata: Mapping[str, Any], row: Mapp
     ax.set_xlim(0, _TILE_PX)
     ax.set_ylim(_TILE_PX, 0)
     ax.text(_TILE_PX / 2, _TILE_PX + 6, f"{row['sample']} {row['obs_id']}\n"
-            f"{row['label_rank']:.0%} → {row['prediction_rank']:.0%}", ha="center", va="top", fontsize=6.3)  # fmt: skip
+            f"{row['label_rank']:.0%} → {row['prediction_rank']:.0%}", ha="center", va="top", fontsize=7.5)  # fmt: skip

@@ -112,8 +112,8 @@ def _section_names(ax: Axes, sections: pd.DataFrame, most: int = 12) -> None:
     """Name the sections at their right end, apart from one another; not where they are too many to read."""
     if len(sections) > most:
         return
-    low, high = sections[["cc_with", "cc_without"]].min().min(), sections[["cc_with", "cc_without"]].max().max()
-    step = max(high - low, 0.05) * 0.055
+    values = np.append(sections[["cc_with", "cc_without"]].to_numpy(dtype=float).ravel(), 0.0)
+    step = 0.05 * float(np.nanmax(values) - np.nanmin(values))
     at = -np.inf
     for row in sections.dropna(subset="cc_with").sort_values("cc_with", kind="stable").to_dict("records"):
         at = max(at + step, row["cc_with"])

@@ -136,16 +136,16 @@ def draw_maps(
             shared = (low, high if high > low else low + 1.0)
             for line, what in enumerate(lines):
                 ax, values = axes[line, at], (label if what == "label" else predicted)[:, column]
-                own = float(values.min()), float(values.max())
+                own = tuple(float(v) for v in np.nanquantile(values, (0.01, 0.99)))
                 limits = shared if line < 2 else (own[0], own[1] if own[1] > own[0] else own[0] + 1.0)
                 drawn = show_map(ax, thumbnail.image, thumbnail.scale, xy, values, side, limits)
                 crop(ax, frame)
-                beyond = "neither" if line == 2 else "both" if values.min() < low else "max"
+                beyond = "both" if line == 2 else "both" if values.min() < low else "max"
                 fig.colorbar(drawn, ax=ax, shrink=0.75, pad=0.01, extend=beyond).outline.set_visible(False)
                 if line < 2:
                     rank = f"{what}: rank {ranks[what][column]} of {len(scored.types)}"
                     cc = (
-                        f"r = {r[column]:.2f}, SD ratio {spread_ratio(ratio[column])}"
+                        f"r = {number(r[column], 2)}, SD ratio {spread_ratio(ratio[column])}"
                         if np.isfinite(r[column])
                         else "r undefined"
                     )
@@ -157,7 +157,7 @@ def draw_maps(
                     scale_bar(ax, 1000, thumbnail.um_per_px)
         fig.suptitle(
             f"{experiment}, {model}: section {sample} of {cohort}, held out in fold {fold}, {len(index)} observations\n"
-            f"in {units}; label and prediction of a column have one scale", x=0.01, ha="left", fontsize=9.5,
+            f"values in {units}; label and prediction of a column have one scale", x=0.01, ha="left", fontsize=9.5,
         )  # fmt: skip
         save(fig, out)
 

@@ -19,6 +19,7 @@ from histoloom.report.thumbnails import Thumbnail, read_thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
 
 
 def read_slide_predictions(
@@ -135,7 +136,10 @@ def draw_slide(
         crop(axes[0], frame)
         if thumbnail.um_per_px:
             scale_bar(axes[0], 1000, thumbnail.um_per_px)
-        _dominant(axes[1], values, xy, thumbnail, side)
+        handles = _dominant(axes[1], values, xy, thumbnail, side)
+        fig.legend(
+            handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, title="most abundant type"
+        )
         crop(axes[1], frame)
         for ax, name in zip(axes[2:], chosen, strict=False):
             shown = values[name].to_numpy()
@@ -158,8 +162,8 @@ def draw_slide(
         save(fig, out)
 
 
-def _dominant(ax: Axes, values: pd.DataFrame, xy: np.ndarray, thumbnail: Thumbnail, side: float) -> None:
-    """Draw the most abundant type of each tile; the six most frequent have a colour."""
+def _dominant(ax: Axes, values: pd.DataFrame, xy: np.ndarray, thumbnail: Thumbnail, side: float) -> list[Patch]:
+    """Draw the most abundant type of each tile, and return the legend; the six most frequent have a colour."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
@@ -174,7 +178,7 @@ def _dominant(ax: Axes, values: pd.DataFrame, xy: np.ndarray, thumbnail: Thumbna
     if (codes == len(frequent)).any():
         handles.append(Patch(color=tones[-1], label="other"))
     ax.set_title("most abundant type", fontsize=9)
-    ax.legend(handles=handles, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, handlelength=1)
+    return handles
 
 
 def report_slide(*, predictions: Path, section: Path, cohort: str, sample: str, out: Mapping[str, Path]) -> None:

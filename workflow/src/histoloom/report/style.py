@@ -55,9 +55,20 @@ def figure(width: float, height: float) -> Iterator[Figure]:
         yield NewFigure(figsize=(width, height), layout="constrained")
 
 
-def save(fig: Figure, out: Path) -> None:
-    """Write a png without a writer's name or date."""
-    fig.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+def save(fig: Figure, out: Path, *, photograph: bool = False) -> None:
+    """Write a png without a writer's name or date; photographs with 256 colours, at a third of their size."""
+    if not photograph:
+        fig.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    fig.set_dpi(DPI)
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, dither=Image.Dither.NONE).save(
+        out, format="png", optimize=True
+    )
 
 
 def jitter(n: int, width: float) -> np.ndarray:
