@@ -73,4 +73,7 @@ onerror:
 rule all:
     default_target: True
     input:
-        get_all_targets(),
+        PLAN.report.targets(),
+
+
+check_wildcards(workflow.rules)

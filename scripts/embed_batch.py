@@ -1,9 +1,9 @@
 """Adapter of the rules that embed a batch of sections, with one encoder or a group of them."""
 
 import json
-from pathlib import Path
 
 from histoloom.jobs import job, paths_by_role
+from histoloom.paths import scratch_of
 
 
 def main(snakemake):
@@ -22,7 +22,7 @@ def main(snakemake):
             specs=json.loads(snakemake.params.specs),
             out=[out[f"embeddings{i}"] for i in numbers],
             efficiency=[out[f"efficiency{i}"] for i in numbers],
-            scratch=[Path("results/checkpoints", *path.with_suffix("").parts[1:]) for path in files["embeddings"]],
+            scratch=[scratch_of(path) for path in files["embeddings"]],
             threads=snakemake.threads,
             genes=next(iter(inputs.get("genes", [])), None),
         )

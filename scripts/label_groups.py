@@ -1,15 +1,15 @@
 """Adapter of rule label_groups: labels of groups of sections, one or several fits in one job."""
 
 import json
-from pathlib import Path
 
 from histoloom.jobs import job, paths_by_role
+from histoloom.paths import scratch_of
 
 
 def main(snakemake):
     files, spec = paths_by_role(snakemake.input.items()), json.loads(snakemake.params.spec)
     threads = spec.get("fit_threads", 1)
-    scratch = Path("results/checkpoints/labels", *snakemake.wildcards)
+    scratch = scratch_of(snakemake.output.labels)
     with job(snakemake.log[0], snakemake.output.items(), threads=threads, scratch=scratch) as out:
         from histoloom.labels import LabelTask, label_groups
 

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 from histoloom.jobs import job, paths_by_role
+from histoloom.paths import scratch_of
 
 
 def main(snakemake):
     experiment = json.loads(snakemake.params.experiment)
-    scratch = Path("results/checkpoints/models", *snakemake.wildcards)
+    scratch = scratch_of(snakemake.output.model)
     with job(snakemake.log[0], snakemake.output.items(), seed=experiment["seed"], threads=1, scratch=scratch) as out:
         from histoloom.models import train_model
 

@@ -43,38 +43,40 @@ class SimulatedWorld:
     def sections(self, cohort: str) -> None:
         """Simulate a cohort's raw files and read its sections."""
         plan = self.plan
-        for sample in plan.samples(cohort):
+        for sample in plan.sections.samples(cohort):
             out = ready(f"results/samples/{cohort}/{sample}.h5ad")
             if out.exists():
                 continue
-            row, entry = plan.row(cohort, sample), plan.config.get("cohorts", cohort)
-            raw = plan.reader(cohort).files(row, entry, plan.root(cohort))
+            row, entry = plan.sections.row(cohort, sample), plan.config.get("cohorts", cohort)
+            raw = plan.sections.reader(cohort).files(row, entry, plan.sections.root(cohort))
             write_section(
-                spec=plan.simulation_spec(cohort), row=row, out={role: ready(path) for role, path in raw.items()}
+                spec=plan.sections.simulation_spec(cohort),
+                row=row,
+                out={role: ready(path) for role, path in raw.items()},
             )
-            files = {role: Path(path) for role, path in plan.sample_files(cohort, sample).items()}
+            files = {role: Path(path) for role, path in plan.sections.files(cohort, sample).items()}
             read_section(
-                source="simulated", cohort=cohort, row=row, spec=plan.cohort_spec(cohort), files=files, out=out,
+                source="simulated", cohort=cohort, row=row, spec=plan.sections.spec(cohort), files=files, out=out,
                 picture=out.with_suffix(".png"),
             )  # fmt: skip
 
     def embeddings(self, encoder: str, cohort: str) -> None:
         """Cut and embed a cohort's tiles."""
         plan, tiles = self.plan, self.plan.config.get("encoders", encoder)["tiles"]
-        for sample in plan.samples(cohort):
+        for sample in plan.sections.samples(cohort):
             out = ready(f"results/tiles/{tiles}/{cohort}/{sample}.parquet")
             if not out.exists():
                 cut_tiles(
-                    sample=Path(f"results/samples/{cohort}/{sample}.h5ad"), slide=Path(plan.slide(cohort, sample)),
-                    spec=plan.entry(tiles, "tiles"), out=out, picture=out.with_suffix(".png"),
+                    sample=Path(f"results/samples/{cohort}/{sample}.h5ad"), slide=Path(plan.sections.slide(cohort, sample)),
+                    spec=plan.sections.tiles_spec(tiles), out=out, picture=out.with_suffix(".png"),
                 )  # fmt: skip
-        for batch in plan.batches(encoder, cohort):
+        for batch in plan.embeddings.batches(encoder, cohort):
             out = ready(f"results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5")
             if not out.exists():
-                files = plan.batch_files(encoder, cohort, batch)
+                files = plan.embeddings.batch_files(encoder, cohort, batch)
                 embed_batch(
                     cohort=cohort, batch=batch, samples=paths(files["samples"]), slides=paths(files["slides"]),
-                    tiles=paths(files["tiles"]), specs=[plan.encoder_spec(encoder)], out=[out],
+                    tiles=paths(files["tiles"]), specs=[plan.embeddings.spec(encoder)], out=[out],
                     efficiency=[out.with_suffix(".json")], scratch=[ready(f"scratch/{batch}/x").parent], threads=1,
                 )  # fmt: skip
 
@@ -83,10 +85,10 @@ class SimulatedWorld:
         out, plan = ready(f"results/references/{reference}.h5ad"), self.plan
         if out.exists():
             return
-        raw = ready(plan.reference_files(reference)["h5ad"][0])
-        write_reference(spec=plan.simulation_spec(plan.config.get("references", reference)["cohort"]), out=raw)
+        raw = ready(plan.labels.reference_files(reference)["h5ad"][0])
+        write_reference(spec=plan.sections.simulation_spec(plan.config.get("references", reference)["cohort"]), out=raw)
         build_reference(
-            spec=plan.reference_spec(reference),
+            spec=plan.labels.reference_spec(reference),
             files={"h5ad": [raw]},
             out=out,
             seed=0,
@@ -99,30 +101,30 @@ class SimulatedWorld:
         plan, final = self.plan, ready(f"results/labels/{labels}/{cohort}.h5ad")
         if final.exists():
             return final
-        reference = plan.labels_entry(labels).get("reference")
+        reference = plan.labels.entry(labels).get("reference")
         if reference:
             self.reference(reference)
         made = []
-        for part, fits in plan.label_jobs(labels, cohort).items():
+        for part, fits in plan.labels.jobs(labels, cohort).items():
             folder, tasks = ready(f"results/labels/{labels}/{cohort}/{part}"), []
             for group, seed, _ in fits:
-                files = {role: paths(names) for role, names in plan.label_inputs(labels, cohort, group).items()}
+                files = {role: paths(names) for role, names in plan.labels.inputs(labels, cohort, group).items()}
                 tasks.append(
                     LabelTask(
-                        plan.label_spec(labels), cohort, group, seed, files["samples"], Path("scratch") / labels / cohort,
+                        plan.labels.spec(labels), cohort, group, seed, files["samples"], Path("scratch") / labels / cohort,
                         reference=next(iter(files["reference"]), None), tables=files["tables"], nuclei=files["nuclei"],
                     )
                 )  # fmt: skip
                 made.append(folder / f"{group}.{seed}.h5ad")
             label_groups(tasks, folder, folder.with_suffix(".json"))
-        gather_labels(spec=plan.labels_entry(labels), cohort=cohort, groups=made, out=final)
+        gather_labels(spec=plan.labels.entry(labels), cohort=cohort, groups=made, out=final)
         return final
 
     def check_rows(self, check: str) -> pd.DataFrame:
         """Score labels."""
-        files, out = self.plan.check_files(check), ready(f"results/metrics/checks/{check}.parquet")
+        files, out = self.plan.checks.files(check), ready(f"results/metrics/checks/{check}.parquet")
         run_check(
-            spec=self.plan.named_entry(check, "checks"), labels=paths(files["labels"]),
+            spec=self.plan.checks.spec(check), labels=paths(files["labels"]),
             against=paths(files["against"]), out=out,
         )  # fmt: skip
         return pd.read_parquet(out)
@@ -130,26 +132,26 @@ class SimulatedWorld:
     def score(self, experiment: str, model: str, variant: str = "default") -> pd.DataFrame:
         """Train, predict and score; everything before is made first. Variant ``leaks``: what a leak is worth."""
         plan = self.plan
-        for cohort in plan.experiment_cohorts(experiment):
+        for cohort in plan.experiments.cohorts(experiment):
             self.sections(cohort)
-            for encoder in plan.model_encoders(model):
+            for encoder in plan.embeddings.of_model(model):
                 self.embeddings(encoder, cohort)
             entry = plan.config.get("experiments", experiment)
             self.labels(entry["labels"], cohort)
         target, folds = ready(f"results/targets/{experiment}/target.h5ad"), ready(f"results/folds/{experiment}.parquet")
         build_target(
-            spec=plan.experiment_spec(experiment, "target"), out=target,
-            **{role: paths(files) for role, files in plan.target_files(experiment).items()},
+            spec=plan.experiments.spec(experiment, "target"), out=target,
+            **{role: paths(files) for role, files in plan.models.target_files(experiment).items()},
         )  # fmt: skip
-        spec = plan.experiment_spec(experiment, "folds")
+        spec = plan.experiments.spec(experiment, "folds")
         make_folds(spec=spec, target=target, seed=spec.get("seed", 0), out=folds)
         fitted, made = ready(f"models/{experiment}.{model}.pt"), ready(f"predictions/{experiment}.{model}.h5ad")
         choices: dict[str, Any] = {
-            "spec": plan.named_entry(model, "models"),
-            "experiment": plan.experiment_spec(experiment, "training"),
+            "spec": plan.models.spec(model),
+            "experiment": plan.experiments.spec(experiment, "training"),
             "embeddings": {
                 role.removeprefix("embeddings_"): paths(files)
-                for role, files in plan.model_embeddings(experiment, model).items()
+                for role, files in plan.models.inputs(experiment, model).items()
             },
         }
         train_model(
@@ -159,7 +161,7 @@ class SimulatedWorld:
         leaks = variant == "leaks"
         out = ready(f"results/metrics/{'leaks/' * leaks}{experiment}/{model}.parquet")
         (score_leaks if leaks else score_predictions)(
-            spec=plan.experiment_spec(experiment, "scoring"), experiment=experiment, model=model, predictions=made,
+            spec=plan.experiments.spec(experiment, "scoring"), experiment=experiment, model=model, predictions=made,
             target=target, folds=folds, out=out,
         )  # fmt: skip
         return pd.read_parquet(out)

@@ -34,8 +34,8 @@ DEMO = ROOT / "config" / "config.yaml"
 
 def sections(plan: Plan, patient: str, folder: Path) -> tuple[list[Path], pd.DataFrame]:
     """Write and read a patient's sections without slides; return them and the truth, index = (sample, spot)."""
-    spec, samples, truth = plan.simulation_spec("demo"), [], []
-    for row in plan.rows("demo"):
+    spec, samples, truth = plan.sections.simulation_spec("demo"), [], []
+    for row in plan.sections.rows("demo"):
         if row["patient"] != patient:
             continue
         files = SimulatedReader.files(row, {"images": False}, folder)
@@ -70,11 +70,11 @@ def measure(misspecified: bool, patients: list[str], folder: Path) -> None:
     raw: dict[str, Any] = yaml.safe_load(DEMO.read_text())
     raw["cohorts"]["demo"]["effects"] = {"misspecification": misspecified}
     plan = Plan.from_raw(raw, [DEMO])
-    write_reference(spec=plan.simulation_spec("demo"), out=folder / "raw.h5ad")
+    write_reference(spec=plan.sections.simulation_spec("demo"), out=folder / "raw.h5ad")
     reference = folder / "reference.h5ad"
     files = {"h5ad": [folder / "raw.h5ad"]}
     build_reference(
-        spec=plan.reference_spec("sim"),
+        spec=plan.labels.reference_spec("sim"),
         files=files,
         out=reference,
         seed=0,
@@ -90,7 +90,7 @@ def measure(misspecified: bool, patients: list[str], folder: Path) -> None:
             started = time.perf_counter()
             out = folder / f"{patient}.{name}.h5ad"
             task = LabelTask(
-                plan.label_spec(name), "demo", patient, 0, samples, folder / "scratch", reference=reference
+                plan.labels.spec(name), "demo", patient, 0, samples, folder / "scratch", reference=reference
             )
             label_group(task, out)
             r = agreement(out, truth)

@@ -12,9 +12,10 @@ import yaml
 from metrics_inputs import SPEC, make_obs, make_values, write_inputs
 
 from histoloom.config import load_config
+from histoloom.kinds import LEVELS
 from histoloom.metrics import score_predictions
 from histoloom.plan import Plan
-from histoloom.plan.baselines import LEVELS, is_baseline, level_of
+from histoloom.plan.baselines import is_baseline, level_of
 from histoloom.report.baselines import baseline_table, draw_baselines, write_baselines
 from histoloom.report.results import read_results
 
@@ -78,16 +79,16 @@ def test_an_experiments_baselines_is_in_order_whatever_the_config_says() -> None
         "mlp",
     ]
     plan = plan_of(*sorted(wanted, reverse=True))
-    baselines = plan.experiment_spec("demo", "report")["baselines"]
+    baselines = plan.report.spec("demo")["baselines"]
     assert [item["model"] for item in baselines] == wanted
     assert [item["level"] for item in baselines] == list(LEVELS)
-    drawn = {t.split("/")[3] for t in plan.targets() if t.endswith("/maps.png")}
+    drawn = {t.split("/")[3] for t in plan.report.targets() if t.endswith("/maps.png")}
     assert drawn == {"on_texture", "on_net", "mlp"}
-    checked = {p.split("/")[3] for p in plan.check_files("regions")["labels"]}
+    checked = {p.split("/")[3] for p in plan.checks.files("regions")["labels"]}
     assert checked == {"on_count", "on_colour", "on_noise", "on_texture", "on_net", "mlp"}
-    assert "results/tables/demo/baselines.csv" in plan.targets()
+    assert "results/tables/demo/baselines.csv" in plan.report.targets()
     # The baseline comparison is presentation: it must not make a model train again.
-    assert "baselines" not in plan.experiment_spec("demo", "training")
+    assert "baselines" not in plan.experiments.spec("demo", "training")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_the_reports_chapters_are_numbered_and_introduced() -> None:
     entries = plan.config.entries["checks"]
     for kind in ("truth", "kept", "predicted_regions", "sensitivity"):
         entries["regions"] = {**entries["regions"], "kind": kind}
-        chapters.add(plan.check_chapter("regions"))
+        chapters.add(plan.checks.chapter("regions"))
     front = (ROOT / "workflow" / "report" / "workflow.rst").read_text()
     introduced = {f"{number}. {name}" for number, name in re.findall(r"^(\d)\. \*\*(.+?)\*\*", front, re.M)}
     assert introduced == chapters

@@ -46,7 +46,7 @@ def own(tmp_path: Path, rows: list[dict[str, str]], **cohort: Any) -> Plan:
 def test_shipped_configs_are_valid(name: str) -> None:
     path = ROOT / "config" / name
     plan = load(yaml.safe_load(path.read_text()), path)
-    assert plan.targets()
+    assert plan.report.targets()
 
 
 def test_defaults_are_filled_in_and_do_not_leak_between_entries() -> None:
@@ -85,8 +85,8 @@ def test_a_wrong_key_or_name_is_named_with_its_remedy(path: tuple[str, ...], val
     place[path[-1]] = value
     with pytest.raises(InputError) as caught:
         plan = load(raw)
-        plan.targets()
-        plan.encoder_spec("texture")
+        plan.report.targets()
+        plan.embeddings.spec("texture")
     for text in [*says, "Remedy:"]:
         assert text in str(caught.value)
 
@@ -107,22 +107,22 @@ def test_duplicate_sample_and_empty_patient_name_the_row(tmp_path: Path) -> None
 
 
 def test_unknown_column_is_an_error_but_own_columns_are_not(tmp_path: Path) -> None:
-    assert own(tmp_path, [row("S1", x_note="hello")]).samples("mine") == ["S1"]
+    assert own(tmp_path, [row("S1", x_note="hello")]).sections.samples("mine") == ["S1"]
     with pytest.raises(InputError, match=r"unknown key 'pitch'.*Did you mean 'pitch_um'"):
         own(tmp_path, [row("S1", pitch="100")])
 
 
 def test_excluded_sections_take_no_part_and_are_listed(tmp_path: Path) -> None:
     plan = own(tmp_path, [row("S1"), row("S2", exclude="torn")])
-    assert plan.samples("mine") == ["S1"]
-    assert plan.excluded() == [{"cohort": "mine", "sample": "S2", "patient": "P1", "reason": "torn"}]
+    assert plan.sections.samples("mine") == ["S1"]
+    assert plan.sections.excluded() == [{"cohort": "mine", "sample": "S2", "patient": "P1", "reason": "torn"}]
     with pytest.raises(InputError, match="no section takes part"):
-        own(tmp_path, [row("S1", exclude="torn")]).samples("mine")
+        own(tmp_path, [row("S1", exclude="torn")]).sections.samples("mine")
 
 
 def test_sheet_paths_are_relative_to_the_sheet_or_to_root(tmp_path: Path) -> None:
-    assert own(tmp_path, [row("S1")]).slide("mine", "S1") == str(tmp_path / "i.png")
-    assert own(tmp_path, [row("S1")], root="/data").slide("mine", "S1") == "/data/i.png"
+    assert own(tmp_path, [row("S1")]).sections.slide("mine", "S1") == str(tmp_path / "i.png")
+    assert own(tmp_path, [row("S1")], root="/data").sections.slide("mine", "S1") == "/data/i.png"
 
 
 def test_mirror_in_root_needs_a_mirror(tmp_path: Path) -> None:
@@ -133,46 +133,46 @@ def test_mirror_in_root_needs_a_mirror(tmp_path: Path) -> None:
     }
     with pytest.raises(InputError, match="needs mirror_dir"):
         load(raw, tmp_path / "c.yaml")
-    assert load({**raw, "mirror_dir": "/m"}, tmp_path / "c.yaml").slide("mine", "S1") == "/m/x/i.png"
+    assert load({**raw, "mirror_dir": "/m"}, tmp_path / "c.yaml").sections.slide("mine", "S1") == "/m/x/i.png"
 
 
 def test_batches_are_shared_between_a_subset_and_the_full_run() -> None:
     raw = demo()
     raw["encoders"]["texture"]["sections_per_batch"] = 2
-    full = load(raw).batches("texture", "demo")
+    full = load(raw).embeddings.batches("texture", "demo")
     raw["cohorts"]["demo"]["samples"] = full[list(full)[1]]
-    assert load(raw).batches("texture", "demo").items() <= full.items()
-    assert sorted(s for members in full.values() for s in members) == sorted(load(demo()).samples("demo"))
+    assert load(raw).embeddings.batches("texture", "demo").items() <= full.items()
+    assert sorted(s for members in full.values() for s in members) == sorted(load(demo()).sections.samples("demo"))
 
 
 def test_what_does_not_change_a_section_is_not_in_its_spec() -> None:
     raw = demo()
-    before = load(raw).cohort_spec("demo")
+    before = load(raw).sections.spec("demo")
     raw["cohorts"]["demo"]["samples"] = ["W1"]
-    assert load(raw).cohort_spec("demo") == before
+    assert load(raw).sections.spec("demo") == before
 
 
 def test_title_and_models_do_not_change_what_training_depends_on() -> None:
     raw = demo()
     parts = ("target", "folds", "training", "scoring")
-    before = [load(raw).experiment_spec("demo", part) for part in parts]
+    before = [load(raw).experiments.spec("demo", part) for part in parts]
     raw["experiments"]["demo"].update(title="other", models=["ridge", "mlp"])
-    assert [load(raw).experiment_spec("demo", part) for part in parts] == before
+    assert [load(raw).experiments.spec("demo", part) for part in parts] == before
 
 
 def test_cells_by_counted_nuclei_read_the_nuclei_of_sections_with_slides() -> None:
     raw = demo()
     raw["labels"]["c2l"]["n_cells_per_location"] = "nuclei"
     plan = load(raw)
-    group, members = next(iter(plan.label_groups("c2l", "demo").items()))
+    group, members = next(iter(plan.labels.groups("c2l", "demo").items()))
     wanted = [f"results/nuclei/demo/{sample}.parquet" for sample in members]
-    assert plan.label_inputs("c2l", "demo", group)["nuclei"] == wanted
+    assert plan.labels.inputs("c2l", "demo", group)["nuclei"] == wanted
     # Thinning takes counts, no cells: both halves expect what the whole expects.
-    assert plan.label_inputs("c2l-half0s0", "demo", group)["nuclei"] == wanted
-    assert load(demo()).label_inputs("c2l", "demo", group)["nuclei"] == []
+    assert plan.labels.inputs("c2l-half0s0", "demo", group)["nuclei"] == wanted
+    assert load(demo()).labels.inputs("c2l", "demo", group)["nuclei"] == []
     her2st = {"source": "her2st", "sheet": "cohorts/her2st.tsv", "samples": ["B4"], "images": False}
     raw["cohorts"]["blind"] = her2st
-    assert load(raw).label_inputs("c2l", "blind", "B")["nuclei"] == []
+    assert load(raw).labels.inputs("c2l", "blind", "B")["nuclei"] == []
 
 
 HGNC = "results/sources/genes/hgnc_complete_set_2026-09-04.tsv"
@@ -208,28 +208,31 @@ def test_real_sections_meet_a_reference_through_the_table(
     tmp_path: Path, genes: dict[str, Any], table: list[str]
 ) -> None:
     plan = meeting_plan(tmp_path, genes)
-    assert plan.label_inputs("n", "c0", "P0")["genes"] == table
-    assert plan.audit_genes("e") == []  # two cohorts of one kind have one vocabulary
+    assert plan.labels.inputs("n", "c0", "P0")["genes"] == table
+    assert plan.experiments.audit_genes("e") == []  # two cohorts of one kind have one vocabulary
 
 
 def test_cohorts_of_two_sources_meet_through_the_table(tmp_path: Path) -> None:
-    assert meeting_plan(tmp_path, {}, ("files", "stnet")).audit_genes("e") == [HGNC]
-    assert meeting_plan(tmp_path, {"match": "name"}, ("files", "stnet")).audit_genes("e") == []
+    assert meeting_plan(tmp_path, {}, ("files", "stnet")).experiments.audit_genes("e") == [HGNC]
+    assert meeting_plan(tmp_path, {"match": "name"}, ("files", "stnet")).experiments.audit_genes("e") == []
 
 
 def test_the_demo_needs_no_table() -> None:
     plan = load(demo())
-    assert plan.label_inputs("c2l", "demo", next(iter(plan.label_groups("c2l", "demo"))))["genes"] == []
-    assert plan.audit_genes("demo") == []
+    assert plan.labels.inputs("c2l", "demo", next(iter(plan.labels.groups("c2l", "demo"))))["genes"] == []
+    assert plan.experiments.audit_genes("demo") == []
 
 
 def test_an_encoder_of_expression_meets_its_vocabulary_through_the_table() -> None:
     raw = demo()
     raw["encoders"]["cells"] = {"card": "scgpt", "tiles": "um112", "weights": "w"}
     plan = load(raw)
-    batch = next(iter(plan.batches("cells", "demo")))
-    assert plan.batch_files("cells", "demo", batch)["genes"] == [HGNC]
-    assert plan.batch_files("texture", "demo", next(iter(plan.batches("texture", "demo"))))["genes"] == []
+    batch = next(iter(plan.embeddings.batches("cells", "demo")))
+    assert plan.embeddings.batch_files("cells", "demo", batch)["genes"] == [HGNC]
+    assert (
+        plan.embeddings.batch_files("texture", "demo", next(iter(plan.embeddings.batches("texture", "demo"))))["genes"]
+        == []
+    )
 
 
 def test_genes_match_by_a_known_way() -> None:
@@ -241,29 +244,29 @@ def test_a_ceiling_asks_for_the_labels_of_both_halves_by_the_method_of_the_whole
     raw = demo()
     raw["checks"] = {"top": {"kind": "ceiling", "labels": "c2l", "cohorts": ["demo"]}}
     plan = load(raw)
-    files = plan.check_files("top")
+    files = plan.checks.files("top")
     assert files == {
         "labels": ["results/labels/c2l-half0s0/demo.h5ad"],
         "against": ["results/labels/c2l-half1s0/demo.h5ad"],
     }
     for half in (0, 1):
         name = f"c2l-half{half}s0"
-        groups = plan.label_groups(name, "demo")
-        assert groups == plan.label_groups("c2l", "demo")
-        assert plan.label_seeds(name) == [half]  # the halves must not share the optimiser's noise
-        assert plan.label_spec(name) == plan.label_spec("c2l")
+        groups = plan.labels.groups(name, "demo")
+        assert groups == plan.labels.groups("c2l", "demo")
+        assert plan.labels.seeds(name) == [half]  # the halves must not share the optimiser's noise
+        assert plan.labels.spec(name) == plan.labels.spec("c2l")
         (group, members), *_ = groups.items()
         wanted = [f"results/thinned/{half}.0/demo/{sample}.h5ad" for sample in members]
-        assert plan.label_inputs(name, "demo", group)["samples"] == wanted
-    assert plan.ceilings("demo") == ["top"]
-    assert "results/tables/demo/attainable.csv" in plan.targets()
+        assert plan.labels.inputs(name, "demo", group)["samples"] == wanted
+    assert plan.checks.ceilings("demo") == ["top"]
+    assert "results/tables/demo/attainable.csv" in plan.report.targets()
 
 
 def test_groups_are_deconvolved_side_by_side_with_signatures_made_once() -> None:
     path = ROOT / "config" / "decomposition.yaml"
     plan = load(yaml.safe_load(path.read_text()) | {"only": ["her2st_paper"]}, path)
-    files = plan.label_files("c2l", "her2st")
-    inputs = [plan.label_inputs("c2l", "her2st", group) for group in plan.label_groups("c2l", "her2st")]
+    files = plan.labels.part_files("c2l", "her2st")
+    inputs = [plan.labels.inputs("c2l", "her2st", group) for group in plan.labels.groups("c2l", "her2st")]
     assert len(inputs) == 8
     assert len(files) == 8 * 2  # seeds
     assert {tuple(found["reference"]) for found in inputs} == {("results/references/hbca.h5ad",)}
@@ -277,9 +280,9 @@ def test_an_experiment_that_leaks_on_purpose_is_compared_and_used_for_nothing_el
     raw = demo()
     raw["experiments"]["paired"] = {**raw["experiments"]["demo"], "split": "paired_leakage", "paper": None}
     plan = load(raw)
-    assert "paired" not in plan.evaluations()
-    assert plan.leakage_tests() == ["leakage", "paired"]
-    wanted = [target for target in plan.targets() if "/paired/" in target]
+    assert "paired" not in plan.experiments.evaluations()
+    assert plan.experiments.leakage_tests() == ["leakage", "paired"]
+    wanted = [target for target in plan.report.targets() if "/paired/" in target]
     assert sorted(wanted) == [
         "results/figures/paired/leaks.png",
         *(f"results/tables/paired/leaks.{extension}" for extension in ("csv", "html", "md")),
@@ -314,5 +317,5 @@ def test_a_transfer_is_compared_where_the_sheets_say_that_patients_are_shared(tm
         },
     }
     plan = load(raw, tmp_path / "c.yaml")
-    assert plan.leakage_tests() == ["shared"]
-    assert plan.evaluations() == list(raw["experiments"])
+    assert plan.experiments.leakage_tests() == ["shared"]
+    assert plan.experiments.evaluations() == list(raw["experiments"])

@@ -226,12 +226,12 @@ def test_the_plan_reads_files_and_no_slides(tmp_path: Path) -> None:
     }
     raw["models"] = {name: {"kind": "ridge", "inputs": [name]} for name in ("given", "run")}
     plan = Plan(load_config(raw, [tmp_path / "c.yaml"]))
-    assert plan.level("given") == plan.level("run")
-    (batch,) = plan.batches("given", "h")
-    files = plan.batch_files("given", "h", batch)
+    assert plan.models.level("given") == plan.models.level("run")
+    (batch,) = plan.embeddings.batches("given", "h")
+    files = plan.embeddings.batch_files("given", "h", batch)
     assert files["features"] == ["/data/uni/h/H1.h5", "/data/uni/h/H2.h5"]
     assert "slides" not in files
-    assert (plan.precomputed, plan.computed) == (["given"], ["run"])
+    assert (plan.embeddings.precomputed, plan.embeddings.computed) == (["given"], ["run"])
     for change, problem in (
         ({"weights": "hub"}, "unknown key 'weights'"),
         ({"kind": "precomputd"}, "is unknown; known: precomputed.*Did you mean 'precomputed'"),

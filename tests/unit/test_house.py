@@ -26,6 +26,7 @@ BASE = [
     "hub",
     "efficiency",
     "devices",
+    "paths",
     "jobs",
     "versions",
     "kinds",
@@ -162,8 +163,10 @@ def rules() -> list[tuple[str, str, Path]]:
 
 @pytest.mark.parametrize(("name", "body", "path"), rules(), ids=lambda value: str(value)[:30])
 def test_every_rule_carries_what_a_rule_must(name: str, body: str, path: Path) -> None:
-    for word in ("output:", "log:", "benchmark:", "conda:", "threads:", "resources:", "script:", "mem_mb=", "runtime="):
+    for word in ("output:", "log:", "benchmark:", "conda:", "threads:", "script:"):
         assert word in body, f"{path.name}: rule {name} lacks {word}"
+    # Both, or neither: then the profile's defaults serve.
+    assert ("mem_mb=" in body) == ("runtime=" in body), f"{path.name}: rule {name}"
     script = ROOT / "scripts" / f"{name}.py"
     assert f"../../scripts/{name}.py" in body
     assert script.is_file(), f"{script} is missing"

@@ -9,18 +9,30 @@ from pathlib import Path
 import pytest
 import yaml
 
+from histoloom import kinds
 from histoloom.job_resources import (
-    DEMANDS,
     MAX_GROWTH,
+    NEEDS,
     OVERHEAD_MB,
-    UNMEASURED,
     advice_when_too_large,
     deconvolution_mb,
-    demand,
     memory_mb,
     runtime_minutes,
 )
+from histoloom.kinds import Memory
 
+# What the profiles grant to jobs whose need does not follow their input.
+SMALL = Memory(1000 - OVERHEAD_MB, base_minutes=20)
+KINDS = {"read_section": "sources", "embed_batch": "encoders", "label_groups": "labels", "train_model": "models"}
+
+
+def need_of(job: str) -> Memory:
+    """Return what ``rule`` or ``rule.kind`` needs."""
+    rule, _, kind = job.partition(".")
+    return (kinds.find(KINDS[rule], kind).memory if kind else None) or NEEDS.get(rule, SMALL)
+
+
+JOBS = [*NEEDS, *(f"{rule}.{kind}" for rule, section in KINDS.items() for kind in kinds.SECTIONS[section])]
 ROOT = Path(__file__).resolve().parents[2]
 with (Path(__file__).parent / "measured_jobs.tsv").open() as _file:
     MEASURED = list(csv.DictReader(_file, delimiter="\t"))
@@ -50,40 +62,39 @@ def sized(tmp_path: Path):
 @pytest.mark.parametrize("row", MEASURED, ids=lambda r: f"{r['job']}-{r['payload']}-{r['peak_mb']}")
 def test_measured_jobs_fit_the_first_attempt_with_a_fifth_to_spare(row: dict[str, str], sized) -> None:
     paths = sized(float(row["pictures_mb"]), float(row["others_mb"]))
-    assert memory_mb(row["job"], paths) - OVERHEAD_MB >= 1.2 * float(row["peak_mb"])
-    assert runtime_minutes(row["job"], paths) * 60 >= 5 * float(row["seconds"])
+    assert memory_mb(need_of(row["job"]), paths) - OVERHEAD_MB >= 1.2 * float(row["peak_mb"])
+    assert runtime_minutes(need_of(row["job"]), paths) * 60 >= 5 * float(row["seconds"])
 
 
-@pytest.mark.parametrize("job", sorted({row["job"] for row in MEASURED}))
+@pytest.mark.parametrize("job", sorted({row["job"] for row in MEASURED} & set(JOBS)))
 def test_no_job_asks_for_many_times_what_it_used(job: str, sized) -> None:
     rows = [row for row in MEASURED if row["job"] == job]
     worst = max(rows, key=lambda row: float(row["peak_mb"]))
     paths = sized(float(worst["pictures_mb"]), float(worst["others_mb"]))
-    assert memory_mb(job, paths) - OVERHEAD_MB <= 3.5 * float(worst["peak_mb"]) + 100
+    assert memory_mb(need_of(job), paths) - OVERHEAD_MB <= 3.5 * float(worst["peak_mb"]) + 100
 
 
-def test_every_demand_is_that_of_a_rule_and_a_new_rule_gets_a_generous_one() -> None:
+def test_every_need_is_that_of_a_rule() -> None:
     # Each group of encoders has a rule of its own.
-    assert {job.partition(".")[0] for job in DEMANDS} <= RULES | {"embed_group"}
-    assert demand("a_rule_of_tomorrow") is UNMEASURED
+    assert set(NEEDS) | set(KINDS) <= RULES | {"embed_group"}
 
 
-@pytest.mark.parametrize("job", sorted(DEMANDS))
+@pytest.mark.parametrize("job", sorted(JOBS))
 def test_more_attempts_and_more_input_never_ask_for_less(job: str, sized) -> None:
     small, asked = sized(1, 1), []
     for attempt in range(1, MAX_GROWTH + 3):
-        asked.append((memory_mb(job, small, attempt), runtime_minutes(job, small, attempt)))
+        asked.append((memory_mb(need_of(job), small, attempt), runtime_minutes(need_of(job), small, attempt)))
     assert asked == sorted(asked)
     assert asked[1][0] > asked[0][0]
     assert asked[1][1] > asked[0][1]
     assert asked[MAX_GROWTH] == asked[MAX_GROWTH + 1]
-    before = memory_mb(job, sized(1, 1))
-    assert memory_mb(job, sized(50, 50)) >= before
+    before = memory_mb(need_of(job), sized(1, 1))
+    assert memory_mb(need_of(job), sized(50, 50)) >= before
 
 
 def test_a_file_that_does_not_exist_yet_counts_as_a_typical_one(tmp_path: Path, sized) -> None:
     missing = [tmp_path / "absent.jpg", tmp_path / "absent.h5ad"]
-    assert memory_mb("cut_tiles", missing) > memory_mb("cut_tiles", sized(0, 0))
+    assert memory_mb(need_of("cut_tiles"), missing) > memory_mb(need_of("cut_tiles"), sized(0, 0))
 
 
 def test_whole_slides_are_read_by_region_whatever_their_size_and_number(tmp_path: Path) -> None:
@@ -92,7 +103,7 @@ def test_whole_slides_are_read_by_region_whatever_their_size_and_number(tmp_path
         with path.open("wb") as file:
             file.truncate(2 * 10**9)
     for job in ("report_model", "embed_batch.stain_texture", "cut_tiles", "count_nuclei"):
-        assert memory_mb(job, slides) == memory_mb(job, slides[:1]) < 8000
+        assert memory_mb(need_of(job), slides) == memory_mb(need_of(job), slides[:1]) < 8000
 
 
 def test_pictures_that_are_opened_one_by_one_do_not_add_up(tmp_path: Path) -> None:
@@ -100,8 +111,10 @@ def test_pictures_that_are_opened_one_by_one_do_not_add_up(tmp_path: Path) -> No
     for i, path in enumerate(pictures):
         with path.open("wb") as file:
             file.truncate(10**6 * (1 + i % 5))
-    assert memory_mb("report_model", pictures) == memory_mb("report_model", pictures[4:5])
-    assert memory_mb("embed_batch.stain_texture", pictures) > 10 * memory_mb("embed_batch.stain_texture", pictures[:1])
+    assert memory_mb(need_of("report_model"), pictures) == memory_mb(need_of("report_model"), pictures[4:5])
+    assert memory_mb(need_of("embed_batch.stain_texture"), pictures) > 10 * memory_mb(
+        need_of("embed_batch.stain_texture"), pictures[:1]
+    )
 
 
 # Peaks of fits of ours on a CPU: spots, genes, types, posterior samples, MB.
@@ -135,6 +148,15 @@ def test_a_deconvolution_too_large_is_refused_with_advice_that_helps() -> None:
     assert advice_when_too_large(need, float(memory), 5_000, 15_000) is None
     # Where no number of genes helps, none is named.
     assert "max_genes" not in advice_when_too_large(deconvolution_mb(10**6, 2000, 30), 5000, 10**6, 2000)[1]
+
+
+def test_profiles_grant_small_jobs_the_same() -> None:
+    for path in sorted((ROOT / "profiles").glob("*/config.yaml")):
+        defaults = yaml.safe_load(path.read_text())["default-resources"]
+        for attempt in range(1, MAX_GROWTH + 3):
+            times = min(attempt, MAX_GROWTH)
+            assert eval(defaults["mem_mb"], {"attempt": attempt, "min": min}) == 1000 * times
+            assert eval(defaults["runtime"], {"attempt": attempt, "min": min}) == 20 * times
 
 
 def test_profiles_name_rules_that_exist() -> None:

@@ -106,13 +106,13 @@ def test_short_fits_share_a_job_and_long_ones_have_their_own(settings: dict[str,
     raw["labels"]["c2l"].pop("fits_per_job", None)
     raw["labels"]["c2l"] |= settings
     plan = Plan.from_raw(raw, [str(DEMO)])
-    assert {part: len(fits) for part, fits in plan.label_jobs("c2l", "demo").items()} == parts
-    assert plan.label_files("c2l", "demo") == [f"results/labels/c2l/demo/{part}" for part in parts]
+    assert {part: len(fits) for part, fits in plan.labels.jobs("c2l", "demo").items()} == parts
+    assert plan.labels.part_files("c2l", "demo") == [f"results/labels/c2l/demo/{part}" for part in parts]
     # How fits are dealt to jobs decides no result, so it is in no spec.
-    assert "fits_per_job" not in plan.label_spec("c2l")
-    fits = [fit[:2] for part in parts for fit in plan.label_fits("c2l", "demo", part)]
+    assert "fits_per_job" not in plan.labels.spec("c2l")
+    fits = [fit[:2] for part in parts for fit in plan.labels.fits("c2l", "demo", part)]
     assert fits == [(group, seed) for group in "WXYZ" for seed in (0, 1)]
     first = next(iter(parts))
-    read = plan.label_job_inputs("c2l", "demo", first)
-    members = [s for _, _, sections in plan.label_fits("c2l", "demo", first) for s in sections]
+    read = plan.labels.job_inputs("c2l", "demo", first)
+    members = [s for _, _, sections in plan.labels.fits("c2l", "demo", first) for s in sections]
     assert [Path(p).stem for p in read["samples"]] == list(dict.fromkeys(members))

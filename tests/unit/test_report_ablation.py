@@ -102,7 +102,7 @@ def plan(repo: Path, **models: Any) -> Plan:
 
 
 def test_the_papers_config_has_the_papers_ablation(repo: Path) -> None:
-    found = plan(repo).ablation("her2st_paper")
+    found = plan(repo).models.ablation("her2st_paper")
     assert [(e["kind"], "+".join(e["encoders"])) for e in found] == [
         ("mlp", "conch"), ("mlp", "uni"), ("mlp", "conch+uni"), ("mlp", "uni2"), ("mlp", "conch+uni2"),
         ("mlp", "conch+uni+uni2"),
@@ -114,8 +114,8 @@ def test_the_papers_config_has_the_papers_ablation(repo: Path) -> None:
 def test_models_of_other_settings_are_a_group_of_their_own(repo: Path) -> None:
     narrow = {"kind": "mlp", "width": 64}
     added = {"R": {"kind": "ridge", "inputs": ["uni"]}, "N": {**narrow, "inputs": ["uni"]}}
-    assert plan(repo, **added).ablation("her2st_paper") == plan(repo).ablation("her2st_paper")
+    assert plan(repo, **added).models.ablation("her2st_paper") == plan(repo).models.ablation("her2st_paper")
     added["N2"] = {**narrow, "inputs": ["uni", "conch"]}
-    kinds = {e["model"]: e["kind"] for e in plan(repo, **added).ablation("her2st_paper")}
+    kinds = {e["model"]: e["kind"] for e in plan(repo, **added).models.ablation("her2st_paper")}
     assert (kinds["UNI_MLP"], kinds["N"], kinds["N2"]) == ("mlp", "mlp 2", "mlp 2")
     assert "R" not in kinds

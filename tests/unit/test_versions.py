@@ -40,9 +40,9 @@ def test_the_version_of_a_model_is_its_kinds(monkeypatch: pytest.MonkeyPatch) ->
     from test_config import demo, load
 
     plan = load(demo())
-    before = plan.model_version("ridge")
+    before = plan.models.version("ridge")
     monkeypatch.setitem(kinds.MODELS, "ridge", replace(kinds.MODELS["ridge"], version=before + 1))
-    assert plan.model_version("ridge") == before + 1
+    assert plan.models.version("ridge") == before + 1
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def codes(src: Path) -> dict[str, str]:
     [
         ("slides/files.py", {"samples", "tiles", "nuclei"}, {"folds", "metrics", "thinning"}),
         ("folds/roles.py", {"folds", "metrics", "report"}, {"samples", "tiles"}),
-        ("metrics/thinning.py", {"thinning", "metrics"}, {"samples", "folds"}),
+        ("labels/thinning.py", {"thinning"}, {"samples", "folds"}),
         ("kinds.py", set(), {"samples", "folds", "metrics", "report"}),
     ],
 )

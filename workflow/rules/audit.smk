@@ -4,13 +4,13 @@
 
 rule audit_sections:
     input:
-        samples=get("audit_samples", "experiment"),
-        genes=get("audit_genes", "experiment"),
-        folds="results/folds/{experiment}.parquet",
+        samples=inputs(PLAN.experiments.sample_files),
+        genes=inputs(PLAN.experiments.audit_genes),
+        folds=paths.FOLDS,
     output:
-        table="results/audit/{experiment}.parquet",
+        table=paths.AUDIT,
         figure=report(
-            "results/figures/{experiment}/content.png",
+            paths.CONTENT_FIGURE,
             caption="../report/audit.rst",
             category="6. Leaks",
             labels={"experiment": "{experiment}", "what": "content guard"},
@@ -25,10 +25,10 @@ rule audit_sections:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("audit_sections"),
-        runtime=get_runtime("audit_sections"),
+        mem_mb=memory(NEEDS["audit_sections"]),
+        runtime=runtime(NEEDS["audit_sections"]),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="audit"),
+        spec=spec(PLAN.experiments.spec, part="audit"),
         code=code_of("audit"),
     script:
         "../../scripts/audit_sections.py"

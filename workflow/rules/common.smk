@@ -1,32 +1,41 @@
 # Shared by all stages: the plan, wildcard constraints, and thin functions that ask the plan.
 # The only file with functions. They name files and choices; they never read a result.
 from functools import partial
+from inspect import signature
 
+from histoloom import paths
 from histoloom.identity import canonical_json
+from histoloom.kinds import LIGHT
+from histoloom.job_resources import NEEDS, memory_mb, runtime_minutes
 from histoloom.plan import Plan
-from histoloom.job_resources import memory_mb, runtime_minutes
 from histoloom.versions import code_of, version_of
 
 PLAN = Plan.from_raw(config, workflow.configfiles)
 RAW = PLAN.config.raw_dir
-NEVER = "(?!)"  # a wildcard constraint that nothing matches
 NAME = "[A-Za-z0-9_-]+"
-ALONE = "|".join(PLAN.alone) or NEVER
-PRECOMPUTED = "|".join(PLAN.precomputed) or NEVER
-TRAINED = "|".join(PLAN.experiments("abundance")) or NEVER
-EXPERIMENTS = "|".join(PLAN.evaluations()) or NEVER
-LEAKS = "|".join(PLAN.leakage_tests()) or NEVER
-PROBES = "|".join(PLAN.experiments("probe")) or NEVER
-APPLICATIONS = "|".join(PLAN.experiments("apply")) or NEVER
+
+
+# A wildcard constraint that holds for these names only.
+def one_of(names):
+    return "|".join(names) or "(?!)"
+
+
+ALONE = one_of(PLAN.embeddings.alone)
+PRECOMPUTED = one_of(PLAN.embeddings.precomputed)
+TRAINED = one_of(PLAN.experiments.named("abundance"))
+EXPERIMENTS = one_of(PLAN.experiments.evaluations())
+LEAKS = one_of(PLAN.experiments.leakage_tests())
+PROBES = one_of(PLAN.experiments.named("probe"))
+APPLICATIONS = one_of(PLAN.experiments.named("apply"))
 
 
 wildcard_constraints:
     batch=r"b\d+-[0-9a-f]{8}",
+    check=NAME,
     cohort=NAME,
     encoder=NAME,
     experiment=NAME,
     group=NAME,
-    check=NAME,
     labels=NAME,
     model=NAME,
     number=r"\d+",
@@ -36,7 +45,7 @@ wildcard_constraints:
     reference=NAME,
     sample=NAME,
     seed=r"\d+",
-    source="|".join(PLAN.downloaded_sources) or NEVER,
+    source=one_of(PLAN.sections.downloaded_sources),
     tiles=NAME,
     variant=NAME,
 
@@ -47,44 +56,96 @@ def get_mirror(wildcards, input):
     return PLAN.config.mirror_dir or ""
 
 
-# Each asks a method of the plan, with wildcards by name and further arguments as they are: for files or numbers ...
-def get(method, *names, **arguments):
-    def ask(wildcards):
-        return getattr(PLAN, method)(
-            *(getattr(wildcards, name) for name in names), **arguments
-        )
+# Files or numbers that a method of the plan gives for the wildcards that its parameters name; others are given here.
+def inputs(method, **given):
+    names = [name for name in signature(method).parameters if name not in given]
 
+    def ask(wildcards):
+        return method(**{name: wildcards[name] for name in names}, **given)
+
+    ask.wildcards = names
     return ask
 
 
-# ... and for the choices that decide a result, as one scalar param.
-def get_spec(method, *names, **arguments):
-    ask = get(method, *names, **arguments)
+# The same for the choices that decide a result, as one scalar param.
+def spec(method, **given):
+    ask = inputs(method, **given)
 
     def ask_spec(wildcards):
         return canonical_json(ask(wildcards))
 
+    ask_spec.wildcards = ask.wildcards
     return ask_spec
 
 
-# Memory and time by the size of the input and the attempt, fitted to measured runs (histoloom.job_resources).
-def get_demand(measure, rule, kind=None, name=None):
-    def ask(wildcards, input, attempt):
-        job = (
-            f"{rule}.{getattr(PLAN, kind)(getattr(wildcards, name))}" if kind else rule
-        )
-        return measure(job, input, attempt)
+# Memory or time by the size of the input and the attempt; what is needed is that of the rule, or of a kind.
+def measured(measure, need):
+    ask = inputs(need) if callable(need) else None
 
-    return ask
+    def ask_measure(wildcards, input, attempt):
+        return measure(ask(wildcards) if ask else need, input, attempt)
 
-
-get_memory = partial(get_demand, memory_mb)
-get_runtime = partial(get_demand, runtime_minutes)
+    ask_measure.wildcards = ask.wildcards if ask else []
+    return ask_measure
 
 
-def get_exclusions():
-    return canonical_json(PLAN.excluded())
+memory = partial(measured, memory_mb)
+runtime = partial(measured, runtime_minutes)
 
 
-def get_all_targets():
-    return PLAN.targets()
+# Refuse a rule that asks the plan by a wildcard which it does not have; otherwise only its first job would fail.
+def check_wildcards(rules):
+    for rule in rules:
+        flagged = [getattr(item, "_file", item) for item in rule.input]
+        asked = [getattr(item, "callable", item) for item in flagged]
+        asked += [*rule.params, *(getattr(r, "_evaluator", r) for r in rule.resources.values())]
+        names = {name for ask in asked for name in getattr(ask, "wildcards", [])}
+        if missing := names - rule.wildcard_names:
+            raise WorkflowError(
+                f"rule {rule.name} has no wildcard {', '.join(sorted(missing))}."
+            )
+
+
+# Rules that still name methods as text; each will pass the method itself.
+def find_method(name):
+    parts = (PLAN.sections, PLAN.labels, PLAN.experiments, PLAN.embeddings)
+    parts += (PLAN.models, PLAN.checks, PLAN.report)
+    names = {
+        "experiment_results": "results",
+        "leak_results": "leakage_results",
+        "experiment_title": "title",
+        "check_files": "files",
+        "check_chapter": "chapter",
+        "check_columns": "columns",
+        "audit_samples": "sample_files",
+        "model_embeddings": "inputs",
+    }
+    if name.startswith("check_"):
+        return getattr(PLAN.checks, names[name])
+    if name.startswith("model_"):
+        return getattr(PLAN.models, names.get(name, name[6:]))
+    if name in {"experiment_results", "experiment_title"}:
+        return getattr(PLAN.report, names[name])
+    name = names.get(name, name)
+    return next(getattr(part, name) for part in parts if hasattr(part, name))
+
+
+def get(method, *names, **arguments):
+    return inputs(find_method(method))
+
+
+def get_spec(method, *names, section=None, part=None):
+    if method == "experiment_spec":
+        whole = part in {"all", "report"}
+        return spec(PLAN.report.spec) if whole else spec(PLAN.experiments.spec, part=part)
+    if method == "named_entry":
+        return spec(getattr(PLAN, section).spec)
+    return spec(find_method(method))
+
+
+def get_memory(rule, *kind):
+    return memory(NEEDS.get(rule, LIGHT))
+
+
+def get_runtime(rule, *kind):
+    return runtime(NEEDS.get(rule, LIGHT))

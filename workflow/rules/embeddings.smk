@@ -5,10 +5,10 @@
 
 rule embed_batch:
     input:
-        unpack(get("batch_files", "encoder", "cohort", "batch")),
+        unpack(inputs(PLAN.embeddings.batch_files)),
     output:
-        embeddings="results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5",
-        efficiency="results/efficiency/embeddings/{tiles}/{encoder}/{cohort}/{batch}.json",
+        embeddings=paths.EMBEDDINGS,
+        efficiency=paths.EMBEDDINGS_EFFICIENCY,
     log:
         "logs/embeddings/embed_batch/{tiles}/{encoder}/{cohort}/{batch}.log",
     benchmark:
@@ -19,11 +19,11 @@ rule embed_batch:
         "../../envs/embed.yaml"
     threads: 2
     resources:
-        mem_mb=get_memory("embed_batch", "encoder_kind", "encoder"),
-        runtime=get_runtime("embed_batch", "encoder_kind", "encoder"),
-        gpu=get("encoder_gpu", "encoder"),
+        mem_mb=memory(PLAN.embeddings.memory),
+        runtime=runtime(PLAN.embeddings.memory),
+        gpu=inputs(PLAN.embeddings.gpu),
     params:
-        specs=get_spec("encoder_specs", "encoder"),
+        specs=spec(PLAN.embeddings.batch_specs),
         version=version_of("embeddings"),
     script:
         "../../scripts/embed_batch.py"
@@ -32,9 +32,9 @@ rule embed_batch:
 # The same artefact from TRIDENT's or HEST's h5: nothing is encoded, so there is nothing to time.
 rule import_embeddings:
     input:
-        unpack(get("batch_files", "encoder", "cohort", "batch")),
+        unpack(inputs(PLAN.embeddings.batch_files)),
     output:
-        embeddings="results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5",
+        embeddings=paths.EMBEDDINGS,
     log:
         "logs/embeddings/import_embeddings/{tiles}/{encoder}/{cohort}/{batch}.log",
     benchmark:
@@ -45,10 +45,10 @@ rule import_embeddings:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("import_embeddings"),
-        runtime=get_runtime("import_embeddings"),
+        mem_mb=memory(NEEDS["import_embeddings"]),
+        runtime=runtime(NEEDS["import_embeddings"]),
     params:
-        spec=get_spec("encoder_spec", "encoder"),
+        spec=spec(PLAN.embeddings.spec),
         version=version_of("embeddings"),
     script:
         "../../scripts/import_embeddings.py"
@@ -56,21 +56,19 @@ rule import_embeddings:
 
 # Encoders of an entry under `encoder_groups`: one job reads every tile once and writes a file for each of them. A rule
 # for each group, since its outputs are those of its encoders.
-for group in PLAN.encoder_groups:
+for group in PLAN.embeddings.groups:
 
     rule:
         name:
             group.rule
         input:
-            unpack(get("group_files", "cohort", "batch", group=group)),
+            unpack(inputs(PLAN.embeddings.group_files, group=group)),
         output:
             embeddings=expand(
-                "results/embeddings/{{tiles}}/{encoder}/{{cohort}}/{{batch}}.h5",
-                encoder=group.encoders,
+                paths.EMBEDDINGS, encoder=group.encoders, allow_missing=True
             ),
             efficiency=expand(
-                "results/efficiency/embeddings/{{tiles}}/{encoder}/{{cohort}}/{{batch}}.json",
-                encoder=group.encoders,
+                paths.EMBEDDINGS_EFFICIENCY, encoder=group.encoders, allow_missing=True
             ),
         log:
             f"logs/embeddings/{group.rule}/{{tiles}}/{{cohort}}/{{batch}}.log",
@@ -82,11 +80,11 @@ for group in PLAN.encoder_groups:
             "../../envs/embed.yaml"
         threads: 2
         resources:
-            mem_mb=get_memory(f"embed_group.{PLAN.group_kind(group)}"),
-            runtime=get_runtime(f"embed_group.{PLAN.group_kind(group)}"),
-            gpu=max(PLAN.encoder_gpu(encoder) for encoder in group.encoders),
+            mem_mb=memory(PLAN.embeddings.group_memory(group)),
+            runtime=runtime(PLAN.embeddings.group_memory(group)),
+            gpu=PLAN.embeddings.group_gpu(group),
         params:
-            specs=canonical_json(PLAN.encoder_specs(*group.encoders)),
+            specs=canonical_json(PLAN.embeddings.group_specs(group)),
             version=version_of("embeddings"),
         script:
             "../../scripts/embed_batch.py"

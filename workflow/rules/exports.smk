@@ -4,10 +4,10 @@
 
 rule export_qupath:
     input:
-        unpack(get("outlines", "cohort", "sample")),
-        sample="results/samples/{cohort}/{sample}.h5ad",
+        unpack(inputs(PLAN.sections.outlines)),
+        sample=paths.SAMPLE,
     output:
-        geojson="results/exports/{cohort}/{sample}.geojson",
+        geojson=paths.QUPATH,
     log:
         "logs/exports/export_qupath/{cohort}/{sample}.log",
     benchmark:
@@ -16,8 +16,8 @@ rule export_qupath:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("export_qupath"),
-        runtime=get_runtime("export_qupath"),
+        mem_mb=memory(NEEDS["export_qupath"]),
+        runtime=runtime(NEEDS["export_qupath"]),
     params:
         code=code_of("exports"),
     script:
@@ -26,10 +26,10 @@ rule export_qupath:
 
 rule export_spatialdata:
     input:
-        unpack(get("outlines", "cohort", "sample")),
-        sample="results/samples/{cohort}/{sample}.h5ad",
+        unpack(inputs(PLAN.sections.outlines)),
+        sample=paths.SAMPLE,
     output:
-        zarr=directory("results/exports/{cohort}/{sample}.zarr"),
+        zarr=directory(paths.SPATIALDATA),
     log:
         "logs/exports/export_spatialdata/{cohort}/{sample}.log",
     benchmark:
@@ -38,8 +38,8 @@ rule export_spatialdata:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("export_spatialdata"),
-        runtime=get_runtime("export_spatialdata"),
+        mem_mb=memory(NEEDS["export_spatialdata"]),
+        runtime=runtime(NEEDS["export_spatialdata"]),
     params:
         code=code_of("exports"),
     script:
@@ -49,7 +49,7 @@ rule export_spatialdata:
 rule export_errors:
     input:
         cases="results/tables/{experiment}/{model}/errors.csv",
-        sample="results/samples/{cohort}/{sample}.h5ad",
+        sample=paths.SAMPLE,
     output:
         geojson="results/slides/{experiment}/{model}/{cohort}/{sample}.errors.geojson",
     log:
@@ -62,8 +62,8 @@ rule export_errors:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("export_errors"),
-        runtime=get_runtime("export_errors"),
+        mem_mb=memory(NEEDS["export_errors"]),
+        runtime=runtime(NEEDS["export_errors"]),
     params:
         code=code_of("exports"),
     script:

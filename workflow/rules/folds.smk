@@ -5,9 +5,9 @@
 
 rule build_target:
     input:
-        unpack(get("target_files", "experiment")),
+        unpack(inputs(PLAN.models.target_files)),
     output:
-        target="results/targets/{experiment}/target.h5ad",
+        target=paths.TARGET,
     log:
         "logs/folds/build_target/{experiment}.log",
     benchmark:
@@ -16,10 +16,10 @@ rule build_target:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("build_target"),
-        runtime=get_runtime("build_target"),
+        mem_mb=memory(NEEDS["build_target"]),
+        runtime=runtime(NEEDS["build_target"]),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="target"),
+        spec=spec(PLAN.experiments.spec, part="target"),
         code=code_of("targets"),
     script:
         "../../scripts/build_target.py"
@@ -27,10 +27,10 @@ rule build_target:
 
 rule make_folds:
     input:
-        target="results/targets/{experiment}/target.h5ad",
-        splits=get("published_splits", "experiment"),
+        target=paths.TARGET,
+        splits=inputs(PLAN.experiments.published_splits),
     output:
-        folds="results/folds/{experiment}.parquet",
+        folds=paths.FOLDS,
     log:
         "logs/folds/make_folds/{experiment}.log",
     benchmark:
@@ -39,10 +39,10 @@ rule make_folds:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("make_folds"),
-        runtime=get_runtime("make_folds"),
+        mem_mb=memory(NEEDS["make_folds"]),
+        runtime=runtime(NEEDS["make_folds"]),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="folds"),
+        spec=spec(PLAN.experiments.spec, part="folds"),
         code=code_of("folds"),
     script:
         "../../scripts/make_folds.py"

@@ -5,9 +5,9 @@
 
 rule build_reference:
     input:
-        unpack(get("reference_files", "reference")),
+        unpack(inputs(PLAN.labels.reference_files)),
     output:
-        reference="results/references/{reference}.h5ad",
+        reference=paths.REFERENCE,
     log:
         "logs/labels/build_reference/{reference}.log",
     benchmark:
@@ -16,10 +16,10 @@ rule build_reference:
         "../../envs/labels.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("build_reference"),
-        runtime=get_runtime("build_reference"),
+        mem_mb=memory(NEEDS["build_reference"]),
+        runtime=runtime(NEEDS["build_reference"]),
     params:
-        spec=get_spec("reference_spec", "reference"),
+        spec=spec(PLAN.labels.reference_spec),
         version=version_of("references"),
     script:
         "../../scripts/build_reference.py"
@@ -28,24 +28,24 @@ rule build_reference:
 # One job makes the fits that share imports and a reference; see `fits_per_job` of a label method.
 rule label_groups:
     input:
-        unpack(get("label_job_inputs", "labels", "cohort", "part")),
+        unpack(inputs(PLAN.labels.job_inputs)),
     output:
-        labels=directory("results/labels/{labels}/{cohort}/{part}"),
-        efficiency="results/efficiency/labels/{labels}/{cohort}/{part}.json",
+        labels=directory(paths.LABELS_PART),
+        efficiency=paths.LABELS_EFFICIENCY,
     log:
         "logs/labels/label_groups/{labels}/{cohort}/{part}.log",
     benchmark:
         "benchmarks/labels/label_groups/{labels}/{cohort}/{part}.tsv"
     conda:
         "../../envs/labels.yaml"
-    threads: get("fit_threads", "labels")
+    threads: inputs(PLAN.labels.threads)
     resources:
-        mem_mb=get_memory("label_groups", "label_method", "labels"),
-        runtime=get_runtime("label_groups", "label_method", "labels"),
-        gpu=get("label_gpu", "labels"),
+        mem_mb=memory(PLAN.labels.memory),
+        runtime=runtime(PLAN.labels.memory),
+        gpu=inputs(PLAN.labels.gpu),
     params:
-        spec=get_spec("label_spec", "labels"),
-        fits=get_spec("label_fits", "labels", "cohort", "part"),
+        spec=spec(PLAN.labels.spec),
+        fits=spec(PLAN.labels.fits),
         version=version_of("labels"),
     script:
         "../../scripts/label_groups.py"
@@ -53,9 +53,9 @@ rule label_groups:
 
 rule gather_labels:
     input:
-        parts=get("label_files", "labels", "cohort"),
+        parts=inputs(PLAN.labels.part_files),
     output:
-        labels="results/labels/{labels}/{cohort}.h5ad",
+        labels=paths.LABELS,
     log:
         "logs/labels/gather_labels/{labels}/{cohort}.log",
     benchmark:
@@ -64,11 +64,11 @@ rule gather_labels:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("gather_labels"),
-        runtime=get_runtime("gather_labels"),
+        mem_mb=memory(NEEDS["gather_labels"]),
+        runtime=runtime(NEEDS["gather_labels"]),
     params:
-        spec=get_spec("labels_entry", "labels"),
-        fits=get_spec("label_jobs", "labels", "cohort"),
+        spec=spec(PLAN.labels.entry),
+        fits=spec(PLAN.labels.jobs),
         version=version_of("labels"),
     script:
         "../../scripts/gather_labels.py"
@@ -77,9 +77,9 @@ rule gather_labels:
 # Labels named {labels}-half0 and {labels}-half1 are the same method on these sections; see the plan.
 rule thin_section:
     input:
-        sample="results/samples/{cohort}/{sample}.h5ad",
+        sample=paths.SAMPLE,
     output:
-        sample="results/thinned/{half}.{seed}/{cohort}/{sample}.h5ad",
+        sample=paths.THINNED,
     log:
         "logs/labels/thin_section/{half}.{seed}/{cohort}/{sample}.log",
     benchmark:
@@ -90,8 +90,8 @@ rule thin_section:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("thin_section"),
-        runtime=get_runtime("thin_section"),
+        mem_mb=memory(NEEDS["thin_section"]),
+        runtime=runtime(NEEDS["thin_section"]),
     params:
         code=code_of("thinning"),
     script:

@@ -5,11 +5,11 @@
 
 rule score_model:
     input:
-        predictions="results/predictions/{experiment}/{model}/default.h5ad",
-        target="results/targets/{experiment}/target.h5ad",
-        folds="results/folds/{experiment}.parquet",
+        predictions=paths.DEFAULT_PREDICTIONS,
+        target=paths.TARGET,
+        folds=paths.FOLDS,
     output:
-        metrics="results/metrics/{experiment}/{model}.parquet",
+        metrics=paths.METRICS,
     log:
         "logs/metrics/score_model/{experiment}/{model}.log",
     benchmark:
@@ -20,10 +20,10 @@ rule score_model:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("score_model"),
-        runtime=get_runtime("score_model"),
+        mem_mb=memory(NEEDS["score_model"]),
+        runtime=runtime(NEEDS["score_model"]),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="scoring"),
+        spec=spec(PLAN.experiments.spec, part="scoring"),
         code=code_of("metrics"),
     script:
         "../../scripts/score_model.py"
@@ -31,11 +31,11 @@ rule score_model:
 
 rule score_leaks:
     input:
-        predictions="results/predictions/{experiment}/{model}/leaks.h5ad",
-        target="results/targets/{experiment}/target.h5ad",
-        folds="results/folds/{experiment}.parquet",
+        predictions=paths.LEAKAGE_PREDICTIONS,
+        target=paths.TARGET,
+        folds=paths.FOLDS,
     output:
-        metrics="results/metrics/leaks/{experiment}/{model}.parquet",
+        metrics=paths.LEAKAGE_METRICS,
     log:
         "logs/metrics/score_leaks/{experiment}/{model}.log",
     benchmark:
@@ -45,11 +45,8 @@ rule score_leaks:
     conda:
         "../../envs/report.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("score_leaks"),
-        runtime=get_runtime("score_leaks"),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="scoring"),
+        spec=spec(PLAN.experiments.spec, part="scoring"),
         code=code_of("metrics"),
     script:
         "../../scripts/score_leaks.py"
@@ -57,9 +54,9 @@ rule score_leaks:
 
 rule run_check:
     input:
-        unpack(get("check_files", "check")),
+        unpack(inputs(PLAN.checks.files)),
     output:
-        metrics="results/metrics/checks/{check}.parquet",
+        metrics=paths.CHECK,
     log:
         "logs/metrics/run_check/{check}.log",
     benchmark:
@@ -68,10 +65,10 @@ rule run_check:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("run_check"),
-        runtime=get_runtime("run_check"),
+        mem_mb=memory(NEEDS["run_check"]),
+        runtime=runtime(NEEDS["run_check"]),
     params:
-        spec=get_spec("named_entry", "check", section="checks"),
+        spec=spec(PLAN.checks.spec),
         code=code_of("checks"),
     script:
         "../../scripts/run_check.py"

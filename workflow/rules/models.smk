@@ -5,14 +5,14 @@
 
 rule train_model:
     input:
-        unpack(get("model_embeddings", "experiment", "model")),
-        target="results/targets/{experiment}/target.h5ad",
-        folds="results/folds/{experiment}.parquet",
+        unpack(inputs(PLAN.models.inputs)),
+        target=paths.TARGET,
+        folds=paths.FOLDS,
         # Nothing is trained before the content guard has passed; a new look at the sections retrains nothing.
-        audit=ancient(get("audit_file", "experiment")),
+        audit=ancient(inputs(PLAN.experiments.audit_file)),
     output:
-        model="results/models/{experiment}/{model}.pt",
-        efficiency="results/efficiency/models/{experiment}/{model}.json",
+        model=paths.MODEL,
+        efficiency=paths.MODEL_EFFICIENCY,
     log:
         "logs/models/train_model/{experiment}/{model}.log",
     benchmark:
@@ -21,25 +21,25 @@ rule train_model:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("train_model", "model_kind", "model"),
-        runtime=get_runtime("train_model", "model_kind", "model"),
-        gpu=get("model_gpu", "model"),
+        mem_mb=memory(PLAN.models.memory),
+        runtime=runtime(PLAN.models.memory),
+        gpu=inputs(PLAN.models.gpu),
     params:
-        spec=get_spec("named_entry", "model", section="models"),
-        experiment=get_spec("experiment_spec", "experiment", part="training"),
-        version=get("model_version", "model"),
+        spec=spec(PLAN.models.spec),
+        experiment=spec(PLAN.experiments.spec, part="training"),
+        version=inputs(PLAN.models.version),
     script:
         "../../scripts/train_model.py"
 
 
 rule predict_model:
     input:
-        unpack(get("model_embeddings", "experiment", "model")),
-        model="results/models/{experiment}/{model}.pt",
-        target="results/targets/{experiment}/target.h5ad",
-        folds="results/folds/{experiment}.parquet",
+        unpack(inputs(PLAN.models.inputs)),
+        model=paths.MODEL,
+        target=paths.TARGET,
+        folds=paths.FOLDS,
     output:
-        predictions="results/predictions/{experiment}/{model}/{variant}.h5ad",
+        predictions=paths.PREDICTIONS,
     log:
         "logs/models/predict_model/{experiment}/{model}/{variant}.log",
     benchmark:
@@ -50,21 +50,21 @@ rule predict_model:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("predict_model"),
-        runtime=get_runtime("predict_model"),
+        mem_mb=memory(NEEDS["predict_model"]),
+        runtime=runtime(NEEDS["predict_model"]),
     params:
-        spec=get_spec("named_entry", "model", section="models"),
-        experiment=get_spec("experiment_spec", "experiment", part="training"),
-        version=get("model_version", "model"),
+        spec=spec(PLAN.models.spec),
+        experiment=spec(PLAN.experiments.spec, part="training"),
+        version=inputs(PLAN.models.version),
     script:
         "../../scripts/predict_model.py"
 
 
 rule apply_model:
     input:
-        unpack(get("apply_files", "experiment", "model")),
+        unpack(inputs(PLAN.models.apply_files)),
     output:
-        predictions="results/predictions/{experiment}/{model}/slides.h5ad",
+        predictions=paths.SLIDE_PREDICTIONS,
     log:
         "logs/models/apply_model/{experiment}/{model}.log",
     benchmark:
@@ -75,11 +75,11 @@ rule apply_model:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("apply_model"),
-        runtime=get_runtime("apply_model"),
+        mem_mb=memory(NEEDS["apply_model"]),
+        runtime=runtime(NEEDS["apply_model"]),
     params:
-        spec=get_spec("named_entry", "model", section="models"),
-        experiment=get_spec("experiment_spec", "experiment", part="all"),
-        version=get("model_version", "model"),
+        spec=spec(PLAN.models.spec),
+        experiment=spec(PLAN.experiments.spec, part="applying"),
+        version=inputs(PLAN.models.version),
     script:
         "../../scripts/apply_model.py"

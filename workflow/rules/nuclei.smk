@@ -4,10 +4,10 @@
 
 rule count_nuclei:
     input:
-        sample="results/samples/{cohort}/{sample}.h5ad",
-        slide=get("slide", "cohort", "sample"),
+        sample=paths.SAMPLE,
+        slide=inputs(PLAN.sections.slide),
     output:
-        nuclei="results/nuclei/{cohort}/{sample}.parquet",
+        nuclei=paths.NUCLEI,
     log:
         "logs/nuclei/count_nuclei/{cohort}/{sample}.log",
     benchmark:
@@ -16,8 +16,8 @@ rule count_nuclei:
         "../../envs/embed.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("count_nuclei"),
-        runtime=get_runtime("count_nuclei"),
+        mem_mb=memory(NEEDS["count_nuclei"]),
+        runtime=runtime(NEEDS["count_nuclei"]),
     params:
         code=code_of("nuclei"),
     script:

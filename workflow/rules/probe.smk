@@ -6,10 +6,10 @@
 
 rule select_panel:
     input:
-        target="results/targets/{experiment}/target.h5ad",
-        folds="results/folds/{experiment}.parquet",
+        target=paths.TARGET,
+        folds=paths.FOLDS,
     output:
-        panel="results/targets/{experiment}/panel.parquet",
+        panel=paths.PANEL,
     log:
         "logs/probe/select_panel/{experiment}.log",
     benchmark:
@@ -20,10 +20,10 @@ rule select_panel:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("select_panel"),
-        runtime=get_runtime("select_panel"),
+        mem_mb=memory(NEEDS["select_panel"]),
+        runtime=runtime(NEEDS["select_panel"]),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="panel"),
+        spec=spec(PLAN.experiments.spec, part="panel"),
         code=code_of("panel"),
     script:
         "../../scripts/select_panel.py"
@@ -31,14 +31,14 @@ rule select_panel:
 
 rule run_probe:
     input:
-        unpack(get("probe_embeddings", "experiment", "model")),
-        target="results/targets/{experiment}/target.h5ad",
-        folds="results/folds/{experiment}.parquet",
-        panel="results/targets/{experiment}/panel.parquet",
+        unpack(inputs(PLAN.models.probe_embeddings)),
+        target=paths.TARGET,
+        folds=paths.FOLDS,
+        panel=paths.PANEL,
         # Nothing is fitted before the content guard has passed; a new look at the sections refits nothing.
-        audit=ancient(get("audit_file", "experiment")),
+        audit=ancient(inputs(PLAN.experiments.audit_file)),
     output:
-        predictions="results/predictions/{experiment}/{model}/{variant}.h5ad",
+        predictions=paths.PREDICTIONS,
     log:
         "logs/probe/run_probe/{experiment}/{model}/{variant}.log",
     benchmark:
@@ -49,10 +49,10 @@ rule run_probe:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("run_probe"),
-        runtime=get_runtime("run_probe"),
+        mem_mb=memory(NEEDS["run_probe"]),
+        runtime=runtime(NEEDS["run_probe"]),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="probe"),
+        spec=spec(PLAN.experiments.spec, part="probe"),
         code=code_of("probe"),
     script:
         "../../scripts/run_probe.py"
@@ -60,10 +60,10 @@ rule run_probe:
 
 rule score_probe:
     input:
-        predictions=get("probe_predictions", "experiment", "model"),
-        target="results/targets/{experiment}/target.h5ad",
+        predictions=inputs(PLAN.models.probe_predictions),
+        target=paths.TARGET,
     output:
-        metrics="results/metrics/{experiment}/{model}.parquet",
+        metrics=paths.METRICS,
     log:
         "logs/probe/score_probe/{experiment}/{model}.log",
     benchmark:
@@ -74,10 +74,10 @@ rule score_probe:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("score_probe"),
-        runtime=get_runtime("score_probe"),
+        mem_mb=memory(NEEDS["score_probe"]),
+        runtime=runtime(NEEDS["score_probe"]),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="scoring"),
+        spec=spec(PLAN.experiments.spec, part="scoring"),
         code=code_of("metrics"),
     script:
         "../../scripts/score_probe.py"

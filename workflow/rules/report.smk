@@ -4,7 +4,7 @@
 
 rule report_experiment:
     input:
-        unpack(get("experiment_results", "experiment")),
+        unpack(inputs(PLAN.report.results)),
     output:
         summary_csv="results/tables/{experiment}/summary.csv",
         summary_md="results/tables/{experiment}/summary.md",
@@ -55,11 +55,8 @@ rule report_experiment:
     conda:
         "../../envs/report.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("report_experiment"),
-        runtime=get_runtime("report_experiment"),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="report"),
+        spec=spec(PLAN.report.spec),
         code=code_of("report"),
     script:
         "../../scripts/report_experiment.py"
@@ -67,7 +64,7 @@ rule report_experiment:
 
 rule report_ablation:
     input:
-        unpack(get("experiment_results", "experiment")),
+        unpack(inputs(PLAN.report.results)),
     output:
         csv="results/tables/{experiment}/ablation.csv",
         md="results/tables/{experiment}/ablation.md",
@@ -98,11 +95,8 @@ rule report_ablation:
     conda:
         "../../envs/report.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("report_ablation"),
-        runtime=get_runtime("report_ablation"),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="report"),
+        spec=spec(PLAN.report.spec),
         code=code_of("report"),
     script:
         "../../scripts/report_ablation.py"
@@ -110,7 +104,7 @@ rule report_ablation:
 
 rule report_attainable:
     input:
-        unpack(get("attainable_files", "experiment")),
+        unpack(inputs(PLAN.report.attainable_files)),
     output:
         csv="results/tables/{experiment}/attainable.csv",
         md="results/tables/{experiment}/attainable.md",
@@ -135,11 +129,8 @@ rule report_attainable:
     conda:
         "../../envs/report.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("report_attainable"),
-        runtime=get_runtime("report_attainable"),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="report"),
+        spec=spec(PLAN.report.spec),
         code=code_of("report"),
     script:
         "../../scripts/report_attainable.py"
@@ -147,7 +138,7 @@ rule report_attainable:
 
 rule report_leaks:
     input:
-        unpack(get("leak_results", "experiment")),
+        unpack(inputs(PLAN.report.leakage_results)),
     output:
         csv="results/tables/{experiment}/leaks.csv",
         md="results/tables/{experiment}/leaks.md",
@@ -172,11 +163,8 @@ rule report_leaks:
     conda:
         "../../envs/report.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("report_leaks"),
-        runtime=get_runtime("report_leaks"),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="all"),
+        spec=spec(PLAN.report.spec),
         code=code_of("report"),
     script:
         "../../scripts/report_leaks.py"
@@ -184,11 +172,11 @@ rule report_leaks:
 
 rule report_model:
     input:
-        unpack(get("report_files", "experiment")),
-        metrics="results/metrics/{experiment}/{model}.parquet",
-        predictions="results/predictions/{experiment}/{model}/default.h5ad",
-        target="results/targets/{experiment}/target.h5ad",
-        folds="results/folds/{experiment}.parquet",
+        unpack(inputs(PLAN.report.report_files)),
+        metrics=paths.METRICS,
+        predictions=paths.DEFAULT_PREDICTIONS,
+        target=paths.TARGET,
+        folds=paths.FOLDS,
     output:
         maps=report(
             "results/figures/{experiment}/{model}/maps.png",
@@ -237,10 +225,10 @@ rule report_model:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("report_model"),
-        runtime=get_runtime("report_model"),
+        mem_mb=memory(NEEDS["report_model"]),
+        runtime=runtime(NEEDS["report_model"]),
     params:
-        title=get_spec("experiment_title", "experiment"),
+        title=spec(PLAN.report.title),
         code=code_of("report"),
     script:
         "../../scripts/report_model.py"
@@ -248,13 +236,13 @@ rule report_model:
 
 rule report_check:
     input:
-        metrics="results/metrics/checks/{check}.parquet",
+        metrics=paths.CHECK,
     output:
         figure=report(
-            "results/figures/checks/{check}.png",
+            paths.CHECK_FIGURE,
             caption="../report/check.rst",
-            category=get("check_chapter", "check"),
-            labels=get("check_columns", "check"),
+            category=inputs(PLAN.checks.chapter),
+            labels=inputs(PLAN.checks.columns),
         ),
     log:
         "logs/report/report_check/{check}.log",
@@ -263,11 +251,8 @@ rule report_check:
     conda:
         "../../envs/report.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("report_check"),
-        runtime=get_runtime("report_check"),
     params:
-        spec=get_spec("named_entry", "check", section="checks"),
+        spec=spec(PLAN.checks.spec),
         code=code_of("report"),
     script:
         "../../scripts/report_check.py"
@@ -275,13 +260,13 @@ rule report_check:
 
 rule report_slide:
     input:
-        predictions="results/predictions/{experiment}/{model}/slides.h5ad",
-        sample="results/samples/{cohort}/{sample}.h5ad",
+        predictions=paths.SLIDE_PREDICTIONS,
+        sample=paths.SAMPLE,
     output:
         table="results/slides/{experiment}/{model}/{cohort}/{sample}.tsv",
         geojson="results/slides/{experiment}/{model}/{cohort}/{sample}.geojson",
         figure=report(
-            "results/figures/{experiment}/{model}/{cohort}/{sample}.png",
+            paths.SLIDE_FIGURE,
             caption="../report/slide.rst",
             category="9. New slides",
             labels={"slide": "{sample}", "model": "{model}"},
@@ -296,8 +281,8 @@ rule report_slide:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("report_slide"),
-        runtime=get_runtime("report_slide"),
+        mem_mb=memory(NEEDS["report_slide"]),
+        runtime=runtime(NEEDS["report_slide"]),
     params:
         code=code_of("report"),
     script:

@@ -5,11 +5,11 @@
 
 rule read_section:
     input:
-        unpack(get("sample_files", "cohort", "sample")),
+        unpack(inputs(PLAN.sections.files)),
     output:
-        sample="results/samples/{cohort}/{sample}.h5ad",
+        sample=paths.SAMPLE,
         picture=report(
-            "results/figures/samples/{cohort}/{sample}.png",
+            paths.SAMPLE_PICTURE,
             caption="../report/section.rst",
             category="1. What was measured",
             labels={"cohort": "{cohort}", "section": "{sample}"},
@@ -22,11 +22,11 @@ rule read_section:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("read_section", "cohort_source", "cohort"),
-        runtime=get_runtime("read_section", "cohort_source", "cohort"),
+        mem_mb=memory(PLAN.sections.memory),
+        runtime=runtime(PLAN.sections.memory),
     params:
-        spec=get_spec("cohort_spec", "cohort"),
-        row=get_spec("row", "cohort", "sample"),
+        spec=spec(PLAN.sections.spec),
+        row=spec(PLAN.sections.row),
         code=code_of("samples"),
     script:
         "../../scripts/read_section.py"
@@ -34,9 +34,9 @@ rule read_section:
 
 rule place_outlines:
     input:
-        unpack(get("outline_files", "cohort", "sample", "outline")),
+        unpack(inputs(PLAN.sections.outline_files)),
     output:
-        outlines="results/samples/{cohort}/{sample}.{outline}.parquet",
+        outlines=paths.OUTLINES,
     log:
         "logs/samples/place_outlines/{cohort}/{sample}.{outline}.log",
     benchmark:
@@ -45,8 +45,8 @@ rule place_outlines:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("place_outlines"),
-        runtime=get_runtime("place_outlines"),
+        mem_mb=memory(NEEDS["place_outlines"]),
+        runtime=runtime(NEEDS["place_outlines"]),
     params:
         code=code_of("polygons"),
     script:

@@ -15,8 +15,8 @@ rule fetch_file:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("fetch_file"),
-        runtime=get_runtime("fetch_file"),
+        mem_mb=memory(NEEDS["fetch_file"]),
+        runtime=runtime(NEEDS["fetch_file"]),
         downloads=1,
     params:
         mirror=get_mirror,
@@ -39,11 +39,11 @@ rule simulate_section:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("simulate_section"),
-        runtime=get_runtime("simulate_section"),
+        mem_mb=memory(NEEDS["simulate_section"]),
+        runtime=runtime(NEEDS["simulate_section"]),
     params:
-        spec=get_spec("simulation_spec", "cohort"),
-        row=get_spec("row", "cohort", "sample"),
+        spec=spec(PLAN.sections.simulation_spec),
+        row=spec(PLAN.sections.row),
         code=code_of("simulation"),
     script:
         "../../scripts/simulate_section.py"
@@ -59,11 +59,8 @@ rule simulate_reference:
     conda:
         "../../envs/core.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("simulate_reference"),
-        runtime=get_runtime("simulate_reference"),
     params:
-        spec=get_spec("simulation_spec", "cohort"),
+        spec=spec(PLAN.sections.simulation_spec),
         code=code_of("simulation"),
     script:
         "../../scripts/simulate_reference.py"

@@ -4,7 +4,7 @@
 
 rule write_probe_table:
     input:
-        unpack(get("experiment_results", "experiment")),
+        unpack(inputs(PLAN.report.results)),
     output:
         csv="results/tables/{experiment}/probe.csv",
         md="results/tables/{experiment}/probe.md",
@@ -29,11 +29,8 @@ rule write_probe_table:
     conda:
         "../../envs/report.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("write_probe_table"),
-        runtime=get_runtime("write_probe_table"),
     params:
-        spec=get_spec("experiment_spec", "experiment", part="all"),
+        spec=spec(PLAN.report.spec),
         code=code_of("report"),
     script:
         "../../scripts/write_probe_table.py"
@@ -41,8 +38,8 @@ rule write_probe_table:
 
 rule write_paper_table:
     input:
-        unpack(get("paper_results", "paper")),
-        published=get("published_table", "paper", "number"),
+        unpack(inputs(PLAN.report.paper_results)),
+        published=inputs(PLAN.report.published_table),
     output:
         csv="results/tables/{paper}/table{number}.csv",
         md="results/tables/{paper}/table{number}.md",
@@ -59,11 +56,8 @@ rule write_paper_table:
     conda:
         "../../envs/report.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("write_paper_table"),
-        runtime=get_runtime("write_paper_table"),
     params:
-        spec=get_spec("paper_spec", "paper"),
+        spec=spec(PLAN.report.paper_spec),
         code=code_of("report"),
     script:
         "../../scripts/write_paper_table.py"
@@ -72,7 +66,7 @@ rule write_paper_table:
 rule list_exclusions:
     output:
         csv=report(
-            "results/tables/exclusions.csv",
+            paths.EXCLUSIONS,
             caption="../report/exclusions.rst",
             category="1. What was measured",
             labels={"cohort": "all", "section": "excluded sections"},
@@ -84,11 +78,8 @@ rule list_exclusions:
     conda:
         "../../envs/report.yaml"
     threads: 1
-    resources:
-        mem_mb=get_memory("list_exclusions"),
-        runtime=get_runtime("list_exclusions"),
     params:
-        rows=get_exclusions(),
+        rows=canonical_json(PLAN.sections.excluded()),
         code=code_of("report"),
     script:
         "../../scripts/list_exclusions.py"

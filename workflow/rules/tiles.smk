@@ -5,11 +5,11 @@
 
 rule cut_tiles:
     input:
-        sample="results/samples/{cohort}/{sample}.h5ad",
-        slide=get("slide", "cohort", "sample"),
+        sample=paths.SAMPLE,
+        slide=inputs(PLAN.sections.slide),
     output:
-        tiles="results/tiles/{tiles}/{cohort}/{sample}.parquet",
-        picture="results/figures/tiles/{tiles}/{cohort}/{sample}.png",
+        tiles=paths.TILES,
+        picture=paths.TILES_PICTURE,
     log:
         "logs/tiles/cut_tiles/{tiles}/{cohort}/{sample}.log",
     benchmark:
@@ -18,10 +18,10 @@ rule cut_tiles:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("cut_tiles"),
-        runtime=get_runtime("cut_tiles"),
+        mem_mb=memory(NEEDS["cut_tiles"]),
+        runtime=runtime(NEEDS["cut_tiles"]),
     params:
-        spec=get_spec("entry", "tiles", section="tiles"),
+        spec=spec(PLAN.sections.tiles_spec),
         code=code_of("tiles"),
     script:
         "../../scripts/cut_tiles.py"
@@ -29,13 +29,13 @@ rule cut_tiles:
 
 rule draw_outlines:
     input:
-        unpack(get("outlines", "cohort", "sample", needed=True)),
-        sample="results/samples/{cohort}/{sample}.h5ad",
-        slide=get("slide", "cohort", "sample"),
-        tiles="results/tiles/{tiles}/{cohort}/{sample}.parquet",
+        unpack(inputs(PLAN.sections.needed_outlines)),
+        sample=paths.SAMPLE,
+        slide=inputs(PLAN.sections.slide),
+        tiles=paths.TILES,
     output:
         picture=report(
-            "results/figures/outlines/{tiles}/{cohort}/{sample}.png",
+            paths.OUTLINES_PICTURE,
             caption="../report/outlines.rst",
             category="1. What was measured",
             labels={"cohort": "{cohort}", "section": "{sample}", "figure": "outlines"},
@@ -48,8 +48,8 @@ rule draw_outlines:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=get_memory("draw_outlines"),
-        runtime=get_runtime("draw_outlines"),
+        mem_mb=memory(NEEDS["draw_outlines"]),
+        runtime=runtime(NEEDS["draw_outlines"]),
     params:
         code=code_of("tiles"),
     script:

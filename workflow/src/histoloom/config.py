@@ -79,6 +79,14 @@ class Config:
             )
         return known[name]
 
+    def runs(self, name: str) -> bool:
+        """Whether an experiment or a check is to run."""
+        return self.only is None or name in self.only
+
+    def place(self, path: str) -> str:
+        """Put the folders of local copies and of raw files into a path."""
+        return path.replace("{mirror_dir}", self.mirror_dir or ".").replace("{raw_dir}", self.raw_dir)
+
 
 def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
@@ -89,6 +97,12 @@ def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 def load_schema(name: str) -> dict[str, Any]:
     """Return ``workflow/schemas/<name>.schema.yaml``."""
     return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+
+
+def affected(schema: str, entry: Mapping[str, Any], part: str) -> Entry:
+    """Return the keys of an entry whose schema says that they affect a part of the workflow (``x-affects``)."""
+    keys = load_schema(schema)["properties"]
+    return {key: value for key, value in entry.items() if part in keys[key]["x-affects"]}
 
 
 def _kind_values(prefix: str) -> list[str]:
@@ -125,13 +139,7 @@ def _explain(error: jsonschema.ValidationError) -> tuple[str, str]:
 
 
 def check(value: Any, schema: Mapping[str, Any], where: str) -> None:
-    """Validate a value and fill in the schema's defaults.
-
-    Raises
-    ------
-    InputError
-        With file and key of the first error in document order.
-    """
+    """Validate a value and fill in the schema's defaults; the first error in document order names file and key."""
     validator = jsonschema.Draft202012Validator(schema)
     # An unknown key first: it is often the misspelt one that is missed.
     errors = sorted(
@@ -177,11 +185,6 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
         Tab-separated file.
     source
         The cohort's source; chooses ``sheet.<source>.schema.yaml``.
-
-    Raises
-    ------
-    InputError
-        Missing file, unknown column, duplicate sample, empty patient, ill-formed cell.
     """
     if not path.is_file():
         raise InputError(path, "the cohort sheet does not exist.", "fix `sheet:`; it is relative to the config file.")
@@ -218,11 +221,6 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
         The config as Snakemake merged it.
     files
         The config files, first to last; sheets are looked up next to the last first.
-
-    Raises
-    ------
-    InputError
-        With file, key, nearest match and remedy.
     """
     origin = " + ".join(str(f) for f in files) or "config"
     top = copy.deepcopy(dict(raw))
@@ -321,13 +319,7 @@ def _check_evaluates(config: Config, where: str, experiment: str) -> None:
 
 
 def check_names(config: Config) -> None:
-    """Check that every name refers to an entry that exists, and that what meets fits together.
-
-    Raises
-    ------
-    InputError
-        With the key that names it and the names that exist.
-    """
+    """Check that every name refers to an entry that exists, and that entries fit together."""
     for where, section, name in _references(config):
         known = config.entries[section]
         if name not in known:

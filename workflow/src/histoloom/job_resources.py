@@ -1,8 +1,9 @@
-"""How much memory and time a job is asked for: functions of the size of its input and of the attempt.
+"""How much memory and time a job is asked for, where that follows its input: the profiles' defaults serve all others.
 
 The numbers are upper envelopes of measured runs (benchmark files of the simulated demo and of real her2st sections, on
 two CPU cores): every measured job fits into what its first attempt is given, with at least a fifth to spare
-(`tests/unit/measured_jobs.tsv` keeps the measurements). What was not measured is marked as a guess.
+(`tests/unit/measured_jobs.tsv` keeps the measurements). What was not measured is marked as a guess. Needs that differ
+between kinds of a source, encoder, label method or model are in `histoloom.kinds`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from histoloom.kinds import LIGHT, Memory, find
+from histoloom.kinds import LIGHT, Memory
 
 # What a scheduler counts besides the tool: the two workflow processes around a cluster job, 170 MB each, measured.
 OVERHEAD_MB = 350
@@ -23,72 +24,42 @@ _PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 _WHOLE_SLIDES = frozenset({".svs", ".ndpi", ".tif", ".tiff", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm"})
 _SLIDE_MB = 200
 
-
-DEMANDS: Mapping[str, Memory] = {
+# By rule.
+NEEDS: Mapping[str, Memory] = {
     "fetch_file": Memory(200, base_minutes=240),
-    "simulate_section": Memory(1000, base_minutes=20),
-    "simulate_reference": Memory(300),
+    "simulate_section": Memory(1000),
     "read_section": Memory(450, picture_mb=80, file_mb=20, base_minutes=10, minutes_per_mb=0.5),
     "cut_tiles": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
     "count_nuclei": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
-    "thin_section": Memory(350, file_mb=4, base_minutes=10),
+    "thin_section": LIGHT,
+    "place_outlines": Memory(1500, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess
+    "draw_outlines": Memory(1500, picture_mb=100, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess
+    "import_embeddings": Memory(1500, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess
     "embed_group": Memory(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
     "build_reference": Memory(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
     "gather_labels": LIGHT,
     "build_target": LIGHT,
     "make_folds": LIGHT,
     "audit_sections": LIGHT,
-    "train_model": Memory(600, file_mb=20, base_minutes=30, minutes_per_mb=1),
     "predict_model": Memory(550, file_mb=4),
     "apply_model": Memory(500, file_mb=4),
     "score_model": LIGHT,
     "run_check": LIGHT,
-    "score_leaks": LIGHT,
-    "report_experiment": LIGHT,
-    "report_ablation": LIGHT,
-    "report_attainable": LIGHT,
-    "report_leaks": LIGHT,
-    "report_check": LIGHT,
     "report_model": Memory(950, picture_mb=60, pictures_at_once=1, file_mb=4),
-    "report_slide": Memory(700, file_mb=20),
     "export_errors": LIGHT,
     "export_qupath": LIGHT,
+    "export_spatialdata": Memory(1500, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess
     # Measured on a toy only; genes of a real task are many times more.
     "select_panel": Memory(350, file_mb=20),
     "run_probe": Memory(450, file_mb=20, base_minutes=30, minutes_per_mb=1),
     "score_probe": LIGHT,
-    "write_probe_table": LIGHT,
-    "write_paper_table": LIGHT,
-    "list_exclusions": LIGHT,
-}
-
-
-# Rules whose need depends on a kind, and the section of kinds.
-_SECTIONS = {
-    "read_section": "sources",
-    "embed_batch": "encoders",
-    "embed_group": "encoders",
-    "label_groups": "labels",
-    "train_model": "models",
+    "report_slide": Memory(700, file_mb=20),
 }
 
 # What a cell2location fit holds, MB: the program, a spot's gene in a training step, a posterior draw of a spot's type
 # (several numbers, and their copies for the quantiles). Fitted to fits of 1,000 and 3,000 spots on a
 # CPU; one of 8,000 came after and lay 3 % below.
 _PROGRAM_MB, _DENSE_MB, _DRAW_MB = 750.0, 75e-6, 32e-6
-
-# For a rule that was not measured yet: a guess on the large side.
-UNMEASURED = Memory(1500, picture_mb=100, file_mb=20, base_minutes=30, minutes_per_mb=0.5)
-
-
-def demand(job: str) -> Memory:
-    """Return what a kind of job needs, ``rule`` or ``rule.kind``; a kind that says nothing has its rule's needs."""
-    rule, _, kind = job.partition(".")
-    of_rule = DEMANDS.get(rule, UNMEASURED)
-    if not kind or rule not in _SECTIONS:
-        return of_rule
-    entry = find(_SECTIONS[rule], kind)
-    return of_rule if rule == "embed_group" and entry.weights else entry.memory or of_rule
 
 
 def input_mb(
@@ -99,7 +70,7 @@ def input_mb(
     Where a file does not exist yet, a typical size counts: the jobs of a group are planned before their inputs
     exist. A zip or a folder counts as what lies on disk.
     """
-    shown: list[float] = []
+    pictures: list[float] = []
     others = slide = 0.0
     missing = False
     for path in paths:
@@ -110,16 +81,16 @@ def input_mb(
             continue
         suffix = Path(path).suffix.lower()
         if suffix in _PICTURES:
-            shown.append(size)
+            pictures.append(size)
         elif suffix in _WHOLE_SLIDES:
             slide = max(slide, min(size, _SLIDE_MB))
         else:
             others += size
-    pictures = sum(sorted(shown, reverse=True)[:pictures_at_once])
+    at_once = sum(sorted(pictures, reverse=True)[:pictures_at_once])
     others += slide
     if missing:
-        return max(pictures, typical_mb / 2), max(others, typical_mb / 2)
-    return pictures, others
+        return max(at_once, typical_mb / 2), max(others, typical_mb / 2)
+    return at_once, others
 
 
 def growth(attempt: int) -> int:
@@ -127,32 +98,15 @@ def growth(attempt: int) -> int:
     return min(max(attempt, 1), MAX_GROWTH)
 
 
-def memory_mb(job: str, paths: Iterable[str | Path], attempt: int = 1) -> int:
-    """Return the memory to ask for.
-
-    Parameters
-    ----------
-    job
-        A rule, or ``rule.kind`` where kinds differ (``label_groups.nnls``).
-    paths
-        The job's inputs.
-    attempt
-        1 for the first try.
-
-    Returns
-    -------
-    int
-        MB, with the overhead of a cluster job; only the tool's part grows with the attempt.
-    """
-    need = demand(job)
+def memory_mb(need: Memory, paths: Iterable[str | Path], attempt: int = 1) -> int:
+    """Return the MB to ask for, with the overhead of a cluster job; only the tool's part grows with the attempt."""
     pictures, others = input_mb(paths, need.typical_mb, need.pictures_at_once)
     tool = need.base_mb + need.picture_mb * pictures + need.file_mb * others
     return round_up(tool * growth(attempt) + OVERHEAD_MB, ROUND_MB)
 
 
-def runtime_minutes(job: str, paths: Iterable[str | Path], attempt: int = 1) -> int:
-    """Return the time limit to ask for, in minutes; arguments as in `memory_mb`."""
-    need = demand(job)
+def runtime_minutes(need: Memory, paths: Iterable[str | Path], attempt: int = 1) -> int:
+    """Return the time limit to ask for, in minutes."""
     size = sum(input_mb(paths, need.typical_mb))
     return round_up((need.base_minutes + need.minutes_per_mb * size) * growth(attempt), 5)
 

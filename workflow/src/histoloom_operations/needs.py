@@ -46,11 +46,11 @@ TASKS = ("abundance", "apply", "probe")
 
 def wanted_labels(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield (labels, cohort) of everything that is to be labelled."""
-    for name in plan.experiments("abundance"):
+    for name in plan.experiments.named("abundance"):
         entry = plan.config.get("experiments", name)
         for labels in filter(None, (entry.get("labels"), entry.get("truth"))):
-            yield from ((labels, cohort) for cohort in plan.experiment_cohorts(name))
-    for name in plan.checks():
+            yield from ((labels, cohort) for cohort in plan.experiments.cohorts(name))
+    for name in plan.checks.named():
         entry = plan.config.get("checks", name)
         named = entry.get("labels") or []
         for labels in filter(None, [*([named] if isinstance(named, str) else named), entry.get("against")]):
@@ -62,40 +62,39 @@ def wanted_encoders(plan: Plan) -> list[str]:
     models = [
         m
         for t in ("abundance", "apply")
-        for e in plan.experiments(t)
+        for e in plan.experiments.named(t)
         for m in plan.config.get("experiments", e)["models"]
     ]
-    probed = [e for name in plan.experiments("probe") for e in plan.config.get("experiments", name)["encoders"]]
-    return list(dict.fromkeys([*(e for model in models for e in plan.model_encoders(model)), *probed]))
+    probed = [e for name in plan.experiments.named("probe") for e in plan.config.get("experiments", name)["encoders"]]
+    return list(dict.fromkeys([*(e for model in models for e in plan.embeddings.of_model(model)), *probed]))
 
 
 def raw_paths(plan: Plan) -> list[str]:
     """Return every raw file that the run reads, once, in order."""
-    sections = [pair for task in TASKS for e in plan.experiments(task) for pair in plan.experiment_samples(e)]
-    sections += [
-        (c, s) for j in plan.checks() for c in plan.config.get("checks", j).get("cohorts", []) for s in plan.samples(c)
-    ]
-    found = [path for cohort, sample in dict.fromkeys(sections) for path in plan.sample_files(cohort, sample).values()]
-    for cohort, sample in dict.fromkeys(sections):
-        found += [
-            path for kind in plan.outlines(cohort, sample) for path in plan.outline_files(cohort, sample, kind).values()
-        ]
-    for name in plan.experiments("probe"):
-        found += [*plan.target_files(name)["genes"], *plan.published_splits(name)]
+    pairs = [pair for task in TASKS for e in plan.experiments.named(task) for pair in plan.experiments.samples(e)]
+    for check in plan.checks.named():
+        pairs += plan.sections.pairs(plan.config.get("checks", check).get("cohorts", []))
+    sections = list(dict.fromkeys(pairs))
+    found = [path for section in sections for path in plan.sections.files(*section).values()]
+    for section in sections:
+        for kind in plan.sections.outlines(*section):
+            found += plan.sections.outline_files(*section, kind).values()
+    for name in plan.experiments.named("probe"):
+        found += [*plan.models.target_files(name)["genes"], *plan.experiments.published_splits(name)]
     references = []
     for labels, cohort in dict.fromkeys(wanted_labels(plan)):
-        for group in plan.label_groups(labels, cohort):
-            found += plan.label_tables(labels, cohort, group)
+        for group in plan.labels.groups(labels, cohort):
+            found += plan.labels.tables(labels, cohort, group)
         reference = plan.config.get("labels", labels).get("reference")
-        found += plan.label_genes(reference, cohort) if reference else []
+        found += plan.labels.genes(reference, cohort) if reference else []
         references.append(reference)
     for reference in dict.fromkeys(filter(None, references)):
-        found += [path for paths in plan.reference_files(reference).values() for path in paths]
+        found += [path for paths in plan.labels.reference_files(reference).values() for path in paths]
     for encoder in wanted_encoders(plan):
         for cohort in dict.fromkeys(cohort for cohort, _ in sections):
-            found += plan.encoder_genes(encoder, cohort)
-    for experiment in plan.experiments("abundance"):
-        found += plan.audit_genes(experiment) if plan.audit_file(experiment) else []
+            found += plan.embeddings.genes(encoder, cohort)
+    for experiment in plan.experiments.named("abundance"):
+        found += plan.experiments.audit_genes(experiment) if plan.experiments.audit_file(experiment) else []
     found += precomputed_files(plan)
     return list(dict.fromkeys(found))
 
@@ -103,13 +102,13 @@ def raw_paths(plan: Plan) -> list[str]:
 def precomputed_files(plan: Plan) -> list[str]:
     """Return the files of features that other software computed."""
     found = []
-    for experiment in (e for task in TASKS for e in plan.experiments(task)):
+    for experiment in (e for task in TASKS for e in plan.experiments.named(task)):
         entry = plan.config.get("experiments", experiment)
-        encoders = entry.get("encoders") or [e for model in entry["models"] for e in plan.model_encoders(model)]
-        for encoder in (e for e in dict.fromkeys(encoders) if e in plan.precomputed):
-            for cohort in plan.experiment_cohorts(experiment):
-                for batch in plan.batches(encoder, cohort):
-                    found += plan.batch_files(encoder, cohort, batch)["features"]
+        encoders = entry.get("encoders") or [e for model in entry["models"] for e in plan.embeddings.of_model(model)]
+        for encoder in (e for e in dict.fromkeys(encoders) if e in plan.embeddings.precomputed):
+            for cohort in plan.experiments.cohorts(experiment):
+                for batch in plan.embeddings.batches(encoder, cohort):
+                    found += plan.embeddings.batch_files(encoder, cohort, batch)["features"]
     return found
 
 
@@ -122,7 +121,7 @@ def sort_needs(plan: Plan) -> Needs:
         parts = path.relative_to(raw).parts if path.is_relative_to(raw) else ()
         if parts and parts[0] == "simulated":
             needs.simulated += 1
-        elif parts and parts[0] in plan.downloaded_sources:
+        elif parts and parts[0] in plan.sections.downloaded_sources:
             _sort_download(needs, path, parts[0], "/".join(parts[1:]), mirror)
         else:
             needs.own.append(path)

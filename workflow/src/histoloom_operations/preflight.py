@@ -47,13 +47,13 @@ def check_run(
     try:
         plan = Plan.from_raw(raw, files)
         needs = sort_needs(plan)
-        specs = [plan.encoder_spec(name) for name in wanted_encoders(plan) if name in plan.computed]
+        specs = [plan.embeddings.spec(name) for name in wanted_encoders(plan) if name in plan.embeddings.computed]
     except InputError as error:
         return [Finding("config", FAIL, str(error)), *surroundings]
     alive = access.reachable(hosts_to_ask(needs, specs))
-    sections = {pair for task in TASKS for e in plan.experiments(task) for pair in plan.experiment_samples(e)}
+    sections = {pair for task in TASKS for e in plan.experiments.named(task) for pair in plan.experiments.samples(e)}
     return [
-        Finding("config", OK, f"{len(plan.targets())} results from {len(sections)} sections"),
+        Finding("config", OK, f"{len(plan.report.targets())} results from {len(sections)} sections"),
         *access.check_local(needs),
         *access.check_downloads(needs, Path(plan.config.raw_dir), alive),
         *access.check_gates(needs.remote, alive),
@@ -73,6 +73,6 @@ def hosts_to_ask(needs: Needs, specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def jobs_for_gpus(plan: Plan, specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the entries of the config whose jobs can use a GPU."""
-    labels = [name for name in dict.fromkeys(label for label, _ in wanted_labels(plan)) if plan.label_gpu(name)]
-    encoders = [str(spec["name"]) for spec in specs if plan.encoder_gpu(str(spec["name"]))]
+    labels = [name for name in dict.fromkeys(label for label, _ in wanted_labels(plan)) if plan.labels.gpu(name)]
+    encoders = [str(spec["name"]) for spec in specs if plan.embeddings.gpu(str(spec["name"]))]
     return [*(f"labels {name}" for name in labels), *(f"encoder {name}" for name in encoders)]

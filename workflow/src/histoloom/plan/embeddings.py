@@ -1,4 +1,4 @@
-"""Encoders: their cards, their batches of sections, and which of them read tiles together."""
+"""Encoders: their cards, their batches of sections, and which of them share a pass over the pixels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 import yaml
 
-from histoloom import kinds
+from histoloom import kinds, paths
 from histoloom.config import RESOURCES, Config, check, load_schema
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_text
-from histoloom.plan.experiment_list import ExperimentPlan
+from histoloom.job_resources import NEEDS
+from histoloom.plan.experiments import Experiments
+from histoloom.plan.sections import Sections
 
 _WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
 
@@ -59,17 +61,11 @@ def check_encoder_groups(config: Config) -> None:
                 refuse(f"'{encoder}' has windows of its own (tokens.mode shared).", "leave it out.")
 
 
-class EncoderPlan(ExperimentPlan):
-    """The part of a plan that ends at embeddings.
+class Embeddings:
+    """Encoders: their cards, their batches of sections, and groups that read tiles together."""
 
-    Parameters
-    ----------
-    config
-        A validated config.
-    """
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, sections: Sections, experiments: Experiments) -> None:
+        self.config, self.sections, self.experiments = config, sections, experiments
         check_encoder_groups(config)
 
     @cached_property
@@ -88,7 +84,7 @@ class EncoderPlan(ExperimentPlan):
                 )
         return cards | dict(self.config.entries["cards"])
 
-    def encoder_spec(self, encoder: str) -> dict[str, Any]:
+    def spec(self, encoder: str) -> dict[str, Any]:
         """Return an encoder's entry with its card (at the entry's ``revision``) and tile spec resolved."""
         entry = dict(self.config.get("encoders", encoder))
         if entry["card"] not in self.cards:
@@ -115,7 +111,7 @@ class EncoderPlan(ExperimentPlan):
         """
         size = self.config.get("encoders", encoder)["sections_per_batch"]
         order = [row["sample"] for row in self.config.sheets[cohort]]
-        chosen = set(self.samples(cohort))
+        chosen = set(self.sections.samples(cohort))
         batches = {}
         for index in range(0, len(order), size):
             members = [s for s in order[index : index + size] if s in chosen]
@@ -123,16 +119,16 @@ class EncoderPlan(ExperimentPlan):
                 batches[f"b{index // size}-{sha256_text(canonical_json(members))[:8]}"] = members
         return batches
 
-    def embeddings(self, encoder: str, cohorts: Iterable[str]) -> list[str]:
+    def files(self, encoder: str, cohorts: Iterable[str]) -> list[str]:
         """Return the embedding files of cohorts, in order."""
         tiles = self.config.get("encoders", encoder)["tiles"]
         return [
-            f"results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5"
+            paths.EMBEDDINGS.format(tiles=tiles, encoder=encoder, cohort=cohort, batch=batch)
             for cohort in cohorts
             for batch in self.batches(encoder, cohort)
         ]
 
-    def model_encoders(self, model: str) -> list[str]:
+    def of_model(self, model: str) -> list[str]:
         """Return the encoders that a model concatenates."""
         return list(self.config.get("models", model).get("inputs") or [])
 
@@ -141,18 +137,18 @@ class EncoderPlan(ExperimentPlan):
         members = self.batches(encoder, cohort)[batch]
         entry = self.config.get("encoders", encoder)
         common = {
-            "samples": [f"results/samples/{cohort}/{s}.h5ad" for s in members],
-            "tiles": [f"results/tiles/{entry['tiles']}/{cohort}/{s}.parquet" for s in members],
+            "samples": [paths.SAMPLE.format(cohort=cohort, sample=s) for s in members],
+            "tiles": [paths.TILES.format(tiles=entry["tiles"], cohort=cohort, sample=s) for s in members],
         }
         if encoder in self.precomputed:
-            form = self._place(entry["files"]).replace("{cohort}", cohort)
+            form = self.config.place(entry["files"]).replace("{cohort}", cohort)
             return {**common, "features": [form.replace("{sample}", s) for s in members]}
         weights = entry["weights"]
         return {
             **common,
-            "slides": [self.slide(cohort, s) for s in members],
+            "slides": [self.sections.slide(cohort, s) for s in members],
             "weights": [] if weights in _WEIGHTS_WITHOUT_FILE else [weights],
-            "genes": self.encoder_genes(encoder, cohort),
+            "genes": self.genes(encoder, cohort),
         }
 
     @property
@@ -169,61 +165,38 @@ class EncoderPlan(ExperimentPlan):
     @property
     def alone(self) -> list[str]:
         """Encoders that are run by themselves, in no group."""
-        grouped = {encoder for group in self.encoder_groups for encoder in group.encoders}
+        grouped = {encoder for group in self.groups for encoder in group.encoders}
         return [name for name in self.computed if name not in grouped]
 
-    def encoder_genes(self, encoder: str, cohort: str) -> list[str]:
+    def genes(self, encoder: str, cohort: str) -> list[str]:
         """Return the table of genes for sections and the vocabulary of an encoder of expression."""
-        reads_counts = kinds.ENCODERS[self.encoder_kind(encoder)].reads == "counts"
-        return self.gene_table([self.gene_origin(cohort), "vocabulary"]) if reads_counts else []
+        reads_counts = self._kind(encoder).reads == "counts"
+        return self.sections.gene_table([self.sections.gene_origin(cohort), "vocabulary"]) if reads_counts else []
 
-    def encoder_kind(self, encoder: str) -> str:
-        """Return the kind of an encoder, for what its jobs ask of a machine."""
-        return str(self.encoder_spec(encoder)["card"]["kind"])
+    def _kind(self, encoder: str) -> kinds.EncoderKind:
+        return kinds.ENCODERS[self.spec(encoder)["card"]["kind"]]
 
-    def encoder_gpu(self, encoder: str) -> int:
+    def memory(self, encoder: str) -> kinds.Memory:
+        """Return what an embedding job takes."""
+        return self._kind(encoder).memory
+
+    def gpu(self, encoder: str) -> int:
         """Return how many GPUs an embedding job can use."""
-        return kinds.ENCODERS[self.encoder_kind(encoder)].gpu
+        return self._kind(encoder).gpu
 
-    def ablation(self, experiment: str) -> list[dict[str, Any]]:
-        """Return the models of an experiment that differ in nothing but their encoders, where some stand side by side.
-
-        Returns
-        -------
-        list
-            ``model``, ``kind`` (of the model, numbered where settings differ) and ``encoders``; empty where there is
-            no model whose encoders another one of the same settings uses in part.
-        """
-        groups: dict[str, list[str]] = {}
-        for model in self.config.get("experiments", experiment)["models"]:
-            entry = self.config.get("models", model)
-            if self.model_encoders(model):
-                settings = canonical_json({k: v for k, v in entry.items() if k != "inputs"})
-                groups.setdefault(settings, []).append(model)
-        found: list[dict[str, Any]] = []
-        for models in groups.values():
-            sets = [set(self.model_encoders(m)) for m in models]
-            if not any(one < other for one in sets for other in sets):
-                continue
-            kind = str(self.config.get("models", models[0])["kind"])
-            same = len({e["kind"] for e in found if e["kind"].partition(" ")[0] == kind})
-            name = f"{kind} {same + 1}" if same else kind
-            found += [{"model": str(m), "kind": name, "encoders": self.model_encoders(m)} for m in models]
-        return found
-
-    # groups of encoders -------------------------------------------------------------------------------------------
+    # groups of encoders --------------------------------------------------------------------------------------------------
 
     def used_encoders(self, cohort: str) -> list[str]:
         """Return the encoders that the experiments which are to run ask for on a cohort, in the config's order."""
         used: set[str] = set()
         for name, entry in self.config.entries["experiments"].items():
-            if self._wanted(name) and cohort in self.experiment_cohorts(name):
+            if self.config.runs(name) and cohort in self.experiments.cohorts(name):
                 used.update(entry.get("encoders") or [])
-                used.update(e for model in entry.get("models") or [] for e in self.model_encoders(model))
+                used.update(e for model in entry.get("models") or [] for e in self.of_model(model))
         return [name for name in self.config.entries["encoders"] if name in used]
 
     @cached_property
-    def encoder_groups(self) -> list[EncoderGroup]:
+    def groups(self) -> list[EncoderGroup]:
         """Groups of encoders that the run asks for: one per entry, or several where cohorts use other encoders of it.
 
         Raises
@@ -238,7 +211,7 @@ class EncoderPlan(ExperimentPlan):
                 if encoders := tuple(e for e in self.used_encoders(cohort) if e in entry["encoders"]):
                     cohorts.setdefault(encoders, []).append(cohort)
             for encoder in dict.fromkeys(e for encoders in cohorts for e in encoders):
-                if kinds.ENCODERS[self.encoder_kind(encoder)].reads == "counts":
+                if self._kind(encoder).reads == "counts":
                     where = f"{self.config.origin}: encoder_groups.{name}.encoders"
                     problem = f"'{encoder}' reads counts, not pixels."
                     raise InputError(where, problem, "leave it out of the group.", code="encoder-group")
@@ -247,9 +220,13 @@ class EncoderPlan(ExperimentPlan):
                 groups.append(EncoderGroup(rule, encoders, tuple(cohorts[encoders])))
         return groups
 
-    def encoder_specs(self, *encoders: str) -> list[dict[str, Any]]:
-        """Return the specs of encoders; see `encoder_spec`."""
-        return [self.encoder_spec(encoder) for encoder in encoders]
+    def batch_specs(self, encoder: str) -> list[dict[str, Any]]:
+        """Return the specs of a job's encoders: the one of its name."""
+        return [self.spec(encoder)]
+
+    def group_specs(self, group: EncoderGroup) -> list[dict[str, Any]]:
+        """Return the specs of a group's encoders."""
+        return [self.spec(encoder) for encoder in group.encoders]
 
     def group_files(self, cohort: str, batch: str, group: EncoderGroup) -> dict[str, list[str]]:
         """Return what a group of encoders reads, by role: the sections of a batch, and the weights of all."""
@@ -257,6 +234,11 @@ class EncoderPlan(ExperimentPlan):
         weights = dict.fromkeys(path for of_one in files for path in of_one["weights"])
         return {**files[0], "weights": list(weights)}
 
-    def group_kind(self, group: EncoderGroup) -> str:
-        """Return the heaviest kind among a group's encoders, for what its jobs ask of a machine."""
-        return self.encoder_kind(max(group.encoders, key=self.encoder_gpu))
+    def group_memory(self, group: EncoderGroup) -> kinds.Memory:
+        """Return what a job of a group takes: several networks at once, or the heaviest of simple features."""
+        heaviest = max((self._kind(encoder) for encoder in group.encoders), key=lambda kind: kind.memory.base_mb)
+        return NEEDS["embed_group"] if heaviest.weights else heaviest.memory
+
+    def group_gpu(self, group: EncoderGroup) -> int:
+        """Return how many GPUs a job of a group can use."""
+        return max(self.gpu(encoder) for encoder in group.encoders)

@@ -1,0 +1,53 @@
+"""Every pattern of files under results/, once: rules use the patterns, the plan fills them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SAMPLE = "results/samples/{cohort}/{sample}.h5ad"
+OUTLINES = "results/samples/{cohort}/{sample}.{outline}.parquet"
+THINNED = "results/thinned/{half}.{seed}/{cohort}/{sample}.h5ad"
+TILES = "results/tiles/{tiles}/{cohort}/{sample}.parquet"
+NUCLEI = "results/nuclei/{cohort}/{sample}.parquet"
+EMBEDDINGS = "results/embeddings/{tiles}/{encoder}/{cohort}/{batch}.h5"
+EMBEDDINGS_EFFICIENCY = "results/efficiency/embeddings/{tiles}/{encoder}/{cohort}/{batch}.json"
+REFERENCE = "results/references/{reference}.h5ad"
+LABELS = "results/labels/{labels}/{cohort}.h5ad"
+LABELS_PART = "results/labels/{labels}/{cohort}/{part}"
+LABELS_EFFICIENCY = "results/efficiency/labels/{labels}/{cohort}/{part}.json"
+TARGET = "results/targets/{experiment}/target.h5ad"
+PANEL = "results/targets/{experiment}/panel.parquet"
+FOLDS = "results/folds/{experiment}.parquet"
+AUDIT = "results/audit/{experiment}.parquet"
+MODEL = "results/models/{experiment}/{model}.pt"
+MODEL_EFFICIENCY = "results/efficiency/models/{experiment}/{model}.json"
+PREDICTIONS = "results/predictions/{experiment}/{model}/{variant}.h5ad"
+DEFAULT_PREDICTIONS = "results/predictions/{experiment}/{model}/default.h5ad"
+LEAKAGE_PREDICTIONS = "results/predictions/{experiment}/{model}/leaks.h5ad"
+SLIDE_PREDICTIONS = "results/predictions/{experiment}/{model}/slides.h5ad"
+METRICS = "results/metrics/{experiment}/{model}.parquet"
+LEAKAGE_METRICS = "results/metrics/leaks/{experiment}/{model}.parquet"
+CHECK = "results/metrics/checks/{check}.parquet"
+
+# What people look at; no stage reads it.
+SAMPLE_PICTURE = "results/figures/samples/{cohort}/{sample}.png"
+TILES_PICTURE = "results/figures/tiles/{tiles}/{cohort}/{sample}.png"
+OUTLINES_PICTURE = "results/figures/outlines/{tiles}/{cohort}/{sample}.png"
+CONTENT_FIGURE = "results/figures/{experiment}/content.png"
+CHECK_FIGURE = "results/figures/checks/{check}.png"
+FIGURE = "results/figures/{experiment}/{figure}.png"
+MODEL_FIGURE = "results/figures/{experiment}/{model}/{figure}.png"
+SLIDE_FIGURE = "results/figures/{experiment}/{model}/{cohort}/{sample}.png"
+SLIDE = "results/slides/{experiment}/{model}/{cohort}/{sample}.{ending}"
+TABLE = "results/tables/{experiment}/{table}.{ending}"
+PAPER_TABLE = "results/tables/{paper}/table{number}.{ending}"
+EXCLUSIONS = "results/tables/exclusions.csv"
+QUPATH = "results/exports/{cohort}/{sample}.geojson"
+SPATIALDATA = "results/exports/{cohort}/{sample}.zarr"
+
+
+def scratch_of(output: str | Path) -> Path:
+    """Return the folder of checkpoints of a job by one of its outputs, next to the stages under the same results/."""
+    path = Path(output)
+    root = path.parts.index("results") + 1
+    return Path(*path.parts[:root], "checkpoints", *path.parts[root:])

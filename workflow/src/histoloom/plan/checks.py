@@ -1,0 +1,85 @@
+"""Checks of labels, predictions and tiles: what each of them reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from histoloom import kinds, paths
+from histoloom.config import Config
+from histoloom.plan.embeddings import Embeddings
+from histoloom.plan.experiments import Experiments
+from histoloom.plan.sections import Sections
+
+
+class Checks:
+    """The checks of a run."""
+
+    def __init__(self, config: Config, sections: Sections, experiments: Experiments, embeddings: Embeddings) -> None:
+        self.config, self.sections, self.experiments, self.embeddings = config, sections, experiments, embeddings
+
+    def named(self) -> list[str]:
+        """Return the names of the checks that are to run."""
+        return [name for name in self.config.entries["checks"] if self.config.runs(name)]
+
+    def spec(self, check: str) -> dict[str, Any]:
+        """Return a check's entry with its name."""
+        return {**self.config.get("checks", check), "name": check}
+
+    def files(self, check: str) -> dict[str, list[str]]:
+        """Return what a check reads, by role: what is checked (``labels``), and what it is compared with."""
+        entry = self.config.get("checks", check)
+        kind, against = entry["kind"], entry.get("against")
+        if kind.startswith("predicted_"):
+            return self._predicted_files(entry)
+        cohorts = entry["cohorts"]
+        sections = self.sections.pairs(cohorts)
+        samples = [paths.SAMPLE.format(cohort=c, sample=s) for c, s in sections]
+
+        def labels(*names: str) -> list[str]:
+            return [paths.LABELS.format(labels=name, cohort=cohort) for cohort in cohorts for name in names]
+
+        if kind == "sensitivity":
+            return {"labels": labels(*entry["labels"]), "against": []}
+        if kind == "ceiling":
+            first, second = (labels(f"{entry['labels']}-half{half}s{entry['seed']}") for half in (0, 1))
+            return {"labels": first, "against": second}
+        if kind == "kept":
+            tiles = [paths.TILES.format(tiles=entry["tiles"], cohort=c, sample=s) for c, s in sections]
+            return {"labels": tiles, "against": samples}
+        if kind == "nuclei":
+            samples = [paths.NUCLEI.format(cohort=c, sample=s) for c, s in sections]
+        return {"labels": labels(entry["labels"]), "against": labels(against) if against else samples}
+
+    def _predicted_files(self, entry: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return what a check of held-out predictions reads."""
+        experiment = entry["experiment"]
+        trained = self.experiments.entry(experiment)["models"]
+        models = entry["models"] or [m for m in trained if self.embeddings.of_model(m)]
+        pattern = paths.NUCLEI if entry["kind"] == "predicted_nuclei" else paths.SAMPLE
+        return {
+            "labels": [paths.DEFAULT_PREDICTIONS.format(experiment=experiment, model=m) for m in models],
+            "against": [pattern.format(cohort=c, sample=s) for c, s in self.experiments.samples(experiment)],
+        }
+
+    def chapter(self, check: str) -> str:
+        """Return the chapter of the report that a check's figure is in."""
+        return kinds.CHECKS[self.config.get("checks", check)["kind"]].chapter
+
+    def columns(self, check: str) -> dict[str, str]:
+        """Return how the report lists a check: what it looks at (an experiment, labels or tiles), and its name."""
+        entry = self.config.get("checks", check)
+        subject = entry.get("experiment") or entry.get("labels") or entry.get("tiles")
+        return {"experiment": subject if isinstance(subject, str) else "labels", "what": check}
+
+    def ceilings(self, experiment: str) -> list[str]:
+        """Return the checks of kind ceiling on an experiment's labels, their transform and its cohorts."""
+        entry, checks = self.experiments.entry(experiment), self.config.entries["checks"]
+        return [
+            name
+            for name in self.named()
+            if checks[name]["kind"] == "ceiling"
+            and checks[name]["labels"] == entry["labels"]
+            and checks[name]["transform"] == entry["target"]["transform"]
+            and set(checks[name]["cohorts"]) & set(self.experiments.cohorts(experiment))
+        ]

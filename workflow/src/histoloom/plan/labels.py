@@ -1,0 +1,182 @@
+"""Labels: groups of sections, what each job reads, and single-cell references."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from histoloom import kinds, paths
+from histoloom.config import Config, fill_defaults, load_schema
+from histoloom.errors import InputError
+from histoloom.plan.sections import Sections
+
+# Where a file lies is tracked as an input, by its content; a moved mirror must not refit a reference.
+_PATHS = frozenset({"path", "folder", "annotation"})
+Fit = tuple[str, int, list[str]]  # group, seed, the group's sections
+
+
+def _half(labels: str) -> tuple[str, str, str] | None:
+    """Split the name of labels of thinned counts into that of their entry, the half and the seed of the thinning."""
+    base, mark, half = labels.partition("-half")
+    return (base, *half.split("s")) if mark else None  # type: ignore[return-value]
+
+
+class Labels:
+    """Label methods and references."""
+
+    def __init__(self, config: Config, sections: Sections) -> None:
+        self.config, self.sections = config, sections
+
+    def entry(self, labels: str) -> dict[str, Any]:
+        """Return a label method's entry; that of half of the counts is its method's, with one seed.
+
+        The second half takes the next seed: with one seed for both, the noise of the optimiser would be common to the
+        halves and look like something that counts say.
+        """
+        half = _half(labels)
+        if half is None:
+            return self.config.get("labels", labels)
+        entry = self.config.get("labels", half[0])
+        first = next(iter(entry.get("seeds") or [0]))
+        return {**entry, "seeds": [first + int(half[1])]}
+
+    def spec(self, labels: str) -> dict[str, Any]:
+        """Return what of a label method's entry decides the labels of one seed: one more must not refit the others."""
+        return {key: value for key, value in self.entry(labels).items() if key not in {"seeds", "fits_per_job"}}
+
+    def _kind(self, labels: str) -> kinds.LabelsKind:
+        return kinds.LABELS[self.entry(labels)["method"]]
+
+    def gpu(self, labels: str) -> int:
+        """Return how many GPUs a label job can use."""
+        return self._kind(labels).gpu
+
+    def memory(self, labels: str) -> kinds.Memory:
+        """Return what a label job takes."""
+        return self._kind(labels).memory
+
+    def threads(self, labels: str) -> int:
+        """Return the threads of a label job: they change floats, so the config decides, not the machine."""
+        return int(self.entry(labels).get("fit_threads", 1))
+
+    def groups(self, labels: str, cohort: str) -> dict[str, list[str]]:
+        """Return sections by deconvolution group; the group's name is a patient, a section or ``all``."""
+        group_by = "cohort" if self._kind(labels).whole_cohort else self.entry(labels)["group_by"]
+        groups: dict[str, list[str]] = {}
+        for row in self.sections.rows(cohort):
+            name = {"patient": row["patient"], "section": row["sample"], "cohort": "all"}[group_by]
+            groups.setdefault(name, []).append(row["sample"])
+        return groups
+
+    def seeds(self, labels: str) -> list[int]:
+        """Return the optimiser seeds of a label method."""
+        return list(self.entry(labels).get("seeds") or [0])
+
+    def jobs(self, labels: str, cohort: str) -> dict[str, list[Fit]]:
+        """Return the fits of each label job by the job's name."""
+        entry, seeds = self.entry(labels), self.seeds(labels)
+        fits = [(group, seed, samples) for group, samples in self.groups(labels, cohort).items() for seed in seeds]
+        size = entry.get("fits_per_job")
+        if size is None:
+            size = len(fits) if entry.get("max_epochs", 1) < entry.get("demo_below_epochs", 0) else 1
+        if size == 1:
+            return {f"{group}.{seed}": [(group, seed, samples)] for group, seed, samples in fits}
+        return {f"part{start // size}": fits[start : start + size] for start in range(0, len(fits), size)}
+
+    def fits(self, labels: str, cohort: str, part: str) -> list[Fit]:
+        """Return the fits of one label job."""
+        return self.jobs(labels, cohort)[part]
+
+    def part_files(self, labels: str, cohort: str) -> list[str]:
+        """Return the folders of all label jobs."""
+        return [paths.LABELS_PART.format(labels=labels, cohort=cohort, part=part) for part in self.jobs(labels, cohort)]
+
+    def job_inputs(self, labels: str, cohort: str, part: str) -> dict[str, list[str]]:
+        """Return what the fits of a label job read, by role."""
+        files: dict[str, list[str]] = {}
+        for group in dict.fromkeys(group for group, _, _ in self.fits(labels, cohort, part)):
+            for role, of_group in self.inputs(labels, cohort, group).items():
+                files[role] = list(dict.fromkeys([*files.get(role, []), *of_group]))
+        return files
+
+    def inputs(self, labels: str, cohort: str, group: str) -> dict[str, list[str]]:
+        """Return what the labels of a group are made from, by role."""
+        half, samples = _half(labels), self.groups(labels, cohort)[group]
+        if half:
+            files = [paths.THINNED.format(half=half[1], seed=half[2], cohort=cohort, sample=s) for s in samples]
+        else:
+            files = [paths.SAMPLE.format(cohort=cohort, sample=s) for s in samples]
+        reference = self.entry(labels).get("reference")
+        return {
+            "samples": files,
+            "reference": [paths.REFERENCE.format(reference=reference)] if reference else [],
+            "tables": self.tables(labels, cohort, group),
+            "nuclei": self._nuclei(labels, cohort, group),
+            "genes": self.genes(reference, cohort) if reference else [],
+        }
+
+    def tables(self, labels: str, cohort: str, group: str) -> list[str]:
+        """Return the published tables, or those of the simulation's ground truth, that a label job reads."""
+        reads, source = self._kind(labels).reads, self.sections.entry(cohort)["source"]
+        if reads == "counts":
+            return []
+        if reads == "table":
+            tables, name = self.sections.tables(cohort), self.entry(labels)["table"]
+            if name not in tables:
+                raise InputError(
+                    f"{self.config.origin}: labels.{labels}.table",
+                    f"source '{source}' of cohort '{cohort}' publishes no table '{name}'.",
+                    f"tables: {', '.join(tables) or 'none'}.",
+                    "labels-no-table",
+                )
+            return [tables[name]]
+        files = [self.sections.all_files(cohort, s).get("truth", "") for s in self.groups(labels, cohort)[group]]
+        if not all(files):
+            raise InputError(
+                f"{self.config.origin}: labels.{labels}",
+                f"source '{source}' of cohort '{cohort}' has no simulated ground truth.",
+                "use `truth` labels with simulated cohorts only.",
+                "labels-no-truth",
+            )
+        return files
+
+    def _nuclei(self, labels: str, cohort: str, group: str) -> list[str]:
+        """Return the counted nuclei that a label job expects cells by; none where its cohort is read without slides.
+
+        Halves of the counts have the nuclei of the whole: their cells did not change.
+        """
+        if self.entry(labels).get("n_cells_per_location") != "nuclei":
+            return []
+        samples = self.groups(labels, cohort)[group]
+        return [
+            paths.NUCLEI.format(cohort=cohort, sample=s) for s in samples if "image" in self.sections.files(cohort, s)
+        ]
+
+    # references ----------------------------------------------------------------------------------------------
+
+    def reference_files(self, reference: str) -> dict[str, list[str]]:
+        """Return a reference's raw files by role."""
+        entry = self.config.get("references", reference)
+        if kinds.REFERENCES[entry["source"]].simulated:
+            return {"h5ad": [f"{self.config.raw_dir}/simulated/{entry['cohort']}/reference.h5ad"]}
+        if "path" in entry:
+            return {"h5ad": [self.config.place(entry["path"])]}
+        return {
+            "folders": [self.config.place(part["folder"]) for part in entry["samples"]],
+            "annotations": [self.config.place(part["annotation"]) for part in entry["samples"]],
+        }
+
+    def reference_spec(self, reference: str) -> dict[str, Any]:
+        """Return a reference's entry without the paths of its files; a simulated one is read as any h5ad."""
+        entry = dict(self.config.get("references", reference))
+        if kinds.REFERENCES[entry["source"]].simulated:
+            fill_defaults(entry, load_schema("reference.h5ad"))
+        if "samples" in entry:
+            entry["samples"] = [{k: v for k, v in s.items() if k not in _PATHS} for s in entry["samples"]]
+        return {key: value for key, value in entry.items() if key not in _PATHS}
+
+    def genes(self, reference: str, cohort: str) -> list[str]:
+        """Return the table of genes for sections and a reference; the simulation's two have one vocabulary."""
+        simulated = kinds.REFERENCES[self.config.get("references", reference)["source"]].simulated
+        return self.sections.gene_table(
+            [self.sections.gene_origin(cohort), "simulated" if simulated else f"reference {reference}"]
+        )

@@ -1,0 +1,147 @@
+"""What the tables and figures of a run are made from, and every file that `all` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from histoloom import paths
+from histoloom.config import RESOURCES, Config
+from histoloom.plan.checks import Checks
+from histoloom.plan.experiments import Experiments
+from histoloom.plan.models import Models
+from histoloom.plan.sections import Sections
+
+_ENDINGS = ("csv", "md", "html")
+
+
+class Report:
+    """Tables, figures and the targets of a run."""
+
+    def __init__(
+        self, config: Config, sections: Sections, experiments: Experiments, models: Models, checks: Checks
+    ) -> None:
+        self.config, self.sections, self.experiments, self.models = config, sections, experiments, models
+        self.checks = checks
+
+    def spec(self, experiment: str) -> dict[str, Any]:
+        """Return an experiment's entry with the levels of its models and the comparison of their encoders."""
+        entry = self.experiments.entry(experiment)
+        if entry["task"] != "abundance":
+            return {**entry, "name": experiment}
+        compared = {"baselines": self.models.baselines(experiment), "ablation": self.models.ablation(experiment)}
+        return {**entry, "name": experiment, **compared}
+
+    def title(self, experiment: str) -> str:
+        """Return an experiment's heading."""
+        return str(self.experiments.entry(experiment).get("title") or "")
+
+    def results(self, experiment: str) -> dict[str, list[str]]:
+        """Return the metrics and efficiency records of an experiment's models."""
+        entry = self.experiments.entry(experiment)
+        if entry["task"] == "probe":
+            return {"metrics": [paths.METRICS.format(experiment=experiment, model=e) for e in entry["encoders"]]}
+        return {
+            "metrics": [paths.METRICS.format(experiment=experiment, model=m) for m in entry["models"]],
+            "efficiency": [paths.MODEL_EFFICIENCY.format(experiment=experiment, model=m) for m in entry["models"]],
+        }
+
+    def leakage_results(self, experiment: str) -> dict[str, list[str]]:
+        """Return the metrics of the leakage effect, model by model."""
+        models = self.experiments.entry(experiment)["models"]
+        return {"metrics": [paths.LEAKAGE_METRICS.format(experiment=experiment, model=m) for m in models]}
+
+    def attainable_files(self, experiment: str) -> dict[str, list[str]]:
+        """Return the metrics of an experiment's models and the ceilings of its labels, by role."""
+        ceilings = [paths.CHECK.format(check=name) for name in self.checks.ceilings(experiment)]
+        return {"metrics": self.results(experiment)["metrics"], "ceilings": ceilings}
+
+    def report_files(self, experiment: str) -> dict[str, list[str]]:
+        """Return an experiment's sections and slides, in the same order."""
+        return {
+            "samples": self.experiments.sample_files(experiment),
+            "slides": [self.sections.slide(c, s) for c, s in self.experiments.samples(experiment)],
+        }
+
+    # papers --------------------------------------------------------------------------------------------------
+
+    def papers(self) -> dict[str, list[str]]:
+        """Return the experiments of each paper."""
+        papers: dict[str, list[str]] = {}
+        for name in [*self.experiments.named("abundance"), *self.experiments.named("probe")]:
+            if paper := self.experiments.entry(name).get("paper"):
+                papers.setdefault(paper, []).append(name)
+        return papers
+
+    def paper_results(self, paper: str) -> dict[str, list[str]]:
+        """Return the metrics and efficiency records of all experiments of a paper."""
+        results = [self.results(e) for e in self.papers()[paper]]
+        return {role: [f for r in results for f in r.get(role, [])] for role in ("metrics", "efficiency")}
+
+    def published_table(self, paper: str, number: str) -> str:
+        """Return the file with the values that a paper published in a table."""
+        return str(RESOURCES / "published" / f"{paper}_table{number}.yaml")
+
+    def paper_spec(self, paper: str) -> dict[str, Any]:
+        """Return the paper's experiments with what decides whether a number may stand next to a published one."""
+        return {"paper": paper, "experiments": {name: self._paper_entry(name) for name in self.papers()[paper]}}
+
+    def _paper_entry(self, experiment: str) -> dict[str, Any]:
+        entry = self.experiments.entry(experiment)
+        cohorts = {c: self.sections.entry(c) for c in self.experiments.cohorts(experiment)}
+        # Tasks of one benchmark are cohorts of their own.
+        sources = {name: " ".join(filter(None, (c["source"], c.get("task")))) for name, c in cohorts.items()}
+        if entry["task"] == "probe":
+            return {**entry, "sources": sources, "models": entry["encoders"]}
+        return {**entry, "sources": sources, "label_spec": self.config.get("labels", entry["labels"])}
+
+    # targets -------------------------------------------------------------------------------------------------
+
+    def targets(self) -> list[str]:
+        """Return every file that `all` asks for."""
+        return list(dict.fromkeys(self._targets()))
+
+    def _targets(self) -> Iterator[str]:
+        for name in self.experiments.leakage_tests():
+            yield from self._tables(name, "leaks")
+            yield paths.FIGURE.format(experiment=name, figure="leaks")
+            yield from self.experiments.audit_file(name)
+        for name in self.experiments.evaluations():
+            yield from self._evaluation_targets(name)
+        for name in self.experiments.named("probe"):
+            yield from self._tables(name, "probe")
+            yield paths.FIGURE.format(experiment=name, figure="probe")
+            yield from self.experiments.audit_file(name)
+        for name in self.experiments.named("apply"):
+            for model in self.experiments.entry(name)["models"]:
+                for cohort, sample in self.experiments.samples(name):
+                    names = {"experiment": name, "model": model, "cohort": cohort, "sample": sample}
+                    yield from (paths.SLIDE.format(**names, ending=ending) for ending in ("tsv", "geojson"))
+                    yield paths.SLIDE_FIGURE.format(**names)
+        for name in self.checks.named():
+            yield from (paths.CHECK.format(check=name), paths.CHECK_FIGURE.format(check=name))
+        for paper in self.papers():
+            for table in sorted((RESOURCES / "published").glob(f"{paper}_table*.yaml")):
+                number = table.stem.rpartition("_table")[2]
+                yield from (paths.PAPER_TABLE.format(paper=paper, number=number, ending=e) for e in _ENDINGS)
+        yield paths.EXCLUSIONS
+
+    def _tables(self, experiment: str, table: str) -> list[str]:
+        return [paths.TABLE.format(experiment=experiment, table=table, ending=ending) for ending in _ENDINGS]
+
+    def _evaluation_targets(self, name: str) -> Iterator[str]:
+        entry, ablation = self.experiments.entry(name), bool(self.models.ablation(name))
+        attainable = bool(self.checks.ceilings(name))
+        tables = ["summary", "baselines", *["ablation"] * ablation, *["attainable"] * attainable]
+        for table in tables:
+            yield from self._tables(name, table)
+        for figure in ("bars", "baselines", "between", *["ablation"] * ablation):
+            yield paths.FIGURE.format(experiment=name, figure=figure)
+        yield from self.experiments.audit_file(name)
+        for model in (m for m in entry["models"] if self.models.draws_maps(m)):
+            for figure in ("maps", "colocalization", "ranks", "errors"):
+                yield paths.MODEL_FIGURE.format(experiment=name, model=model, figure=figure)
+        for cohort, sample in self.experiments.samples(name):
+            yield paths.SAMPLE_PICTURE.format(cohort=cohort, sample=sample)
+            if self.sections.outlines(cohort, sample):
+                yield paths.OUTLINES_PICTURE.format(tiles=entry["tiles"], cohort=cohort, sample=sample)
