@@ -1,6 +1,6 @@
-"""Several encoders in one pass against a pass each: `python tests/bench/bench_one_pass.py [--cards a,b,c] [--tiles 512]`.
+"""A group of encoders in one job against a job each: `python tests/bench/bench_encoder_group.py [--cards a,b,c] [--tiles 512]`.
 
-Prints seconds (weights loaded in both), tiles cut out of slides, and the ratio, in turns so that a machine's mood falls on
+Prints seconds (weights loaded in both), tiles cut out of slides, and the ratio, in turns so that other load falls on
 both; files are compared byte by byte. Weights are random. A cohort as large as her2st through the shapes of UNI and CONCH,
 on a GPU: `--cards uni,conch_v1 --sections 36 --tiles 13620 --threads 8 --once`; cut down, on a CPU, the same with
 `--tiles 36 --slide-px 1024`.
@@ -24,7 +24,7 @@ from bench_embedding_engine import world
 from test_embeddings import Toy
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings import embed_together, reader, take_over
+from histoloom.embeddings import embed_batch, reader
 from histoloom.embeddings.cards import load_cards
 
 
@@ -44,29 +44,24 @@ class Count:
         return taken
 
 
-def one_pass(toy: Toy, specs: dict[str, Any], folder: Path, options: argparse.Namespace) -> dict[str, Path]:
-    """Run a pass and take what it made."""
+def embed_group(toy: Toy, specs: dict[str, Any], folder: Path, options: argparse.Namespace) -> dict[str, Path]:
+    """Embed with all encoders in one job."""
     folder.mkdir(exist_ok=True)
-    final = {name: (folder / f"{name}.h5", folder / f"{name}.json") for name in specs}
-    scratch = {name: folder / "scratch" / name for name in specs}
-    for path in (p for pair in final.values() for p in pair):
-        path.unlink(missing_ok=True)
-    embed_together(
+    files = {name: folder / f"{name}.h5" for name in specs}
+    embed_batch(
         cohort="toy",
         batch="b0",
         samples=toy.paths("h5ad"),
         slides=toy.paths("png"),
         tiles=toy.paths("parquet"),
         specs=list(specs.values()),
-        finished=final,
-        scratch=scratch,
-        out=folder / "pass.json",
+        out=list(files.values()),
+        efficiency=[path.with_suffix(".json") for path in files.values()],
+        scratch=[folder / "scratch" / name for name in specs],
         threads=options.threads,
         device=options.device,
     )
-    for name, (out, record) in final.items():
-        take_over(spec=specs[name], manifest=folder / "pass.json", scratch=scratch[name], out=out, efficiency=record)
-    return {name: pair[0] for name, pair in final.items()}
+    return files
 
 
 def timed(work: Any) -> tuple[float, Any]:
@@ -84,7 +79,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--once", action="store_true", help="the pass only, once: a large cohort")
+    parser.add_argument("--once", action="store_true", help="the group only, once: a large cohort")
     options = parser.parse_args()
     tiles = {"size_px": 224, "um_per_px": "native", "background": {"method": "none"}}
     specs: dict[str, Any] = {}
@@ -98,7 +93,7 @@ def main() -> None:
         toy = world(place, options.tiles, options.sections, tiles, options.slide_px, pyramid=True)
         print(f"{options.sections} sections, {options.tiles} tiles from pyramidal TIFF, {options.threads} threads")
         if options.once:
-            seconds, files = timed(lambda: one_pass(toy, specs, place / "joint", options))
+            seconds, files = timed(lambda: embed_group(toy, specs, place / "group", options))
             record = json.loads(next(iter(files.values())).with_suffix(".json").read_text())
             print(
                 f"  {', '.join(specs)} on {record['device']}: {seconds:.1f} s with model load, "
@@ -106,22 +101,22 @@ def main() -> None:
                 f"{100 * record['waited_share']:.0f} % of it; peak GPU memory {record['peak_gpu_mb']} MB"
             )
             return
-        joint, apart = [], []
+        group, apart = [], []
         # What is imported and warmed up at first would fall on whoever comes first.
-        one_pass(toy, specs, place / "joint", options)
+        embed_group(toy, specs, place / "group", options)
         count.take()
         for _ in range(options.rounds):
-            seconds, files = timed(lambda: one_pass(toy, specs, place / "joint", options))
-            joint.append((seconds, count.take()))
+            seconds, files = timed(lambda: embed_group(toy, specs, place / "group", options))
+            group.append((seconds, count.take()))
             each = {n: timed(lambda n=n: toy.embed(f"{n}.h5", spec=specs[n], threads=options.threads, device=options.device)) for n in specs}  # fmt: skip
             apart.append((sum(s for s, _ in each.values()), count.take()))
             same = [n for n in specs if files[n].read_bytes() == each[n][1].read_bytes()]
             print(
-                f"  one pass {joint[-1][0]:.1f} s, {joint[-1][1]} tiles read; {len(specs)} passes {apart[-1][0]:.1f} s, "
+                f"  group {group[-1][0]:.1f} s, {group[-1][1]} tiles read; {len(specs)} jobs {apart[-1][0]:.1f} s, "
                 f"{apart[-1][1]} tiles read; {len(same)} of {len(specs)} files equal to the byte"
             )
-        ratio = statistics.median(a[0] / j[0] for a, j in zip(apart, joint, strict=True))
-        print(f"  {', '.join(specs)}: passes apart take {ratio:.2f} times one pass (median of {options.rounds})")
+        ratio = statistics.median(a[0] / j[0] for a, j in zip(apart, group, strict=True))
+        print(f"  {', '.join(specs)}: jobs of their own take {ratio:.2f} times the group (median of {options.rounds})")
 
 
 if __name__ == "__main__":

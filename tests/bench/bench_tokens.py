@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "workflow/src"))
+sys.path[:0] = [str(ROOT / "workflow/src"), str(ROOT / "tests")]
 
 import histoloom.torch_compat  # noqa: F401
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
-from histoloom.embeddings.tokens import cells_from_tokens, share_windows, token_block, trade_off
+from histoloom.embeddings.tokens import cells_from_tokens, share_windows, token_block
 from histoloom.nuclei.find import find_nuclei, reduced
 from histoloom.report.style import figure, save
 from histoloom.slides import open_slide
 from histoloom.tiles.reading import read_tiles
+from token_trade_off import trade_off
 
 WINDOW_UM, GRID = 112.0, 16
 

@@ -16,6 +16,7 @@ from PIL import Image
 from test_embeddings import TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
+from error_codes import has_code
 from histoloom.embeddings import open_embeddings
 from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
 from histoloom.embeddings.scgpt import bin_values, rename, scgpt_model
@@ -158,31 +159,31 @@ def test_empty_cells_and_unknown_genes(tmp_path: Path, caplog: pytest.LogCapture
     assert "50 of 60 genes are in the vocabulary, 2 cells hold none" in caplog.text
     np.testing.assert_allclose(found[1], found[2], atol=1e-6)
     assert np.isfinite(found).all()
-    with pytest.raises(InputError, match=r"shares 0 of 60 genes \(ENSG0"):
+    with pytest.raises(InputError, check=has_code("scgpt-genes")):
         built.encode_counts(counts(), [f"ENSG{i}" for i in range(60)], ["a"] * 9, BY_NAME)
-    with pytest.raises(InputError, match="shares 19 of 19"):
+    with pytest.raises(InputError, check=has_code("scgpt-genes")):
         built.encode_counts(counts()[:, :19], GENES[:19], ["a"] * 9, BY_NAME)
 
 
 def test_a_folder_that_is_not_whole_stops(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"lacks best_model\.pt, args\.json, vocab\.json"):
+    with pytest.raises(InputError, check=has_code("scgpt-folder")):
         encoder(tmp_path)
     path = folder(tmp_path / "nan", **{"encoder.enc_norm.bias": torch.full((16,), math.nan)})
-    with pytest.raises(InputError, match=r"NaN or infinity in the weights: encoder\.enc_norm\.bias"):
+    with pytest.raises(InputError, check=has_code("weights-nan")):
         encoder(path)
     path = folder(tmp_path / "more", rubbish=torch.zeros(1))
-    with pytest.raises(InputError, match="1 unexpected: rubbish"):
+    with pytest.raises(InputError, check=has_code("weights-keys")):
         encoder(path)
     path = folder(tmp_path / "vocab")
     (path / "vocab.json").write_text(json.dumps({k: v for k, v in VOCAB.items() if k != "G7"}))
-    with pytest.raises(InputError, match=r"of another shape: encoder\.embedding\.weight"):
+    with pytest.raises(InputError, check=has_code("weights-keys")):
         encoder(path)
     (path / "vocab.json").write_text("{cut sho")
-    with pytest.raises(InputError, match=r"vocab\.json: is no JSON"):
+    with pytest.raises(InputError, check=has_code("scgpt-json")):
         encoder(path)
-    with pytest.raises(InputError, match="no weights on the hub"):
+    with pytest.raises(InputError, check=has_code("encoder-weights-hub")):
         full_spec({"card": CARD, "tiles_spec": {}, "name": "g"})
-    with pytest.raises(InputError, match="says dim 512, the model has 16"):
+    with pytest.raises(InputError, check=has_code("encoder-dim")):
         encoder(folder(tmp_path / "m"), card={**CARD, "dim": 512}).encode_counts(counts(), GENES, ["a"] * 9, BY_NAME)
 
 
@@ -209,11 +210,9 @@ def test_the_artefact_is_that_of_any_encoder(tmp_path: Path) -> None:
     expected = built.encode_counts(data.X[rows], GENES, [f"S2/{i}" for i in found.obs["obs_id"][mine]], BY_NAME)
     np.testing.assert_allclose(found.rows()[mine], expected, atol=1e-6)
     assert toy.embed("again.h5", spec=spec).read_bytes() == path.read_bytes()
-    with pytest.raises(InputError, match="reads counts, not pixels"):
-        built.encode(np.zeros((1, 8, 8, 3), np.uint8), 0.5)
     toy.write_sample("S1", np.random.default_rng(0).uniform(20, 140, (6, 2)))
     toy.cut("S1")
-    with pytest.raises(InputError, match=r"S1\.h5ad: has no genes"):
+    with pytest.raises(InputError, check=has_code("encoder-counts")):
         toy.embed("none.h5", spec=spec)
 
 
@@ -228,5 +227,5 @@ def test_old_symbols_and_ids_meet_the_vocabulary_through_a_table(tmp_path: Path)
     built = encoder(path)
     by_table = built.encode_counts(seen, names, keys, GeneMatcher(table))
     np.testing.assert_array_equal(by_table, built.encode_counts(seen, GENES, keys, BY_NAME))
-    with pytest.raises(InputError, match=r"shares 0 of 60 genes.*genes: \{match: ensembl\}"):
+    with pytest.raises(InputError, check=has_code("scgpt-genes")):
         built.encode_counts(seen, names, keys, BY_NAME)

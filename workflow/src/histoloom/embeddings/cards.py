@@ -60,7 +60,12 @@ def full_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
         entry["weights"] = card["default_weights"]
     if entry["weights"] == "path" or (entry["weights"] == "hub" and not card["hub_id"]):
         remedy = "give the path of its checkpoint." if card["default_weights"] == "path" else "use random or a path."
-        raise InputError(f"encoders.{name}.weights", f"card '{card['name']}' has no weights on the hub.", remedy)
+        raise InputError(
+            f"encoders.{name}.weights",
+            f"card '{card['name']}' has no weights on the hub.",
+            remedy,
+            code="encoder-weights-hub",
+        )
     return {**entry, "name": name, "card": card, "tiles_spec": dict(spec["tiles_spec"])}
 
 

@@ -29,7 +29,9 @@ def fetch_from_hub(card: Mapping[str, Any]) -> Path:
 
     files = checkpoint_files(card)
     if not files:
-        raise InputError(f"card {card['name']}", "names no checkpoint.file.", "add it to resources/encoders.yaml.")
+        raise InputError(
+            f"card {card['name']}", "names no checkpoint.file.", "add it to resources/encoders.yaml.", code="card-file"
+        )
     more = {"repo_type": card["hub_type"]} if card.get("hub_type", "model") != "model" else {}
     for file in files:
         cached = try_to_load_from_cache(card["hub_id"], file, revision=card["revision"], **more)

@@ -1,6 +1,8 @@
 """Key names of published checkpoints in the names of the modules here; pure renaming, nothing is made up.
 
 A card names its map (``checkpoint.keys``). What a map does not know keeps its name and then stops the strict loading.
+timm's own ``checkpoint_filter_fn`` renames likewise, but also resamples positions, patches and bias tables of another
+size in silence, where a card has to ask for it here.
 """
 
 from __future__ import annotations

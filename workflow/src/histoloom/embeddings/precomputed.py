@@ -130,7 +130,9 @@ def read_table(path: Path, form: str) -> Table:
     import h5py
 
     if not path.is_file():
-        raise InputError(path, "the file of features is missing.", f"fix `files` of the encoder; {_FETCH}")
+        raise InputError(
+            path, "the file of features is missing.", f"fix `files` of the encoder; {_FETCH}", code="features-missing"
+        )
     names = _ARRAYS[form]
     try:
         with h5py.File(path, "r") as handle:
@@ -138,14 +140,17 @@ def read_table(path: Path, form: str) -> Table:
             if missing:
                 held = ", ".join(handle) or "nothing"
                 raise InputError(
-                    path, f"no {form} file: no dataset {', '.join(missing)}; it holds {held}.", _remedy(handle)
+                    path,
+                    f"no {form} file: no dataset {', '.join(missing)}; it holds {held}.",
+                    _remedy(handle),
+                    code="features-format",
                 )
             values = np.asarray(handle[names[0]], np.float32)
             corners = np.asarray(handle["coords"], np.float64)
             ids = np.ravel(handle["barcodes"][()]) if form == "hest" else None
             facts = {**dict(handle["coords"].attrs), "encoder": handle[names[0]].attrs.get("encoder")}
     except OSError as error:
-        raise InputError(path, f"no readable h5 ({error}).", _FETCH) from error
+        raise InputError(path, f"no readable h5 ({error}).", _FETCH, code="features-unreadable") from error
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
     corners = corners[0] if corners.ndim == 3 and len(corners) == 1 else corners
     n = len(values)
@@ -155,11 +160,15 @@ def read_table(path: Path, form: str) -> Table:
             path,
             f"{names[0]} {values.shape}, coords {corners.shape}{ended} do not belong together: (n, d), (n, 2).",
             _FETCH,
+            code="features-shape",
         )
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise InputError(
-            path, f"{int(bad.sum())} rows have NaN or infinity, the first is row {int(np.argmax(bad))}.", _FETCH
+            path,
+            f"{int(bad.sum())} rows have NaN or infinity, the first is row {int(np.argmax(bad))}.",
+            _FETCH,
+            code="features-nan",
         )
     obs_ids = None if ids is None else _ids(ids, path)
     return Table(path, values, corners, obs_ids, facts)
@@ -177,7 +186,12 @@ def _ids(raw: npt.NDArray[Any], path: Path) -> pd.Index:
     """Return barcodes as the samples write them."""
     found = pd.Index([plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw], dtype=object)
     if found.has_duplicates:
-        raise InputError(path, f"barcode '{found[found.duplicated()][0]}' appears more than once.", _FETCH)
+        raise InputError(
+            path,
+            f"barcode '{found[found.duplicated()][0]}' appears more than once.",
+            _FETCH,
+            code="features-barcode-twice",
+        )
     return found
 
 
@@ -211,6 +225,7 @@ def match(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
             f"{int(lost.sum())} of {len(rows)} kept tiles of section '{section.sample}' have no feature, first "
             f"'{section.obs_id[int(np.argmax(lost))]}'{hint}; `max_missing` allows {100 * spec['max_missing']:.0f} %.",
             f"raise `max_shift_um` or `max_missing`, or {_FETCH}",
+            code="features-incomplete",
         )
     return rows
 
@@ -226,6 +241,7 @@ def _by_id(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
             f"no barcode is an observation of section '{section.sample}': {', '.join(table.obs_ids[:3])}, ... against "
             f"{', '.join(map(str, section.obs_id[:3]))}, ...",
             _FETCH,
+            code="features-obs",
         )
     mpp, side = float(section.facts["mpp"]), float(section.facts["size_level0_px"])
     corners, centres = table.corners[rows[has]], section.centres[has]
@@ -238,6 +254,7 @@ def _by_id(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
             f"{int((off > spec['max_shift_um']).sum())} of {len(off)} tiles do not lie on their observations (up to "
             f"{off.max():.0f} um off): barcodes or coords are of another section than '{section.sample}'.",
             _FETCH,
+            code="features-section",
         )
     if abs(measured / side - 1) > SAME_SCALE:
         raise InputError(
@@ -245,6 +262,7 @@ def _by_id(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
             f"its tiles have a side of {measured:.1f} level-0 px = {measured * mpp:.1f} um, but tile spec "
             f"{_named(spec)} asks for {side:.1f} px = {side * mpp:.1f} um.",
             "name tiles of that size, or features made from such tiles.",
+            code="features-tile-size",
         )
     return rows
 
@@ -270,6 +288,7 @@ def _check_grid(section: Section, table: Table, spec: Mapping[str, Any]) -> floa
             f"was made on a slide of {told[0]} x {told[1]} px; that of section '{section.sample}' has "
             f"{size['slide_width']} x {size['slide_height']} px.",
             _FETCH,
+            code="features-slide",
         )
     mpp, tiles = float(section.facts["mpp"]), TileSpec.from_dict(spec["tiles_spec"])
     asked = tiles.effective_um_per_px(mpp)
@@ -280,6 +299,7 @@ def _check_grid(section: Section, table: Table, spec: Mapping[str, Any]) -> floa
             f"tile spec {_named(spec)} asks for {tiles.size_px} px at {asked:.4g} um/px.",
             f"use tiles with `size_px: {px}` and `um_per_px: {side * mpp / px:.4g}`, or features made from such tiles "
             "(TRIDENT's magnifications are nominal: 20x is not 0.5 um/px on every scanner).",
+            code="features-tile-size",
         )
     return side
 
@@ -303,6 +323,7 @@ def grid_side(table: Table) -> tuple[float, int]:
             table.path,
             f"the attributes of coords do not say how large tiles are ({error}); found: {', '.join(facts) or 'none'}.",
             "give TRIDENT's own h5 of features, which carries patch_size and patch_size_level0.",
+            code="features-attributes",
         ) from error
 
 
@@ -327,12 +348,14 @@ def _check_one_encoder(tables: Sequence[Table], card: Mapping[str, Any]) -> None
                 table.path,
                 f"features have {dim} numbers, card '{card['name']}' gives {expected}: of another encoder.",
                 "fix `card` or `files` of the encoder.",
+                code="features-dim",
             )
         if said != tables[0].facts["encoder"]:
             raise InputError(
                 table.path,
                 f"says encoder '{said}', {tables[0].path} says '{tables[0].facts['encoder']}'.",
                 "give files of one encoder.",
+                code="features-encoder",
             )
 
 

@@ -105,12 +105,16 @@ class ScGPT:
                 f"encoders.{spec['name']}.weights: {folder}",
                 f"lacks {', '.join(lost)}.",
                 f"give the folder of a published checkpoint with {MODEL}, {ARGS} and {VOCAB}.",
+                code="scgpt-folder",
             )
         settings, vocab = _json(folder / ARGS), _json(folder / VOCAB)
         needed = {CLS, settings.get("pad_token")} - set(vocab)
         if needed or {"embsize", "nheads", "d_hid", "nlayers", "pad_value"} - set(settings):
             raise InputError(
-                folder, f"{VOCAB} or {ARGS} lacks what a checkpoint has ({needed or 'sizes'}).", "fetch it anew."
+                folder,
+                f"{VOCAB} or {ARGS} lacks what a checkpoint has ({needed or 'sizes'}).",
+                "fetch it anew.",
+                code="scgpt-settings",
             )
         model = scgpt_model(settings, len(vocab))
         path = folder / MODEL
@@ -164,6 +168,7 @@ class ScGPT:
                 f"its vocabulary shares {shared} of {len(genes)} genes ({', '.join(map(str, genes[:5]))} ...).",
                 "set `genes: {match: ensembl}`, or use gene symbols as var names, or another encoder; "
                 "args.min_shared_genes of the card sets the limit.",
+                code="scgpt-genes",
             )
         parts, empty = [np.zeros((0, self._width), np.float32)], 0
         for start in range(0, len(keys), self.batch_size):
@@ -175,7 +180,10 @@ class ScGPT:
         found = np.concatenate(parts)
         if found.shape[1] != self.dim:
             raise InputError(
-                f"card {self.card['name']}", f"says dim {self.dim}, the model has {found.shape[1]}.", "fix dim."
+                f"card {self.card['name']}",
+                f"says dim {self.dim}, the model has {found.shape[1]}.",
+                "fix dim.",
+                code="encoder-dim",
             )
         return found
 
@@ -306,7 +314,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(path, f"is no JSON ({error}).", "fetch the checkpoint's folder anew.") from error
+        raise InputError(
+            path, f"is no JSON ({error}).", "fetch the checkpoint's folder anew.", code="scgpt-json"
+        ) from error
     if not isinstance(found, dict):
-        raise InputError(path, "holds no mapping.", "fetch the checkpoint's folder anew.")
+        raise InputError(path, "holds no mapping.", "fetch the checkpoint's folder anew.", code="scgpt-json")
     return found

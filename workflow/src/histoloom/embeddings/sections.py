@@ -70,7 +70,12 @@ def open_sections(
     names = [section.sample for section in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"cohort {cohort}", f"samples given twice: {', '.join(twice)}.", "name each sample once.")
+        raise InputError(
+            f"cohort {cohort}",
+            f"samples given twice: {', '.join(twice)}.",
+            "name each sample once.",
+            code="sections-twice",
+        )
     return found
 
 
@@ -78,13 +83,14 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
     facts, of_sample = read_metadata(tiles), read_metadata(sample)
     again = "cut the tiles again."
     if "spec" not in facts:
-        raise InputError(tiles, "carries no tile spec: it is no table of tiles.", again)
+        raise InputError(tiles, "carries no tile spec: it is no table of tiles.", again, code="tiles-no-spec")
     if not same_spec(facts["spec"], tiles_spec):
         raise InputError(
             tiles,
             f"was cut by another tile spec than asked for ({facts['spec']} instead of "
             f"{TileSpec.from_dict(tiles_spec).as_dict()}).",
             again,
+            code="tiles-spec",
         )
     key = (facts["cohort"], facts["sample"])
     if key != (of_sample.get("cohort"), of_sample.get("sample")) or facts["cohort"] != cohort:
@@ -92,16 +98,22 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
             tiles,
             f"belongs to {key[0]}/{key[1]}, not to cohort '{cohort}' and section {sample}.",
             "give samples, slides and tiles in the same order.",
+            code="tiles-section",
         )
     if facts["identity"]["inputs"].get("sample") != identity_of(sample):
-        raise InputError(tiles, f"was cut from another version of {sample}.", again)
+        raise InputError(tiles, f"was cut from another version of {sample}.", again, code="tiles-old")
     frame = pd.read_parquet(tiles)
     frame = frame[frame["kept"]]
     if frame.empty:
-        raise InputError(tiles, "keeps no tile.", "exclude the section in the sheet, or change the tile spec.")
+        raise InputError(
+            tiles, "keeps no tile.", "exclude the section in the sheet, or change the tile spec.", code="tiles-none"
+        )
     if frame["obs_id"].duplicated().any():
         raise InputError(
-            tiles, f"obs_id '{frame['obs_id'][frame['obs_id'].duplicated()].iloc[0]}' appears twice.", again
+            tiles,
+            f"obs_id '{frame['obs_id'][frame['obs_id'].duplicated()].iloc[0]}' appears twice.",
+            again,
+            code="tiles-obs-twice",
         )
     return Section(
         sample=facts["sample"],

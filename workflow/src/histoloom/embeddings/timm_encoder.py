@@ -94,6 +94,7 @@ def seeded(card: Mapping[str, Any], seed: int, make: Any) -> Any:
             f"card {card['name']}",
             f"timm {timm.__version__} cannot build '{card['arch']}' ({error}).",
             "fix arch and arch_kwargs.",
+            code="encoder-architecture",
         ) from error
     if card.get("norm_eps") is not None:
         for module in model.modules():

@@ -97,7 +97,9 @@ def token_block(offset: npt.ArrayLike, side: float, grid: int, k: int) -> Intege
     """
     width = math.isqrt(k)
     if width * width != k or not 1 <= width <= grid:
-        raise InputError("tokens.k", f"{k} is no square number from 1 to {grid * grid}.", "use 1, 4, 9, 16 or all.")
+        raise InputError(
+            "tokens.k", f"{k} is no square number from 1 to {grid * grid}.", "use 1, 4, 9, 16 or all.", code="tokens-k"
+        )
     place = (np.asarray(offset, np.float64) / side + 0.5) * grid
     first = np.rint(place) - width // 2 if width % 2 == 0 else np.floor(place) - width // 2
     column, row = np.clip(first, 0, grid - width).astype(np.int64).T
@@ -162,44 +164,6 @@ class CellWriter:
     def discard(self) -> None:
         """Remove what is not complete."""
         self._temporary.unlink(missing_ok=True)
-
-
-def cosine(one: Features, other: Features) -> npt.NDArray[np.float64]:
-    """Return the cosine of each row of two embeddings of the same cells."""
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    return np.asarray((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)))
-
-
-def trade_off(cells: npt.ArrayLike, exact: Features, shared: Mapping[float, Features]) -> list[dict[str, float]]:
-    """Return what sharing saves and costs, by stride.
-
-    Parameters
-    ----------
-    cells
-        (n, 2), nuclei, in the unit of the strides.
-    exact
-        Features of mode exact.
-    shared
-        Stride -> features of mode shared, same cells.
-
-    Returns
-    -------
-    list of dict
-        stride, forwards_share (windows over cells), cosine_median, cosine_p05.
-    """
-    rows: list[dict[str, float]] = []
-    n = len(np.asarray(cells))
-    for stride, features in shared.items():
-        near = cosine(exact, features)
-        rows.append(
-            {
-                "stride": float(stride),
-                "forwards_share": len(share_windows(cells, stride).centres) / n,
-                "cosine_median": float(np.median(near)),
-                "cosine_p05": float(np.quantile(near, 0.05)),
-            }
-        )
-    return rows
 
 
 def saved(sections: Sequence[Section], settings: Mapping[str, Any]) -> dict[str, Any]:

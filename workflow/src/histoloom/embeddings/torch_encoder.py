@@ -115,7 +115,12 @@ class TorchEncoder:
 
     def _token_shape(self, model: Any) -> tuple[int, int]:
         """Return length and number along a side of the patch tokens."""
-        raise InputError(f"encoder card {self.card['name']}", "has no patch tokens.", "use a vision transformer.")
+        raise InputError(
+            f"encoder card {self.card['name']}",
+            "has no patch tokens.",
+            "use a vision transformer.",
+            code="encoder-no-tokens",
+        )
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> Any:
@@ -193,6 +198,7 @@ class TorchEncoder:
                 f"encoder card {self.card['name']}",
                 f"takes uint8 (n, h, w, 3) tiles, got {tiles.dtype} {tiles.shape}.",
                 "make the slide 8-bit RGB.",
+                code="encoder-tiles-type",
             )
         _check_size(self.card, tiles.shape[1], self.upsample)
         if len(tiles) == 0:
@@ -205,6 +211,7 @@ class TorchEncoder:
                     f"card {self.card['name']}",
                     f"says dim {self.dim}, but the model gives {found.shape[1]}.",
                     "fix dim, pooling or arch_kwargs of the card.",
+                    code="encoder-dim",
                 )
             if not self.on_gpu:
                 return lambda: found.numpy()
@@ -247,6 +254,7 @@ class TorchEncoder:
                         f"encoder card {self.card['name']}",
                         f"one tile does not fit the memory of {self.device}.",
                         "use a smaller encoder, a larger GPU or `device: cpu`.",
+                        code="gpu-memory",
                     ) from error
             # Outside the handler: there the failed pass's tensors are still alive.
             self.batch_size = max(1, len(part) // 2)
@@ -340,4 +348,5 @@ def _check_size(card: Mapping[str, Any], size_px: int, upsample: bool) -> None:
             f"encoder card {card['name']}",
             f"takes {wanted} px, the tiles have {size_px} px.",
             f"use a tile spec with size_px {wanted} or more, or set `upsample: true` on the encoder.",
+            code="encoder-tiles-small",
         )

@@ -66,7 +66,12 @@ def _read_file(path: Path) -> Any:
     from safetensors import SafetensorError
 
     if not path.is_file():
-        raise InputError(path, "the weights file is missing.", "fix `weights:` of the encoder (a path, hub or random).")
+        raise InputError(
+            path,
+            "the weights file is missing.",
+            "fix `weights:` of the encoder (a path, hub or random).",
+            code="weights-missing",
+        )
     remedy = "fetch it again, or ask its authors for safetensors."
     try:
         if path.suffix == ".safetensors":
@@ -76,17 +81,21 @@ def _read_file(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         first = str(error).strip().split("\n")[0]
-        raise InputError(path, f"holds more than tensors, and is not run as code ({first}).", remedy) from error
+        raise InputError(
+            path, f"holds more than tensors, and is not run as code ({first}).", remedy, code="weights-pickle"
+        ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         first = str(error).strip().split("\n")[0]
-        raise InputError(path, f"cannot be read as weights ({first}).", remedy) from error
+        raise InputError(path, f"cannot be read as weights ({first}).", remedy, code="weights-unreadable") from error
 
 
 def _tensors(path: Path, state: Any) -> State:
     import torch
 
     if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(v) for v in state.values()):
-        raise InputError(path, "holds no dict of tensors by name.", "use the file that the card names.")
+        raise InputError(
+            path, "holds no dict of tensors by name.", "use the file that the card names.", code="weights-no-tensors"
+        )
     return {str(name): value for name, value in state.items()}
 
 
@@ -102,7 +111,7 @@ def check_finite(path: Path, state: Mapping[str, torch.Tensor]) -> None:
 
     bad = [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
     if bad:
-        raise InputError(path, f"NaN or infinity in the weights: {_some(bad)}.", "fetch it again.")
+        raise InputError(path, f"NaN or infinity in the weights: {_some(bad)}.", "fetch it again.", code="weights-nan")
 
 
 def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
@@ -131,6 +140,7 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], whe
             where,
             f"the checkpoint is not one of this architecture ({told}).",
             "use the checkpoint that the card names, or fix the card's arch_kwargs and checkpoint keys.",
+            code="weights-keys",
         )
     model.load_state_dict(dict(state), strict=True)
 
