@@ -59,7 +59,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("audit", modules=("histoloom.audit", "histoloom.report.audit_figure")),
         Stage("panel", modules=("histoloom.probe.panel",)),
         Stage("probe", modules=("histoloom.probe",)),
-        Stage("metrics", modules=("histoloom.metrics",)),
+        Stage("metrics", version=2, modules=("histoloom.metrics",)),
         Stage("checks", modules=("histoloom.metrics",)),
         Stage("report", modules=("histoloom.report",)),
     )

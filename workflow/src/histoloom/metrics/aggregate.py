@@ -1,9 +1,9 @@
-"""From sections to patients to the cohort: the patient is the unit, undefined values are counted, flags stay outside.
+"""From types to sections to patients to the cohort: the patient is the unit, undefined values are counted.
 
-A section's value is averaged over the folds that test it (only observation-level splits have several), a patient's
-over its sections, the cohort's over its patients, each step with equal weights. A patient whose sections are all
-flagged keeps its own rows, with the QC flag, and enters no cohort mean; a patient with other sections is described by
-those.
+There is one order of means, each with equal weights: over the types that are defined in a section, over the folds that
+test the section (only observation-level splits have several), over a patient's sections, over patients. A patient
+whose sections are all flagged keeps its own rows, with the QC flag, and enters no cohort mean; a patient with other
+sections is described by those.
 """
 
 from __future__ import annotations
@@ -52,15 +52,8 @@ def over_types(rows: pd.DataFrame) -> pd.DataFrame:
 def to_patients(sections: pd.DataFrame) -> pd.DataFrame:
     """Average a patient's sections.
 
-    Parameters
-    ----------
-    sections
-        Rows with fold, cohort, patient, sample, qc_flag, value and any of `KEYS`.
-
-    Returns
-    -------
-    DataFrame
-        Rows with aggregation "patient"; `fold` is kept where a patient is tested in a single one.
+    `sections` has fold, cohort, patient, sample, qc_flag, value and any of `KEYS`. `fold` is kept where a patient is
+    tested in a single one.
     """
     sections = _complete(sections)
     plain = sections["qc_flag"] == ""
@@ -89,14 +82,13 @@ def roll_up(sections: pd.DataFrame, *, types: bool) -> pd.DataFrame:
     sections
         One row per fold, section and quantity.
     types
-        Whether to add rows with target "": at section and patient level the mean over types, at cohort level the mean
-        over patients of their means, so that the patient stays the unit.
+        Whether to add rows with target "", the mean over types: taken in each section first, then over sections and
+        patients like any other value.
     """
     sections = _complete(sections).assign(aggregation="section")
-    patients = to_patients(sections)
     if types:
         sections = pd.concat([sections, over_types(sections)], ignore_index=True)
-        patients = pd.concat([patients, over_types(patients)], ignore_index=True)
+    patients = to_patients(sections)
     return pd.concat([sections, patients, to_cohort(patients)], ignore_index=True)
 
 
@@ -112,5 +104,5 @@ def add_ratio(rows: pd.DataFrame, top: str, bottom: str, name: str) -> pd.DataFr
     defined = joined["_bottom"].to_numpy() > 0
     ratio = np.full(len(joined), np.nan)
     np.divide(joined["value"].to_numpy(), joined["_bottom"].to_numpy(), out=ratio, where=defined)
-    joined = joined.assign(metric=name, value=1.0 - ratio)
+    joined = joined.assign(metric=name, value=1.0 - ratio, n_nan=joined["n_nan"].where(defined, 1))
     return joined.drop(columns="_bottom")

@@ -18,6 +18,7 @@ from histoloom.metrics.moran import (
     upper_pairs,
     weight_diagnostics,
 )
+from histoloom.metrics.scored import PLACE
 from histoloom.obs_keys import section_keys
 from histoloom.stats import Floats
 
@@ -26,16 +27,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]
 _MIN_OBSERVATIONS = 3
 
 
-def _map_rows(metric: str, types: list[str], matrix: Floats, n: int, place: Mapping[str, Any]) -> pd.DataFrame:
+def map_rows(metric: str, types: list[str], matrix: Floats, place: Mapping[str, Any], **more: Any) -> pd.DataFrame:
+    """Return a symmetric map as rows of pairs i <= j."""
     first, second, index = upper_pairs(types)
     value = matrix[index]
     return pd.DataFrame(
-        {"metric": metric, "target": first, "target2": second, "value": value, "n": n,
-         "n_nan": np.isnan(value).astype(int), **place}
+        {"metric": metric, "target": first, "target2": second, "value": value, "n_nan": np.isnan(value).astype(int),
+         **place, **more}
     )  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def _similarity_rows(first: Floats, second: Floats, place: Mapping[str, Any]) ->
     )
 
 
-def placed(obs: pd.DataFrame, moran: Mapping[str, Any]) -> np.ndarray:
+def has_positions(obs: pd.DataFrame, moran: Mapping[str, Any]) -> np.ndarray:
     """Say which observations have the positions that a protocol asks for."""
     columns = ["x", "y"] if moran.get("protocol") == HIST2CELL else ["array_row", "array_col", "pitch_um"]
     if any(column not in obs for column in columns):
@@ -73,12 +74,12 @@ def _compare(
     """Return the rows of the maps and of their similarity."""
     n = len(prediction)
     known = np.isfinite(reference).all(axis=0)
-    mine, theirs = morans_r(prediction, weights), np.full((len(types), len(types)), np.nan)
-    theirs[np.ix_(known, known)] = morans_r(reference[:, known], weights)
-    maps = [_map_rows("morans_r_reference", types, theirs, n, place)]
+    predicted, expected = morans_r(prediction, weights), np.full((len(types), len(types)), np.nan)
+    expected[np.ix_(known, known)] = morans_r(reference[:, known], weights)
+    maps = [map_rows("morans_r_reference", types, expected, place, n=n)]
     if own:
-        maps.append(_map_rows("morans_r", types, mine, n, place))
-    return maps, _similarity_rows(mine, theirs, place)
+        maps.append(map_rows("morans_r", types, predicted, place, n=n))
+    return maps, _similarity_rows(predicted, expected, place)
 
 
 def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.DataFrame]:
@@ -98,7 +99,7 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
         them) of both maps, pairs i <= j; similarity also per patient and cohort, with its form in ``gene_set``;
         ``w_neighbours`` and ``w_self_share`` per section (`histoloom.metrics.moran.weight_diagnostics`).
     """
-    known = placed(scored.obs, moran)
+    known = has_positions(scored.obs, moran)
     if not known.all():
         names = sorted(section_keys(scored.obs[~known]))
         logger.warning("no Moran's R without array coordinates and pitch: %s", ", ".join(dict.fromkeys(names)))
@@ -107,10 +108,10 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
     for against, reference in scored.reference.items():
         maps: list[pd.DataFrame] = []
         similar: list[pd.DataFrame] = []
-        for key, labels in sorted(obs.groupby(_PLACE, observed=True, sort=True).groups.items()):
+        for key, labels in sorted(obs.groupby(PLACE, observed=True, sort=True).groups.items()):
             if len(labels) < _MIN_OBSERVATIONS:
                 continue
-            index, place = labels.to_numpy(), dict(zip(_PLACE, cast("tuple[str, ...]", key), strict=True))
+            index, place = labels.to_numpy(), dict(zip(PLACE, cast("tuple[str, ...]", key), strict=True))
             weights = protocol_weights(obs.loc[labels], moran)
             rows, similarity = _compare(
                 scored.types, scored.prediction[index], reference[index], weights, place, own=against == "labels"

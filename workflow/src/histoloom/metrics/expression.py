@@ -1,14 +1,19 @@
-"""Score probes: Pearson's r of each gene, put together in the benchmark's way and in ours.
+"""Scores of gene expression, put together in our way, in HEST-bench's and in the way of a paper.
 
-=============  =====================================================================================================
-metric         aggregation
-=============  =====================================================================================================
-``pcc``        per gene over the observations of a section -> sections of a patient -> patients (PROTOCOLS, headline)
-``pcc_bench``  HEST-bench's: per gene over all observations of a test fold together -> genes -> folds
-=============  =====================================================================================================
+==================  ==============================================================================================
+metric              aggregation
+==================  ==============================================================================================
+``cc`` and others   as for any numbers per observation (`histoloom.metrics.continuous`), per gene
+``pcc_bench``       HEST-bench's: per gene over all observations of a test fold together -> genes -> folds
+``pcc_published``   CMRCNet's: per gene of a section -> the 50 genes that have the largest sum (``gene_set`` heg) or
+                    variance (hvg) in the *test section's truth*, an undefined gene as 0 -> sections of a fold -> folds
+``mean_profile_cc``, ``variance_profile_cc``  across genes: their means, and variances, in a section
+``gene_gene_cc``    across pairs of genes: is who goes with whom kept?
+==================  ==============================================================================================
 
-The second puts spots of several sections together and so rewards knowing a section's level; the two are never mixed.
-HEST-bench averages an undefined gene into NaN; here it is counted and left out, and a row with any is not the same.
+The second puts spots of several sections together and so rewards knowing a section's level; the third chooses genes by
+the answer. They are never mixed with the first. HEST-bench averages an undefined gene into NaN; here it is counted and
+left out, and a row with any is not the same.
 """
 
 from __future__ import annotations
@@ -16,109 +21,136 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import identities_of, read_metadata
 from histoloom.identity import canonical_json, make_identity
-from histoloom.metrics.aggregate import over_types, roll_up
+from histoloom.metrics.aggregate import mean_by, over_types, roll_up
+from histoloom.metrics.continuous import score_continuous, section_rows, value_rows
 from histoloom.metrics.protocol import HEADLINE, stamp
 from histoloom.metrics.rows import assemble, write_metrics
-from histoloom.metrics.score import read_predictions
-from histoloom.metrics.scored import Scored
-from histoloom.stats import Floats, pearson_columns
+from histoloom.metrics.scored import Scored, read_predictions
+from histoloom.stats import Floats, is_constant, pearson_cross, score_columns
 
 logger = logging.getLogger(__name__)
 
 AGAINST = "expression"
 BENCH = "gene over the fold>genes>folds"
 """HEST-bench's aggregation, as its stamp says."""
-_PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]
+PUBLISHED = "gene of a section>genes chosen on its truth>sections>folds"
+TOP_GENES = 50
+_MOST_GENES = 2000
 
 
-def _values(x: Floats, y: Floats, genes: Sequence[str], metric: str, place: Mapping[str, str]) -> pd.DataFrame:
-    """Return a row per gene that was predicted here; genes outside a fold's panel are no rows."""
-    asked = np.asarray(np.isfinite(y).any(axis=0), bool)
-    value, n = pearson_columns(x[:, asked], y[:, asked])
-    names = [gene for gene, wanted in zip(genes, asked.tolist(), strict=True) if wanted]
-    return pd.DataFrame({"metric": metric, "target": names, "value": value, "n": n, **place}).assign(
-        n_nan=np.isnan(value).astype(int)
-    )
+def _folds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average folds with equal weights; `n` counts folds, `n_nan` those without a value."""
+    keys = [key for key in ("metric", "target", "gene_set", "k", "cohort") if key in rows]
+    return mean_by(rows, keys).assign(aggregation="cohort")
 
 
-def section_rows(scored: Scored) -> pd.DataFrame:
-    """Return ``pcc`` by section, patient and cohort, per gene and over genes."""
-    truth = scored.reference["labels"]
-    parts = []
-    for key, index in sorted(scored.obs.groupby(_PLACE, observed=True, sort=True).indices.items()):
-        place = dict(zip(_PLACE, cast("tuple[str, ...]", key), strict=True))
-        parts.append(_values(scored.prediction[index], truth[index], scored.types, "pcc", place))
-    return roll_up(pd.concat(parts, ignore_index=True), types=True)
-
-
-def fold_rows(scored: Scored) -> pd.DataFrame:
+def bench_rows(scored: Scored) -> pd.DataFrame:
     """Return ``pcc_bench`` by fold and over folds, per gene and over genes; flagged sections stay outside."""
-    truth, plain = scored.reference["labels"], (scored.obs["qc_flag"] == "").to_numpy()
+    labels, plain = scored.reference["labels"], (scored.obs["qc_flag"] == "").to_numpy()
     cohort = "+".join(sorted(scored.obs["cohort"].unique()))
     parts = []
     for fold, index in sorted(scored.obs[plain].groupby("fold", sort=True).groups.items()):
         rows = index.to_numpy()
         place = {"fold": str(fold), "cohort": cohort, "patient": "", "sample": "", "qc_flag": "", "aggregation": "fold"}
-        parts.append(_values(scored.prediction[rows], truth[rows], scored.types, "pcc_bench", place))
+        asked = np.flatnonzero(np.isfinite(labels[rows]).any(axis=0))
+        value, n = score_columns(scored.prediction[np.ix_(rows, asked)], labels[np.ix_(rows, asked)])
+        parts.append(value_rows(place, [scored.types[i] for i in asked], "pcc_bench", value, n))
     if not parts:
         return pd.DataFrame()
     genes = pd.concat(parts, ignore_index=True)
     folds = over_types(genes)
-    return pd.concat([genes, folds, _over_folds(genes), _over_folds(folds)], ignore_index=True)
+    return pd.concat([genes, folds, _folds(genes), _folds(folds)], ignore_index=True)
 
 
-def _over_folds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average folds with equal weights; `n` counts folds, `n_nan` those without a value."""
-    grouped = rows.groupby(["metric", "target", "cohort"], sort=True)["value"]
-    table = pd.DataFrame({"value": grouped.mean(), "n": grouped.count(), "n_nan": grouped.size() - grouped.count()})
-    return table.reset_index().assign(aggregation="cohort")
+def published_rows(scored: Scored) -> pd.DataFrame:
+    """Return ``pcc_published`` by section, fold and over folds; flagged sections stay outside."""
+    rows = []
+    labels = scored.reference["labels"]
+    for place, index in scored.sections():
+        if place["qc_flag"]:
+            continue
+        asked = np.flatnonzero(np.isfinite(labels[index]).all(axis=0))
+        y = labels[np.ix_(index, asked)]
+        value = np.nan_to_num(score_columns(scored.prediction[np.ix_(index, asked)], y)[0], nan=0.0)
+        for gene_set, size in (("heg", y.sum(axis=0)), ("hvg", y.var(axis=0))):
+            best = np.argsort(-size, kind="stable")[:TOP_GENES]
+            rows.append({"metric": "pcc_published", "gene_set": gene_set, "k": str(TOP_GENES), "target": "", "n_nan": 0,
+                         "value": float(value[best].mean()), "n": len(best), **place})  # fmt: skip
+    if not rows:
+        return pd.DataFrame()
+    sections = pd.DataFrame(rows).assign(aggregation="section")
+    folds = mean_by(sections, ["metric", "target", "gene_set", "k", "cohort", "fold"]).assign(aggregation="fold")
+    return pd.concat([sections, folds, _folds(folds)], ignore_index=True)
+
+
+def _across(prediction: Floats, labels: Floats) -> float:
+    return float(score_columns(prediction[:, None], labels[:, None])[0][0])
+
+
+def profile_rows(scored: Scored) -> pd.DataFrame:
+    """Return whether means, variances and co-expression of the genes are kept, per section, patient and cohort."""
+    rows = []
+    for place, index in scored.sections():
+        y = scored.reference["labels"][index]
+        keep = np.isfinite(y).all(axis=0) & ~is_constant(y)
+        if keep.sum() < 3:
+            continue
+        x, y = scored.prediction[index][:, keep], y[:, keep]
+        numbers = {
+            "mean_profile_cc": _across(x.mean(axis=0), y.mean(axis=0)),
+            "variance_profile_cc": _across(x.var(axis=0), y.var(axis=0)),
+        }
+        top = np.argsort(-y.var(axis=0), kind="stable")[:_MOST_GENES]
+        pairs = np.triu_indices(len(top), 1)
+        # A gene that is predicted as a constant goes with no other.
+        own, measured = (np.nan_to_num(pearson_cross(m[:, top], m[:, top])[pairs]) for m in (x, y))
+        numbers["gene_gene_cc"] = _across(own, measured)
+        rows += [
+            {"metric": metric, "target": "", "value": value, "n": int(keep.sum()), "n_nan": int(np.isnan(value)), **place}
+            for metric, value in numbers.items()
+        ]
+    return roll_up(pd.DataFrame(rows), types=False) if rows else pd.DataFrame()
+
+
+def score(scored: Scored) -> pd.DataFrame:
+    """Return all rows of one model's predictions of expression."""
+    return assemble(
+        [
+            *score_continuous(scored),
+            *(
+                rows.assign(against="labels", protocol=way)
+                for rows, way in ((bench_rows(scored), BENCH), (published_rows(scored), PUBLISHED), (profile_rows(scored), ""))
+                if len(rows)
+            ),
+        ]
+    )
 
 
 def score_probe(
-    *,
-    spec: Mapping[str, Any],
-    experiment: str,
-    encoder: str,
-    predictions: Sequence[Path],
-    target: Path,
-    out: Path,
+    *, spec: Mapping[str, Any], experiment: str, encoder: str, predictions: Sequence[Path], target: Path, out: Path
 ) -> None:
-    """Write ``metrics/{experiment}/{encoder}.parquet``.
+    """Write ``metrics/{experiment}/{encoder}.parquet`` of an experiment with ``task: probe``.
 
-    Parameters
-    ----------
-    spec
-        The experiment's entry.
-    experiment, encoder
-        Names, for the rows.
-    predictions
-        One artefact per way to choose alpha, the rows' variant.
-    target
-        The experiment's target.
-    out
-        File to write; columns as in `histoloom.metrics.rows`.
-
-    Raises
-    ------
-    InputError
-        If a file holds no prediction.
+    `predictions` are one artefact per way to choose alpha, the rows' variant.
     """
     facts = read_metadata(target)
     parts = []
     for path in map(Path, predictions):
         scored = read_predictions(path)
-        bench = fold_rows(scored)
+        bench = bench_rows(scored)
         undefined = int(bench.loc[(bench["aggregation"] == "fold") & (bench["target"] != ""), "n_nan"].sum())
         common = stamp(spec, scored.metadata, facts, scored.obs) | {"undefined_genes": undefined}
         variant = str(scored.metadata["variant"])
-        for rows, aggregation in ((section_rows(scored), HEADLINE), (bench, BENCH)):
+        own = section_rows(scored, scored.prediction, scored.reference["labels"], errors=False)
+        own = roll_up(own[own["metric"] == "cc"].assign(metric="pcc"), types=True)
+        for rows, aggregation in ((own, HEADLINE), (bench, BENCH)):
             protocol = canonical_json({**common, "aggregation": aggregation})
             parts.append(assemble([rows]).assign(variant=variant, protocol=protocol, against=AGAINST))
         logger.info("%s/%s, %s alpha: %d undefined gene correlations", experiment, encoder, variant, undefined)

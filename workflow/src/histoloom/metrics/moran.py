@@ -2,99 +2,104 @@
 
 ``R = sum_ij w_ij z_i(x) z_j(y) / n`` with population z-scores and weights scaled to ``sum(w) = n``; the definition of
 "Integrating Pathology Foundation Models and Spatial Transcriptomics for Cellular Decomposition from Histology Images",
-section 3.2. With Z (n, types) this is ``Z' W Z / n``. Distances are taken on array coordinates times the pitch, not on
-estimated pixels; weights below a cutoff are dropped; W is block-diagonal over sections.
+section 3.2. With Z (n, types) this is ``Z' W Z / n``. Distances are those of the array's own lattice
+(`histoloom.lattice`), not of estimated pixels; weights below a cutoff are dropped; W is block-diagonal over sections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.lattice import neighbour_pairs, positions_um
 from histoloom.obs_keys import section_keys
-from histoloom.stats import Floats
+from histoloom.stats import Floats, mean_defined
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 LENGTH_SCALE_UM = 240.0
 CUTOFF = 0.2
 ARRAY, HIST2CELL = "array", "hist2cell_500px"
+MOST_WEIGHTS = 200_000_000
+"""Entries of W, 3.2 GB."""
+_CERTAINLY_SMALL = 10_000
 _BLOCK = 1000
 _RELATIVE_NOISE = 1e-12
 FORMS = ("diag1_row", "diag1_flat", "nodiag_row", "nodiag_flat")
 """Map similarity: diagonal set to 1 or left out; row by row (mean over rows) or all entries at once."""
 
 
-def weight_block(array: Floats, pitch_um: float, length_scale_um: float, cutoff: float, *, include_self: bool) -> Any:
-    """Return one section's unscaled weights.
+def weight_block(positions: Floats, length_scale_um: float, cutoff: float, *, include_self: bool) -> csr_array:
+    """Return one section's unscaled weights, (n, n) and symmetric.
 
     Parameters
     ----------
-    array
-        (n, 2) array row and column.
-    pitch_um
-        Distance of neighbouring rows and columns, um.
+    positions
+        (n, 2) um.
     length_scale_um
-        l of ``exp(-d^2 / 2 l^2)``, um.
+        l of ``exp(-d^2 / 2 l^2)``.
     cutoff
-        Weights below are zero; must be above 0, or every pair would be stored.
+        Weights below are zero; must be above 0, or every pair would be stored. A ring exactly on the cutoff belongs to
+        it, whatever the rounding.
     include_self
         Whether the diagonal (weight 1) is kept.
-
-    Returns
-    -------
-    scipy.sparse.csr_array
-        (n, n), symmetric.
 
     Raises
     ------
     InputError
-        If array coordinates or pitch are not finite, or the cutoff is not between 0 and 1.
+        If a position is not finite, the cutoff is not between 0 and 1, or W would hold more than `MOST_WEIGHTS`.
     """
     from scipy.sparse import coo_array
     from scipy.spatial import cKDTree
 
     if not 0 < cutoff < 1:
-        raise InputError("moran.cutoff", f"is {cutoff}; expected between 0 and 1.", "use 0.2.")
-    if not (np.isfinite(array).all() and np.isfinite(pitch_um) and pitch_um > 0):
+        raise InputError("moran.cutoff", f"is {cutoff}; expected between 0 and 1.", "use 0.2.", code="moran-cutoff")
+    if not np.isfinite(positions).all():
         raise InputError(
-            "moran",
-            "array coordinates or pitch_um are not known.",
-            "give pitch_um in the cohort's sheet and array coordinates in the positions.",
-        )
-    points = np.asarray(array, dtype=np.float64) * pitch_um
-    # A ring of neighbours exactly on the cutoff belongs to it, whatever the rounding.
-    radius = length_scale_um * np.sqrt(-2.0 * np.log(cutoff)) * (1 + 1e-9)
-    pairs = cKDTree(points).query_pairs(radius, output_type="ndarray")
-    distance2 = ((points[pairs[:, 0]] - points[pairs[:, 1]]) ** 2).sum(axis=1)
+            "moran", "array coordinates or pitch_um are not known.",
+            "give pitch_um in the cohort's sheet and array coordinates in the positions.", code="moran-positions",
+        )  # fmt: skip
+    radius = length_scale_um * np.sqrt(-2.0 * np.log(cutoff))
+    if len(positions) > _CERTAINLY_SMALL:
+        tree = cKDTree(positions)
+        count = int(tree.count_neighbors(tree, radius))
+        if count > MOST_WEIGHTS:
+            raise InputError(
+                "moran.length_scale_um",
+                f"at {length_scale_um:g} um an observation has {count / len(positions):.0f} neighbours, too many to hold "
+                f"for {len(positions)} observations.",
+                "use a shorter length scale, such as 30 for single cells.", code="moran-too-dense",
+            )  # fmt: skip
+    pairs = neighbour_pairs(positions, radius)
+    distance2 = ((positions[pairs[:, 0]] - positions[pairs[:, 1]]) ** 2).sum(axis=1)
     weight = np.exp(-distance2 / (2.0 * length_scale_um**2))
-    own = np.arange(len(points) if include_self else 0)
+    own = np.arange(len(positions) if include_self else 0)
     rows = np.concatenate([pairs[:, 0], pairs[:, 1], own])
     columns = np.concatenate([pairs[:, 1], pairs[:, 0], own])
     values = np.concatenate([weight, weight, np.ones(len(own))])
-    return coo_array((values, (rows, columns)), shape=(len(points), len(points))).tocsr()
+    return coo_array((values, (rows, columns)), shape=(len(positions), len(positions))).tocsr()
 
 
 def spatial_weights(
-    array: Floats,
-    pitch_um: Floats,
+    positions: Floats,
     section: npt.NDArray[Any],
     *,
     length_scale_um: float = LENGTH_SCALE_UM,
     cutoff: float = CUTOFF,
     include_self: bool = True,
-) -> Any:
+) -> csr_array:
     """Return block-diagonal weights over sections, scaled so that they sum to n.
 
     Parameters
     ----------
-    array
-        (n, 2) array row and column.
-    pitch_um
-        (n,) pitch, um.
+    positions
+        (n, 2) um.
     section
         (n,) which section an observation lies in; observations of different sections have no weight.
     length_scale_um, cutoff, include_self
@@ -107,12 +112,8 @@ def spatial_weights(
     """
     from scipy.sparse import block_diag
 
-    names = np.unique(section)
-    order = [np.flatnonzero(section == name) for name in names]
-    blocks = [
-        weight_block(array[index], float(pitch_um[index[0]]), length_scale_um, cutoff, include_self=include_self)
-        for index in order
-    ]
+    order = [np.flatnonzero(section == name) for name in np.unique(section)]
+    blocks = [weight_block(positions[index], length_scale_um, cutoff, include_self=include_self) for index in order]
     stacked = block_diag(blocks, format="csr")
     position = np.argsort(np.concatenate(order), kind="stable")
     weights = stacked[position][:, position]
@@ -120,13 +121,24 @@ def spatial_weights(
     return weights * (len(section) / total) if total > 0 else weights
 
 
-def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> Any:
+def section_positions(obs: pd.DataFrame, section: npt.NDArray[Any]) -> Floats:
+    """Return (n, 2) positions in um, each section on its own lattice (``lattice`` where known) and with its own pitch."""
+    positions = np.empty((len(obs), 2))
+    for name in np.unique(section):
+        index = np.flatnonzero(section == name)
+        part = obs.iloc[index]
+        kind = str(part["lattice"].iloc[0]) if "lattice" in part else None
+        positions[index] = positions_um(part["array_row"], part["array_col"], float(part["pitch_um"].iloc[0]), kind)
+    return positions
+
+
+def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> csr_array:
     """Return the weights of a named protocol.
 
     Parameters
     ----------
     obs
-        cohort, sample and array_row, array_col, pitch_um (protocol ``array``) or x, y in level-0 px.
+        cohort, sample and array_row, array_col, pitch_um, lattice (protocol ``array``) or x, y in level-0 px.
     moran
         ``protocol``: ``array`` (default; with length_scale_um, cutoff, include_self) or ``hist2cell_500px``: distances
         and a length scale of 500 in px of the slide, whatever its um/px, cutoff 0.2, self included, at most the 160
@@ -134,19 +146,15 @@ def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> Any:
     """
     section = section_keys(obs).to_numpy()
     if moran.get("protocol", ARRAY) == ARRAY:
-        return spatial_weights(
-            obs[["array_row", "array_col"]].to_numpy(dtype=np.float64),
-            obs["pitch_um"].to_numpy(dtype=np.float64),
-            section,
-            **{key: moran[key] for key in ("length_scale_um", "cutoff", "include_self") if key in moran},
-        )
+        options = {key: moran[key] for key in ("length_scale_um", "cutoff", "include_self") if key in moran}
+        return spatial_weights(section_positions(obs, section), section, **options)
     if moran["protocol"] != HIST2CELL:
-        raise InputError("moran.protocol", f"'{moran['protocol']}' is not known.", f"use {ARRAY} or {HIST2CELL}.")
+        raise InputError(
+            "moran.protocol", f"'{moran['protocol']}' is not known.", f"use {ARRAY} or {HIST2CELL}.",
+            code="moran-protocol",
+        )  # fmt: skip
     places = obs[["x", "y"]].to_numpy(dtype=np.float64)
-    weights = spatial_weights(
-        places, np.ones(len(places)), section, length_scale_um=500.0, cutoff=0.2, include_self=True
-    )
-    return _capped(weights, 160)
+    return _capped(spatial_weights(places, section, length_scale_um=500.0, cutoff=0.2, include_self=True), 160)
 
 
 def _capped(weights: Any, most: int) -> Any:
@@ -212,18 +220,22 @@ def morans_r(values: Floats, weights: Any) -> Floats:
     return product / np.outer(scale, scale)
 
 
-def _cosine(a: Floats, b: Floats) -> Floats:
-    norm = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
-    return np.divide((a * b).sum(axis=-1), norm, out=np.full(norm.shape, np.nan), where=norm > 0)
+def _cosine(prediction: Floats, reference: Floats) -> Floats:
+    """Return the cosine of each row; NaN where the reference is zero, 0 where the prediction alone is."""
+    square = (reference**2).sum(axis=-1)
+    norm = np.sqrt((prediction**2).sum(axis=-1) * square)
+    cosine = np.divide((prediction * reference).sum(axis=-1), norm, out=np.zeros(norm.shape), where=norm > 0)
+    return np.where(square > 0, cosine, np.nan)
 
 
-def map_similarity(first: Floats, second: Floats) -> tuple[dict[tuple[str, str], float], int, int]:
+def map_similarity(prediction: Floats, reference: Floats) -> tuple[dict[tuple[str, str], float], int, int]:
     """Compare two colocalization maps in four forms, by cosine and by Pearson correlation.
 
     Parameters
     ----------
-    first, second
-        (types, types) maps of R. A type undefined in either is left out of both.
+    prediction, reference
+        (types, types) maps of R. Types that are undefined in the reference are left out; a type that is undefined in
+        the prediction alone is colocalized with nothing there, itself included.
 
     Returns
     -------
@@ -235,29 +247,25 @@ def map_similarity(first: Floats, second: Floats) -> tuple[dict[tuple[str, str],
         Types left out.
     """
     # A type is undefined when its own R is: its whole row and column are NaN then.
-    keep = np.isfinite(np.diagonal(first)) & np.isfinite(np.diagonal(second))
+    keep = np.isfinite(np.diagonal(reference))
     n = int(keep.sum())
     similarity: dict[tuple[str, str], float] = {}
-    maps = [matrix[np.ix_(keep, keep)] for matrix in (first, second)]
+    own = np.isfinite(np.diagonal(prediction))[keep].astype(float)
+    maps = [np.nan_to_num(matrix[np.ix_(keep, keep)]) for matrix in (prediction, reference)]
     off = ~np.eye(n, dtype=bool)
     for form in FORMS:
         if n < 3:
             a = b = np.full((1, 2), np.nan)
         elif form.startswith("diag1"):
-            a, b = (np.where(off, matrix, 1.0) for matrix in maps)
+            a, b = np.where(off, maps[0], np.diag(own)), np.where(off, maps[1], 1.0)
         else:
             a, b = (matrix[off].reshape(n, n - 1) for matrix in maps)
         if form.endswith("flat"):
             a, b = a.reshape(1, -1), b.reshape(1, -1)
-        similarity["coloc_cosine", form] = _mean(_cosine(a, b))
+        similarity["coloc_cosine", form] = float(mean_defined(_cosine(a, b)))
         centred = (matrix - matrix.mean(axis=-1, keepdims=True) for matrix in (a, b))
-        similarity["coloc_correlation", form] = _mean(_cosine(*centred))
+        similarity["coloc_correlation", form] = float(mean_defined(_cosine(*centred)))
     return similarity, n, len(keep) - n
-
-
-def _mean(values: Floats) -> float:
-    defined = values[np.isfinite(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def upper_pairs(types: Sequence[str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], tuple[Any, Any]]:

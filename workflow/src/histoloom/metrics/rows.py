@@ -9,8 +9,7 @@ section            a type      observations compared                       1 whe
 pooled_patient,    a type      observations compared                       1 when the value is undefined
 pooled
 section, pooled_*  "" (all)    types averaged                              types undefined
-patient            a type      sections averaged                           sections undefined
-patient            "" (all)    types averaged                              types undefined
+patient            any         sections averaged                           sections undefined
 cohort             any         patients averaged                           patients undefined
 spot               "" (all)    spots (a section), patients (the cohort)    the same units, undefined
 =================  ==========  ==========================================  =================================
@@ -94,6 +93,12 @@ def assemble(parts: Sequence[pd.DataFrame], **constants: Any) -> pd.DataFrame:
     return frame[list(COLUMNS)]
 
 
+def model_names(rows: pd.DataFrame) -> pd.Series[str]:
+    """Return the name of each row's model, with its variant where it is not the default: ``bleep (k500)``."""
+    variant = rows["variant"].where(~rows["variant"].isin(["", "default"]), "")
+    return rows["model"].where(variant == "", rows["model"] + " (" + variant + ")")
+
+
 def write_metrics(frame: pd.DataFrame, out: Path, metadata: Mapping[str, Any]) -> None:
     """Write a metrics table as parquet with metadata."""
     write_parquet(frame, out, metadata)
@@ -123,8 +128,9 @@ def read_metrics(paths: Sequence[str | Path]) -> pd.DataFrame:
         missing = [column for column in COLUMNS if column not in frame]
         if missing:
             raise InputError(
-                path, f"is no metrics table: it lacks {', '.join(missing)}.", "remove it, so that it is made anew."
-            )
+                path, f"is no metrics table: it lacks {', '.join(missing)}.", "remove it, so that it is made anew.",
+                code="metrics-columns",
+            )  # fmt: skip
         frames.append(frame[list(COLUMNS)])
     return pd.concat(frames, ignore_index=True) if frames else assemble([])
 

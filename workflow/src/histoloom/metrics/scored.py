@@ -1,37 +1,54 @@
-"""What is scored: predictions next to what they are compared with."""
+"""What is scored: predictions of held-out observations with what they are compared with, read and checked once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
+from histoloom.artefacts import dense, read_metadata, read_table
 from histoloom.errors import InputError
+from histoloom.folds import read_folds, roles_of
+from histoloom.lattice import lattice_of
+from histoloom.obs_keys import observation_keys
 from histoloom.stats import Floats
+
+PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]
+"""Columns that say which section of which fold a row is of."""
+KEYS = ["fold", "cohort", "sample", "patient", "obs_id"]
+POSITION = ["array_row", "array_col", "pitch_um", "x", "y"]
+MERGED = " (merged)"
+"""Marks what merged types are compared with."""
+_AGAIN = "remove it, so that it is made anew."
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of held-out observations next to what they are compared with.
+    """Predictions of held-out observations and what they are compared with.
 
     Attributes
     ----------
     obs
-        fold, cohort, sample, patient, obs_id, qc_flag and, where known, array_row, array_col, pitch_um; one row per
-        prediction.
+        fold, cohort, sample, patient, obs_id, qc_flag and, where known, array_row, array_col, pitch_um, lattice, x, y;
+        one row per prediction.
     types
-        Cell types, the columns of all matrices.
+        Cell types, genes or classes, the columns of all matrices.
     prediction
         (n, types) mean over training seeds.
     seeds
         Prediction by training seed; empty where there is only one.
     reference
-        (n, types) by what is compared with: "labels", and "truth" where there is ground truth.
-    metadata
-        Of the predictions.
+        (n, types) by what is compared with: "labels", and "truth" where there is ground truth. Classes: one-hot.
+    means
+        (folds, types) mean of the target over a fold's training observations: the reference prediction.
+    metadata, spec, target
+        Metadata of the predictions; the experiment's entry; metadata of the target.
+    target_obs
+        All observations of the target, trained on or not.
     """
 
     obs: pd.DataFrame
@@ -40,64 +57,173 @@ class Scored:
     seeds: Mapping[int, Floats]
     reference: Mapping[str, Floats]
     metadata: Mapping[str, Any]
+    means: pd.DataFrame = field(default_factory=pd.DataFrame)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    target: Mapping[str, Any] = field(default_factory=dict)
+    target_obs: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def sections(self) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+        """Yield each tested section of each fold with the positions of its observations."""
+        for key, index in sorted(self.obs.groupby(PLACE, observed=True, sort=True).indices.items()):
+            yield dict(zip(PLACE, cast("tuple[str, ...]", key), strict=True)), np.asarray(index)
 
 
-MERGED = " (merged)"
-"""Marks what merged types are compared with."""
-
-
-def merge_types(
-    scored: Scored, means: pd.DataFrame, merge: Mapping[str, Sequence[str]], transform: str
-) -> tuple[Scored, pd.DataFrame]:
-    """Return the same predictions at a coarser level: types are summed, in predictions and labels alike.
-
-    Parameters
-    ----------
-    scored
-        Predictions and references.
-    means
-        Mean training target per fold (folds, types).
-    merge
-        New name -> names of the types that it sums. Types that are not named stay.
-    transform
-        Of the target; a logarithm is undone before the sum and taken again, also of means, which then are not quite
-        those of merged labels.
-
-    Returns
-    -------
-    scored
-        References carry `MERGED` behind their names.
-    means
-        With the new types.
+def read_predictions(path: str | Path) -> Scored:
+    """Read a prediction artefact: X, layers ``labels``, ``ground_truth`` and ``seed_<s>``; for classes obs ``label``.
 
     Raises
     ------
     InputError
-        If a name is no type, or named twice.
+        If the file lacks a column or layer, holds no observation, or a prediction is not finite where a label is: a
+        model that leaves observations out would be scored on those that it chose.
     """
+    table = read_table(path)
+    classes = "labels" not in table.layers and "label" in table.obs
+    missing = [column for column in KEYS if column not in table.obs]
+    missing += [] if "labels" in table.layers or classes else ["layer labels"]
+    if missing or table.obs.empty:
+        problem = f"lacks {', '.join(missing)}." if missing else "holds no held-out observation."
+        raise InputError(
+            path, problem, f"{_AGAIN[:-1]}; a fold must have a test patient.", code="predictions-incomplete"
+        )
+    obs = table.obs.reset_index(drop=True)
+    obs["qc_flag"] = obs["qc_flag"].fillna("").astype(str) if "qc_flag" in obs else ""
+    layers = {name: dense(matrix) for name, matrix in table.layers.items()}
+    prediction, types = dense(table.X), table.var_names
+    if classes:
+        unknown = sorted(set(obs["label"].astype(str)) - set(types))
+        if unknown:
+            raise InputError(path, f"has no column for class '{unknown[0]}'.", _AGAIN, code="predictions-classes")
+        layers["labels"] = (obs["label"].astype(str).to_numpy()[:, None] == np.array(types)).astype(float)
+    absent = np.isfinite(layers["labels"]) & ~np.isfinite(prediction)
+    if absent.any():
+        row, column = np.argwhere(absent)[0]
+        where = "/".join(map(str, obs.loc[row, ["cohort", "sample", "obs_id"]]))
+        raise InputError(path, f"has no prediction of '{types[column]}' for {where}.", _AGAIN, code="predictions-gaps")
+    seeds = {int(name[5:]): value for name, value in layers.items() if name.startswith("seed_")}
+    reference = {"labels": layers["labels"]}
+    if "ground_truth" in layers and np.isfinite(layers["ground_truth"]).any():
+        reference["truth"] = layers["ground_truth"]
+    return Scored(obs, types, prediction, seeds if len(seeds) > 1 else {}, reference, table.metadata)
+
+
+def train_means(target: Path, folds: Path, types: Sequence[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return each fold's mean target over its training observations, and the target's observations.
+
+    Parameters
+    ----------
+    target, folds
+        The experiment's artefacts. A class target holds ``label`` in obs; its means are shares of the classes.
+    types
+        Columns wanted, those that the target lacks left out; None: all.
+
+    Returns
+    -------
+    means
+        (folds, types), index = fold.
+    obs
+        Index ``cohort/sample/obs_id``.
+    """
+    table = read_table(target, layers=[])
+    obs = table.obs
+    if "label" in obs and table.metadata.get("kind") == "cell_class":
+        values: Any = (obs["label"].astype(str).to_numpy()[:, None] == np.array(table.var_names)).astype(float)
+    else:
+        values = table.X
+    chosen = table.var_names if types is None else [name for name in types if name in set(table.var_names)]
+    if chosen != table.var_names:
+        position = {name: i for i, name in enumerate(table.var_names)}
+        values = values[:, [position[name] for name in chosen]]
+    roles = roles_of(read_folds(folds)[0], obs)
+    means = {}
+    for fold in sorted(roles):
+        rows = np.flatnonzero(roles[fold] == "train")
+        if len(rows):
+            means[fold] = np.nanmean(values[rows], axis=0) if isinstance(values, np.ndarray) else np.asarray(
+                values[rows].mean(axis=0)).ravel()  # fmt: skip
+    return pd.DataFrame.from_dict(means, orient="index", columns=chosen), obs.set_axis(observation_keys(obs))
+
+
+def with_positions(scored: Scored, target_obs: pd.DataFrame) -> Scored:
+    """Take positions, lattice and QC flags of the observations from the target, which has the whole sections."""
+    keys = observation_keys(scored.obs)
+    unknown = ~keys.isin(target_obs.index)
+    if unknown.any():
+        raise InputError(
+            "predictions",
+            f"{int(unknown.sum())} predicted observations are not in the target, e.g. '{keys[unknown][0]}'.",
+            "remove the experiment's models and predictions, so that they are made anew.",
+            code="predictions-unknown-observations",
+        )
+    known = target_obs.reindex(keys)
+    obs = scored.obs.assign(**{name: known[name].to_numpy() for name in POSITION if name in known})
+    if "qc_flag" in known:
+        obs["qc_flag"] = known["qc_flag"].fillna("").astype(str).to_numpy()
+    if {"array_row", "array_col"} <= set(target_obs):
+        kinds = {
+            key: lattice_of(part["array_row"], part["array_col"])
+            for key, part in target_obs.groupby(["cohort", "sample"], observed=True)
+        }
+        obs["lattice"] = [kinds[key] for key in zip(obs["cohort"], obs["sample"], strict=True)]
+    return replace(scored, obs=obs)
+
+
+def read_scored(spec: Mapping[str, Any], predictions: Path, target: Path, folds: Path) -> Scored:
+    """Read predictions with the target and the folds that they are of.
+
+    Raises
+    ------
+    InputError
+        If the predictions do not fit the target or the folds.
+    """
+    scored = read_predictions(predictions)
+    means, target_obs = train_means(target, folds, scored.types)
+    scored = with_positions(scored, target_obs)
+    absent = sorted(set(scored.obs["fold"]) - set(means.index))
+    if absent or list(means.columns) != scored.types:
+        problem = f"folds without training observations: {', '.join(absent)}." if absent else "other cell types."
+        raise InputError(
+            predictions, f"does not fit {folds} and {target}: {problem}", "remove it and run again.",
+            code="predictions-other-run",
+        )  # fmt: skip
+    return replace(scored, means=means, spec=spec, target=read_metadata(target), target_obs=target_obs)
+
+
+def merge_types(scored: Scored) -> Scored:
+    """Return the same predictions at a coarser level: types are summed, in predictions and labels alike.
+
+    The experiment's ``merge`` names the sums: new name -> names of the types; types that are not named stay. A logarithm
+    of the target is undone before the sum and taken again, also of means, which then are not quite those of merged
+    labels. References carry `MERGED` behind their names.
+    """
+    merge: Mapping[str, Sequence[str]] = scored.spec["merge"]
+    transform = (scored.spec.get("target") or {}).get("transform", "none")
     where = "experiments.<name>.merge"
     olds = [name for members in merge.values() for name in members]
     for name in olds:
         if name not in scored.types or olds.count(name) > 1:
-            what = "is named twice" if name in scored.types else "is no type of the labels"
-            raise InputError(where, f"'{name}' {what}.", f"use each once: {', '.join(scored.types)}.")
+            problem = "is named twice" if name in scored.types else "is no type of the labels"
+            raise InputError(
+                where, f"'{name}' {problem}.", f"use each once: {', '.join(scored.types)}.", code="merge-types"
+            )
     groups = {**{name: [name] for name in scored.types if name not in olds}, **{k: list(v) for k, v in merge.items()}}
     if len(groups) != len(scored.types) - len(olds) + len(merge):
-        raise InputError(where, "a new name is that of a type that stays.", "give the sum a name of its own.")
+        raise InputError(
+            where, "a new name is that of a type that stays.", "give the sum a name of its own.", code="merge-name"
+        )
     types = sorted(groups)
+    columns = [[scored.types.index(name) for name in groups[new]] for new in types]
 
     def summed(values: Floats) -> Floats:
         plain = np.expm1(values) if transform == "log1p" else values
-        found: Floats = np.column_stack(
-            [plain[:, [scored.types.index(name) for name in groups[new]]].sum(axis=1) for new in types]
-        )
-        return np.log1p(np.maximum(found, 0.0)) if transform == "log1p" else found
+        sums: Floats = np.column_stack([plain[:, members].sum(axis=1) for members in columns])
+        return np.log1p(np.maximum(sums, 0.0)) if transform == "log1p" else sums
 
-    made = replace(
+    return replace(
         scored,
         types=types,
         prediction=summed(scored.prediction),
         seeds={seed: summed(values) for seed, values in scored.seeds.items()},
         reference={name + MERGED: summed(values) for name, values in scored.reference.items()},
+        means=pd.DataFrame(summed(scored.means.to_numpy(dtype=float)), index=scored.means.index, columns=types),
     )
-    return made, pd.DataFrame(summed(means.to_numpy(dtype=float)), index=means.index, columns=types)

@@ -15,23 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.errors import InputError
-from histoloom.stats import Floats, is_constant
+from histoloom.lattice import HEXAGONAL, SQUARE, cells_of
+from histoloom.stats import Floats, standardise_columns
 
 SCHEMES = ("toroidal", "random")
 
 
-def standardised(values: Floats) -> Floats:
-    """Return population z-scores of the columns; a constant column is NaN."""
-    values = np.asarray(values, dtype=np.float64)
-    scale = np.where(is_constant(values), np.nan, values.std(axis=0))
-    found: Floats = (values - values.mean(axis=0)) / scale
-    return found
-
-
 def grid_shifts(
-    array: Floats, rng: np.random.Generator, count: int, *, least: int
+    array: Floats, rng: np.random.Generator, count: int, *, least: int, lattice: str = SQUARE
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return random slides of an array over itself.
+    """Return random slides of an array over itself, with wrap-around.
 
     Parameters
     ----------
@@ -43,6 +36,8 @@ def grid_shifts(
         Slides wanted.
     least
         A slide moves at least this many steps along an axis, or it would compare a map with itself.
+    lattice
+        On a hexagonal one a slide moves by an even number of rows, which maps spots onto spots.
 
     Returns
     -------
@@ -51,24 +46,36 @@ def grid_shifts(
     moved
         (count, 2) steps.
     """
-    cells = np.rint(array).astype(np.int64)
+    cells = cells_of(array[:, 0], array[:, 1], lattice)
     low = cells.min(axis=0)
+    step = 2 if lattice == HEXAGONAL else 1
     size = cells.max(axis=0) - low + 1
+    size[0] += size[0] % step  # a row of the other parity follows the last one
     table = np.full(size, -1, dtype=np.int64)
     table[tuple((cells - low).T)] = np.arange(len(cells))
-    steps = [(r, c) for r in range(int(size[0])) for c in range(int(size[1]))]
-    far = [
-        (r, c) for r, c in steps if max(min(r, int(size[0]) - r), min(c, int(size[1]) - c)) >= least
-    ]  # fmt: skip
-    if not far:
-        raise InputError("permutations", "the array is too small to be slid over itself.", "use `scheme: random`.")
-    chosen = np.asarray(far)[rng.integers(len(far), size=count)]
-    source = np.stack([table[tuple(((cells - low + step) % size).T)] for step in chosen])
+    rows, columns = np.meshgrid(np.arange(0, size[0], step), np.arange(size[1]), indexing="ij")
+    far = np.maximum(np.minimum(rows, size[0] - rows), np.minimum(columns, size[1] - columns)) >= least
+    if not far.any():
+        raise InputError(
+            "permutations", "the array is too small to be slid over itself.", "use `scheme: random`.",
+            code="permutations-small-array",
+        )  # fmt: skip
+    steps = np.column_stack([rows[far], columns[far]])
+    chosen = steps[rng.integers(len(steps), size=count)]
+    source = np.stack([table[tuple(((cells - low + move) % size).T)] for move in chosen])
     return source, chosen
 
 
 def null_maps(
-    values: Floats, weights: Any, array: Floats, *, scheme: str, count: int, seed: int, least: int = 3
+    values: Floats,
+    weights: Any,
+    array: Floats,
+    *,
+    scheme: str,
+    count: int,
+    seed: int,
+    least: int = 3,
+    lattice: str = SQUARE,
 ) -> Floats:
     """Return Moran's R of all pairs under permutation of the second type within one section.
 
@@ -84,8 +91,8 @@ def null_maps(
         See the module.
     count, seed
         Permutations, and what chooses them.
-    least
-        Least slide, steps of the array.
+    least, lattice
+        See `grid_shifts`.
 
     Returns
     -------
@@ -94,26 +101,29 @@ def null_maps(
         the weights between observations that got a value, with z-scores of the values that landed.
     """
     if scheme not in SCHEMES:
-        raise InputError("permutations", f"'{scheme}' is no scheme.", f"use one of: {', '.join(SCHEMES)}.")
+        raise InputError(
+            "permutations", f"'{scheme}' is no scheme.", f"use one of: {', '.join(SCHEMES)}.",
+            code="permutations-scheme",
+        )  # fmt: skip
     rng = np.random.default_rng([seed, len(values)])
-    z = standardised(values)
+    z = standardise_columns(values)
     smoothed = np.asarray(weights.T @ z)  # R = z' W z_permuted / n = (W' z)' z_permuted / n
-    found = np.full((count, z.shape[1], z.shape[1]), np.nan)
+    null = np.full((count, z.shape[1], z.shape[1]), np.nan)
     if scheme == "random":
         for b in range(count):
-            found[b] = smoothed.T @ z[rng.permutation(len(z))] / len(z)
-        return found
-    source, _ = grid_shifts(array, rng, count, least=least)
+            null[b] = smoothed.T @ z[rng.permutation(len(z))] / len(z)
+        return null
+    source, _ = grid_shifts(array, rng, count, least=least, lattice=lattice)
     for b in range(count):
-        there = np.flatnonzero(source[b] >= 0)
-        if len(there) < 3:
+        landed = np.flatnonzero(source[b] >= 0)
+        if len(landed) < 3:
             continue
         # Both maps are centred where they overlap: a slide shows parts of them, whose means differ from the wholes'.
-        x, y = standardised(values[there]), standardised(values[source[b][there]])
-        part = weights[there][:, there]
+        x, y = standardise_columns(values[landed]), standardise_columns(values[source[b][landed]])
+        part = weights[landed][:, landed]
         total = part.sum()
-        found[b] = x.T @ (part @ y) / total if total > 0 else np.nan
-    return found
+        null[b] = x.T @ (part @ y) / total if total > 0 else np.nan
+    return null
 
 
 def permutation_p(observed: Floats, null: Floats) -> Floats:
@@ -139,8 +149,8 @@ def permutation_p(observed: Floats, null: Floats) -> Floats:
     extreme = (np.abs(both - centre) >= np.abs(observed - centre) * (1 - 1e-12)) & defined
     # Slides back and forth are not independent draws: half the number is what they are worth.
     p = (1.0 + extreme.sum(axis=0) / 2.0) / (1.0 + count / 2.0)
-    found: Floats = np.where(np.isfinite(observed) & (count > 0), p, np.nan)
-    return found
+    defined_p: Floats = np.where(np.isfinite(observed) & (count > 0), p, np.nan)
+    return defined_p
 
 
 def false_discovery(p: Sequence[float] | Floats) -> Floats:
@@ -148,8 +158,8 @@ def false_discovery(p: Sequence[float] | Floats) -> Floats:
     from scipy.stats import false_discovery_control
 
     values = np.asarray(p, dtype=np.float64)
-    found = np.full(values.shape, np.nan)
+    q = np.full(values.shape, np.nan)
     defined = np.isfinite(values)
     if defined.any():
-        found[defined] = false_discovery_control(values[defined], method="bh")
-    return found
+        q[defined] = false_discovery_control(values[defined], method="bh")
+    return q

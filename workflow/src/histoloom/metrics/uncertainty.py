@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from histoloom.metrics.rows import model_names
+
 MIN_PATIENTS = 5
 """With fewer patients, points are shown: no interval, no p."""
 _RESAMPLES = 10_000
@@ -19,34 +21,33 @@ _PATTERNS = 100_000
 def sign_flip_p(differences: npt.ArrayLike, *, seed: int = 0) -> float:
     """Return the two-sided p of a paired sign-flip test of the mean difference against zero.
 
-    Under the null a patient's difference is as likely to have the other sign; the p is the share of all ``2^n`` sign
-    patterns whose mean is at least as far from zero (Fisher 1935). It is exact, assumes no distribution and takes
-    patients as the unit; it is never below ``2 / 2^n``: five patients reach .0625.
+    Under the null a patient's difference is as likely to have the other sign (Fisher 1935). All ``2^n`` patterns are
+    tried up to 16 patients, so that p is exact and never below ``2 / 2^n`` (five patients reach .0625); above, 100,000
+    drawn ones, and p is never 0.
 
     Parameters
     ----------
     differences
         One value per patient; undefined ones are left out.
     seed
-        Above 16 patients, of the 100,000 patterns drawn instead of all.
+        Of the patterns that are drawn above 16 patients.
 
     Returns
     -------
     float
         NaN with fewer than `MIN_PATIENTS` defined values.
     """
+    from scipy.stats import permutation_test
+
     data = np.asarray(differences, dtype=np.float64)
     data = data[np.isfinite(data)]
-    n = len(data)
-    if n < MIN_PATIENTS:
+    if len(data) < MIN_PATIENTS:
         return float("nan")
-    limit = abs(data.sum()) * (1 - 1e-12)
-    if n <= _ENUMERATED:
-        patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
-        sums = (1.0 - 2.0 * patterns) @ data
-        return float((np.abs(sums) >= limit).mean())
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(_PATTERNS, n))
-    return float((1 + (np.abs(signs @ data) >= limit).sum()) / (1 + _PATTERNS))
+    test = permutation_test(
+        (data,), np.mean, permutation_type="samples", vectorized=True, rng=np.random.default_rng(seed),
+        n_resamples=np.inf if len(data) <= _ENUMERATED else _PATTERNS - 1, batch=_RESAMPLES,
+    )  # fmt: skip
+    return float(test.pvalue)
 
 
 def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -54,51 +55,63 @@ def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
     from statsmodels.stats.multitest import multipletests
 
     values = np.asarray(p, dtype=np.float64)
-    found = np.full(values.shape, np.nan)
+    corrected = np.full(values.shape, np.nan)
     defined = np.isfinite(values)
     if defined.any():
-        found[defined] = multipletests(values[defined], method="holm")[1]
-    return found
+        corrected[defined] = multipletests(values[defined], method="holm")[1]
+    return corrected
 
 
 def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "cc") -> pd.DataFrame:
-    """Compare every two models over the patients that both were scored on.
+    """Compare every two models, patient by patient, on the pairs of section and type that both have a number of.
+
+    Means are taken in the order of the headline: types in a section, sections, patients.
 
     Parameters
     ----------
     rows
         Metric rows of one experiment.
     models
-        Models in the order wanted.
+        Models in the order wanted; their variants follow one another, named ``model (variant)``.
     metric
-        A metric with one value over all types per patient.
+        A metric with a value per section, by type where it has types.
 
     Returns
     -------
     DataFrame
-        cohort, against, first, second, n_patients, difference (mean of first minus second), n_first_higher, p, p_holm.
-        p is NaN below `MIN_PATIENTS`; Holm's correction is over all pairs of one cohort and reference.
+        cohort, against, first, second, n_patients, n_pairs (of section and type), difference (mean of first minus
+        second), n_first_higher, p, p_holm. p is NaN below `MIN_PATIENTS`; Holm's correction is over all pairs of one
+        cohort and reference.
     """
     chosen = rows[
-        (rows["metric"] == metric) & (rows["aggregation"] == "patient") & (rows["target"] == "")
-        & (rows["train_seed"] == -1) & (rows["qc_flag"] == "")
+        (rows["metric"] == metric) & (rows["aggregation"] == "section") & (rows["train_seed"] == -1)
+        & (rows["qc_flag"] == "") & rows["model"].isin(list(models))
     ]  # fmt: skip
-    found = []
+    by_type = chosen["target"] != ""
+    chosen = chosen[by_type] if by_type.any() else chosen
+    chosen = chosen.assign(name=model_names(chosen))
+    place = ["patient", "sample", "fold", "target"]
+    tables = []
     for (cohort, against), part in chosen.groupby(["cohort", "against"], sort=True):
-        wide = part.pivot_table(index="patient", columns="model", values="value", dropna=False)
+        rank = part["model"].map({model: i for i, model in enumerate(models)})
+        names = list(part.assign(rank=rank).sort_values(["rank", "variant"], kind="stable")["name"].unique())
+        wide = part.pivot(index=place, columns="name", values="value")
         table = []
-        for first, second in combinations([m for m in models if m in wide], 2):
-            both = (wide[first] - wide[second]).dropna()
+        for first, second in combinations(names, 2):
+            pairs = (wide[first] - wide[second]).dropna()
+            sections = pairs.groupby(level=["patient", "sample", "fold"]).mean().groupby(level=[0, 1]).mean()
+            patients = sections.groupby(level="patient").mean()
             table.append(
-                {"cohort": cohort, "against": against, "first": first, "second": second, "n_patients": len(both),
-                 "difference": float(both.mean()) if len(both) else np.nan, "n_first_higher": int((both > 0).sum()),
-                 "p": sign_flip_p(both.to_numpy())}
+                {"cohort": cohort, "against": against, "first": first, "second": second, "n_patients": len(patients),
+                 "n_pairs": len(pairs), "difference": float(patients.mean()) if len(patients) else np.nan,
+                 "n_first_higher": int((patients > 0).sum()), "p": sign_flip_p(patients.to_numpy())}
             )  # fmt: skip
         if table:
             frame = pd.DataFrame(table)
-            found.append(frame.assign(p_holm=holm(frame["p"].to_numpy())))
-    columns = ["cohort", "against", "first", "second", "n_patients", "difference", "n_first_higher", "p", "p_holm"]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+            tables.append(frame.assign(p_holm=holm(frame["p"].to_numpy())))
+    columns = ["cohort", "against", "first", "second", "n_patients", "n_pairs", "difference", "n_first_higher", "p",
+               "p_holm"]  # fmt: skip
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def bootstrap_interval(values: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
@@ -126,7 +139,7 @@ def bootstrap_interval(values: npt.ArrayLike, *, confidence: float = 0.95, seed:
         return None
     if np.ptp(data) == 0:
         return float(data[0]), float(data[0])
-    found = bootstrap(
+    interval = bootstrap(
         (data,),
         np.mean,
         n_resamples=_RESAMPLES,
@@ -134,4 +147,4 @@ def bootstrap_interval(values: npt.ArrayLike, *, confidence: float = 0.95, seed:
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)

@@ -14,25 +14,17 @@ names: all, shared with training, unshared.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import identities_of, read_metadata
-from histoloom.errors import InputError
-from histoloom.folds import check_compared, read_folds
-from histoloom.identity import canonical_json, make_identity
-from histoloom.metrics.abundance import section_values
 from histoloom.metrics.aggregate import over_types, roll_up
-from histoloom.metrics.protocol import stamp
-from histoloom.metrics.rows import assemble, write_metrics
-from histoloom.metrics.score import read_predictions, train_means, with_positions
+from histoloom.metrics.continuous import section_rows
+from histoloom.metrics.rows import assemble
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from histoloom.metrics.scored import Scored
 
 GROUPS = ("all_patients", "unshared_patients", "shared_patients")
 _SECTION = ["cohort", "patient", "sample", "qc_flag", "target"]
@@ -89,64 +81,15 @@ def transfer_rows(sections: pd.DataFrame, shared: list[str]) -> list[pd.DataFram
     ]
 
 
-def score_leaks(
-    *,
-    spec: Mapping[str, Any],
-    experiment: str,
-    model: str,
-    predictions: Path,
-    target: Path,
-    folds: Path,
-    out: Path,
-) -> None:
-    """Write ``metrics/leaks/{experiment}/{model}.parquet``.
-
-    Parameters
-    ----------
-    spec
-        The experiment's entry.
-    experiment, model
-        Names, for the rows.
-    predictions
-        The model's predictions of the comparison's folds.
-    target, folds
-        The experiment's target and folds.
-    out
-        File to write; columns as in `histoloom.metrics.rows`.
-
-    Raises
-    ------
-    InputError
-        If the folds compare nothing, if a fold that must be clean leaks, or if sizes of training differ.
-    """
-    table, facts = read_folds(folds)
-    compared = facts.get("compared") or {}
-    if not compared:
-        raise InputError(folds, "holds no comparison.", "use split paired_leakage, or a transfer with shared patients.")
-    _, target_obs = train_means(target, folds)
-    keys = ["cohort", "sample", "patient", "obs_id"]
-    check_compared(compared, table, target_obs[keys].astype(str).reset_index(drop=True))
-    scored = read_predictions(predictions)
-    absent = sorted(set(compared["folds"]) ^ set(scored.obs["fold"]))
-    if absent:
-        raise InputError(predictions, f"does not fit {folds}: folds {', '.join(absent)}.", "remove it and run again.")
-    obs = with_positions(scored, target_obs)
-    protocol = stamp(spec, scored.metadata, read_metadata(target), obs)
+def score_leakage(scored: Scored, compared: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of a leakage test; `compared` is what the folds' metadata says of them."""
     parts: list[pd.DataFrame] = []
     for against, reference in scored.reference.items():
-        sections = section_values(scored, scored.prediction, reference, None, errors=False)
+        sections = section_rows(scored, scored.prediction, reference, errors=False)
+        sections = sections[sections["metric"] == "cc"].reset_index(drop=True)
         if compared["kind"] == "paired_leakage":
-            found = paired_rows(sections, compared["folds"])
+            tables = paired_rows(sections, compared["folds"])
         else:
-            found = transfer_rows(sections, compared["shared_patients"])
-        parts += [part.assign(against=against) for part in found if len(part)]
-    frame = assemble(parts, experiment=experiment, model=model, protocol=canonical_json(protocol))
-    undefined = int(np.isnan(frame.loc[frame["aggregation"].eq("section"), "value"]).sum())
-    logger.info("%s/%s: %d rows; %d undefined section values", experiment, model, len(frame), undefined)
-    identity = make_identity(
-        "metrics.leaks",
-        {"spec": dict(spec), "model": model},
-        identities_of({"predictions": predictions, "target": target, "folds": folds}),
-    )
-    about = {"experiment": experiment, "model": model, "compared": compared, "identity": identity}
-    write_metrics(frame, out, about)
+            tables = transfer_rows(sections, compared["shared_patients"])
+        parts += [table.assign(against=against) for table in tables if len(table)]
+    return assemble(parts)

@@ -1,0 +1,127 @@
+"""Scores of cell classes: precision, recall and F1 per class, macro F1, balanced accuracy, calibration, confusion.
+
+=======================  ============================================================================================
+metric                   what
+=======================  ============================================================================================
+``precision``, ``recall``, ``f1``  per class; undefined where the section has no observation of the class, whatever the
+                         model; a class that is there and never predicted has precision 0
+``macro_f1``             mean of F1 over the classes of a section
+``balanced_accuracy``    mean of recall over the classes of a section
+``accuracy``
+``log_loss``             mean of -log of the true class's probability
+``ece``                  expected calibration error: top probability against accuracy in ten bins, weighted by size
+``confusion``            observations of class ``target`` that are predicted as ``target2`` (cohort rows: sums)
+=======================  ============================================================================================
+
+Next to macro F1, balanced accuracy, accuracy and log loss stand those of the majority class of the fold's training
+observations (``..._majority``; log loss: of the classes' shares in training). Order of means: sections, then patients;
+pooled over a patient's and over a cohort's observations next to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoloom.metrics.aggregate import roll_up, to_cohort
+from histoloom.metrics.rows import assemble
+from histoloom.stats import Floats
+
+if TYPE_CHECKING:
+    from histoloom.metrics.scored import Scored
+
+_BINS = 10
+_TINY = 1e-15
+
+
+def expected_calibration_error(probability: Floats, label: np.ndarray) -> float:
+    """Return the mean gap between top probability and accuracy over ten bins of equal width, weighted by size."""
+    top, hit = probability.max(axis=1), probability.argmax(axis=1) == label
+    bins = np.minimum((top * _BINS).astype(int), _BINS - 1)
+    gap = np.bincount(bins, weights=hit, minlength=_BINS) - np.bincount(bins, weights=top, minlength=_BINS)
+    return float(np.abs(gap).sum() / len(label))
+
+
+def class_values(probability: Floats, label: np.ndarray, share: Floats, classes: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the metrics of one set of observations.
+
+    Parameters
+    ----------
+    probability
+        (n, classes).
+    label
+        (n,) true class, position in `classes`.
+    share
+        (n, classes) the reference prediction: shares of the classes in training.
+    classes
+        Their names.
+    """
+    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+    every, present = np.arange(len(classes)), np.unique(label)
+    size = len(label)
+    for suffix, values in (("", probability), ("_majority", share)):
+        guess = values.argmax(axis=1)
+        scores = precision_recall_fscore_support(label, guess, labels=present, zero_division=0)[:3]
+        total = np.clip(values.sum(axis=1, keepdims=True), _TINY, None)
+        numbers = {
+            "macro_f1": scores[2].mean(), "balanced_accuracy": scores[1].mean(), "accuracy": (guess == label).mean(),
+            "log_loss": log_loss(label, values / total, labels=every),
+        }  # fmt: skip
+        if not suffix:
+            numbers["ece"] = expected_calibration_error(values, label)
+            for metric, by_class in zip(("precision", "recall", "f1"), scores, strict=True):
+                known = dict(zip(present, by_class, strict=True))
+                for i, name in enumerate(classes):
+                    yield {"metric": metric, "target": name, "value": known.get(i, np.nan),
+                           "n": int((label == i).sum()), "n_nan": int(i not in known)}  # fmt: skip
+            counts = confusion_matrix(label, guess, labels=every)
+            for (i, j), count in np.ndenumerate(counts):
+                yield {"metric": "confusion", "target": classes[i], "target2": classes[j], "value": float(count),
+                       "n": int(counts[i].sum()), "n_nan": 0}  # fmt: skip
+        for metric, value in numbers.items():
+            yield {"metric": metric + suffix, "value": float(value), "n": size, "n_nan": 0}
+
+
+def _rows(scored: Scored, probability: Floats) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return values per section, and per patient and cohort over all their observations together."""
+    label = scored.reference["labels"].argmax(axis=1)
+    share = scored.means.loc[scored.obs["fold"]].to_numpy(dtype=float)
+    sections = [
+        {**values, **place}
+        for place, index in scored.sections()
+        for values in class_values(probability[index], label[index], share[index], scored.types)
+    ]
+    pooled = []
+    plain = scored.obs[scored.obs["qc_flag"] == ""]
+    for aggregation, by in (("pooled_patient", ["cohort", "patient"]), ("pooled", ["cohort"])):
+        for key, index in sorted(plain.groupby(by, observed=True, sort=True).groups.items()):
+            place = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+            rows = index.to_numpy()
+            for values in class_values(probability[rows], label[rows], share[rows], scored.types):
+                pooled.append({**values, **place, "aggregation": aggregation})
+    return pd.DataFrame(sections), pd.DataFrame(pooled)
+
+
+def score(scored: Scored) -> pd.DataFrame:
+    """Return all rows of one model's predictions of classes."""
+    sections, pooled = _rows(scored, scored.prediction)
+    counts = sections["metric"] == "confusion"
+    parts = [
+        roll_up(sections[~counts].fillna({"target": "", "target2": ""}), types=False),
+        sections[counts].assign(aggregation="section"),
+    ]
+    if len(pooled):
+        # A cohort's confusion is the sum over its observations, not a mean of counts.
+        whole = pooled[(pooled["metric"] == "confusion") & (pooled["aggregation"] == "pooled")]
+        by_patient = pooled[(pooled["aggregation"] == "pooled_patient") & (pooled["metric"] != "confusion")]
+        cohort = to_cohort(by_patient.fillna({"target": "", "target2": ""}).assign(qc_flag=""))
+        parts += [pooled, whole.assign(aggregation="cohort"), cohort.assign(aggregation="pooled_patient", patient="")]
+    for seed, probability in sorted(scored.seeds.items()):
+        own = _rows(scored, probability)[0]
+        own = roll_up(own[own["metric"].isin(["macro_f1", "balanced_accuracy"])].assign(target="", target2=""), types=False)
+        parts.append(own[own["aggregation"] == "cohort"].assign(train_seed=seed))
+    return assemble(parts, against="labels")
