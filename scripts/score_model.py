@@ -19,6 +19,7 @@ def main(snakemake):
             target=Path(inputs.target),
             folds=Path(inputs.folds),
             out=out["metrics"],
+            leakage=snakemake.params.get("leakage", False),
         )
 
 

@@ -12,7 +12,6 @@ from histoloom.folds import make_folds
 from histoloom.labels import LabelTask, gather_labels, label_groups
 from histoloom.metrics import score_predictions
 from histoloom.metrics.checks import run_check
-from histoloom.metrics.leaks import score_leaks
 from histoloom.models import predict_model, train_model
 from histoloom.plan import Plan
 from histoloom.references import build_reference
@@ -160,8 +159,8 @@ class SimulatedWorld:
         predict_model(**choices, model=fitted, target=target, folds=folds, variant=variant, out=made)
         leaks = variant == "leaks"
         out = ready(f"results/metrics/{'leaks/' * leaks}{experiment}/{model}.parquet")
-        (score_leaks if leaks else score_predictions)(
+        score_predictions(
             spec=plan.experiments.spec(experiment, "scoring"), experiment=experiment, model=model, predictions=made,
-            target=target, folds=folds, out=out,
+            target=target, folds=folds, out=out, leakage=leaks,
         )  # fmt: skip
         return pd.read_parquet(out)

@@ -46,7 +46,7 @@ def main() -> int:
     rng = np.random.default_rng(0)
     side = int(np.ceil(np.sqrt(SPOTS)))
     array = np.column_stack(np.divmod(np.arange(SPOTS), side)).astype(float)
-    weights = spatial_weights(array, np.full(SPOTS, 200.0), np.repeat(["a", "b"], SPOTS // 2))
+    weights = spatial_weights(200.0 * array, np.repeat(["a", "b"], SPOTS // 2))
     values = rng.gamma(1.0, size=(SPOTS, TYPES))
     with threadpool_limits(1):  # one core each, so that the ratio is of the methods and not of the machine's load
         slow, want = best_of(2, pairwise_loop, values, weights)

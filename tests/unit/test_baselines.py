@@ -115,8 +115,8 @@ def test_the_table_climbs_and_says_what_each_level_gains(scored) -> None:
     order = ["mean", "coords", "density", "texture"]
     assert [step["model"] for step in results.levels()] == table["model"].tolist() == order
     row = table.set_index("model")
-    assert np.isnan(row.loc["mean", "cc"])
-    assert np.isnan(row.loc["coords", "gain"])  # nothing below it has a CC
+    assert row.loc["mean", "cc"] == 0
+    assert row.loc["coords", "gain"] == row.loc["coords", "cc"]  # a constant below it scores 0
     assert row.loc["density", "gain"] == pytest.approx(row.loc["density", "cc"] - row.loc["coords", "cc"])
     assert row.loc["texture", "gain"] == pytest.approx(row.loc["texture", "cc"] - row.loc["density", "cc"])
     assert row.loc["texture", "cc_low"] < row.loc["texture", "cc"] < row.loc["texture", "cc_high"]

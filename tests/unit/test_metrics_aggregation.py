@@ -11,7 +11,7 @@ from metrics_inputs import SPEC, TYPES, make_obs, make_values, write_inputs
 from scipy.stats import pearsonr, permutation_test
 
 from histoloom.metrics import score_predictions
-from histoloom.metrics.abundance import between_part
+from histoloom.metrics.continuous import between_part
 from histoloom.metrics.rows import assemble, read_metrics
 from histoloom.metrics.uncertainty import compare_models, holm, sign_flip_p
 from histoloom.report.between import between_table, draw_between
@@ -44,7 +44,7 @@ def test_one_section_is_the_same_in_every_aggregation_and_nothing_is_between(tmp
         assert of(rows, "cc", "patient", patient=patient).to_dict() == pytest.approx(section.to_dict())
         assert of(rows, "cc", "pooled_patient", patient=patient).to_dict() == pytest.approx(section.to_dict())
         assert of(rows, "cc_between", "pooled_patient", patient=patient).to_numpy() == pytest.approx(0, abs=1e-12)
-        assert of(rows, "cc_section_mean", "pooled_patient", patient=patient).isna().all()
+        assert (of(rows, "cc_section_mean", "pooled_patient", patient=patient) == 0).all()
 
 
 def test_pooled_cc_is_the_sum_of_its_parts_and_the_parts_are_those_of_the_definition(tmp_path):
@@ -62,7 +62,7 @@ def test_pooled_cc_is_the_sum_of_its_parts_and_the_parts_are_those_of_the_defini
         assert known[name] == pytest.approx(pearsonr(my, y).statistic)
 
 
-def test_the_predictor_of_section_means_is_all_between_and_undefined_within(tmp_path):
+def test_the_predictor_of_section_means_is_all_between_and_zero_within(tmp_path):
     def flat(obs, values):
         return pd.DataFrame(values).groupby(obs["sample"].to_numpy()).transform("mean").to_numpy()
 
@@ -70,8 +70,8 @@ def test_the_predictor_of_section_means_is_all_between_and_undefined_within(tmp_
     pooled = of(rows, "cc", "pooled")
     assert of(rows, "cc_between", "pooled").to_dict() == pytest.approx(pooled.to_dict())
     assert of(rows, "cc_section_mean", "pooled").to_dict() == pytest.approx(pooled.to_dict())
-    assert of(rows, "cc", "section").isna().all()
-    assert of(rows, "cc", "cohort").isna().all()
+    assert (of(rows, "cc", "section") == 0).all()
+    assert (of(rows, "cc", "cohort") == 0).all()
     assert pooled[""] > 0.3
 
 
@@ -128,27 +128,58 @@ def test_holm_by_hand():
     assert np.isnan(holm([np.nan, np.nan])).all()
 
 
-def patients(model: str, values: dict[str, float], qc_flag: str = "") -> pd.DataFrame:
+def section_rows(model: str, values: dict[tuple[str, str], float], qc_flag: str = "", variant: str = "default"):
+    """Return cc of one section per patient, by (patient, type)."""
     rows = [
-        {"metric": "cc", "aggregation": "patient", "against": "labels", "cohort": "demo", "patient": p, "value": v,
-         "qc_flag": qc_flag, "model": model}
-        for p, v in values.items()
+        {"metric": "cc", "aggregation": "section", "against": "labels", "cohort": "demo", "patient": p, "sample": p,
+         "target": t, "value": v, "qc_flag": qc_flag, "model": model, "variant": variant}
+        for (p, t), v in values.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def test_models_are_compared_over_the_patients_that_both_have():
-    one = {f"p{i}": 0.5 + 0.01 * i for i in range(7)}
-    two = {f"p{i}": 0.3 + 0.02 * i for i in range(1, 8)}
+    one = {(f"p{i}", "T"): 0.5 + 0.01 * i for i in range(7)}
+    two = {(f"p{i}", "T"): 0.3 + 0.02 * i for i in range(1, 8)}
     rows = assemble(
-        [patients("a", one), patients("b", two), patients("c", {"p1": 0.1}), patients("a", {"low": 9.0}, "low")]
-    )
+        [section_rows("a", one), section_rows("b", two), section_rows("c", {("p1", "T"): 0.1}),
+         section_rows("a", {("low", "T"): 9.0}, "low")]
+    )  # fmt: skip
     table = compare_models(rows, ["a", "b", "c"]).set_index(["first", "second"])
     row = table.loc[("a", "b")]
-    differences = [one[f"p{i}"] - two[f"p{i}"] for i in range(1, 7)]
+    differences = [one[f"p{i}", "T"] - two[f"p{i}", "T"] for i in range(1, 7)]
     assert row["n_patients"] == 6
     assert row["difference"] == pytest.approx(np.mean(differences))
     assert row["p"] == pytest.approx(sign_flip_p(differences))
     assert row["p_holm"] == pytest.approx(row["p"])  # the other pairs have too few patients and are no tests
     assert table.loc[("a", "c"), "n_patients"] == 1
     assert np.isnan(table.loc[("a", "c"), "p"])
+
+
+def test_models_are_compared_on_the_same_types_of_the_same_sections_only():
+    """Model b has no number of the hard type: a must not lose for having one."""
+    a = {(f"p{i}", t): v for i in range(6) for t, v in (("easy", 0.8), ("hard", 0.1))}
+    b = {(f"p{i}", "easy"): 0.7 for i in range(6)}
+    table = compare_models(assemble([section_rows("a", a), section_rows("b", b)]), ["a", "b"]).iloc[0]
+    assert table["difference"] == pytest.approx(0.1)
+    assert (table["n_pairs"], table["n_patients"], table["n_first_higher"]) == (6, 6, 6)
+
+
+def test_variants_are_compared_like_models():
+    rows = [section_rows("a", {("p", "T"): v}, variant=name) for name, v in (("k50", 0.2), ("k500", 0.5))]
+    table = compare_models(assemble([*rows, section_rows("b", {("p", "T"): 0.3})]), ["a", "b"])
+    assert list(zip(table["first"], table["second"], strict=True)) == [
+        ("a (k50)", "a (k500)"), ("a (k50)", "b"), ("a (k500)", "b"),
+    ]  # fmt: skip
+    assert table["difference"].tolist() == pytest.approx([-0.3, -0.1, 0.2])
+
+
+@pytest.mark.parametrize("n", [17, 20])
+def test_p_is_never_zero_above_the_patients_whose_patterns_are_all_tried(n):
+    rng = np.random.default_rng(0)
+    assert 0 < sign_flip_p(rng.uniform(5, 6, n)) < 1e-3
+    differences = rng.normal(0.2, 1, n)
+    assert sign_flip_p(differences) == sign_flip_p(differences)
+    exact = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=2**n, vectorized=True)
+    if n == 17:
+        assert sign_flip_p(differences) == pytest.approx(exact.pvalue, abs=0.01)

@@ -15,7 +15,7 @@ from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.errors import InputError
 from histoloom.folds import make_folds, read_folds
 from histoloom.metrics import score_predictions
-from histoloom.metrics.leaks import paired_rows, score_leaks
+from histoloom.metrics.leakage import paired_rows
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.uncertainty import sign_flip_p
 from histoloom.models.mlp import MLP
@@ -44,7 +44,7 @@ def score(bench, model, folder, name="m"):
     """Train, predict the comparison and score it; returns the metrics' path."""
     predictions, _ = run(bench, model, name, variant="leaks")
     out = folder / f"{name}.leaks.parquet"
-    score_leaks(
+    score_predictions(leakage=True,
         spec={**bench.spec, "name": "e"}, experiment="e", model=name, predictions=bench.folder / f"{name}.h5ad",
         target=bench.target, folds=bench.folds, out=out,
     )  # fmt: skip
@@ -106,7 +106,7 @@ def test_a_patients_own_map_has_a_leakage_effect_and_none_has_none(paired, tmp_p
     assert row["cc_with_sd_draws"] == pytest.approx(abs(cc("with-demo-E2-0") - cc("with-demo-E2-1")) / 2**0.5)
 
 
-def test_a_type_undefined_on_one_side_is_undefined_in_the_pair(tmp_path):
+def test_a_constant_that_one_side_has_learnt_scores_zero_in_the_pair(tmp_path):
     world = personal(
         World(tmp_path / "w", patients={"A": ["A1", "A2"], "B": ["B1"]}), {"A": ["A1", "A2"], "B": ["B1"]}, 0
     )
@@ -116,11 +116,13 @@ def test_a_type_undefined_on_one_side_is_undefined_in_the_pair(tmp_path):
     rows = read_metrics([out])
     pairs = rows[rows["aggregation"].eq("section") & rows["metric"].isin(["cc_with", "cc_without", "leakage_effect"])]
     types = pairs[pairs["target"] != ""]
-    assert set(types.loc[types["value"].isna(), "target"]) == {"epithelial"}
-    assert types["value"].isna().sum() == 2 * 3
+    assert types["value"].notna().all()
+    learnt = types[types["target"] == "epithelial"].pivot(index="sample", columns="metric", values="value")
+    assert (learnt["cc_without"] == 0).all()
+    assert (learnt["leakage_effect"] == learnt["cc_with"]).all()
     table, _, _ = read_leaks(bench.spec, [out])
-    assert (table.query("level == 'section'")["n_types"] == 3).all()
-    assert (table.query("level == 'section'")["n_types_undefined"] == 1).all()
+    assert (table.query("level == 'section'")["n_types"] == 4).all()
+    assert (table.query("level == 'section'")["n_types_undefined"] == 0).all()
     cohort = table.query("level == 'cohort'").iloc[0]
     assert np.isnan(cohort["p"])  # one patient: points, no p
 
@@ -164,7 +166,7 @@ def test_folds_that_leak_without_saying_so_are_not_scored(paired, tmp_path):
     )
     write_parquet(pd.concat([table, sibling], ignore_index=True).astype("string"), tmp_path / "f.parquet", facts)
     with pytest.raises(InputError, match=r"without-demo-B1.*trains on patients that it tests: B"):
-        score_leaks(
+        score_predictions(leakage=True,
             spec={**bench.spec, "name": "e"}, experiment="e", model="m", predictions=bench.folder / "m.h5ad",
             target=bench.target, folds=tmp_path / "f.parquet", out=tmp_path / "x.parquet",
         )  # fmt: skip

@@ -42,7 +42,7 @@ def tissue():
 @pytest.mark.parametrize("include_self", [True, False])
 def test_product_equals_the_double_sum(tissue, include_self):
     array, pitch, section, values = tissue
-    weights = spatial_weights(array, pitch, section, include_self=include_self)
+    weights = spatial_weights(array * pitch[:, None], section, include_self=include_self)
     dense = dense_weights(array, pitch, section, include_self=include_self)
     assert weights.toarray() == pytest.approx(dense, abs=1e-12)
     assert weights.sum() == pytest.approx(len(array))
@@ -54,7 +54,7 @@ def test_product_equals_the_double_sum(tissue, include_self):
 
 def test_default_weights_reach_two_rings_of_a_200_um_array():
     array = np.column_stack(np.divmod(np.arange(121), 11)).astype(float)
-    weights = spatial_weights(array, np.full(121, 200.0), np.zeros(121))
+    weights = spatial_weights(200.0 * array, np.zeros(121))
     offsets = array[weights[[60]].indices] - array[60]
     assert np.abs(offsets).max() == 2
     assert (offsets**2).sum(axis=1).max() == 4  # (2, 0) is in, (2, 1) is not
@@ -65,13 +65,13 @@ def test_rings_exactly_on_the_cutoff_do_not_depend_on_rounding():
     length = 200 / np.sqrt(-2 * np.log(0.2))  # the next neighbour's weight is the cutoff
     for pitch, scale in ((200.0, 1.0), (0.1, 0.0005)):
         array = np.column_stack(np.divmod(np.arange(25), 5)).astype(float)
-        weights = spatial_weights(array, np.full(25, pitch), np.zeros(25), length_scale_um=length * scale)
+        weights = spatial_weights(pitch * array, np.zeros(25), length_scale_um=length * scale)
         assert weights[[12]].nnz == 5
 
 
 def test_constant_types_are_undefined_and_leave_the_others_alone(tissue):
     array, pitch, section, values = tissue
-    weights = spatial_weights(array, pitch, section)
+    weights = spatial_weights(array * pitch[:, None], section)
     with_constant = np.column_stack([values, np.full(len(values), 0.3)])
     got = morans_r(with_constant, weights)
     assert np.isnan(got[4]).all()
@@ -84,7 +84,7 @@ def test_signs_attracting_repelling_independent():
     array = np.column_stack(np.divmod(np.arange(900), 30)).astype(float)
     wave = np.sin(array[:, 0] / 4)
     values = np.column_stack([wave, wave + 0.3 * rng.normal(size=900), -wave, rng.normal(size=900)])
-    got = morans_r(values, spatial_weights(array, np.full(900, 200.0), np.zeros(900)))
+    got = morans_r(values, spatial_weights(200.0 * array, np.zeros(900)))
     assert got[0, 1] > 0.6
     assert got[0, 2] < -0.6
     assert abs(got[0, 3]) < 0.1
@@ -92,7 +92,7 @@ def test_signs_attracting_repelling_independent():
 
 def test_unknown_positions_are_named():
     with pytest.raises(InputError, match="pitch_um"):
-        spatial_weights(np.zeros((3, 2)), np.full(3, np.nan), np.zeros(3))
+        spatial_weights(np.full((3, 2), np.nan), np.zeros(3))
 
 
 def test_similarity_of_a_map_with_itself_and_of_known_maps():
@@ -113,7 +113,7 @@ def test_similarity_of_a_map_with_itself_and_of_known_maps():
 def test_similarity_forms_follow_their_definitions():
     rng = np.random.default_rng(1)
     a, b = (m + m.T for m in rng.normal(size=(2, 5, 5)))
-    a[2], a[:, 2] = np.nan, np.nan
+    b[2], b[:, 2] = np.nan, np.nan
     got, n, n_nan = map_similarity(a, b)
     assert (n, n_nan) == (4, 1)
     keep = [0, 1, 3, 4]
@@ -125,6 +125,20 @@ def test_similarity_forms_follow_their_definitions():
     assert got["coloc_correlation", "diag1_flat"] == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
     cosine = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
     assert got["coloc_cosine", "diag1_row"] == pytest.approx(np.mean(cosine))
+
+
+def test_a_type_that_only_the_prediction_lacks_counts_as_colocalized_with_nothing():
+    rng = np.random.default_rng(1)
+    a, b = (m + m.T for m in rng.normal(size=(2, 5, 5)))
+    whole, _, _ = map_similarity(b, b)
+    silent = b.copy()
+    silent[2], silent[:, 2] = np.nan, np.nan
+    got, n, n_nan = map_similarity(silent, b)
+    assert (n, n_nan) == (5, 0)
+    assert all(got[key] < whole[key] for key in whole)
+    zero = np.where(np.isnan(silent), 0.0, silent)
+    off = ~np.eye(5, dtype=bool)
+    assert got["coloc_correlation", "nodiag_flat"] == pytest.approx(np.corrcoef(zero[off], b[off])[0, 1])
 
 
 def test_two_types_have_no_similarity():

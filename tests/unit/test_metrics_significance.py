@@ -37,7 +37,7 @@ def smooth_fields(array: np.ndarray, rng: np.random.Generator, types: int, sigma
 def share_below(level: float, *, scheme: str, sigma: float, runs: int = 60, types: int = 5) -> tuple[float, int]:
     """Share of pairs with p <= level when all types are independent, and the number of runs."""
     array = tissue()
-    weights = spatial_weights(array, np.full(len(array), 200.0), np.zeros(len(array)))
+    weights = spatial_weights(200.0 * array, np.zeros(len(array)))
     upper = np.triu_indices(types, 1)
     hits = []
     for run in range(runs):
@@ -65,7 +65,7 @@ def test_smooth_independent_types_need_slides_and_fool_exchanges():
 def test_false_discoveries_over_whole_maps_stay_within_their_binomial_bounds():
     """All nulls true: the share of maps with any discovery at FDR 0.1 is the family-wise rate, at most 0.1."""
     array, runs, any_found = tissue(), 80, 0
-    weights = spatial_weights(array, np.full(len(array), 200.0), np.zeros(len(array)))
+    weights = spatial_weights(200.0 * array, np.zeros(len(array)))
     upper = np.triu_indices(6, 1)
     for run in range(runs):
         values = np.random.default_rng(run).gamma(1.0, size=(len(array), 6))

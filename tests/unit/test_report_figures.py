@@ -14,7 +14,7 @@ from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
 from histoloom.metrics.checks import run_check
-from histoloom.metrics.score import read_predictions
+from histoloom.metrics.scored import read_predictions
 from histoloom.report.check_figures import draw_check
 from histoloom.report.coloc import cluster_order, draw_coloc
 from histoloom.report.experiment import report_experiment

@@ -46,10 +46,11 @@ rule score_leaks:
         "../../envs/report.yaml"
     threads: 1
     params:
+        leakage=True,
         spec=spec(PLAN.experiments.spec, part="scoring"),
         code=code_of("metrics"),
     script:
-        "../../scripts/score_leaks.py"
+        "../../scripts/score_model.py"
 
 
 rule run_check:

@@ -324,7 +324,12 @@ SPLITS: dict[str, SplitKind] = {
     "spatial_block": SplitKind("histoloom.folds.splits:spatial_block"),
     "paired_leakage": SplitKind("histoloom.folds.comparisons:paired_leakage", paired=True),
 }
-TARGETS: dict[str, TargetKind] = {}
+TARGETS: dict[str, TargetKind] = {
+    "abundance": TargetKind("histoloom.targets.build:build_target", "histoloom.metrics.abundance:score"),
+    "expression": TargetKind(
+        "histoloom.targets.expression:build_expression_target", "histoloom.metrics.expression:score"
+    ),
+}
 
 _MEASURED, _RESULT, _LABELS = "1. What was measured", "3. How good is it", "7. What hangs on the labels"
 CHECKS: dict[str, CheckKind] = {

@@ -122,6 +122,8 @@ def score(scored: Scored) -> pd.DataFrame:
         parts += [pooled, whole.assign(aggregation="cohort"), cohort.assign(aggregation="pooled_patient", patient="")]
     for seed, probability in sorted(scored.seeds.items()):
         own = _rows(scored, probability)[0]
-        own = roll_up(own[own["metric"].isin(["macro_f1", "balanced_accuracy"])].assign(target="", target2=""), types=False)
+        own = roll_up(
+            own[own["metric"].isin(["macro_f1", "balanced_accuracy"])].assign(target="", target2=""), types=False
+        )
         parts.append(own[own["aggregation"] == "cohort"].assign(train_seed=seed))
     return assemble(parts, against="labels")

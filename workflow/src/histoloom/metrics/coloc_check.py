@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.lattice import lattice_of
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.colocalization import diagnostic_rows, placed
+from histoloom.metrics.colocalization import diagnostic_rows, has_positions
 from histoloom.metrics.labelled import Labels, sections_of
 from histoloom.metrics.moran import morans_r, protocol_weights, upper_pairs
 from histoloom.metrics.significance import false_discovery, null_maps, permutation_p
@@ -38,6 +39,7 @@ def read_positions(paths: Sequence[Path], cohort: str) -> pd.DataFrame:
             part[column] = section.obs[column].to_numpy(dtype=float)
         part["pitch_um"] = float(section.metadata.get("pitch_um") or "nan")
         part["x"], part["y"] = section.spatial.T
+        part["lattice"] = lattice_of(part["array_row"], part["array_col"])
         part["qc_flag"] = str(section.metadata.get("qc_flag") or "")
         found.append(part)
     if not found:
@@ -85,7 +87,7 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
     moran, count, scheme = spec.get("moran") or {}, int(spec["permutations"]), str(spec["scheme"])
     seed, types = int(spec["seed"]), labels.types
     obs = positions.reindex(labels.obs.index)
-    known = placed(obs, moran)
+    known = has_positions(obs, moran)
     parts: list[pd.DataFrame] = []
     diagnostics: list[pd.DataFrame] = []
     means: dict[str, list[tuple[Floats, Floats]]] = {}
@@ -100,7 +102,14 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
         observed = morans_r(values, weights)
         array = here[["array_row", "array_col"]].to_numpy(dtype=float)
         null = null_maps(
-            values, weights, array, scheme=scheme, count=count, seed=seed, least=int(spec.get("least_shift", 3))
+            values,
+            weights,
+            array,
+            scheme=scheme,
+            count=count,
+            seed=seed,
+            least=int(spec.get("least_shift", 3)),
+            lattice=str(here["lattice"].iloc[0]),
         )
         p = permutation_p(observed, null)
         for metric, matrix in (("morans_r", observed), ("morans_p", p), ("morans_q", _q_matrix(p))):

@@ -113,7 +113,14 @@ def profile_rows(scored: Scored) -> pd.DataFrame:
         own, measured = (np.nan_to_num(pearson_cross(m[:, top], m[:, top])[pairs]) for m in (x, y))
         numbers["gene_gene_cc"] = _across(own, measured)
         rows += [
-            {"metric": metric, "target": "", "value": value, "n": int(keep.sum()), "n_nan": int(np.isnan(value)), **place}
+            {
+                "metric": metric,
+                "target": "",
+                "value": value,
+                "n": int(keep.sum()),
+                "n_nan": int(np.isnan(value)),
+                **place,
+            }
             for metric, value in numbers.items()
         ]
     return roll_up(pd.DataFrame(rows), types=False) if rows else pd.DataFrame()
@@ -121,16 +128,9 @@ def profile_rows(scored: Scored) -> pd.DataFrame:
 
 def score(scored: Scored) -> pd.DataFrame:
     """Return all rows of one model's predictions of expression."""
-    return assemble(
-        [
-            *score_continuous(scored),
-            *(
-                rows.assign(against="labels", protocol=way)
-                for rows, way in ((bench_rows(scored), BENCH), (published_rows(scored), PUBLISHED), (profile_rows(scored), ""))
-                if len(rows)
-            ),
-        ]
-    )
+    ways = ((bench_rows(scored), BENCH), (published_rows(scored), PUBLISHED), (profile_rows(scored), ""))
+    own = [rows.assign(against="labels", protocol=way) for rows, way in ways if len(rows)]
+    return assemble([*score_continuous(scored), *own])
 
 
 def score_probe(

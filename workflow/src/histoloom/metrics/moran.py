@@ -72,8 +72,8 @@ def weight_block(positions: Floats, length_scale_um: float, cutoff: float, *, in
         if count > MOST_WEIGHTS:
             raise InputError(
                 "moran.length_scale_um",
-                f"at {length_scale_um:g} um an observation has {count / len(positions):.0f} neighbours, too many to hold "
-                f"for {len(positions)} observations.",
+                f"at {length_scale_um:g} um an observation has {count / len(positions):.0f} neighbours, too many to "
+                f"hold for {len(positions)} observations.",
                 "use a shorter length scale, such as 30 for single cells.", code="moran-too-dense",
             )  # fmt: skip
     pairs = neighbour_pairs(positions, radius)
@@ -122,7 +122,7 @@ def spatial_weights(
 
 
 def section_positions(obs: pd.DataFrame, section: npt.NDArray[Any]) -> Floats:
-    """Return (n, 2) positions in um, each section on its own lattice (``lattice`` where known) and with its own pitch."""
+    """Return (n, 2) positions in um, each section on its own lattice and with its own pitch."""
     positions = np.empty((len(obs), 2))
     for name in np.unique(section):
         index = np.flatnonzero(section == name)

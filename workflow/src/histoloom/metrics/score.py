@@ -23,7 +23,6 @@ from histoloom.metrics.scored import KEYS, Scored, read_scored
 logger = logging.getLogger(__name__)
 
 
-
 def score_predictions(
     *,
     spec: Mapping[str, Any],
@@ -111,7 +110,9 @@ def _warn(rows: pd.DataFrame, name: str) -> None:
     """Log what a reader of the headline must know: undefined pairs, and predictions of hardly any spread."""
     section = rows[(rows["aggregation"] == "section") & (rows["target"] != "") & (rows["against"] == "labels")]
     cc = section[section["metric"] == "cc"]
-    logger.info("%s: %d rows; %d of %d section correlations undefined", name, len(rows), cc["value"].isna().sum(), len(cc))
+    logger.info(
+        "%s: %d rows; %d of %d section correlations undefined", name, len(rows), cc["value"].isna().sum(), len(cc)
+    )
     cohort = rows[(rows["aggregation"] == "cohort") & (rows["target"] == "") & (rows["train_seed"] == -1)]
     spread = cohort[(cohort["metric"] == "sd_ratio") & (cohort["against"] == "labels")]
     for row in spread[spread["value"] < SMALL_SPREAD].to_dict("records"):

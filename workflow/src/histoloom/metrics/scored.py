@@ -192,9 +192,9 @@ def read_scored(spec: Mapping[str, Any], predictions: Path, target: Path, folds:
 def merge_types(scored: Scored) -> Scored:
     """Return the same predictions at a coarser level: types are summed, in predictions and labels alike.
 
-    The experiment's ``merge`` names the sums: new name -> names of the types; types that are not named stay. A logarithm
-    of the target is undone before the sum and taken again, also of means, which then are not quite those of merged
-    labels. References carry `MERGED` behind their names.
+    The experiment's ``merge`` names the sums: new name -> names of the types; types that are not named stay. A
+    logarithm of the target is undone before the sum and taken again, also of means, which then are not quite those of
+    merged labels. References carry `MERGED` behind their names.
     """
     merge: Mapping[str, Sequence[str]] = scored.spec["merge"]
     transform = (scored.spec.get("target") or {}).get("transform", "none")

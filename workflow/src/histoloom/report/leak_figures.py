@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from histoloom.metrics.leaks import GROUPS
+from histoloom.metrics.leakage import GROUPS
 from histoloom.metrics.uncertainty import MIN_PATIENTS
 from histoloom.report.leaks import PAIRED, TRAININGS, read_leaks
 from histoloom.report.style import PALETTE, figure, note, save
@@ -34,7 +34,7 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
     spec
         The experiment's entry; ``models`` gives the order.
     metrics
-        Files of `histoloom.metrics.leaks`, one per model.
+        Files of `histoloom.metrics.leakage`, one per model.
     out
         png.
     """

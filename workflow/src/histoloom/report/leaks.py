@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.metrics.leaks import GROUPS
+from histoloom.metrics.leakage import GROUPS
 from histoloom.metrics.rows import read_metrics, read_protocols
 from histoloom.metrics.uncertainty import MIN_PATIENTS, sign_flip_p
 from histoloom.obs_keys import section_keys
@@ -37,7 +37,7 @@ def paired_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mod
     Parameters
     ----------
     rows
-        Rows of `histoloom.metrics.leaks`.
+        Rows of `histoloom.metrics.leakage`.
     folds
         What each fold is, from the metadata of the metrics.
     models
@@ -146,7 +146,7 @@ def read_leaks(spec: Mapping[str, Any], metrics: Sequence[Path]) -> tuple[pd.Dat
     spec
         The experiment's entry; ``models`` gives the order.
     metrics
-        Files of `histoloom.metrics.leaks`, one per model.
+        Files of `histoloom.metrics.leakage`, one per model.
     """
     rows, about = read_metrics(metrics), read_protocols(metrics)
     there = set(rows["model"])

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.metrics.score import read_predictions, train_means
-from histoloom.metrics.scored import Scored
+from histoloom.metrics.scored import Scored, read_predictions, train_means
 from histoloom.report.pages import number, spread_ratio
 from histoloom.report.style import (
     PALETTE,
