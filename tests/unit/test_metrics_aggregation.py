@@ -128,11 +128,11 @@ def test_holm_by_hand():
     assert np.isnan(holm([np.nan, np.nan])).all()
 
 
-def section_rows(model: str, values: dict[tuple[str, str], float], qc_flag: str = "", variant: str = "default"):
+def section_rows(model: str, values: dict[tuple[str, str], float], qc_flag: str = ""):
     """Return cc of one section per patient, by (patient, type)."""
     rows = [
         {"metric": "cc", "aggregation": "section", "against": "labels", "cohort": "demo", "patient": p, "sample": p,
-         "target": t, "value": v, "qc_flag": qc_flag, "model": model, "variant": variant}
+         "target": t, "value": v, "qc_flag": qc_flag, "model": model}
         for (p, t), v in values.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -163,15 +163,6 @@ def test_models_are_compared_on_the_same_types_of_the_same_sections_only():
     table = compare_models(assemble([section_rows("a", a), section_rows("b", b)]), ["a", "b"]).iloc[0]
     assert table["difference"] == pytest.approx(0.1)
     assert (table["n_pairs"], table["n_patients"], table["n_first_higher"]) == (6, 6, 6)
-
-
-def test_variants_are_compared_like_models():
-    rows = [section_rows("a", {("p", "T"): v}, variant=name) for name, v in (("k50", 0.2), ("k500", 0.5))]
-    table = compare_models(assemble([*rows, section_rows("b", {("p", "T"): 0.3})]), ["a", "b"])
-    assert list(zip(table["first"], table["second"], strict=True)) == [
-        ("a (k50)", "a (k500)"), ("a (k50)", "b"), ("a (k500)", "b"),
-    ]  # fmt: skip
-    assert table["difference"].tolist() == pytest.approx([-0.3, -0.1, 0.2])
 
 
 @pytest.mark.parametrize("n", [17, 20])

@@ -93,12 +93,6 @@ def assemble(parts: Sequence[pd.DataFrame], **constants: Any) -> pd.DataFrame:
     return frame[list(COLUMNS)]
 
 
-def model_names(rows: pd.DataFrame) -> pd.Series[str]:
-    """Return the name of each row's model, with its variant where it is not the default: ``bleep (k500)``."""
-    variant = rows["variant"].where(~rows["variant"].isin(["", "default"]), "")
-    return rows["model"].where(variant == "", rows["model"] + " (" + variant + ")")
-
-
 def write_metrics(frame: pd.DataFrame, out: Path, metadata: Mapping[str, Any]) -> None:
     """Write a metrics table as parquet with metadata."""
     write_parquet(frame, out, metadata)

@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from histoloom.metrics.rows import model_names
-
 MIN_PATIENTS = 5
 """With fewer patients, points are shown: no interval, no p."""
 _RESAMPLES = 10_000
@@ -70,9 +68,9 @@ def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "
     Parameters
     ----------
     rows
-        Metric rows of one experiment.
+        Metric rows of one experiment; ``model`` tells variants apart.
     models
-        Models in the order wanted; their variants follow one another, named ``model (variant)``.
+        Models in the order wanted.
     metric
         A metric with a value per section, by type where it has types.
 
@@ -89,15 +87,12 @@ def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "
     ]  # fmt: skip
     by_type = chosen["target"] != ""
     chosen = chosen[by_type] if by_type.any() else chosen
-    chosen = chosen.assign(name=model_names(chosen))
     place = ["patient", "sample", "fold", "target"]
     tables = []
     for (cohort, against), part in chosen.groupby(["cohort", "against"], sort=True):
-        rank = part["model"].map({model: i for i, model in enumerate(models)})
-        names = list(part.assign(rank=rank).sort_values(["rank", "variant"], kind="stable")["name"].unique())
-        wide = part.pivot(index=place, columns="name", values="value")
+        wide = part.pivot(index=place, columns="model", values="value")
         table = []
-        for first, second in combinations(names, 2):
+        for first, second in combinations([model for model in models if model in wide], 2):
             pairs = (wide[first] - wide[second]).dropna()
             sections = pairs.groupby(level=["patient", "sample", "fold"]).mean().groupby(level=[0, 1]).mean()
             patients = sections.groupby(level="patient").mean()

@@ -16,7 +16,7 @@ import pandas as pd
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.exports.geojson import CASE_COLOURS
-from histoloom.metrics.score import read_predictions
+from histoloom.metrics.scored import read_predictions
 from histoloom.report.maps import positions, type_columns
 from histoloom.report.style import figure, note, save, short_names
 from histoloom.slides import open_slide

@@ -195,7 +195,7 @@ def _pooled(table: pd.DataFrame) -> pd.DataFrame:
 
 def _differences(results: Results) -> pd.DataFrame:
     """Return the comparison of every two models over patients."""
-    table = compare_models(results.rows, results.models)
+    table = compare_models(results.rows, results.models, metric=results.words.score)
     rows = [
         {"cohort": row["cohort"], "against": row["against"], "models": f"{row['first']} − {row['second']}",
          "difference": number(row["difference"]),
