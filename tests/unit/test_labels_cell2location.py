@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -16,11 +18,12 @@ from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.labels import gather_labels, label_groups
 from histoloom.labels.artefact import LabelTask
-from histoloom.labels.cell2location import expected_cells
+from histoloom.labels.cell2location import _statistic, expected_cells, fit
+from histoloom.labels.prepare import prepare
 from histoloom.labels.thinning import thin_section
 from histoloom.metrics.checks import run_check
 from histoloom.metrics.rows import read_metrics
-from histoloom.references.fitting import history_summary, relative_fall
+from histoloom.references.fitting import history_summary, import_cell2location, relative_fall
 from label_inputs import TYPES, label_spec, metadata, run_labels, signatures, true_cells, write_reference, write_section
 
 SPEC = {
@@ -93,6 +96,37 @@ def test_the_artefact_holds_what_the_contract_says(fitted: Path) -> None:
     assert cost["seconds"] > 0
     assert cost["peak_rss_mb"] > 100
     assert not {"seconds", "device", "hardware"} & set(facts)
+
+
+def test_sections_are_batches_of_the_fit_with_the_expected_cells_as_prior(
+    group: tuple[Path, list[Path], pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a batch per section the depth of one section is taken for cells of the other."""
+    model_class, made = import_cell2location().Cell2location, []
+
+    def train(self: Any, **options: Any) -> None:
+        made.append((self, options))
+        raise InterruptedError
+
+    monkeypatch.setattr(model_class, "train", train)
+    task = LabelTask(label_spec({**SPEC, "detection_alpha": 35}), "c", "g", 0, group[1], tmp_path, group[0])
+    with pytest.raises(InterruptedError):
+        fit(prepare(task), task, 17.0)
+    ((model, options),) = made
+    assert model.summary_stats.n_batch == 2
+    batch = model.adata_manager.get_from_registry("batch").ravel()
+    assert list(batch) == [0] * 60 + [1] * 60
+    generative = model.module.model
+    assert float(generative.N_cells_per_location) == 17.0
+    assert float(generative.detection_hyp_prior["alpha"]) == 35.0
+    assert options["max_epochs"] == SPEC["max_epochs"]
+
+
+def test_statistics_are_read_by_the_names_of_types_not_by_their_place() -> None:
+    columns = ["q05cell_abundance_w_sf_b", "q05cell_abundance_w_sf_a"]
+    obsm = {"q05_cell_abundance_w_sf": pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], columns=columns)}
+    values = _statistic(SimpleNamespace(obsm=obsm), "q05", "q05cell_abundance_w_sf_", ["a", "b"])
+    np.testing.assert_array_equal(values, [[2.0, 1.0], [4.0, 3.0]])
 
 
 @pytest.mark.slow

@@ -144,3 +144,28 @@ def test_gene_names_say_what_they_are() -> None:
     assert id_kind(["TP53", "ERBB2"]) == "symbols"
     names = ["MT-ND1", "mt-Nd1", "MTOR", "ENSG00000198888", "ENSG00000198888.2", "ENSG00000141510"]
     assert list(is_mitochondrial(names)) == [True, True, False, True, True, False]
+
+
+def test_a_types_rna_content_does_not_decide_which_genes_are_used() -> None:
+    """A type with fifty times the RNA must not fill the choice with its genes: specificity is of shares of counts."""
+    from histoloom.labels.prepare import specificity
+
+    table = signatures()
+    unequal = table * [1.0, 50.0, 1.0, 0.2]
+    pd.testing.assert_series_equal(specificity(unequal), specificity(table))
+    plain = np.log1p(unequal).var(axis=1, ddof=0).rank()
+    assert not plain.equals(specificity(unequal).rank())
+
+
+@pytest.mark.parametrize(
+    ("limit", "flags"), [(99, [False, False, False]), (100, [True, False, False]), (101, [True, True, False])]
+)
+def test_a_spot_with_exactly_the_limit_of_counts_is_not_flagged(
+    tmp_path: Path, reference: Path, limit: int, flags: list[bool]
+) -> None:
+    counts = np.zeros((3, 120), dtype=int)
+    counts[:, :99] = 1
+    counts[1, 99], counts[2, 99] = 1, 2
+    section = write_section(tmp_path / "S1.h5ad", counts, signatures().index)
+    out = ad.read_h5ad(run_labels({**SPEC, "low_umi": limit}, [section], tmp_path, reference=reference))
+    assert list(out.obs["flag_low_umi"]) == flags

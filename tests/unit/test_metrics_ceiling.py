@@ -41,6 +41,15 @@ def test_halves_add_up_are_binomial_independent_and_the_same_every_time():
     assert abs(r.mean()) < 4 / np.sqrt(400 * 300)
 
 
+def test_another_seed_or_section_has_other_halves():
+    counts = csr_matrix(np.random.default_rng(1).poisson(6.0, size=(50, 40)))
+    drawn = [thin_counts(counts, 0, seed, name).toarray() for seed, name in ((0, "c/s"), (1, "c/s"), (0, "c/t"))]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        # Independent given the counts: what is left of them after the mean half is uncorrelated.
+        left = [(drawn[i] - counts.toarray() / 2).ravel() for i in (one, other)]
+        assert abs(np.corrcoef(left)[0, 1]) < 0.1
+
+
 def test_counts_that_are_no_whole_numbers_are_refused():
     with pytest.raises(InputError, match="whole numbers"):
         thin_counts(csr_matrix([[0.5, 1.0]]), 0, 0, "c/s")
