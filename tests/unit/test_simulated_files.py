@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom_simulation import write_reference, write_section
 from simulation_fixtures import sheet_row, sheet_rows, simulated_spec
@@ -157,16 +158,16 @@ def test_the_tracked_sheet_has_two_sections_of_four_patients():
 
 
 @pytest.mark.parametrize(
-    ("row", "changes", "word"),
+    ("row", "changes", "code"),
     [
-        ({"mpp": ""}, {}, "mpp"),
-        ({"pitch_um": "-5"}, {}, "pitch_um"),
-        ({}, {"effects": {"same_person": {"Y1": "nobody"}}}, "nobody"),
-        ({}, {"array_x": 4, "array_y": 4}, "array_x"),
+        ({"mpp": ""}, {}, "simulation-number"),
+        ({"pitch_um": "-5"}, {}, "simulation-number"),
+        ({}, {"effects": {"same_person": {"Y1": "nobody"}}}, "simulation-same-person"),
+        ({}, {"array_x": 4, "array_y": 4}, "simulation-no-tissue"),
     ],
 )
-def test_bad_input_is_named(tmp_path, row, changes, word):
-    with pytest.raises(InputError, match=word):
+def test_bad_input_is_named(tmp_path, row, changes, code):
+    with pytest.raises(InputError, check=has_code(code)):
         write(tmp_path, "Y1", roles=("truth",), row=sheet_row("Y1", **row), **changes)
     assert not list(tmp_path.iterdir())
 

@@ -103,6 +103,7 @@ def _number(row: Mapping[str, str], key: str) -> float:
             f"sample sheet, sample {row.get('sample', '?')}, column {key}",
             f"a simulated section needs a positive number, found '{row.get(key, '')}'.",
             "fill the cell; the slide is drawn from it.",
+            code="simulation-number",
         )
     return value
 
@@ -132,6 +133,7 @@ def describe_section(spec: Mapping[str, Any], row: Mapping[str, str], options: S
             f"effects.same_person.{row['sample']}",
             f"'{source}' is no sample of the sheet; it has {', '.join(rows)}.",
             "name a sample of the same sheet (the cohort may still leave it out with `samples:`).",
+            code="simulation-same-person",
         )
     originals = [r for s, r in rows.items() if s not in options.same_person]
     patients = list(dict.fromkeys(r["patient"] for r in originals)) or [rows[source]["patient"]]

@@ -79,6 +79,7 @@ def simulate_section(spec: Mapping[str, Any], row: Mapping[str, str]) -> Simulat
             f"section {row['sample']}",
             f"only {len(spots)} spots of the {len(layout.x)} lie on tissue.",
             "raise array_x and array_y.",
+            code="simulation-no-tissue",
         )
     counted = np.ones(len(spots), dtype=bool)
     spare = random_stream(spec["seed"], "spare spots", section.sample).choice(len(spots), _SPARE_SPOTS, replace=False)

@@ -57,7 +57,10 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
     loss = model.history["elbo_train"].to_numpy(float).ravel()
     if not np.isfinite(loss).all():
         raise InputError(
-            task.where, f"the loss is not finite after epoch {int(np.argmin(np.isfinite(loss)))}.", "lower `lr`."
+            task.where,
+            f"the loss is not finite after epoch {int(np.argmin(np.isfinite(loss)))}.",
+            "lower `lr`.",
+            code="cell2location-loss",
         )
     types = list(data.signatures.columns)
     statistics = {ours: _statistic(visium, theirs, prefix, types) for ours, (theirs, prefix) in _STATISTICS.items()}
@@ -95,7 +98,7 @@ def _check_memory(data: Prepared, task: LabelTask) -> None:
     logger.info("%s: %d spots x %d genes x %d types, about %.0f MB", task.where, n_obs, n_genes, n_types, need)
     advice = None if task.granted_mb is None else advice_when_too_large(need, task.granted_mb, n_obs, n_genes)
     if advice is not None:
-        raise InputError(task.where, *advice)
+        raise InputError(task.where, *advice, code="labels-memory")
 
 
 def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
@@ -177,7 +180,12 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any]:
             # How pyro reports parameters that have left the numbers.
             if "to satisfy the constraint" not in str(error):
                 raise
-            raise InputError(task.where, "the fit diverged: its parameters are not finite.", "lower `lr`.") from error
+            raise InputError(
+                task.where,
+                "the fit diverged: its parameters are not finite.",
+                "lower `lr`.",
+                code="cell2location-diverged",
+            ) from error
         visium = model.export_posterior(
             visium,
             sample_kwargs={

@@ -161,6 +161,7 @@ def check_shared(
         f"{spec['min_shared_genes']} and {spec['min_shared_share']:.0%}. The section has "
         f"{kinds[0]} ({examples[0]}), the reference {kinds[1]} ({examples[1]}).",
         remedy,
+        code="labels-genes-shared",
     )
 
 
@@ -186,7 +187,7 @@ def prepare(task: LabelTask) -> Prepared:
 
     spec = task.spec
     if task.reference is None:
-        raise InputError(task.where, "has no reference.", "name one in `reference`.")
+        raise InputError(task.where, "has no reference.", "name one in `reference`.", code="labels-no-reference")
     matcher = GeneMatcher(task.genes)
     everything = read_signatures(task.reference)
     known = matcher.keys(everything.index, f"reference {task.reference.stem}")
@@ -199,6 +200,7 @@ def prepare(task: LabelTask) -> Prepared:
             f"{task.where}: section {', '.join(empty)}",
             "has no spot with counts inside the tissue.",
             "exclude it in the cohort sheet (column `exclude`, with the reason).",
+            code="labels-section-empty",
         )
     inside = np.all([known.keys.isin(s.genes.keys) for s in sections], axis=0)
     if spec["drop_mitochondrial"]:
@@ -209,6 +211,7 @@ def prepare(task: LabelTask) -> Prepared:
             f"{task.where} and reference {task.reference}",
             f"only {len(common)} genes are in the reference and in every section (each alone: {shared}).",
             "use `group_by: section`, or exclude the section that was measured with other genes.",
+            code="labels-genes-common",
         )
     chosen = _most_specific(signatures.loc[common], spec["max_genes"])
     counts = vstack([s.counts[:, s.genes.keys.get_indexer(chosen)] for s in sections], format="csr")

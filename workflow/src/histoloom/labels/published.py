@@ -34,14 +34,19 @@ def label_published(task: LabelTask) -> GroupLabels:
     """
     if len(task.tables) != 1:
         raise InputError(
-            task.where, f"{len(task.tables)} tables were given, 1 is needed.", "name one table in `table`."
+            task.where,
+            f"{len(task.tables)} tables were given, 1 is needed.",
+            "name one table in `table`.",
+            code="published-tables",
         )
     (path,) = task.tables
     sections = [read_section(p, int(task.spec["low_umi"])) for p in task.samples]
     if not path.is_file():
-        raise InputError(path, "the published table does not exist.", "download it, or fix mirror_dir.")
+        raise InputError(
+            path, "the published table does not exist.", "download it, or fix mirror_dir.", code="published-missing"
+        )
     if not zipfile.is_zipfile(path):
-        raise InputError(path, "is not a zip file.", "download it again; it may be cut short.")
+        raise InputError(path, "is not a zip file.", "download it again; it may be cut short.", code="published-zip")
     with zipfile.ZipFile(path) as archive:
         by_name = {Path(name).name: name for name in archive.namelist() if not name.endswith("/")}
         frames = []
@@ -53,6 +58,7 @@ def label_published(task: LabelTask) -> GroupLabels:
                     f"has no table '{wanted}' for section '{section.sample}'; it holds {len(by_name)} files, such as "
                     f"{', '.join(sorted(by_name)[:3]) or 'none'}.",
                     "exclude the section in the cohort sheet or set `member` to the name the files have.",
+                    code="published-member",
                 )
             with archive.open(by_name[wanted]) as handle:
                 frames.append(_read_table(handle, f"{path}:{by_name[wanted]}"))
@@ -77,6 +83,7 @@ def label_truth(task: LabelTask) -> GroupLabels:
                 f"section '{section.sample}' has no table '{section.sample}_abundance.tsv'; given: "
                 f"{', '.join(p.name for p in task.tables) or 'none'}.",
                 "use `truth` labels with simulated cohorts only.",
+                code="truth-table",
             )
         with matches[0].open("rb") as handle:
             frames.append(_read_table(handle, str(matches[0])))
@@ -92,7 +99,12 @@ def _read_table(handle: IO[bytes], where: str) -> pd.DataFrame:
     frame.columns = pd.Index([str(c).strip() for c in frame.columns])
     for kind, labels in (("observation", frame.index), ("type", frame.columns)):
         if labels.has_duplicates:
-            raise InputError(where, f"{kind} '{labels[labels.duplicated()][0]}' occurs twice.", "keep one of them.")
+            raise InputError(
+                where,
+                f"{kind} '{labels[labels.duplicated()][0]}' occurs twice.",
+                "keep one of them.",
+                code="published-twice",
+            )
     numbers = frame.apply(pd.to_numeric, errors="coerce")
     bad = numbers.isna().to_numpy()
     if bad.any():
@@ -101,6 +113,7 @@ def _read_table(handle: IO[bytes], where: str) -> pd.DataFrame:
             where,
             f"row '{frame.index[row]}', column '{frame.columns[column]}' holds '{frame.iloc[row, column]}', no number.",
             "fix the table.",
+            code="published-number",
         )
     return numbers.astype(float)
 
@@ -113,7 +126,10 @@ def _join(task: LabelTask, sections: list[Section], frames: list[pd.DataFrame], 
         if sorted(frame.columns) != types:
             difference = sorted(set(frame.columns) ^ set(types))
             raise InputError(
-                where, f"its types differ from {places[0]}: {', '.join(difference)}.", "use tables of one fit."
+                where,
+                f"its types differ from {places[0]}: {', '.join(difference)}.",
+                "use tables of one fit.",
+                code="published-types",
             )
         found = section.obs["obs_id"].isin(frame.index).to_numpy()
         if not found.any():
@@ -122,6 +138,7 @@ def _join(task: LabelTask, sections: list[Section], frames: list[pd.DataFrame], 
                 f"shares no observation with section '{section.sample}': ids such as {_some(frame.index)} against "
                 f"{_some(section.obs['obs_id'])}.",
                 "the table must use the section's own observation ids.",
+                code="published-ids",
             )
         kept = section.obs[found]
         obs.append(kept)

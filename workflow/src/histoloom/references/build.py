@@ -133,6 +133,7 @@ def assign_types(cells: ReferenceCells, spec: Mapping[str, Any]) -> tuple[pd.Ser
                 f"{cells.where} ({option})",
                 f"no cells of type {', '.join(map(repr, missing))}; types: {', '.join(sorted(known))}.",
                 f"name existing types under `{option}`.",
+                code="reference-type-unknown",
             )
     types = original.where(~original.isin(spec["drop"]), "").replace(merged)
     sizes = types[types != ""].value_counts()
@@ -144,10 +145,14 @@ def assign_types(cells: ReferenceCells, spec: Mapping[str, Any]) -> tuple[pd.Ser
             + ", ".join(f"'{name}' has {n}" for name, n in few.items())
             + ".",
             f"add them to the reference's `drop: [{', '.join(few.index)}]`, or `merge` them into a related type.",
+            code="reference-few-cells",
         )
     if len(sizes) < 2:
         raise InputError(
-            cells.where, f"{len(sizes)} cell type is left; deconvolution needs two.", "drop or merge fewer types."
+            cells.where,
+            f"{len(sizes)} cell type is left; deconvolution needs two.",
+            "drop or merge fewer types.",
+            code="reference-one-type",
         )
     slash = sorted(name for name in sizes.index if "/" in name)
     if slash:
@@ -156,6 +161,7 @@ def assign_types(cells: ReferenceCells, spec: Mapping[str, Any]) -> tuple[pd.Ser
             cells.where,
             f"type names hold a '/', which h5 files cannot: {', '.join(slash)}.",
             f"rename: `merge: {rename}`.",
+            code="reference-type-name",
         )
     return types, {
         "not_annotated": int((original == "").sum()),
@@ -227,6 +233,7 @@ def _read_counts(cells: ReferenceCells, rows: np.ndarray) -> csr_matrix:
             cells.where,
             f"the counts are not raw: the matrix {problem}.",
             "deconvolution needs raw integer counts; for an h5ad name their place in `counts` (X, raw or a layer).",
+            code="reference-not-raw",
         )
     counts = counts.astype(np.int32)
     counts.eliminate_zeros()
@@ -277,5 +284,10 @@ def choose_genes(
     }
     logger.info("genes: %s", report)
     if not len(kept):
-        raise InputError(where, f"no gene passes the filters ({report}).", "lower the cutoffs of `gene_filter`.")
+        raise InputError(
+            where,
+            f"no gene passes the filters ({report}).",
+            "lower the cutoffs of `gene_filter`.",
+            code="reference-no-genes",
+        )
     return lambda matrix: csr_matrix(csr_matrix(matrix @ gather)[:, kept]), pd.Index(unique[kept]), report

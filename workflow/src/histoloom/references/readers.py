@@ -69,6 +69,7 @@ def text_column(frame: pd.DataFrame, key: str | None, where: str, option: str, c
             where,
             f"has no column '{key}' ({option}); its columns: {', '.join(map(str, frame.columns)) or 'none'}.",
             f"set {option} to one of these.",
+            code="reference-column",
         )
     column = frame[key].astype(object)
     return column.where(column.notna(), "").astype(str).str.strip()
@@ -98,7 +99,7 @@ def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells
 
     (path,) = _one(files, "h5ad")
     if not path.is_file():
-        raise InputError(path, "the reference does not exist.", "fix the reference's `path`.")
+        raise InputError(path, "the reference does not exist.", "fix the reference's `path`.", code="reference-missing")
     try:
         with h5py.File(path, "r") as handle:
             obs = ad.io.read_elem(handle["obs"])
@@ -106,7 +107,9 @@ def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells
             place = _first_raw(handle, places, path)
             var = ad.io.read_elem(handle["raw/var" if place.startswith("raw") else "var"])
     except (OSError, KeyError) as error:
-        raise InputError(path, f"is not a readable h5ad ({error}).", "write it again with anndata.") from error
+        raise InputError(
+            path, f"is not a readable h5ad ({error}).", "write it again with anndata.", code="reference-unreadable"
+        ) from error
     where = str(path)
     cells = pd.DataFrame(
         {
@@ -134,7 +137,10 @@ def _count_places(handle: Any, counts: str, path: Path) -> list[str]:
     wanted = {"X": "X", "raw": "raw/X"}.get(counts, f"layers/{counts}")
     if wanted not in known:
         raise InputError(
-            path, f"has no '{counts}' (counts); found: {', '.join(known)}.", "set `counts` to one of these."
+            path,
+            f"has no '{counts}' (counts); found: {', '.join(known)}.",
+            "set `counts` to one of these.",
+            code="reference-counts",
         )
     return [wanted]
 
@@ -153,6 +159,7 @@ def _first_raw(handle: Any, places: list[str], path: Path) -> str:
         path,
         f"holds no raw counts: {'; '.join(problems) or 'no matrix found'}.",
         "deconvolution needs raw integer counts: put them in X, raw.X or a layer and name it in `counts`.",
+        code="reference-no-raw",
     )
 
 
@@ -242,7 +249,12 @@ def _read_annotation(
 ) -> pd.DataFrame:
     """Read an annotation table; index = cell id, columns cell_type, donor, assay."""
     if not path.is_file():
-        raise InputError(path, "the annotation table does not exist.", "fix the reference's `samples`.")
+        raise InputError(
+            path,
+            "the annotation table does not exist.",
+            "fix the reference's `samples`.",
+            code="reference-annotation-missing",
+        )
     frame = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, keep_default_na=False)
     where = str(path)
     ids = text_column(frame, spec["cell_id_key"], where, "cell_id_key", "")
@@ -258,13 +270,14 @@ def _read_annotation(
     ).set_axis(pd.Index(ids), axis=0)
     if table.index.has_duplicates:
         twice = table.index[table.index.duplicated()][0]
-        raise InputError(where, f"cell '{twice}' has two rows.", "keep one row per cell.")
+        raise InputError(where, f"cell '{twice}' has two rows.", "keep one row per cell.", code="reference-cell-twice")
     if not table.index.isin(barcodes).any():
         raise InputError(
             where,
             f"shares no cell with {folder}: ids such as '{table.index[0] if len(table) else ''}' against barcodes such "
             f"as '{barcodes[0] if len(barcodes) else ''}'.",
             "set cell_id_key to the column that holds the barcodes as the matrix spells them.",
+            code="reference-cells",
         )
     return table[table.index.isin(barcodes)]
 
@@ -273,7 +286,9 @@ def _first_of(folder: Path, names: Sequence[str]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise InputError(folder, f"has none of: {', '.join(names)}.", "give a folder in 10x matrix form.")
+    raise InputError(
+        folder, f"has none of: {', '.join(names)}.", "give a folder in 10x matrix form.", code="reference-mtx-files"
+    )
 
 
 def mtx_files(folder: Path) -> dict[str, Path]:
@@ -324,6 +339,7 @@ def read_mtx_folder(folder: Path, gene_column: str) -> tuple[csr_matrix, np.ndar
             paths["matrix"],
             f"is {matrix.shape[1]} x {matrix.shape[0]}, for {len(features)} features and {len(barcodes)} barcodes.",
             "take all three files from the same run.",
+            code="reference-mtx-shape",
         )
     column = min(1 if gene_column == "symbol" else 0, features.shape[1] - 1)
     keep = np.ones(len(features), dtype=bool)
