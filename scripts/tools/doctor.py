@@ -35,12 +35,12 @@ def read_config(files: Sequence[Path], settings: Sequence[str]) -> dict[str, Any
     config: dict[str, Any] = {}
     for path in files:
         try:
-            found = yaml.safe_load(path.read_text())
+            content = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError) as error:
             sys.exit(f"{path}: cannot be read as a config ({error}).")
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             sys.exit(f"{path}: holds no keys.")
-        merge(config, found)
+        merge(config, content)
     for setting in settings:
         key, _, value = setting.partition("=")
         config[key] = yaml.safe_load(value)

@@ -21,9 +21,12 @@ import time
 from pathlib import Path
 
 import psutil
-from clear_run import command, is_worker, processes_here
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "workflow" / "src"))
+
+from histoloom_operations.processes import command, is_worker, processes_here
+
 CONFIG = ROOT / "tests" / "workflow" / "tiny.yaml"
 # A run reads its plan for about three seconds; its jobs take up to about a minute after that.
 SHORTEST, LONGEST = 2.0, 30.0
@@ -39,23 +42,23 @@ def call(folder: Path, *arguments: str) -> list[str]:
 
 def tables(folder: Path) -> dict[str, bytes]:
     """Return the bytes of all tables and metrics; table 3 is about seconds and memory, which no two runs share."""
-    found = [p for part in ("tables", "metrics") for p in sorted((folder / "results" / part).rglob("*")) if p.is_file()]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in found if p.stem != "table3"}
+    files = [p for part in ("tables", "metrics") for p in sorted((folder / "results" / part).rglob("*")) if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.stem != "table3"}
 
 
 def kill(run: subprocess.Popen[bytes], folder: Path, rng: random.Random) -> str:
     """Kill the run, a worker or all of them; return which."""
     workers = [process for process in processes_here(folder) if is_worker(command(process))]
-    what = rng.choice(["run", "worker", "all"] if workers else ["run"])
-    victims = {"run": [], "worker": [rng.choice(workers)] if workers else [], "all": workers}[what]
-    if what != "worker":
+    victim = rng.choice(["run", "worker", "all"] if workers else ["run"])
+    victims = {"run": [], "worker": [rng.choice(workers)] if workers else [], "all": workers}[victim]
+    if victim != "worker":
         os.kill(run.pid, signal.SIGKILL)
     for process in victims:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    return what
+    return victim
 
 
 def resume(folder: Path) -> None:
@@ -99,10 +102,10 @@ def main() -> int:
         try:
             run.wait(timeout=None if last else wait)
         except subprocess.TimeoutExpired:
-            what = kill(run, disturbed, rng)
+            victim = kill(run, disturbed, rng)
             run.wait()
             kills += 1
-            print(f"kill {kills}: {what} after {time.monotonic() - started:.1f} s", flush=True)
+            print(f"kill {kills}: {victim} after {time.monotonic() - started:.1f} s", flush=True)
             resume(disturbed)
             continue
         if run.returncode:

@@ -18,8 +18,8 @@ from histoloom_operations.run_log import read_log
 
 def newest_log(folder: Path) -> Path | None:
     """Return the log of the last run in a folder."""
-    found = sorted((folder / ".snakemake" / "log").glob("*.snakemake.log"))
-    return found[-1] if found else None
+    logs = sorted((folder / ".snakemake" / "log").glob("*.snakemake.log"))
+    return logs[-1] if logs else None
 
 
 def main(arguments: list[str]) -> int:

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ENVS = Path(__file__).resolve().parents[2] / "envs"
-HEADER = """# {about}
+HEADER = """# {title}
 # Made by `make envs` from rules.toml. Python comes from conda; pip gives the CUDA build of torch where one exists.
 channels:
   - conda-forge
@@ -59,20 +59,20 @@ def pulled_in(names: Iterable[str], pins: dict[str, str]) -> set[str]:
     return {name for name, _ in seen}
 
 
-def render(about: str, packages: list[str], pins: dict[str, str]) -> str:
+def render(title: str, packages: list[str], pins: dict[str, str]) -> str:
     """Return the text of one conda file."""
     direct = [canonicalize_name(name) for name in packages]
     others = sorted(pulled_in(packages, pins) - set(direct))
     lines = [f"      - {pins[name]}" for name in direct]
     lines += ["      # pulled in by these", *(f"      - {pins[name]}" for name in others)]
-    return HEADER.format(about=about) + "\n".join(lines) + "\n"
+    return HEADER.format(title=title) + "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str]) -> int:
     """Write the files, or compare them; 1 when `--check` finds a difference."""
     pins = read_pins()
     rules = tomllib.loads((ENVS / "rules.toml").read_text())
-    texts = {ENVS / f"{name}.yaml": render(rule["about"], rule["packages"], pins) for name, rule in rules.items()}
+    texts = {ENVS / f"{name}.yaml": render(rule["title"], rule["packages"], pins) for name, rule in rules.items()}
     if "--check" in arguments:
         return int(any(not path.is_file() or path.read_text() != text for path, text in texts.items()))
     for path, text in texts.items():

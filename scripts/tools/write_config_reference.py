@@ -51,8 +51,8 @@ def rows_of(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 def table(name: str) -> str:
     """Return the markdown table of one schema."""
     schema = load_schema(name)
-    about = " ".join(str(schema.get("description", "")).split())
-    lines = [about, ""] if about else []
+    intro = " ".join(str(schema.get("description", "")).split())
+    lines = [intro, ""] if intro else []
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows_of(schema)]
     return "\n".join(lines)

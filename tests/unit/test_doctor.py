@@ -69,8 +69,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def visit(repo: Path, place: Path, config: dict[str, Any], **options: Any) -> dict[str, Finding]:
     found = check_run(config, [repo / "config" / "x.yaml"], requirements=place / "pins.txt", **options)
-    assert len({finding.about for finding in found}) == len(found)
-    return {finding.about: finding for finding in found}
+    assert len({finding.subject for finding in found}) == len(found)
+    return {finding.subject: finding for finding in found}
 
 
 def failed(findings: dict[str, Finding]) -> set[str]:
@@ -107,19 +107,19 @@ def test_the_demo_needs_nothing(place: Path, repo: Path) -> None:
 def test_no_network_says_what_to_copy_where(place: Path, repo: Path) -> None:
     found = visit(repo, place, HER2ST)
     assert failed(found) == {"network: her2st"}
-    told = found["network: her2st"].found
+    told = found["network: her2st"].message
     assert "raw.githubusercontent.com" in told
     assert "<folder>/her2st/data/ST-cnts/B4.tsv.gz" in told
-    assert found["to fetch"].found.startswith("7 files of her2st: ")
+    assert found["to fetch"].message.startswith("7 files of her2st: ")
 
 
 def test_bytes_are_those_of_the_files_that_lack(place: Path, repo: Path) -> None:
-    whole = visit(repo, place, HER2ST)["to fetch"].found
+    whole = visit(repo, place, HER2ST)["to fetch"].message
     fill_mirror(place / "results" / "sources", repo, FILES[:3])
     found = visit(repo, place, HER2ST)
-    assert found["fetched already"].found == "3 files"
-    assert found["to fetch"].found.startswith("4 files")
-    assert whole != found["to fetch"].found
+    assert found["fetched already"].message == "3 files"
+    assert found["to fetch"].message.startswith("4 files")
+    assert whole != found["to fetch"].message
 
 
 def test_a_mirror_with_everything_needs_no_network(place: Path, repo: Path) -> None:
@@ -131,18 +131,18 @@ def test_a_mirror_that_lacks_a_file_or_holds_another(place: Path, repo: Path) ->
     fill_mirror(place / "copy", repo, FILES[1:])
     found = visit(repo, place, {**HER2ST, "mirror_dir": "copy"})
     assert failed(found) == {"mirror: her2st"}
-    assert "1 of 7 files" in found["mirror: her2st"].found
-    assert "copy/her2st/data/ST-cnts/B4.tsv.gz" in found["mirror: her2st"].found
+    assert "1 of 7 files" in found["mirror: her2st"].message
+    assert "copy/her2st/data/ST-cnts/B4.tsv.gz" in found["mirror: her2st"].message
     fill_mirror(place / "copy", repo, FILES)
     (place / "copy" / "her2st" / FILES[0]).write_bytes(b"short")
-    assert "not of the published size" in visit(repo, place, {**HER2ST, "mirror_dir": "copy"})["mirror"].found
+    assert "not of the published size" in visit(repo, place, {**HER2ST, "mirror_dir": "copy"})["mirror"].message
 
 
 def test_a_disk_that_cannot_hold_the_files(place: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(place)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_010_000_000))
     found = visit(repo, place, HER2ST)
-    assert found["disk"].state == OK or "free space" in found["disk"].found
+    assert found["disk"].state == OK or "free space" in found["disk"].message
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
     assert visit(repo, place, HER2ST)["disk"].state == FAIL
 
@@ -150,8 +150,8 @@ def test_a_disk_that_cannot_hold_the_files(place: Path, repo: Path, monkeypatch:
 def test_gated_weights_without_a_token(place: Path, repo: Path) -> None:
     found = visit(repo, place, with_model(weights="hub"))
     assert "encoder: uni" in failed(found)
-    assert "https://huggingface.co/MahmoodLab/UNI" in found["encoder: uni"].found
-    assert "HF_TOKEN" in found["encoder: uni"].found
+    assert "https://huggingface.co/MahmoodLab/UNI" in found["encoder: uni"].message
+    assert "HF_TOKEN" in found["encoder: uni"].message
     assert found["gpu"].state in (OK, WARN)
     assert visit(repo, place, with_model(weights="random"))["encoder: uni"].state == OK
 
@@ -168,7 +168,7 @@ def test_weights_in_the_cache_need_no_network(place: Path, repo: Path) -> None:
     (folder / "snapshots" / commit).mkdir(parents=True)
     (folder / "snapshots" / commit / "pytorch_model.bin").write_bytes(b"x")
     found = visit(repo, place, with_model(weights="hub"))["encoder: uni"]
-    assert (found.state, commit[:12] in found.found) == (OK, True)
+    assert (found.state, commit[:12] in found.message) == (OK, True)
 
 
 def test_a_branch_is_said_to_be_no_pin(place: Path, repo: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_branch_is_said_to_be_no_pin(place: Path, repo: Path) -> None:
     (folder / "snapshots" / commit / "pytorch_model.bin").write_bytes(b"x")
     found = visit(repo, place, with_model(weights="hub", revision="main"))["encoder: uni"]
     assert found.state == WARN
-    assert "NOT PINNED: 'main' is a branch" in found.found
+    assert "NOT PINNED: 'main' is a branch" in found.message
 
 
 @pytest.fixture
@@ -199,8 +199,8 @@ def test_a_token_that_the_hub_refuses_and_one_that_it_takes(hub: Site, place: Pa
     hub.script[path] = [status(403, X_Error_Code="GatedRepo")]
     found = visit(repo, place, with_model(weights="hub"))["encoder: uni"]
     assert found.state == FAIL
-    assert "403" in found.found
-    assert "hf_Secret" not in found.found
+    assert "403" in found.message
+    assert "hf_Secret" not in found.message
     hub.pages[path] = {}
     assert visit(repo, place, with_model(weights="hub"))["encoder: uni"].state == OK
     assert any(headers.get("Authorization") == "Bearer hf_Secret" for _, headers in hub.requests)
@@ -217,7 +217,7 @@ def test_own_files_must_be_there(place: Path, repo: Path) -> None:
     config["genes"] = {"match": "name"}
     found = visit(repo, place, config)
     assert failed(found) == {"own files"}
-    assert str(place / "c.tsv") in found["own files"].found
+    assert str(place / "c.tsv") in found["own files"].message
     for name in ("c.tsv", "p.csv", "i.png", "ref.h5ad"):
         (place / name).write_bytes(b"x")
     assert failed(visit(repo, place, config)) == set()
@@ -230,14 +230,14 @@ def test_the_gene_table_is_needed_where_sources_meet(place: Path, repo: Path) ->
     (place / "ref.h5ad").write_bytes(b"x")
     found = visit(repo, place, config)
     assert failed(found) == {"network: her2st", "network: genes"}
-    told = found["network: genes"].found
+    told = found["network: genes"].message
     assert "<folder>/genes/hgnc_complete_set_" in told
     assert "genes: {match: name}" in told
     fill_mirror(place / "copy", repo, FILES)
     found = visit(repo, place, {**config, "mirror_dir": "copy"})
     assert failed(found) == {"mirror: genes"}
-    assert "copy/genes/hgnc_complete_set_" in found["mirror: genes"].found
-    assert "genes: {match: name}" in found["mirror: genes"].found
+    assert "copy/genes/hgnc_complete_set_" in found["mirror: genes"].message
+    assert "genes: {match: name}" in found["mirror: genes"].message
     assert failed(visit(repo, place, {**config, "mirror_dir": "copy", "genes": {"match": "name"}})) == set()
     (place / "hgnc.tsv").write_text("x")
     assert failed(visit(repo, place, {**config, "mirror_dir": "copy", "genes": {"table": "hgnc.tsv"}})) == set()
@@ -245,9 +245,9 @@ def test_the_gene_table_is_needed_where_sources_meet(place: Path, repo: Path) ->
 
 def test_a_config_that_does_not_hold_is_the_first_row(place: Path, repo: Path) -> None:
     found = check_run({**HER2ST, "colour": 1}, [repo / "config" / "x.yaml"], requirements=place / "pins.txt")
-    assert (found[0].about, found[0].state) == ("config", FAIL)
-    assert "unknown key 'colour'" in found[0].found
-    assert "machine" in {finding.about for finding in found}
+    assert (found[0].subject, found[0].state) == ("config", FAIL)
+    assert "unknown key 'colour'" in found[0].message
+    assert "machine" in {finding.subject for finding in found}
 
 
 def test_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_the_table_is_aligned_and_closes_with_a_verdict() -> None:
         [Finding("config", OK, "good"), Finding("mirror", FAIL, f"words before {address} " + "and after " * 20)]
     )
     lines = told.splitlines()
-    column = lines[0].index("found")
+    column = lines[0].index("message")
     assert all(line[column - 1] == " " for line in lines[2:-2] if line.strip())
     assert address in told
     assert lines[-1] == "This run cannot succeed here: mirror."

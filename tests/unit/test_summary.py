@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts" / "tools"))
-
-from clear_run import is_run, is_worker  # noqa: E402
-
-from histoloom_operations.render import plan_text, summary_text  # noqa: E402
-from histoloom_operations.run_log import read_log, read_text  # noqa: E402
+from histoloom_operations.processes import is_run, is_worker
+from histoloom_operations.render import plan_text, summary_text
+from histoloom_operations.run_log import read_log, read_text
 
 LOG = """
 SNAKEMAKE
@@ -162,7 +157,7 @@ def test_a_failed_job_stays_failed(folder: Path) -> None:
 def test_a_plan_counts_submissions_gpu_hours_and_bytes() -> None:
     run = read_text(LOG)
     text = plan_text(run, {"raw/b.jpg": 4_000_000, "raw/c.jpg": None}, read=2_000, free=10**10)
-    assert "3 jobs in 2 submissions (rules of one group share theirs); at most 0.2 GPU-hours." in text
+    assert "3 jobs in 2 submissions (rules of one group share one); at most 0.2 GPU-hours." in text
     assert "To fetch: 4.0 MB in 2 files, and the sizes of 1 that only their host states. To read: 2.0 kB" in text
 
 

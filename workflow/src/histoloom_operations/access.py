@@ -14,7 +14,7 @@ from histoloom.sources.fetch import original, where_to_copy
 from histoloom.sources.registry import with_mirrors
 from histoloom.sources.transfer import free_bytes
 from histoloom.sources.web import USER_AGENT
-from histoloom_operations.findings import FAIL, OK, WARN, Finding, gigabytes, some
+from histoloom_operations.findings import FAIL, OK, WARN, Finding, format_list, gigabytes
 from histoloom_operations.needs import Entry, Needs
 
 _PROBE_TIMEOUT_S = (4, 6)
@@ -50,16 +50,18 @@ def reachable(hosts: Iterable[str]) -> dict[str, bool]:
 
 def check_local(needs: Needs) -> list[Finding]:
     """Check files that must be here already: the user's own and the mirror's."""
-    found = []
+    findings = []
     missing = [str(path) for path in needs.own if not path.exists()]
     if missing:
-        found.append(
-            Finding("own files", FAIL, f"missing: {some(missing)}; correct the paths in the sheet or the config.")
+        findings.append(
+            Finding(
+                "own files", FAIL, f"missing: {format_list(missing)}; correct the paths in the sheet or the config."
+            )
         )
     elif needs.own:
-        found.append(Finding("own files", OK, f"{len(needs.own)} are there"))
+        findings.append(Finding("own files", OK, f"{len(needs.own)} are there"))
     for message in needs.unlisted[:1]:
-        found.append(Finding("raw files", FAIL, f"{len(needs.unlisted)} are on no list: {message}"))
+        findings.append(Finding("raw files", FAIL, f"{len(needs.unlisted)} are on no list: {message}"))
     absent = [(entry, path) for entry, path in needs.mirrored if not path.is_file()]
     other = [
         str(path)
@@ -70,20 +72,20 @@ def check_local(needs: Needs) -> list[Finding]:
         lacking = [(entry, path) for entry, path in absent if entry["source"] == source]
         total = sum(entry["source"] == source for entry, _ in needs.mirrored)
         entry, path = lacking[0]
-        told = (
+        message = (
             f"{len(lacking)} of {total} files are not in mirror_dir, the first is {path}: copy "
             f"{original(entry)} there, or remove `mirror_dir` to download. {entry.get('fallback') or ''}"
         )
-        found.append(Finding(f"mirror: {source}", FAIL, told.strip()))
+        findings.append(Finding(f"mirror: {source}", FAIL, message.strip()))
     if other:
-        found.append(Finding("mirror", FAIL, f"not of the published size: {some(other)}; copy them again."))
+        findings.append(Finding("mirror", FAIL, f"not of the published size: {format_list(other)}; copy them again."))
     if needs.mirrored and not absent and not other:
-        found.append(Finding("mirror", OK, f"{len(needs.mirrored)} files are there; the run checks their checksums"))
+        findings.append(Finding("mirror", OK, f"{len(needs.mirrored)} files are there; the run checks their checksums"))
     if needs.simulated:
-        found.append(Finding("simulated files", OK, f"the run makes {needs.simulated}"))
+        findings.append(Finding("simulated files", OK, f"the run makes {needs.simulated}"))
     if needs.present:
-        found.append(Finding("fetched already", OK, f"{len(needs.present)} files"))
-    return found
+        findings.append(Finding("fetched already", OK, f"{len(needs.present)} files"))
+    return findings
 
 
 def check_downloads(needs: Needs, raw_dir: Path, alive: dict[str, bool]) -> list[Finding]:
@@ -96,14 +98,14 @@ def check_downloads(needs: Needs, raw_dir: Path, alive: dict[str, bool]) -> list
     unknown = sum(not size for size in sizes)
     sources = dict.fromkeys(entry["source"] for entry in needs.remote)
     amount = gigabytes(known) + (f" and {unknown} files whose size only their host states" if unknown else "")
-    found = [Finding("to fetch", OK, f"{len(needs.remote)} files of {', '.join(sources)}: {amount}")]
-    found.append(Finding("disk", *_disk(known, unknown, free, raw_dir)))
+    findings = [Finding("to fetch", OK, f"{len(needs.remote)} files of {', '.join(sources)}: {amount}")]
+    findings.append(Finding("disk", *_disk(known, unknown, free, raw_dir)))
     for source in sources:
         entries = [entry for entry in needs.remote if entry["source"] == source]
         cut_off = [entry for entry in entries if not any(alive.get(host_of(way), False) for way in with_mirrors(entry))]
         hosts = list(dict.fromkeys(host_of(way) for entry in entries for way in with_mirrors(entry)))
         if cut_off:
-            found.append(
+            findings.append(
                 Finding(
                     f"network: {source}",
                     FAIL,
@@ -112,15 +114,15 @@ def check_downloads(needs: Needs, raw_dir: Path, alive: dict[str, bool]) -> list
             )
         else:
             silent = [host for host in hosts if not alive.get(host, False)]
-            told = f"{', '.join(h for h in hosts if h not in silent)} answers"
-            found.append(
+            message = f"{', '.join(h for h in hosts if h not in silent)} answers"
+            findings.append(
                 Finding(
                     f"network: {source}",
                     WARN if silent else OK,
-                    told + (f", {', '.join(silent)} does not" if silent else ""),
+                    message + (f", {', '.join(silent)} does not" if silent else ""),
                 )
             )
-    return found
+    return findings
 
 
 def _lacking(entries: Sequence[Entry]) -> str:
@@ -128,22 +130,24 @@ def _lacking(entries: Sequence[Entry]) -> str:
 
 
 def _disk(known: int, unknown: int, free: int, raw_dir: Path) -> tuple[str, str]:
-    told = f"{gigabytes(free)} free at {raw_dir}"
+    message = f"{gigabytes(free)} free at {raw_dir}"
     if known + _SPARE_BYTES > free:
-        return FAIL, f"{told}, {gigabytes(known)} to fetch: free space, or set raw_dir to a folder on another disk."
-    return (WARN, f"{told}; not all sizes are known") if unknown else (OK, told)
+        return FAIL, f"{message}, {gigabytes(known)} to fetch: free space, or set raw_dir to a folder on another disk."
+    return (WARN, f"{message}; not all sizes are known") if unknown else (OK, message)
 
 
 def check_gates(entries: Sequence[Entry], alive: dict[str, bool]) -> list[Finding]:
     """Check the token for gated repositories among the files to fetch."""
-    found = []
+    findings = []
     gated = {entry["url"]: entry for entry in entries if entry["downloader"] == "hub" and entry.get("gate")}
     for url, entry in gated.items():
         repo = url.removeprefix("hf://")
         kind = "dataset" if repo.startswith("datasets/") else "model"
-        state, told = access_to(repo.removeprefix("datasets/"), kind, alive)
-        found.append(Finding(f"gate: {entry['source']}", state, told + (f"; {entry['gate']}" if state == FAIL else "")))
-    return found
+        state, message = access_to(repo.removeprefix("datasets/"), kind, alive)
+        findings.append(
+            Finding(f"gate: {entry['source']}", state, message + (f"; {entry['gate']}" if state == FAIL else ""))
+        )
+    return findings
 
 
 def access_to(repo: str, kind: str, alive: dict[str, bool]) -> tuple[str, str]:
@@ -173,14 +177,16 @@ def weights_of(spec: dict[str, Any]) -> str:
 
 def check_weights(spec: dict[str, Any], alive: dict[str, bool]) -> Finding:
     """Check that an encoder's weights are here, or can be fetched."""
-    about, card, weights = f"encoder: {spec['name']}", spec["card"], weights_of(spec)
+    subject, card, weights = f"encoder: {spec['name']}", spec["card"], weights_of(spec)
     if weights in {"none", "random"}:
-        return Finding(about, OK, "needs no weights" if weights == "none" else "random weights, from its seed")
+        return Finding(subject, OK, "needs no weights" if weights == "none" else "random weights, from its seed")
     if weights == "path":
-        return Finding(about, FAIL, f"card '{card['name']}' is on no hub: give `weights:` a local file or folder.")
+        return Finding(subject, FAIL, f"card '{card['name']}' is on no hub: give `weights:` a local file or folder.")
     if weights != "hub":
-        there = Path(weights).exists()
-        return Finding(about, OK if there else FAIL, weights if there else f"no file {weights}: correct `weights:`.")
+        is_here = Path(weights).exists()
+        return Finding(
+            subject, OK if is_here else FAIL, weights if is_here else f"no file {weights}: correct `weights:`."
+        )
     from huggingface_hub import try_to_load_from_cache
 
     named, revision = card["checkpoint"]["file"], card["revision"]
@@ -191,27 +197,27 @@ def check_weights(spec: dict[str, Any], alive: dict[str, bool]) -> Finding:
     kind = card["hub_type"]
     cached = [try_to_load_from_cache(card["hub_id"], n, revision=revision, repo_type=kind) for n in names]
     if any(isinstance(path, str) for path in cached):
-        return _pinned(about, spec, f"{card['hub_id']} is in the hub's cache")
+        return _pinned(subject, spec, f"{card['hub_id']} is in the hub's cache")
     if card.get("gate"):
-        state, told = access_to(card["hub_id"], kind, alive)
+        state, message = access_to(card["hub_id"], kind, alive)
         if state == FAIL:
             return Finding(
-                about, FAIL, f"{told}; accept the terms at {card['gate']}, put a read token in HF_TOKEN, {local}"
+                subject, FAIL, f"{message}; accept the terms at {card['gate']}, put a read token in HF_TOKEN, {local}"
             )
     if not alive.get(hub_host(), False):
         return Finding(
-            about,
+            subject,
             FAIL,
             f"{card['hub_id']} is not in the hub's cache, and {hub_host()} does not answer: fetch it where there is a "
             f"network and share HF_HOME, {local}",
         )
-    return _pinned(about, spec, f"{card['hub_id']} will be fetched")
+    return _pinned(subject, spec, f"{card['hub_id']} will be fetched")
 
 
-def _pinned(about: str, spec: dict[str, Any], found: str) -> Finding:
-    """Return what was found, with a note where the revision is a branch: its weights may change overnight."""
+def _pinned(subject: str, spec: dict[str, Any], state: str) -> Finding:
+    """Return a finding, with a note where the revision is a branch: its weights may change overnight."""
     card = spec["card"]
     if is_commit(card["revision"]):
-        return Finding(about, OK, f"{found}, pinned to commit {card['revision'][:12]}")
-    told = f"NOT PINNED: '{card['revision']}' is a branch. `revision:` of encoder '{spec['name']}' takes a commit"
-    return Finding(about, WARN, f"{found}; {told}; the embedding's metadata tell which one was used.")
+        return Finding(subject, OK, f"{state}, pinned to commit {card['revision'][:12]}")
+    message = f"NOT PINNED: '{card['revision']}' is a branch. `revision:` of encoder '{spec['name']}' takes a commit"
+    return Finding(subject, WARN, f"{state}; {message}; the embedding's metadata tell which one was used.")

@@ -1,4 +1,4 @@
-"""What the doctor found, and how it is told."""
+"""Findings of `make doctor`, and their table."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ class Finding:
 
     Attributes
     ----------
-    about
+    subject
         What was looked at.
     state
         `OK`, `WARN` or `FAIL`.
-    found
-        What was found, and after a FAIL what to do.
+    message
+        What it is, and after a FAIL what to do.
     """
 
-    about: str
+    subject: str
     state: str
-    found: str
+    message: str
 
 
 def as_table(findings: Sequence[Finding]) -> str:
     """Return an aligned table and one closing sentence."""
     from tabulate import tabulate
 
-    rows = [(finding.about, finding.state, finding.found) for finding in findings]
+    rows = [(finding.subject, finding.state, finding.message) for finding in findings]
     table = tabulate(
         rows,
-        headers=("about", "state", "found"),
+        headers=("subject", "state", "message"),
         tablefmt="simple",
         maxcolwidths=[None, None, _WIDTH],
         disable_numparse=True,
@@ -45,14 +45,14 @@ def as_table(findings: Sequence[Finding]) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    failed = [finding.about for finding in findings if finding.state == FAIL]
+    failed = [finding.subject for finding in findings if finding.state == FAIL]
     closing = "Nothing stands in the way of this run."
     if failed:
         closing = f"This run cannot succeed here: {', '.join(dict.fromkeys(failed))}."
     return f"{table}\n\n{closing}"
 
 
-def some(names: Sequence[str]) -> str:
+def format_list(names: Sequence[str]) -> str:
     """Return the first few names and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

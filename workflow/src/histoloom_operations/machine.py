@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from histoloom_operations.findings import FAIL, OK, WARN, Finding, some
+from histoloom_operations.findings import FAIL, OK, WARN, Finding, format_list
 
 _LITTLE_GPU_MB = 8000
 _LITTLE_MEMORY_GB = 8
@@ -21,24 +21,24 @@ def check_machine() -> Finding:
     import psutil
 
     memory = psutil.virtual_memory().total / 1e9
-    told = f"{psutil.cpu_count()} cores, {memory:.0f} GB memory, Python {platform.python_version()}"
-    return Finding("machine", OK if memory >= _LITTLE_MEMORY_GB else WARN, told)
+    message = f"{psutil.cpu_count()} cores, {memory:.0f} GB memory, Python {platform.python_version()}"
+    return Finding("machine", OK if memory >= _LITTLE_MEMORY_GB else WARN, message)
 
 
 def check_gpu(wanting: Sequence[str]) -> Finding:
     """Tell GPUs and their memory; without one, `wanting` run on the CPU."""
     devices = gpus()
     if not devices:
-        jobs = f"; these run on the CPU, slowly: {some(wanting)}" if wanting else "; no job asks for one"
+        jobs = f"; these run on the CPU, slowly: {format_list(wanting)}" if wanting else "; no job asks for one"
         return Finding("gpu", WARN if wanting else OK, f"none{jobs}")
-    told = ", ".join(f"{name} with {free:,} of {total:,} MB free" for name, total, free in devices)
+    message = ", ".join(f"{name} with {free:,} of {total:,} MB free" for name, total, free in devices)
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("gpu", WARN, f"{told}; but torch {torch.__version__} cannot use it (driver or build): CPU")
+        return Finding("gpu", WARN, f"{message}; but torch {torch.__version__} cannot use it (driver or build): CPU")
     little = max(free for _, _, free in devices) < _LITTLE_GPU_MB
     return Finding(
-        "gpu", WARN if little else OK, told + ("; little for large encoders: lower batch_size" if little else "")
+        "gpu", WARN if little else OK, message + ("; little for large encoders: lower batch_size" if little else "")
     )
 
 
@@ -51,12 +51,12 @@ def gpus() -> list[tuple[str, int, int]]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (subprocess.SubprocessError, OSError):
         return []
-    found = []
+    findings = []
     for line in done.stdout.strip().splitlines():
         name, total, free = (part.strip() for part in line.split(","))
         if total.isdigit() and free.isdigit():
-            found.append((name, int(total), int(free)))
-    return found
+            findings.append((name, int(total), int(free)))
+    return findings
 
 
 def check_packages(requirements: Path) -> list[Finding]:
@@ -64,20 +64,20 @@ def check_packages(requirements: Path) -> list[Finding]:
     conda = next((name for name in ("conda", "mamba", "micromamba") if shutil.which(name)), None)
     missing, other = compare_pins(requirements)
     if missing:
-        told = f"not installed: {some(missing)}"
+        message = f"not installed: {format_list(missing)}"
         state = WARN if conda else FAIL
         remedy = (
             " (`--sdm conda` builds an environment per rule)"
             if conda
             else "; `make demo` builds .venv, use its Python."
         )
-        found = [Finding("packages", state, told + remedy)]
+        findings = [Finding("packages", state, message + remedy)]
     elif other:
-        found = [Finding("packages", WARN, f"{len(other)} not at the pinned version: {some(other)}")]
+        findings = [Finding("packages", WARN, f"{len(other)} not at the pinned version: {format_list(other)}")]
     else:
-        found = [Finding("packages", OK, "every package of envs/requirements.txt at its pinned version")]
+        findings = [Finding("packages", OK, "every package of envs/requirements.txt at its pinned version")]
     programs = f"{conda} is there, for `--sdm conda`" if conda else "none: the one environment is used"
-    return [*found, Finding("conda", OK, programs)]
+    return [*findings, Finding("conda", OK, programs)]
 
 
 def compare_pins(requirements: Path) -> tuple[list[str], list[str]]:
@@ -103,7 +103,7 @@ def check_slurm(needed: bool) -> Finding:
     missing = [name for name in _SLURM if shutil.which(name) is None]
     if not missing:
         return Finding("slurm", OK, "its commands are there")
-    told = f"no {', '.join(missing)}"
+    message = f"no {', '.join(missing)}"
     if needed:
-        return Finding("slurm", FAIL, f"{told}: start the run on a login node of the cluster.")
-    return Finding("slurm", OK, f"{told}: profiles/slurm cannot be used from here")
+        return Finding("slurm", FAIL, f"{message}: start the run on a login node of the cluster.")
+    return Finding("slurm", OK, f"{message}: profiles/slurm cannot be used from here")

@@ -75,41 +75,41 @@ def raw_paths(plan: Plan) -> list[str]:
     for check in plan.checks.named():
         pairs += plan.sections.pairs(plan.config.get("checks", check).get("cohorts", []))
     sections = list(dict.fromkeys(pairs))
-    found = [path for section in sections for path in plan.sections.files(*section).values()]
+    paths = [path for section in sections for path in plan.sections.files(*section).values()]
     for section in sections:
         for kind in plan.sections.outlines(*section):
-            found += plan.sections.outline_files(*section, kind).values()
+            paths += plan.sections.outline_files(*section, kind).values()
     for name in plan.experiments.named("probe"):
-        found += [*plan.models.target_files(name)["genes"], *plan.experiments.published_splits(name)]
+        paths += [*plan.models.target_files(name)["genes"], *plan.experiments.published_splits(name)]
     references = []
     for labels, cohort in dict.fromkeys(wanted_labels(plan)):
         for group in plan.labels.groups(labels, cohort):
-            found += plan.labels.tables(labels, cohort, group)
+            paths += plan.labels.tables(labels, cohort, group)
         reference = plan.config.get("labels", labels).get("reference")
-        found += plan.labels.genes(reference, cohort) if reference else []
+        paths += plan.labels.genes(reference, cohort) if reference else []
         references.append(reference)
     for reference in dict.fromkeys(filter(None, references)):
-        found += [path for paths in plan.labels.reference_files(reference).values() for path in paths]
+        paths += [path for files in plan.labels.reference_files(reference).values() for path in files]
     for encoder in wanted_encoders(plan):
         for cohort in dict.fromkeys(cohort for cohort, _ in sections):
-            found += plan.embeddings.genes(encoder, cohort)
+            paths += plan.embeddings.genes(encoder, cohort)
     for experiment in plan.experiments.named("abundance"):
-        found += plan.experiments.audit_genes(experiment) if plan.experiments.audit_file(experiment) else []
-    found += precomputed_files(plan)
-    return list(dict.fromkeys(found))
+        paths += plan.experiments.audit_genes(experiment) if plan.experiments.audit_file(experiment) else []
+    paths += precomputed_files(plan)
+    return list(dict.fromkeys(paths))
 
 
 def precomputed_files(plan: Plan) -> list[str]:
     """Return the files of features that other software computed."""
-    found = []
+    paths = []
     for experiment in (e for task in TASKS for e in plan.experiments.named(task)):
         entry = plan.config.get("experiments", experiment)
         encoders = entry.get("encoders") or [e for model in entry["models"] for e in plan.embeddings.of_model(model)]
         for encoder in (e for e in dict.fromkeys(encoders) if e in plan.embeddings.precomputed):
             for cohort in plan.experiments.cohorts(experiment):
                 for batch in plan.embeddings.batches(encoder, cohort):
-                    found += plan.embeddings.batch_files(encoder, cohort, batch)["features"]
-    return found
+                    paths += plan.embeddings.batch_files(encoder, cohort, batch)["features"]
+    return paths
 
 
 def sort_needs(plan: Plan) -> Needs:

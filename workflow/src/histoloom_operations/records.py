@@ -1,4 +1,4 @@
-"""Jobs of a run, as a log tells them, and what the benchmark files add."""
+"""Jobs of a run, as a log names them, and what the benchmark files add."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ class Run:
 
     def by_rule(self) -> dict[str, list[Job]]:
         """Return the jobs of each rule, in the order they were named."""
-        found: dict[str, list[Job]] = {}
+        by_rule: dict[str, list[Job]] = {}
         for job in self.jobs.values():
-            found.setdefault(job.rule, []).append(job)
-        return found
+            by_rule.setdefault(job.rule, []).append(job)
+        return by_rule
 
     def submissions(self) -> int:
         """Return how many jobs a scheduler sees."""
@@ -134,12 +134,12 @@ def last_lines(path: Path, count: int = 8) -> list[str]:
 
 def scheduler_words(path: Path, count: int = 2) -> list[str]:
     """Return what a scheduler's log says of a job's end (SLURM's own lines), each once; none where it says nothing."""
-    found: dict[str, None] = {}
+    words: dict[str, None] = {}
     for line in last_lines(path, 200):
         who, sep, said = line.partition(": error: ")
         if sep and who.startswith(("slurmstepd", "srun", "sbatch")):
-            found.setdefault(said.strip("* "))
-    return list(found)[:count]
+            words.setdefault(said.strip("* "))
+    return list(words)[:count]
 
 
 def largest(values: Iterable[float | None]) -> float | None:

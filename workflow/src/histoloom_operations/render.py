@@ -19,19 +19,12 @@ _RULES_THAT_ONLY_GATHER = frozenset({"all"})
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a markdown table whose columns are aligned; numbers stand to the right."""
+    """Return a markdown table; the first column stands to the left, numbers to the right."""
+    from tabulate import tabulate
+
     cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(header)]
-
-    def line(row: Sequence[str], first_left: bool = True) -> str:
-        parts = [
-            cell.ljust(width) if i == 0 and first_left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "| " + " | ".join(parts) + " |"
-
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(header), rule, *(line(row) for row in cells)])
+    align = ["left", *["right"] * (len(header) - 1)] if cells else None
+    return tabulate(cells, headers=header, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def count_bytes(size: float) -> str:
@@ -92,7 +85,7 @@ def plan_text(run: Run, downloads: Mapping[str, int | None], read: int, free: in
                 f"{gpu_hours(jobs):.1f}" if any(t.gpus for t in asked) else "",
             ]
         )
-    jobs = [job for found in working(run).values() for job in found]
+    jobs = [job for of_rule in working(run).values() for job in of_rule]
     header = ["rule", "jobs", "submissions", "MB each", "minutes each", "threads", "GPUs", "GPU-hours at most"]
     unknown = sum(size is None for size in downloads.values())
     fetched = count_bytes(sum(size or 0 for size in downloads.values()))
@@ -100,7 +93,7 @@ def plan_text(run: Run, downloads: Mapping[str, int | None], read: int, free: in
         table(header, rows),
         "",
         f"{len(jobs)} jobs in {len({job.submission for job in jobs})} submissions "
-        f"(rules of one group share theirs); at most {gpu_hours(jobs):.1f} GPU-hours.",
+        f"(rules of one group share one); at most {gpu_hours(jobs):.1f} GPU-hours.",
         f"To fetch: {fetched} in {len(downloads)} files"
         f"{f', and the sizes of {unknown} that only their host states' if unknown else ''}. "
         f"To read: {count_bytes(read)} that are there. Free for results: {count_bytes(free)}.",
@@ -111,7 +104,7 @@ def plan_text(run: Run, downloads: Mapping[str, int | None], read: int, free: in
 def summary_text(run: Run, folder: Path) -> str:
     """Return what a run did; benchmark files and logs are looked up in its folder."""
     rows = [summary_row(rule, jobs, folder) for rule, jobs in working(run).items()]
-    jobs = [job for found in working(run).values() for job in found]
+    jobs = [job for of_rule in working(run).values() for job in of_rule]
     count = {state: sum(job.state == state for job in jobs) for state in ("finished", "failed", "lost", "planned")}
     retried = sum(max(len(job.tries) - 1, 0) for job in jobs)
     verdict = "ended well" if run.ended and count["finished"] == len(jobs) else "ended with failures"
@@ -170,7 +163,7 @@ def problem_lines(job: Job, folder: Path) -> list[str]:
     if job.state != "finished":
         logs = [path for path in (job.log, job.tries[-1].log if job.tries else "") if path]
         # A job that was killed had no time for words of its own; its scheduler's log may hold some.
-        path, last = next(((p, found) for p in logs if (found := last_lines(folder / p))), (job.log, []))
+        path, last = next(((p, tail) for p in logs if (tail := last_lines(folder / p))), (job.log, []))
         named = path.removeprefix(f"{folder}/") or "no log"
         lines += ["", f"Last lines of {named}:", "", *(f"    {line}" for line in last or ["(empty)"])]
     return lines

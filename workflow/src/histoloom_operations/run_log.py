@@ -82,7 +82,7 @@ def read_log(path: Path) -> Run:
 
 def _so_far(run: Run, text: str) -> str:
     """Return the time from a run's start to the last date in its log, which does not yet say how long it took."""
-    dates = [found[1] for found in map(_DATE.match, text.splitlines()) if found]
+    dates = [match[1] for match in map(_DATE.match, text.splitlines()) if match]
     if not dates or not run.started:
         return ""
     began = datetime.strptime(run.started, "%Y-%m-%d %H:%M:%S")
