@@ -7,13 +7,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.0")
-TOOLS = workflow.current_basedir.join("scripts/tools").get_path_or_uri(secret_free=True)
-SUMMARY = [sys.executable, f"{TOOLS}/run_summary.py", "--ended"]
-sys.path.insert(
-    0, workflow.current_basedir.join("workflow/src").get_path_or_uri(secret_free=True)
-)
+ROOT = workflow.current_basedir.get_path_or_uri(secret_free=True)
+sys.path.insert(0, f"{ROOT}/workflow/src")
 
-# Snakemake's own words for this are a traceback.
+# Snakemake itself answers this with a traceback.
 if not os.access(os.getcwd(), os.W_OK):
     raise WorkflowError(
         f"{os.getcwd()}: cannot be written. Remedy: fix its permissions or mount, or run elsewhere with --directory."
@@ -23,7 +20,7 @@ if not os.access(os.getcwd(), os.W_OK):
 # The demo is the default. A config of its own replaces it whole instead of being merged into it.
 if "experiments" not in config:
 
-    configfile: workflow.current_basedir.join("config/config.yaml").get_path_or_uri(secret_free=True)
+    configfile: f"{ROOT}/config/config.yaml"
 
 
 report: "workflow/report/workflow.rst"
@@ -44,30 +41,7 @@ include: "workflow/rules/probe.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/report.smk"
-
-
-# What would fail later; for a cluster also what the run will ask of it. And what it asked and used, when it ends.
-onstart:
-    how_far = "--from-run" if workflow.non_local_exec else "--quick"
-    ask = [sys.executable, f"{TOOLS}/plan_run.py", how_far, *sys.argv[1:]]
-    inputs = {
-        str(path) for job in workflow.dag.needrun_jobs() for path in job.input
-    }
-    # Its options name files as seen from where it was called, which --directory has left.
-    if subprocess.run(
-        ask, cwd=workflow.rundir, input="\n".join(inputs), text=True
-    ).returncode:
-        raise WorkflowError(
-            "nothing was started: see above for what would have failed."
-        )
-
-
-onsuccess:
-    subprocess.run(SUMMARY, stdout=subprocess.DEVNULL)
-
-
-onerror:
-    subprocess.run(SUMMARY, stdout=subprocess.DEVNULL)
+include: "workflow/rules/hooks.smk"
 
 
 rule all:

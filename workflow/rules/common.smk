@@ -95,15 +95,14 @@ runtime = partial(measured, runtime_minutes)
 
 # Refuse a rule that asks the plan by a wildcard which it does not have; otherwise only its first job would fail.
 def check_wildcards(rules):
-    for rule in rules:
-        flagged = [getattr(item, "_file", item) for item in rule.input]
+    for known in rules:
+        flagged = [getattr(item, "_file", item) for item in known.input]
         asked = [getattr(item, "callable", item) for item in flagged]
-        asked += [*rule.params, *(getattr(r, "_evaluator", r) for r in rule.resources.values())]
+        values = known.resources.values()
+        asked += [*known.params, *(getattr(v, "_evaluator", v) for v in values)]
         names = {name for ask in asked for name in getattr(ask, "wildcards", [])}
-        if missing := names - rule.wildcard_names:
-            raise WorkflowError(
-                f"rule {rule.name} has no wildcard {', '.join(sorted(missing))}."
-            )
+        if missing := sorted(names - known.wildcard_names):
+            raise WorkflowError(f"{known.name} has no wildcard {', '.join(missing)}.")
 
 
 # Rules that still name methods as text; each will pass the method itself.
@@ -137,7 +136,9 @@ def get(method, *names, **arguments):
 def get_spec(method, *names, section=None, part=None):
     if method == "experiment_spec":
         whole = part in {"all", "report"}
-        return spec(PLAN.report.spec) if whole else spec(PLAN.experiments.spec, part=part)
+        return (
+            spec(PLAN.report.spec) if whole else spec(PLAN.experiments.spec, part=part)
+        )
     if method == "named_entry":
         return spec(getattr(PLAN, section).spec)
     return spec(find_method(method))

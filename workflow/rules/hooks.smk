@@ -1,0 +1,29 @@
+# READS   the run that begins or ends
+# WRITES  results/summary/  what it asked for and used; a run that would fail later does not begin
+
+SUMMARY = [sys.executable, f"{ROOT}/scripts/tools/run_summary.py", "--ended"]
+
+
+# What would fail later; for a cluster also what the run will ask of it.
+onstart:
+    extent = "--from-run" if workflow.non_local_exec else "--quick"
+    check = [sys.executable, f"{ROOT}/scripts/tools/plan_run.py", extent]
+    files = {str(path) for job in workflow.dag.needrun_jobs() for path in job.input}
+    # Its options name files as seen from where it was called, which --directory has left.
+    if subprocess.run(
+        [*check, *sys.argv[1:]],
+        cwd=workflow.rundir,
+        input="\n".join(files),
+        text=True,
+    ).returncode:
+        raise WorkflowError(
+            "nothing was started: see above for what would have failed."
+        )
+
+
+onsuccess:
+    subprocess.run(SUMMARY, stdout=subprocess.DEVNULL)
+
+
+onerror:
+    subprocess.run(SUMMARY, stdout=subprocess.DEVNULL)
