@@ -19,8 +19,8 @@ from scipy.sparse import coo_matrix, csc_matrix, csr_matrix
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
+from histoloom.samples.counts import read_counts
 from histoloom.samples.files import FilesReader
-from histoloom.samples.formats import read_counts
 from histoloom.samples.tables import read_positions
 
 SHEET = {"sample": "S1", "patient": "P1", "image": "s.png", "pitch_um": "200", "spot_diameter_um": "100"}

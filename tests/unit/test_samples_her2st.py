@@ -159,7 +159,7 @@ def test_duplicates(tmp_path: Path) -> None:
 def test_no_shared_ids_shows_both(tmp_path: Path) -> None:
     raw = tiny()
     raw.counts.index = [f"AAAC-{i}" for i in range(len(raw.counts))]
-    message = refused(raw, tmp_path, "no row id")
+    message = refused(raw, tmp_path, "100 % of the rows of the counts without a position")
     assert "AAAC-0" in message
     assert f"{raw.spots.iloc[0]['x']:.0f}x{raw.spots.iloc[0]['y']:.0f}" in message
 

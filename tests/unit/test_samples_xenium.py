@@ -15,7 +15,8 @@ from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.alignment import read_alignment, slide_mpp, to_slide
-from histoloom.samples.tenx_h5 import as_text, read_feature_matrix
+from histoloom.samples.counts import read_10x_h5
+from histoloom.samples.tables import as_text
 from histoloom.samples.xenium import XeniumReader, read_cells
 from raw_layouts import CONTROLS, PIXEL_UM, XENIUM_GENES, XENIUM_IDS, XeniumBundle, write_10x_h5
 
@@ -151,9 +152,9 @@ def test_controls_that_a_panel_types_as_genes_go_by_name(tmp_path: Path) -> None
     write_10x_h5(
         path, bundle.counts, np.array(list(bundle.ids), "S"), [*XENIUM_GENES, *CONTROLS], [*XENIUM_IDS, *CONTROLS]
     )
-    found = read_feature_matrix(path)
-    assert list(found.names) == XENIUM_GENES
-    assert found.controls == {"control by name": 2}
+    found = read_10x_h5(path)
+    assert list(found.genes) == XENIUM_GENES
+    assert found.other_features == {"control by name": 2}
 
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
@@ -162,10 +163,10 @@ def test_the_matrix_is_what_scanpy_reads(tmp_path: Path) -> None:
 
     bundle = XeniumBundle()
     path = bundle.write(tmp_path) / "run_outs/cell_feature_matrix.h5"
-    other, mine = sc.read_10x_h5(path, gex_only=True), read_feature_matrix(path)
+    other, mine = sc.read_10x_h5(path, gex_only=True), read_10x_h5(path)
     np.testing.assert_array_equal(mine.matrix.toarray(), other.X.toarray())
     assert list(mine.obs_ids) == list(other.obs_names)
-    assert list(mine.names) == list(other.var_names)
+    assert list(mine.genes) == list(other.var_names)
     assert mine.matrix.dtype == np.int32
     assert mine.matrix.indices.dtype == mine.matrix.indptr.dtype == np.int32
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, max_unmatched, need, pictured
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from histoloom.samples.tables import Counts
+    from histoloom.samples.counts import Counts, StoredSection
 
 logger = logging.getLogger(__name__)
 
@@ -43,24 +43,54 @@ class FilesReader(Reader):
 
         An h5ad may hold the positions itself: obs array_row, array_col (in_tissue, region) and obsm["spatial"].
         """
-        from histoloom.samples.formats import open_h5ad, read_counts
+        from histoloom.samples.counts import read_counts, read_h5ad
         from histoloom.samples.tables import read_positions
 
-        counts_file = Path(files["counts"])
-        counts = read_counts(counts_file, row.get("counts_layer", ""))
-        if "positions" in files:
-            places_file = Path(files["positions"])
-            places = read_positions(places_file)
+        path, layer = Path(files["counts"]), row.get("counts_layer", "")
+        places_file = Path(files.get("positions", path))
+        if path.name.lower().endswith(".h5ad"):
+            stored = choose_section(read_h5ad(path, layer), row.get("library_id", ""), path)
+            counts = stored.counts
+            places = read_positions(places_file) if "positions" in files else positions_of(stored, path)
         else:
-            places_file, places = counts_file, positions_of(open_h5ad(counts_file), counts_file)
-        counts = as_spots_by_genes(counts, places, counts_file)
-        section = join_counts_and_positions(counts, places, counts_file, places_file)
-        if counts.merged_genes:
-            section.uns["dropped"]["gene_merged_by_symbol"] = counts.merged_genes
-        return section
+            counts, places = read_counts(path, layer), read_positions(places_file)
+        counts = as_spots_by_genes(counts, places, path)
+        return join_counts_and_positions(counts, places, path, places_file, max_unmatched=max_unmatched(spec))
 
 
-def positions_of(data: AnnData, path: Path) -> pd.DataFrame:
+def choose_section(stored: StoredSection, library: str, path: Path) -> StoredSection:
+    """Return one section of an h5ad that may hold several, told by obs ``library_id``.
+
+    Raises
+    ------
+    InputError
+        If it holds several and the sheet names none, or one that is not there.
+    """
+    from dataclasses import replace
+
+    stated = stored.obs["library_id"].astype(str) if "library_id" in stored.obs else None
+    names = sorted(set(stated)) if stated is not None else list(stored.libraries)
+    if library and library not in names:
+        raise InputError(
+            path, f"no section '{library}'; library_id has: {', '.join(names) or 'nothing'}.",
+            "correct 'library_id' in the sheet.", code="library-unknown",
+        )  # fmt: skip
+    if len(names) < 2:
+        return stored
+    if not library or stated is None:
+        raise InputError(
+            path,
+            f"holds {len(names)} sections: {', '.join(names[:8])}"
+            f"{' (by uns/spatial; obs has no library_id)' if stated is None else ''}.",
+            "give each section a row of its own in the sheet and name one in 'library_id' (a column of obs).",
+            code="several-sections",
+        )
+    kept = (stated == library).to_numpy()
+    spatial = None if stored.spatial is None else stored.spatial[kept]
+    return replace(stored, counts=stored.counts.rows(kept), obs=stored.obs[kept], spatial=spatial)
+
+
+def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:
     """Return the positions that an h5ad holds, as `histoloom.samples.tables.read_positions` does.
 
     Raises
@@ -70,16 +100,17 @@ def positions_of(data: AnnData, path: Path) -> pd.DataFrame:
     """
     from histoloom.samples.tables import tidy_positions
 
-    if "spatial" not in data.obsm or not {"array_row", "array_col"} <= set(data.obs):
+    if stored.spatial is None or not {"array_row", "array_col"} <= set(stored.obs):
         raise InputError(
             path,
             "the h5ad holds no positions: obs array_row, array_col and obsm['spatial'] (full-resolution px) are "
             "needed.",
             "fill 'positions' in the sheet.",
+            code="h5ad-positions",
         )
-    table = data.obs[[c for c in ("array_row", "array_col", "in_tissue", "region") if c in data.obs]].copy()
-    table["pixel_x"], table["pixel_y"] = data.obsm["spatial"][:, 0], data.obsm["spatial"][:, 1]
-    table["obs_id"] = data.obs_names.astype(str)
+    table = stored.obs[[c for c in ("array_row", "array_col", "in_tissue", "region") if c in stored.obs]].copy()
+    table["pixel_x"], table["pixel_y"] = stored.spatial.T
+    table["obs_id"] = stored.obs.index.astype(str)
     return tidy_positions(table, path)
 
 

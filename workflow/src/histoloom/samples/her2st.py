@@ -53,9 +53,10 @@ class Her2stReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read counts, positions and the pathologist's regions of a section."""
-        from histoloom.samples.tables import read_count_table, read_positions
+        from histoloom.samples.counts import read_counts
+        from histoloom.samples.tables import read_positions
 
-        counts, positions = read_count_table(Path(files["counts"])), read_positions(Path(files["spots"]))
+        counts, positions = read_counts(Path(files["counts"])), read_positions(Path(files["spots"]))
         section = join_counts_and_positions(counts, positions, Path(files["counts"]), Path(files["spots"]))
         if "regions" in files:
             regions, without_place = read_regions(Path(files["regions"]))

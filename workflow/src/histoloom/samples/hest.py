@@ -12,6 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from histoloom.samples.reader import Reader, assemble, join, need, pictured
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from histoloom.samples.counts import StoredSection
 
 logger = logging.getLogger(__name__)
 
@@ -101,16 +104,20 @@ class HestReader(Reader):
 
 def read_spots(path: Path, technology: str) -> AnnData:
     """Read counts and positions of an h5ad as HEST writes it, without control probes."""
-    from histoloom.samples.formats import counts_of, open_h5ad
+    from histoloom.samples.control_features import is_control
+    from histoloom.samples.counts import read_h5ad
 
-    data = open_h5ad(path)
-    counts = counts_of(data, "", path)
-    places = _places(data, technology, path)
-    ids = pd.Index([plain_id(name) for name in counts.obs_ids], dtype=object)
-    kept = ~_controls(counts.genes, technology)
-    section = assemble(counts.matrix[:, kept], ids, counts.genes[kept], places, {"control_probe": int((~kept).sum())})
-    _name_genes(section, data, kept)
-    return section
+    stored = read_h5ad(path)
+    counts, places = stored.counts, _places(stored, technology, path)
+    kept = ~is_control(list(counts.genes)) if technology == "Xenium" else np.ones(len(counts.genes), bool)
+    counts = replace(
+        counts,
+        matrix=counts.matrix[:, kept],
+        genes=counts.genes[kept],
+        gene_ids=None if counts.gene_ids is None else counts.gene_ids[kept],
+        obs_ids=pd.Index([plain_id(name) for name in counts.obs_ids], dtype=object),
+    )
+    return assemble(counts, places, {"control_probe": int((~kept).sum())})
 
 
 def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
@@ -164,7 +171,7 @@ def _is_fact(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _places(data: AnnData, technology: str, path: Path) -> pd.DataFrame:
+def _places(stored: StoredSection, technology: str, path: Path) -> pd.DataFrame:
     """Return positions as `histoloom.samples.tables.tidy_positions` does.
 
     Early pseudo-spots have no array coordinates, and dropping empty squares has shifted some: they are numbered anew
@@ -173,36 +180,22 @@ def _places(data: AnnData, technology: str, path: Path) -> pd.DataFrame:
     from histoloom.samples.files import positions_of
     from histoloom.samples.geometry import estimate_pitch, grid_of
 
-    if "spatial" not in data.obsm or np.shape(data.obsm["spatial"]) != (data.n_obs, 2):
+    if stored.spatial is None:
         raise InputError(
             path,
-            f"obsm['spatial'] is {'missing' if 'spatial' not in data.obsm else 'of another length'}: the h5ad has "
-            f"{data.n_obs} rows, first '{data.obs_names[0] if data.n_obs else ''}'; rows must be spots.",
+            f"obsm['spatial'] is missing: the h5ad has {len(stored.obs)} rows, first "
+            f"'{next(iter(stored.obs.index), '')}'; rows must be spots.",
             f"fetch it again, {_EXCLUDE}",
+            code="spatial-missing",
         )
     if technology in POOLED:
-        places = np.asarray(data.obsm["spatial"], np.float64)
-        known = {"array_row", "array_col"} <= set(data.obs)
-        pitch = estimate_pitch(data.obs[["array_row", "array_col"]].to_numpy(), places) if known else None
+        places = stored.spatial
+        known = {"array_row", "array_col"} <= set(stored.obs)
+        pitch = estimate_pitch(stored.obs[["array_row", "array_col"]].to_numpy(), places) if known else None
         if pitch is None or pitch.residual > 0.01:
             logger.info("%s: array coordinates are %s; numbered by place", path, "wrong" if known else "missing")
-            data.obs[["array_row", "array_col"]] = grid_of(places, str(path))
-    return positions_of(data, path)
-
-
-def _controls(genes: pd.Index, technology: str) -> np.ndarray:
-    """Tell control probes among the features of in situ panels."""
-    from histoloom.samples.control_features import is_control
-
-    return is_control(list(genes)) if technology == "Xenium" else np.zeros(len(genes), bool)
-
-
-def _name_genes(section: AnnData, data: AnnData, kept: np.ndarray) -> None:
-    """Keep published Ensembl ids along with the names."""
-    column = next((c for c in ("gene_ids", "ensembl_id", "gene_id") if c in data.var), None)
-    if column is not None:
-        ids = data.var[column].astype(str).to_numpy(dtype=object)[kept]
-        section.var["ensembl_id"] = [gene if gene.startswith("ENS") else "" for gene in ids]
+            stored.obs[["array_row", "array_col"]] = grid_of(places, str(path))
+    return positions_of(stored, path)
 
 
 def _use_patches(

@@ -20,7 +20,7 @@ from histoloom.artefacts import KEY, identities_of
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
 from histoloom.samples.alignment import read_alignment, to_slide
-from histoloom.samples.tenx_h5 import as_text
+from histoloom.samples.tables import as_text
 from histoloom.samples.xenium import read_experiment
 
 logger = logging.getLogger(__name__)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
+
+    from histoloom.samples.counts import Counts
+
+logger = logging.getLogger(__name__)
 
 
 class Reader(ABC):
@@ -120,53 +125,73 @@ def join(root: str | Path, path: str) -> str:
     return str(Path(root) / path)
 
 
-def assemble(
-    counts: Any, obs_ids: pd.Index, genes: pd.Index, positions: pd.DataFrame, dropped: Mapping[str, int]
-) -> AnnData:
+def assemble(counts: Counts, positions: pd.DataFrame, dropped: Mapping[str, int]) -> AnnData:
     """Put counts and positions of the same observations, in the same order, into an AnnData."""
     from anndata import AnnData
 
     spatial: np.ndarray = positions[["pixel_x", "pixel_y"]].to_numpy("float64")
-    obs = positions.drop(columns=["pixel_x", "pixel_y"]).set_axis(obs_ids.astype(str))
+    ids = {} if counts.gene_ids is None else {"ensembl_id": counts.gene_ids}
+    merged = {"gene_merged_by_symbol": counts.merged_genes} if counts.merged_genes else {}
     return AnnData(
-        X=counts,
-        obs=obs,
-        var=pd.DataFrame(index=genes.astype(str)),
+        X=counts.matrix,
+        obs=positions.drop(columns=["pixel_x", "pixel_y"]).set_axis(counts.obs_ids.astype(str)),
+        var=pd.DataFrame(ids, index=counts.genes.astype(str)),
         obsm={"spatial": spatial},
-        uns={"dropped": dict(dropped)},
+        uns={"dropped": {**dropped, **merged}},
     )
 
 
-def join_counts_and_positions(counts: Any, positions: pd.DataFrame, counts_file: Path, positions_file: Path) -> AnnData:
+MAX_UNMATCHED = 0.1
+"""Share of rows of a file that may lack a partner in the other before the join stops."""
+
+
+def max_unmatched(spec: Mapping[str, Any]) -> float:
+    """Return the cohort's own limit of rows without a partner (config key `max_unmatched`)."""
+    return float(spec.get("max_unmatched", MAX_UNMATCHED))
+
+
+def join_counts_and_positions(
+    counts: Counts, positions: pd.DataFrame, counts_file: Path, positions_file: Path, *, max_unmatched: float = 1.0
+) -> AnnData:
     """Keep the observations that have both counts and a position, in the counts' order.
 
     Parameters
     ----------
-    counts
-        A `histoloom.samples.tables.Counts`.
     positions
         As `histoloom.samples.tables.read_positions` returns.
+    max_unmatched
+        Largest share of the counts' rows, and of the positions in tissue, that may have no partner; 1 where a source is
+        known to give more of the one than of the other.
 
     Raises
     ------
     InputError
-        If none has both; the message shows ids of either file.
+        If none, or too few, have both; the message shows ids of either file and how they differ.
     """
+    from histoloom.samples.matching_ids import differences
+
     shared = counts.obs_ids.isin(positions.index)
-    if not shared.any():
+    placed = positions.index.isin(counts.obs_ids)
+    in_tissue = positions["in_tissue"].to_numpy(bool) if "in_tissue" in positions else np.ones(len(positions), bool)
+    without = {
+        "rows of the counts without a position": float((~shared).mean()),
+        "positions in tissue without counts": float((in_tissue & ~placed).sum() / max(1, in_tissue.sum())),
+    }
+    if not shared.any() or max(without.values()) > max_unmatched:
+        shares = " and ".join(f"{100 * share:.0f} % of the {name}" for name, share in without.items())
         raise InputError(
             counts_file,
-            f"no row id is in {positions_file}: counts have {', '.join(map(str, counts.obs_ids[:3]))}, ...; "
-            f"positions have {', '.join(map(str, positions.index[:3]))}, ...",
-            "check that both files belong to the same section and write ids alike, "
-            "or give the section a reason in the sheet's 'exclude' column.",
+            f"{shares} (in {positions_file}). {differences(counts.obs_ids, positions.index)}",
+            "check that both files belong to the same section and write ids alike; set the cohort's `max_unmatched` if "
+            "this share is right; or give the section a reason in the sheet's 'exclude' column.",
+            code="join-unmatched",
         )
-    kept = counts.obs_ids[shared]
+    logger.info("%s: %d of %d rows have a position", counts_file, int(shared.sum()), len(shared))
+    kept = counts.rows(shared)
     dropped = {
-        "position_without_counts": int((~positions.index.isin(counts.obs_ids)).sum()),
+        "position_without_counts": int((~placed).sum()),
         "counts_without_position": int((~shared).sum()),
     }
-    section = assemble(counts.matrix[shared], kept, counts.genes, positions.loc[kept], dropped)
-    alone = positions.loc[~positions.index.isin(counts.obs_ids), ["pixel_x", "pixel_y"]]
-    section.uns["dropped_places"] = alone.to_numpy("float64")
+    section = assemble(kept, positions.loc[kept.obs_ids], dropped)
+    section.uns["dropped_places"] = positions.loc[~placed, ["pixel_x", "pixel_y"]].to_numpy("float64")
     return section

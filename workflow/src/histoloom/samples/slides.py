@@ -51,6 +51,7 @@ class SlidesReader(Reader):
         from scipy.sparse import csr_matrix
 
         from histoloom.samples.canonical import cell_number
+        from histoloom.samples.counts import Counts
         from histoloom.samples.geometry import decide_mpp
         from histoloom.slides import open_slide
 
@@ -84,4 +85,4 @@ class SlidesReader(Reader):
             }
         )
         ids = pd.Index([f"{r}x{c}" for r, c in zip(at_row, at_column, strict=True)], dtype=object)
-        return assemble(csr_matrix((len(ids), 0), dtype=np.int32), ids, pd.Index([], dtype=object), places, {})
+        return assemble(Counts(csr_matrix((len(ids), 0), dtype=np.int32), ids, pd.Index([], dtype=object)), places, {})

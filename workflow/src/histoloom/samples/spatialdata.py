@@ -59,12 +59,21 @@ class SpatialDataReader(Reader):
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read a table's rows that have a shape, at the shapes' centroids on the slide."""
         need_spatialdata(str(files["store"]))
-        from histoloom.samples.formats import counts_of
+        from histoloom.samples.counts import make_counts
 
         path = Path(files["store"])
         store = open_store(path)
         table, shapes = _table(store, row, path)
-        counts = counts_of(table, row.get("counts_layer", ""), path)
+        layer = row.get("counts_layer", "")
+        if layer and layer not in table.layers:
+            raise InputError(
+                path,
+                f"no layer '{layer}'; there are: {', '.join(table.layers) or 'none'}.",
+                _REMEDY,
+                code="counts-layer",
+            )
+        matrix, ids = table.layers[layer] if layer else table.X, table.var.get("ensembl_id")
+        counts = make_counts(matrix, table.obs_names, table.var_names, path, gene_ids=ids)
         own = json.loads(table.uns[KEY]) if KEY in table.uns else {}
         centres = _centres(store, shapes, row, path)
         instances = table.obs[table.uns["spatialdata_attrs"]["instance_key"]].astype(str).to_numpy()
@@ -81,14 +90,10 @@ class SpatialDataReader(Reader):
         if own and "spatial" in table.obsm and not row.get("image_element"):
             places = _own_places(np.asarray(table.obsm["spatial"])[has], places, own, path)
         section = assemble(
-            counts.matrix[has],
-            pd.Index(table.obs_names.astype(str)[has], dtype=object),
-            counts.genes,
+            counts.rows(has),
             _positions(table.obs[has], places, STEP_PX, table.uns["spatialdata_attrs"]["region_key"]),
             {"row_without_shape": int((~has).sum())},
         )
-        if "ensembl_id" in table.var:
-            section.var["ensembl_id"] = table.var["ensembl_id"].astype(str).to_numpy(dtype=object)
         known = {key: own[key] for key in _OWN if own.get(key) is not None}
         section.uns["found"] = {
             "pitch_um": PITCH_UM,

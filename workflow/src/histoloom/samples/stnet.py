@@ -57,12 +57,13 @@ class STNetReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read counts, positions and the pathologist's tumour annotation (region: tumor, non) of a section."""
-        from histoloom.samples.tables import check_unique, read_count_table
+        from histoloom.samples.counts import read_counts
+        from histoloom.samples.tables import check_unique
 
         if "metadata" in files:
             check_names(read_names(Path(files["metadata"])), row, Path(files["metadata"]))
         counts_file, spots_file = Path(files["counts"]), Path(files["spots"])
-        counts = read_count_table(counts_file)
+        counts = read_counts(counts_file)
         counts = replace(counts, obs_ids=whole_ids(counts.obs_ids, counts_file))
         check_unique(counts.obs_ids, counts_file, "spot")
         section = join_counts_and_positions(counts, read_spots(spots_file), counts_file, spots_file)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -43,30 +42,27 @@ _MAX_DIGITS = 9
 """int32 holds every number of nine digits."""
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Raw counts.
-
-    Attributes
-    ----------
-    matrix
-        int32 CSR, (observations, genes).
-    obs_ids, genes
-        Names of rows and columns, unique.
-    merged_genes
-        How many columns were added to another of the same name (10x symbols that several Ensembl ids share).
-    """
-
-    matrix: csr_matrix
-    obs_ids: pd.Index
-    genes: pd.Index
-    merged_genes: int = 0
+def as_text(values: Any) -> npt.NDArray[np.object_]:
+    """Return ids as text, whether stored as bytes, text or numbers (1, 1.0 -> "1")."""
+    raw = np.asarray(values)
+    if raw.dtype.kind == "f":
+        raw = raw.astype(np.int64)
+    if raw.dtype.kind == "S":
+        return np.char.decode(raw, "utf-8").astype(object)
+    return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in raw.tolist()], dtype=object)
 
 
-def read_count_table(path: Path) -> Counts:
+def read_count_table(path: Path) -> tuple[csr_matrix, pd.Index, pd.Index]:
     """Read a text table of counts, rows = observations, columns = genes, first column = ids.
 
     Tab, semicolon or comma, packed or not; the header may have an empty first cell or lack it, as R writes it.
+
+    Returns
+    -------
+    matrix : csr_matrix
+        int32, (observations, genes).
+    obs_ids, genes : Index
+        Names of rows and columns, unique.
 
     Raises
     ------
@@ -100,7 +96,7 @@ def read_count_table(path: Path) -> Counts:
     if matrix.dtype != np.int32:
         check_counts(matrix, obs_ids, genes, path)
         matrix = matrix.astype(np.int32)
-    return Counts(matrix, obs_ids, genes)
+    return matrix, obs_ids, genes
 
 
 def _bare(cell: str) -> str:
@@ -169,8 +165,7 @@ def _number(cell: str, obs_id: str, gene: str, path: Path) -> float:
     try:
         return float("nan") if cell in _MISSING else float(cell)
     except ValueError:
-        _refuse(path, obs_id, gene, f"'{cell}'", "is no number")
-        raise
+        refuse_count(path, obs_id, gene, cell)
 
 
 def check_counts(
@@ -186,45 +181,45 @@ def check_counts(
     from scipy.sparse import coo_matrix, issparse
 
     values = np.asarray(matrix.data if issparse(matrix) else matrix)
-    if np.issubdtype(values.dtype, np.integer) or values.dtype == bool:
-        bad = (values < 0) | (values > np.iinfo(np.int32).max)
-    else:
-        with np.errstate(invalid="ignore"):
-            bad = ~((values >= 0) & (values <= np.iinfo(np.int32).max) & (values == np.floor(values)))
+    bad = are_no_counts(values)
     if not bad.any():
         return
     if issparse(matrix):
         entries = coo_matrix(matrix.tocsr())
-        at = int(np.flatnonzero(_is_bad(entries.data))[0])
+        at = int(np.flatnonzero(are_no_counts(entries.data))[0])
         row, column, value = int(entries.row[at]), int(entries.col[at]), entries.data[at]
     else:
         row, column = (int(i) for i in np.argwhere(bad)[0])
         value = values[row, column]
-    reason = (
-        "is missing (NaN)"
-        if np.isnan(value)
-        else "is negative"
-        if value < 0
-        else "is no whole number"
-        if value != np.floor(value)
-        else "is too large for a count"
-    )
-    _refuse(where, obs_ids[row], genes[column], str(value), reason, int(bad.sum()))
+    refuse_count(where, obs_ids[row], genes[column], value, int(bad.sum()))
 
 
-def _is_bad(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Tell which values are no counts."""
-    values = values.astype(np.float64)
+def are_no_counts(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Tell which values are no whole numbers from 0 up that int32 can hold."""
+    top = np.iinfo(np.int32).max
+    if np.issubdtype(values.dtype, np.integer) or values.dtype == bool:
+        return np.asarray((values < 0) | (values > top))
     with np.errstate(invalid="ignore"):
-        return ~((values >= 0) & (values <= np.iinfo(np.int32).max) & (values == np.floor(values)))
+        return np.asarray(~((values >= 0) & (values <= top) & (values == np.floor(values))))
 
 
-def _refuse(path: str | Path, obs_id: str, gene: str, value: str, reason: str, n_bad: int = 1) -> None:
+def refuse_count(where: str | Path, obs_id: str, gene: str, value: Any, n_bad: int = 1) -> NoReturn:
+    """Raise the `InputError` about a value that is no count: a number, or the text of a cell."""
+    if isinstance(value, str):
+        reason = "is no number"
+    elif np.isnan(value):
+        reason = "is missing (NaN)"
+    elif value < 0:
+        reason = "is negative"
+    else:
+        reason = "is no whole number" if value != np.floor(value) else "is too large for a count"
+    shown = f"'{value}'" if isinstance(value, str) else str(value)
     more = f" ({n_bad} such values in all)" if n_bad > 1 else ""
     raise InputError(
-        path,
-        f"the value {value} of spot '{obs_id}', gene '{gene}' {reason}{more}; raw counts are whole numbers from 0 up.",
+        where,
+        f"the value {shown} of spot '{obs_id}', gene '{gene}' {reason}{more}; raw counts are whole numbers from 0 up.",
         f"give the raw, untransformed counts, {EXCLUDE}",
+        code="no-counts",
     )
 
 
@@ -237,13 +232,14 @@ def check_unique(names: pd.Index, where: str | Path, what: str) -> None:
         Naming the first that is empty or repeated.
     """
     if names.hasnans or (names == "").any():
-        raise InputError(where, f"a {what} has no name.", f"name every {what}, {EXCLUDE}")
+        raise InputError(where, f"a {what} has no name.", f"name every {what}, {EXCLUDE}", code=f"{what}-without-name")
     if not names.is_unique:
         repeated = names[names.duplicated()]
         raise InputError(
             where,
             f"{what} '{repeated[0]}' is there more than once ({len(repeated.unique())} duplicated names in all).",
             f"keep one of each, {EXCLUDE}",
+            code=f"{what}-twice",
         )
 
 
@@ -279,6 +275,7 @@ def tidy_positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
             f"no column for {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
             "name the columns x, y (array) and pixel_x, pixel_y (full-resolution pixels: column, row), "
             "or give Space Ranger's tissue_positions file.",
+            code="positions-columns",
         )
     found = pd.DataFrame(index=table.index)
     for name in ("array_row", "array_col", "pixel_x", "pixel_y"):
@@ -290,6 +287,7 @@ def tidy_positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
                 f"column '{columns[name]}' holds {found[name][found[name] % 1 != 0].iloc[0]}; array coordinates are "
                 "whole numbers.",
                 "round them to the array's grid.",
+                code="positions-fractions",
             )
         found[name] = found[name].astype(np.int64)
     in_tissue, region = columns["in_tissue"], columns["region"]
@@ -314,7 +312,9 @@ def _read_table(path: Path) -> pd.DataFrame:
             table = pd.read_parquet(path)
             return table if table.index.name is None else table.reset_index()
         except (OSError, ValueError) as error:
-            raise InputError(path, f"not a parquet file ({error}).", f"fetch it again, {EXCLUDE}") from error
+            raise InputError(
+                path, f"not a parquet file ({error}).", f"fetch it again, {EXCLUDE}", code="positions-unreadable"
+            ) from error
     first = read_text(path).partition("\n")[0].split(",")
     headless = len(first) == len(SPACE_RANGER_COLUMNS) and first[1].strip() in {"0", "1"}
     return read_text_table(path, SPACE_RANGER_COLUMNS if headless else None)
@@ -351,5 +351,6 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
             path,
             f"data row {row + 1} has '{column.iloc[row]}' in column '{column.name}' ({int(bad.sum())} such rows).",
             f"every spot needs numbers there: remove the rows or fix them, {EXCLUDE}",
+            code="positions-numbers",
         )
     return values

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
+from histoloom.samples.reader import Reader, join, join_counts_and_positions, max_unmatched, need, pictured
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,23 +45,21 @@ class VisiumReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read the barcodes of the filtered matrix and where they lie."""
-        from histoloom.samples.tables import Counts, read_positions
-        from histoloom.samples.tenx_h5 import by_symbol, read_feature_matrix
+        from histoloom.samples.counts import read_10x_h5
+        from histoloom.samples.tables import read_positions
 
         path, folder = Path(files["counts"]), Path(files["spatial"])
-        counts = read_feature_matrix(path)
-        matrix, genes, ids = by_symbol(counts.matrix, counts)
+        counts = read_10x_h5(path)
         positions_file = find_positions(folder)
         section = join_counts_and_positions(
-            Counts(matrix, counts.obs_ids, genes), read_positions(positions_file), path, positions_file
+            counts, read_positions(positions_file), path, positions_file, max_unmatched=max_unmatched(spec)
         )
         dropped = section.uns["dropped"]
         # The filtered matrix holds barcodes under tissue only; the rest of the array is no loss.
         dropped["outside_tissue"] = dropped.pop("position_without_counts")
         section.uns.pop("dropped_places")
-        section.var["ensembl_id"] = ids
         section.uns["found"] = read_scales(folder)
-        section.uns["found"]["facts"]["other_features"] = counts.controls
+        section.uns["found"]["facts"]["other_features"] = dict(counts.other_features)
         return section
 
 

@@ -24,7 +24,7 @@ from histoloom.samples.reader import Reader, assemble, join, need, pictured
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from histoloom.samples.tenx_h5 import FeatureMatrix
+    from histoloom.samples.counts import Counts
 
 logger = logging.getLogger(__name__)
 
@@ -78,18 +78,18 @@ class XeniumReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read the cells that have counts and a centroid, and place them on the H&E."""
-        from histoloom.samples.tenx_h5 import by_symbol, read_feature_matrix
+        from histoloom.samples.counts import read_10x_h5
 
-        counts = read_feature_matrix(Path(files["counts"]))
+        counts = read_10x_h5(Path(files["counts"]))
         cells = read_cells(Path(files["cells"]))
         facts = read_experiment(Path(files["experiment"]))
-        matrix, cells, dropped = _join(counts, cells, files)
+        counts, cells, dropped = _join(counts, cells, files)
         um = cells[["x_centroid", "y_centroid"]].to_numpy(np.float64)
         places, found = _place(um, files, facts["pixel_size"])
         inside = found.pop("inside")
-        dropped |= {"outside_slide": int((~inside).sum()), "control_feature": sum(counts.controls.values())}
+        dropped |= {"outside_slide": int((~inside).sum()), "control_feature": sum(counts.other_features.values())}
         if not inside.all():
-            matrix, cells, places, um = matrix[inside], cells[inside], places[inside], um[inside]
+            counts, cells, places, um = counts.rows(inside), cells[inside], places[inside], um[inside]
         step = float(row.get("pitch_um") or PITCH_UM)
         positions = pd.DataFrame(
             {
@@ -101,10 +101,8 @@ class XeniumReader(Reader):
                 **{f"{name}_um2": cells[name].to_numpy() for name in ("cell_area", "nucleus_area") if name in cells},
             }
         )
-        matrix, genes, ids = by_symbol(matrix, counts)
-        section = assemble(matrix, cells.index, genes, positions, dropped)
-        section.var["ensembl_id"] = ids
-        found["facts"] = {**facts, "controls": counts.controls}
+        section = assemble(counts, positions, dropped)
+        found["facts"] = {**facts, "controls": dict(counts.other_features)}
         found["spot_diameter_um"] = _diameter(cells)
         section.uns["found"] = found
         return section
@@ -147,8 +145,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     InputError
         If the table is unreadable, lacks a column, repeats an id or has a centroid that is no number.
     """
-    from histoloom.samples.tables import as_numbers, check_unique
-    from histoloom.samples.tenx_h5 import as_text
+    from histoloom.samples.tables import as_numbers, as_text, check_unique
     from histoloom.text_tables import read_text_table
 
     if not path.is_file():
@@ -173,8 +170,8 @@ def read_cells(path: Path) -> pd.DataFrame:
 
 
 def _join(
-    counts: FeatureMatrix, cells: pd.DataFrame, files: Mapping[str, Path]
-) -> tuple[Any, pd.DataFrame, dict[str, int]]:
+    counts: Counts, cells: pd.DataFrame, files: Mapping[str, Path]
+) -> tuple[Counts, pd.DataFrame, dict[str, int]]:
     """Keep the cells that both files have, in the matrix's order."""
     shared = counts.obs_ids.isin(cells.index)
     if not shared.any():
@@ -188,8 +185,8 @@ def _join(
         "cell_without_counts": int((~cells.index.isin(counts.obs_ids)).sum()),
         "counts_without_cell": int((~shared).sum()),
     }
-    matrix = counts.matrix if shared.all() else counts.matrix[shared]
-    return matrix, cells.loc[counts.obs_ids[shared]], dropped
+    counts = counts if shared.all() else counts.rows(shared)
+    return counts, cells.loc[counts.obs_ids], dropped
 
 
 def _place(

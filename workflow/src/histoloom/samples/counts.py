@@ -1,0 +1,386 @@
+"""The one reader of count matrices: h5ad, 10x h5 and mtx, text tables, and matrices that are already in memory.
+
+Whatever the format, a symbol that several genes share is their sum, since a symbol is the key from here on; the number
+of columns that were added to another is kept. Only the parts of a file that are needed are read.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.errors import InputError
+from histoloom.samples.control_features import is_control
+from histoloom.samples.tables import (
+    EXCLUDE,
+    are_no_counts,
+    as_text,
+    check_counts,
+    check_unique,
+    read_count_table,
+    refuse_count,
+)
+from histoloom.text_tables import read_text_table
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+logger = logging.getLogger(__name__)
+
+TABLES = (".tsv", ".csv", ".txt", ".tsv.gz", ".csv.gz", ".txt.gz")
+KNOWN = "a tsv or csv table (also .gz), .h5ad, a 10x .h5, or a 10x folder with matrix.mtx, barcodes and features"
+GENES = "Gene Expression"
+RAW = frozenset({"raw", "raw.X"})
+"""Names in ``counts_layer`` for an h5ad's ``raw.X``."""
+
+_ID_COLUMNS = ("gene_ids", "ensembl_id", "gene_id")
+_NEEDED = ("barcodes", "data", "indices", "indptr", "shape")
+_CHUNK = 1 << 24
+_PROBE = re.compile(r"[^|]+\|[^|]*\|[0-9a-f]{7}")
+_REMEDY = f"fetch it again, {EXCLUDE}"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Raw counts.
+
+    Attributes
+    ----------
+    matrix
+        int32 CSR, (observations, genes).
+    obs_ids, genes
+        Names of rows and columns, unique.
+    gene_ids
+        Ensembl id of each gene, "" where there is none or several genes were added up; None where the file has none.
+    merged_genes
+        How many columns were added to another of the same symbol.
+    other_features
+        Features left out because they are no genes, by feature type.
+    """
+
+    matrix: csr_matrix
+    obs_ids: pd.Index
+    genes: pd.Index
+    gene_ids: npt.NDArray[np.object_] | None = None
+    merged_genes: int = 0
+    other_features: Mapping[str, int] = field(default_factory=dict)
+
+    def rows(self, kept: npt.NDArray[Any]) -> Counts:
+        """Return some of the observations, by mask or number."""
+        return replace(self, matrix=self.matrix[kept], obs_ids=self.obs_ids[kept])
+
+
+@dataclass(frozen=True)
+class StoredSection:
+    """What an h5ad holds of a section: counts, the table of observations, centres (n, 2) or None, stored sections."""
+
+    counts: Counts
+    obs: pd.DataFrame
+    spatial: npt.NDArray[np.float64] | None
+    libraries: tuple[str, ...]
+
+
+@contextmanager
+def reading(path: Path, kind: str, remedy: str = _REMEDY) -> Iterator[None]:
+    """Turn whatever a library raises on a user's file into an `InputError` that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    # A user's file may break a library anywhere; what is at fault is the file.
+    except Exception as error:
+        problem = f"no readable {kind} ({type(error).__name__}: {error})."
+        raise InputError(path, problem, remedy, code="counts-unreadable") from error
+
+
+def read_counts(path: Path, layer: str = "") -> Counts:
+    """Read raw counts of any known format.
+
+    Parameters
+    ----------
+    path
+        A text table, an h5ad, a 10x h5 or a 10x mtx folder.
+    layer
+        Layer of an h5ad that holds the raw counts, or ``raw``; its X when empty.
+
+    Raises
+    ------
+    InputError
+        If the path is missing, its format unknown or its values are no counts.
+    """
+    if not path.exists():
+        raise InputError(path, "the counts are missing.", f"put them there, {EXCLUDE}", code="counts-missing")
+    if path.is_dir():
+        return read_10x_mtx(path)
+    if path.stat().st_size == 0:
+        raise InputError(path, "the file has zero bytes.", f"put the whole file there, {EXCLUDE}", code="counts-empty")
+    name = path.name.lower()
+    if name.endswith(".h5ad"):
+        return read_h5ad(path, layer).counts
+    if name.endswith(".h5"):
+        return read_10x_h5(path)
+    if name.endswith(TABLES):
+        return Counts(*read_count_table(path))
+    raise InputError(path, "unknown format of counts.", f"give {KNOWN}.", code="counts-format")
+
+
+def make_counts(
+    matrix: Any,
+    obs_ids: Any,
+    names: Any,
+    where: str | Path,
+    *,
+    gene_ids: Any = None,
+    feature_types: npt.NDArray[np.object_] | None = None,
+) -> Counts:
+    """Check a matrix in memory and make symbols the key of its columns.
+
+    Parameters
+    ----------
+    matrix
+        (observations, features), dense or sparse.
+    obs_ids, names
+        Names of rows and columns; names may repeat.
+    where
+        The file, for messages.
+    gene_ids
+        Published ids of the columns.
+    feature_types
+        10x's type of each feature; given, features that are no genes are left out and counted.
+
+    Raises
+    ------
+    InputError
+        If names are missing, rows repeat, or values are no counts.
+    """
+    from scipy.sparse import csr_matrix, issparse
+
+    if matrix is None:
+        raise InputError(
+            where, "X is empty.", "name the layer of raw counts in the sheet's 'counts_layer'.", code="counts-no-x"
+        )
+    rows, columns = pd.Index(as_text(obs_ids), dtype=object), pd.Index(as_text(names), dtype=object)
+    check_unique(rows, where, "row")
+    if (columns == "").any():
+        raise InputError(where, "a gene has no name.", f"name every gene, {EXCLUDE}", code="gene-without-name")
+    values = matrix if issparse(matrix) else np.asarray(matrix)
+    check_counts(values, rows, columns, where)
+    counts = csr_matrix(values)
+    if counts.dtype != np.int32:
+        counts = counts.astype(np.int32)
+    ids = None if gene_ids is None else as_text(gene_ids)
+    other: dict[str, int] = {}
+    if feature_types is not None:
+        by_name = is_control(list(columns)) & (feature_types == GENES)
+        kept = (feature_types == GENES) & ~by_name
+        other = {str(kind): int((feature_types == kind).sum()) for kind in sorted(set(feature_types) - {GENES})}
+        other |= {"control by name": int(by_name.sum())} if by_name.any() else {}
+        if not kept.all():
+            counts, columns, ids = counts[:, kept], columns[kept], None if ids is None else ids[kept]
+    genes = columns.unique()
+    merged = len(columns) - len(genes)
+    if ids is not None:
+        alone = pd.Series(np.where([str(name).startswith("ENS") for name in ids], ids, ""), index=columns, dtype=object)
+        ids = alone[~columns.duplicated(keep=False)].reindex(genes).fillna("").to_numpy(dtype=object)
+    if merged:
+        logger.info("%s: %d genes share a symbol with another and were added to it", where, merged)
+        codes = genes.get_indexer(columns)
+        counts = csr_matrix(counts @ csr_matrix((np.ones(len(codes), np.int32), (np.arange(len(codes)), codes))))
+    return Counts(counts, rows, genes, ids, merged, other)
+
+
+def read_h5ad(path: Path, layer: str = "") -> StoredSection:
+    """Read the counts and places of an h5ad; raises as `read_counts`."""
+    import h5py
+    from anndata.io import read_elem
+
+    with reading(path, "h5ad", f"write it again with anndata, {EXCLUDE}"), h5py.File(path, "r") as handle:
+        layers = [*handle.get("layers", {}), *(["raw"] if "raw/X" in handle else [])]
+        place = f"layers/{layer}" if layer else "X"
+        if layer in RAW and place not in handle:
+            place = "raw/X"
+        if place not in handle:
+            stored = ", ".join(layers)
+            raise InputError(
+                path,
+                f"no layer '{layer}'; the file has: {stored or 'none'}." if layer else "X is empty.",
+                "correct 'counts_layer' in the sheet, or leave it empty for X.",
+                code="counts-layer",
+            )
+        matrix, obs = read_elem(handle[place]), read_elem(handle["obs"])
+        var = read_elem(handle["raw/var" if place == "raw/X" else "var"])
+        spatial = read_elem(handle["obsm/spatial"]) if "obsm/spatial" in handle else None
+        libraries = tuple(sorted(handle["uns/spatial"])) if "uns/spatial" in handle else ()
+    try:
+        ids = next((var[column] for column in _ID_COLUMNS if column in var), None)
+        counts = make_counts(matrix, obs.index, var.index, path, gene_ids=ids)
+    except InputError as error:
+        if error.code != "no-counts":
+            raise
+        known = f" The file's layers: {', '.join(layers)}." if layers else ""
+        remedy = f"name the layer of raw counts in the sheet's 'counts_layer'.{known} Or: {error.remedy}"
+        raise InputError(error.where, error.problem, remedy, code=error.code) from error
+    return StoredSection(counts, obs, _centres(spatial, len(obs), path), libraries)
+
+
+def _centres(spatial: Any, n_obs: int, path: Path) -> npt.NDArray[np.float64] | None:
+    """Return obsm['spatial'], an array or a data frame of x and y, as (n, 2)."""
+    if spatial is None:
+        return None
+    with reading(path, "obsm['spatial']", "give (n, 2) numbers: column, row in full-resolution px."):
+        if isinstance(spatial, pd.DataFrame) and {"x", "y"} <= set(spatial):
+            spatial = spatial[["x", "y"]]
+        centres = np.asarray(spatial, dtype=np.float64)
+    if centres.ndim != 2 or centres.shape[0] != n_obs or centres.shape[1] < 2:
+        raise InputError(
+            path,
+            f"obsm['spatial'] has shape {centres.shape}, ({n_obs}, 2) expected.",
+            "give column and row in full-resolution px, one row per spot.",
+            code="spatial-shape",
+        )
+    return centres[:, :2]
+
+
+def read_10x_mtx(folder: Path) -> Counts:
+    """Read a folder with matrix.mtx, barcodes.tsv and features.tsv or genes.tsv, each packed or not."""
+    from scipy.io import mmread
+    from scipy.sparse import csr_matrix
+
+    files = {}
+    roles = {"matrix": ("matrix.mtx",), "barcodes": ("barcodes.tsv",), "features": ("features.tsv", "genes.tsv")}
+    for role, choices in roles.items():
+        paths = [folder / f"{name}{end}" for name in choices for end in ("", ".gz")]
+        present = [path for path in paths if path.is_file()]
+        if not present:
+            stored = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+            raise InputError(
+                folder,
+                f"the folder holds no {' or '.join(choices)} (also .gz), but {stored}.",
+                f"give {KNOWN}.",
+                code="mtx-file-missing",
+            )
+        files[role] = present[0]
+    with reading(files["matrix"], "matrix market file"):
+        matrix = csr_matrix(mmread(files["matrix"]).T)
+    barcodes = read_text_table(files["barcodes"], ["id"])["id"].to_numpy()
+    features = read_text_table(files["features"], ["id", "name", "type"])
+    if matrix.shape != (len(barcodes), len(features)):
+        raise InputError(
+            folder,
+            f"matrix.mtx has {matrix.shape[1]} x {matrix.shape[0]} entries for {len(features)} features and "
+            f"{len(barcodes)} barcodes.",
+            f"give matrix.mtx, barcodes and features of one run, {EXCLUDE}",
+            code="mtx-shape",
+        )
+    names = features["name"] if "name" in features else features["id"]
+    types = features["type"].replace("", GENES).to_numpy(object) if "type" in features else None
+    return make_counts(matrix, barcodes, names, folder, gene_ids=features["id"], feature_types=types)
+
+
+def read_10x_h5(path: Path) -> Counts:
+    """Read the genes of a 10x h5 (Space Ranger, Xenium, Cell Ranger 2 and later) straight into rows = observations.
+
+    The file holds a CSC matrix of shape (features, barcodes); its arrays are those of a CSR matrix of the transpose, so
+    nothing is converted. Own code because scanpy's reader holds 64-bit indices and float counts, which a matrix of
+    700,000 cells cannot afford, and trusts shape, layout and feature types.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no such h5, holds probes in place of genes, lacks a dataset, is stored by features or
+        with swapped axes, or holds values that are no counts.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise InputError(path, "the matrix is missing.", f"put it there, {EXCLUDE}", code="counts-missing")
+    with reading(path, "10x h5"), h5py.File(path, "r") as handle:
+        group, id_key, name_key = _matrix_group(handle)
+        missing = [name for name in (*_NEEDED, id_key, name_key) if name not in group]
+        if missing:
+            raise InputError(
+                path, f"no dataset matrix/{', matrix/'.join(missing)}: no 10x matrix.", _REMEDY, code="tenx-dataset"
+            )
+        names, ids = as_text(group[name_key][()]), as_text(group[id_key][()])
+        if len(ids) and np.mean([_PROBE.fullmatch(name) is not None for name in ids[:1000]]) > 0.5:
+            raise InputError(
+                path,
+                f"its features are probes ('{ids[0]}'), several per gene.",
+                "give filtered_feature_bc_matrix.h5, which holds genes.",
+                code="tenx-probes",
+            )
+        shape = _check_layout(group, id_key, path)
+        obs_ids = as_text(group["barcodes"][()])
+        matrix = _read_matrix(group, shape, obs_ids, names, path)
+        typed = f"{id_key.rpartition('/')[0]}/feature_type"
+        types = as_text(group[typed][()]) if typed in group else np.full(len(names), GENES, object)
+    return make_counts(matrix, obs_ids, names, path, gene_ids=ids, feature_types=types)
+
+
+def _matrix_group(handle: Any) -> tuple[Any, str, str]:
+    """Return the group of the matrix and its datasets of ids and names; before Cell Ranger 3 it is the genome's."""
+    if "matrix" in handle:
+        return handle["matrix"], "features/id", "features/name"
+    genome = next((name for name in handle if hasattr(handle[name], "keys") and "gene_names" in handle[name]), None)
+    return (handle if genome is None else handle[genome]), "genes", "gene_names"
+
+
+def _check_layout(group: Any, id_key: str, path: Path) -> tuple[int, int]:
+    """Return (features, observations) and check that the arrays are laid out by observations."""
+    features, observations = (int(n) for n in group["shape"][()])
+    n_ids, n_barcodes, n_starts = len(group[id_key]), len(group["barcodes"]), len(group["indptr"])
+    if (n_ids, n_barcodes) != (features, observations):
+        swapped = (n_ids, n_barcodes) == (observations, features)
+        raise InputError(
+            path,
+            f"shape says {features} features x {observations} barcodes, but there are {n_ids} features and "
+            f"{n_barcodes} barcodes{': the axes are swapped' if swapped else ''}.",
+            _REMEDY,
+            code="tenx-shape",
+        )
+    if n_starts != observations + 1:
+        by_feature = n_starts == features + 1
+        raise InputError(
+            path,
+            f"indptr has {n_starts} entries, {observations + 1} expected"
+            f"{': the matrix is stored by features (CSR), not by barcodes (CSC)' if by_feature else ''}.",
+            f"write it as 10x does, CSC of features x barcodes; {_REMEDY}",
+            code="tenx-layout",
+        )
+    return features, observations
+
+
+def _read_matrix(
+    group: Any, shape: tuple[int, int], obs_ids: npt.NDArray[np.object_], names: npt.NDArray[np.object_], path: Path
+) -> csr_matrix:
+    """Read the arrays in pieces into 32 bits."""
+    from scipy.sparse import csr_matrix
+
+    features, observations = shape
+    starts = np.asarray(group["indptr"][()]).astype(np.int64)
+    size = len(group["data"])
+    if len(group["indices"]) != size or starts[0] != 0 or starts[-1] != size or (np.diff(starts) < 0).any():
+        raise InputError(path, "data, indices and indptr do not belong together.", _REMEDY, code="tenx-arrays")
+    data, indices = np.empty(size, np.int32), np.empty(size, np.int32)
+    for start in range(0, size, _CHUNK):
+        part = slice(start, min(start + _CHUNK, size))
+        values, columns = group["data"][part], group["indices"][part]
+        bad = are_no_counts(values)
+        if bad.any():
+            at = int(np.flatnonzero(bad)[0])
+            row = int(np.searchsorted(starts, start + at, side="right")) - 1
+            refuse_count(path, obs_ids[row], names[int(columns[at])], values[at])
+        if columns.size and (columns.min() < 0 or columns.max() >= features):
+            raise InputError(path, f"an index lies outside the {features} features.", _REMEDY, code="tenx-index")
+        data[part], indices[part] = values, columns
+    small = starts.astype(np.int32) if size <= np.iinfo(np.int32).max else starts
+    return csr_matrix((data, indices, small), shape=(observations, features))
