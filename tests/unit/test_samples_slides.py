@@ -16,7 +16,7 @@ from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.slides import SlidesReader
 from histoloom.slides import open_slide
-from histoloom.slides.files import PlainSlide, WholeSlide
+from histoloom.slides.files import RasterSlide, WholeSlide
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 255, (700, 1100, 3), dtype=np.uint8)
@@ -32,7 +32,7 @@ def save(path: Path, pixels: np.ndarray = PIXELS) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "kind"), [("a.png", PlainSlide), ("a.bmp", PlainSlide), ("a.tif", WholeSlide)])
+@pytest.mark.parametrize(("name", "kind"), [("a.png", RasterSlide), ("a.bmp", RasterSlide), ("a.tif", WholeSlide)])
 def test_pixels_come_as_they_are_stored(tmp_path: Path, name: str, kind: type) -> None:
     with open_slide(save(tmp_path / name)) as slide:
         assert isinstance(slide, kind)

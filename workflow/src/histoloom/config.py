@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -176,6 +177,10 @@ def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
     return entry
 
 
+logger = logging.getLogger(__name__)
+_OLD_COLUMNS = {"badge": "qc_flag"}
+
+
 def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
     """Read a cohort sheet: one row per section, every cell as text.
 
@@ -189,6 +194,10 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
     if not path.is_file():
         raise InputError(path, "the cohort sheet does not exist.", "fix `sheet:`; it is relative to the config file.")
     frame = read_text_table(path)
+    for old, new in _OLD_COLUMNS.items():
+        if old in frame and new not in frame:
+            logger.warning("%s: column '%s' is now called '%s'", path, old, new)
+            frame = frame.rename(columns={old: new})
     rows: list[dict[str, str]] = frame.to_dict("records")  # type: ignore[assignment]
     schema = load_schema(f"sheet.{source}")
     seen: dict[str, int] = {}

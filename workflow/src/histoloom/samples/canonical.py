@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 from histoloom.artefacts import KEY, identities_of
 from histoloom.errors import InputError
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HIRES_PX, LOWRES_PX = 2000, 600
-_MIN_TISSUE, _MARGIN = 0.5, 0.25
+_MIN_TISSUE, _MARGIN, _MIN_SPOTS = 0.5, 0.25, 10
+MAX_OUTSIDE = 0.1
+"""Share of in-tissue spots that may lie beyond the slide's edge and are dropped; more stops the section."""
 _MEASURES = ("mpp", "pitch_um", "spot_diameter_um")
 OPTIONAL_OBS = ("cell_area_um2", "nucleus_area_um2", "has_patch")
 """Columns of obs that are kept where a reader gives them."""
@@ -77,7 +81,7 @@ def build_sample(
         lowres = slide.thumbnail(LOWRES_PX)
         if image:
             _check_size(found, slide, where)
-        _check(section, slide, lowres, where, reader.has_array)
+        section = _check(section, slide, lowres, where, reader)
         facts = _measure(section, slide, row, where, reader, found)
     _complete(section)
     dropped_places = np.asarray(section.uns.pop("dropped_places", np.empty((0, 2))))
@@ -132,41 +136,78 @@ def _parts(path: Path) -> Path | list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else path
 
 
-def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, has_array: bool) -> None:
-    """Check ids, counts and places."""
+def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, reader: type[Reader]) -> AnnData:
+    """Check ids, counts and places; return the section without the few spots that may lie beyond the slide's edge."""
     check_unique(section.obs_names, where, "spot")
     check_unique(section.var_names, where, "gene")
     check_counts(section.X, section.obs_names, section.var_names, where)
     if not section.obs["in_tissue"].any():
         raise InputError(
-            where, "no spot is in tissue.", "check the in_tissue column, or exclude the section ('exclude')."
+            where,
+            "no spot is in tissue.",
+            "check the in_tissue column, or exclude the section ('exclude').",
+            code="no-spot-in-tissue",
         )
-    places = np.asarray(section.obsm["spatial"])[section.obs["in_tissue"].to_numpy()]
-    names = section.obs_names[section.obs["in_tissue"].to_numpy()]
-    _check_inside(places, list(names), slide, where)
-    if has_array:
-        _check_not_swapped(places, slide, lowres, where)
+    if reader.on_grid:
+        _check_array(section, where)
+    in_tissue = section.obs["in_tissue"].to_numpy(bool)
+    places = np.asarray(section.obsm["spatial"])
+    outside = in_tissue & geometry.outside(places, slide.width, slide.height)
+    if outside.any():
+        _check_outside(places, outside, in_tissue, list(section.obs_names), slide, where)
+        dropped = {**section.uns["dropped"], "outside_slide": int(outside.sum())}
+        logger.warning("%s: %d spots lie beyond the edge of the slide and are dropped", where, int(outside.sum()))
+        section = section[~outside].copy()
+        section.uns["dropped"] = dropped
+        in_tissue, places = in_tissue[~outside], places[~outside]
+    if reader.has_array:
+        _check_on_tissue(places[in_tissue], slide, lowres, where)
+    return section
 
 
-def _check_inside(places: FloatArray, names: list[str], slide: Slide, where: str) -> None:
-    """Check that every in-tissue spot lies on the slide."""
-    out = geometry.outside(places, slide.width, slide.height)
-    if not out.any():
+def _check_array(section: AnnData, where: str) -> None:
+    """Check that every array position holds one spot."""
+    columns = [section.obs[name] for name in ("array_row", "array_col")]
+    twice = pd.MultiIndex.from_arrays(columns).duplicated(keep=False)
+    if twice.any():
+        first, second = section.obs_names[twice][:2]
+        raise InputError(
+            where,
+            f"{int(twice.sum())} spots share their array position with another, first '{first}' and '{second}' or "
+            "later: the files hold more than one section.",
+            "give each section its own files, or name one in 'library_id' where an h5ad holds several.",
+            code="array-position-twice",
+        )
+
+
+def _check_outside(
+    places: FloatArray,
+    outside: npt.NDArray[np.bool_],
+    in_tissue: npt.NDArray[np.bool_],
+    names: list[str],
+    slide: Slide,
+    where: str,
+) -> None:
+    """Check that only few in-tissue spots lie beyond the slide."""
+    share = outside.sum() / in_tissue.sum()
+    if share <= MAX_OUTSIDE:
         return
-    first = int(np.flatnonzero(out)[0])
-    swapped = not geometry.outside(places[:, ::-1], slide.width, slide.height).any()
-    hint = " With x and y exchanged all would lie inside: they look swapped." if swapped else ""
+    first = int(np.flatnonzero(outside)[0])
+    swapped = geometry.outside(places[in_tissue][:, ::-1], slide.width, slide.height).mean() <= MAX_OUTSIDE
+    hint = " With x and y exchanged they would lie inside: they look swapped." if swapped else ""
     raise InputError(
         where,
-        f"{int(out.sum())} of {len(places)} spots lie outside the image {slide.path} of {slide.width} x "
-        f"{slide.height} px, first '{names[first]}' at x={places[first, 0]:.0f}, y={places[first, 1]:.0f}.{hint}",
+        f"{int(outside.sum())} of {int(in_tissue.sum())} spots lie outside the image {slide.path} of {slide.width} x "
+        f"{slide.height} px, first '{names[first]}' at x={places[first, 0]:.0f}, y={places[first, 1]:.0f} (up to "
+        f"{100 * MAX_OUTSIDE:.0f} % are dropped).{hint}",
         "give pixel_x as the column and pixel_y as the row in the full-resolution image, check that the image is the "
-        "one the positions were made on, or exclude the section ('exclude').",
+        "one the positions were made on, set in_tissue to 0 for these spots, or exclude the section ('exclude').",
+        code="spots-outside",
     )
 
 
-def _check_not_swapped(places: FloatArray, slide: Slide, lowres: UInt8, where: str) -> None:
-    """Check that spots lie on tissue, if exchanging x and y would put them there."""
+def _check_on_tissue(places: FloatArray, slide: Slide, lowres: UInt8, where: str) -> None:
+    """Check that spots lie on tissue, above all if exchanging x and y would put them there."""
     mask, scale = geometry.tissue_mask(lowres), max(lowres.shape) / max(slide.width, slide.height)
     share = geometry.tissue_share(places, mask, scale)
     other = geometry.tissue_share(places[:, ::-1], mask, scale)
@@ -178,6 +219,15 @@ def _check_not_swapped(places: FloatArray, slide: Slide, lowres: UInt8, where: s
             f"{100 * other:.0f} % would with x and y exchanged.",
             "give pixel_x as the column and pixel_y as the row in the full-resolution image, or exclude the section "
             "('exclude').",
+            code="spots-swapped",
+        )
+    if mask.any() and share == 0 and len(places) >= _MIN_SPOTS:
+        raise InputError(
+            where,
+            f"none of {len(places)} spots lies on tissue of {slide.path}.",
+            "check that the image is the one the positions were made on, and that it is an H&E in colour; or exclude "
+            "the section ('exclude').",
+            code="spots-off-tissue",
         )
 
 
@@ -206,7 +256,10 @@ def _measure(
     has_array = reader.has_array
     pitch = None
     if reader.on_grid:
-        pitch = geometry.estimate_pitch(section.obs[["array_row", "array_col"]].to_numpy(), section.obsm["spatial"])
+        array = section.uns.pop("array", None)
+        if array is None:
+            array = np.hstack([section.obs[["array_row", "array_col"]].to_numpy(), section.obsm["spatial"]])
+        pitch = geometry.estimate_pitch(array[:, :2], array[:, 2:])
         geometry.check_pitch(pitch, where)
     pitch_um = given["pitch_um"]
     by_files = found.get("mpp", {})
@@ -235,6 +288,7 @@ def _measure(
         "slide_width": slide.width,
         "slide_height": slide.height,
         "slide_mpp": slide.mpp,
+        **({"slide_bounds": list(slide.bounds)} if slide.bounds != (0, 0) else {}),
         **({"source_facts": found["facts"]} if found.get("facts") else {}),
     }
 

@@ -81,12 +81,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class StoredSection:
-    """What an h5ad holds of a section: counts, the table of observations, centres (n, 2) or None, stored sections."""
+    """What an h5ad holds of a section: counts, the table of observations, centres (n, 2) or None."""
 
     counts: Counts
     obs: pd.DataFrame
     spatial: npt.NDArray[np.float64] | None
-    libraries: tuple[str, ...]
 
 
 @contextmanager
@@ -198,8 +197,21 @@ def make_counts(
     return Counts(counts, rows, genes, ids, merged, other)
 
 
-def read_h5ad(path: Path, layer: str = "") -> StoredSection:
-    """Read the counts and places of an h5ad; raises as `read_counts`."""
+def read_h5ad(path: Path, layer: str = "", library: str = "") -> StoredSection:
+    """Read the counts and places of an h5ad.
+
+    Parameters
+    ----------
+    path, layer
+        As `read_counts` takes them.
+    library
+        Value of obs ``library_id`` that names the section, where the file holds several.
+
+    Raises
+    ------
+    InputError
+        As `read_counts`; and if the file holds several sections and `library` names none of them.
+    """
     import h5py
     from anndata.io import read_elem
 
@@ -219,7 +231,11 @@ def read_h5ad(path: Path, layer: str = "") -> StoredSection:
         matrix, obs = read_elem(handle[place]), read_elem(handle["obs"])
         var = read_elem(handle["raw/var" if place == "raw/X" else "var"])
         spatial = read_elem(handle["obsm/spatial"]) if "obsm/spatial" in handle else None
-        libraries = tuple(sorted(handle["uns/spatial"])) if "uns/spatial" in handle else ()
+        libraries = sorted(handle["uns/spatial"]) if "uns/spatial" in handle else []
+    centres = _centres(spatial, len(obs), path)
+    kept = _rows_of(library, obs, libraries, path)
+    if kept is not None and matrix is not None:
+        matrix, obs, centres = matrix[kept], obs[kept], None if centres is None else centres[kept]
     try:
         ids = next((var[column] for column in _ID_COLUMNS if column in var), None)
         counts = make_counts(matrix, obs.index, var.index, path, gene_ids=ids)
@@ -229,7 +245,31 @@ def read_h5ad(path: Path, layer: str = "") -> StoredSection:
         known = f" The file's layers: {', '.join(layers)}." if layers else ""
         remedy = f"name the layer of raw counts in the sheet's 'counts_layer'.{known} Or: {error.remedy}"
         raise InputError(error.where, error.problem, remedy, code=error.code) from error
-    return StoredSection(counts, obs, _centres(spatial, len(obs), path), libraries)
+    return StoredSection(counts, obs, centres)
+
+
+def _rows_of(library: str, obs: pd.DataFrame, libraries: list[str], path: Path) -> npt.NDArray[np.bool_] | None:
+    """Return the rows of one section of an h5ad, None for all of a file that holds one section."""
+    stated = obs["library_id"].astype(str) if "library_id" in obs else None
+    names = libraries if stated is None else sorted(set(stated))
+    if library and library not in names:
+        raise InputError(
+            path,
+            f"no section '{library}'; library_id has: {', '.join(names) or 'nothing'}.",
+            "correct 'library_id' in the sheet.",
+            code="library-unknown",
+        )
+    if len(names) < 2:
+        return None
+    if not library or stated is None:
+        raise InputError(
+            path,
+            f"holds {len(names)} sections: {', '.join(names[:8])}"
+            f"{' (by uns/spatial; obs has no library_id)' if stated is None else ''}.",
+            "give each section a row of its own in the sheet and name one in 'library_id' (a column of obs).",
+            code="several-sections",
+        )
+    return (stated == library).to_numpy()
 
 
 def _centres(spatial: Any, n_obs: int, path: Path) -> npt.NDArray[np.float64] | None:

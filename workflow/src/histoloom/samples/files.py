@@ -49,45 +49,13 @@ class FilesReader(Reader):
         path, layer = Path(files["counts"]), row.get("counts_layer", "")
         places_file = Path(files.get("positions", path))
         if path.name.lower().endswith(".h5ad"):
-            stored = choose_section(read_h5ad(path, layer), row.get("library_id", ""), path)
+            stored = read_h5ad(path, layer, row.get("library_id", ""))
             counts = stored.counts
             places = read_positions(places_file) if "positions" in files else positions_of(stored, path)
         else:
             counts, places = read_counts(path, layer), read_positions(places_file)
         counts = as_spots_by_genes(counts, places, path)
         return join_counts_and_positions(counts, places, path, places_file, max_unmatched=max_unmatched(spec))
-
-
-def choose_section(stored: StoredSection, library: str, path: Path) -> StoredSection:
-    """Return one section of an h5ad that may hold several, told by obs ``library_id``.
-
-    Raises
-    ------
-    InputError
-        If it holds several and the sheet names none, or one that is not there.
-    """
-    from dataclasses import replace
-
-    stated = stored.obs["library_id"].astype(str) if "library_id" in stored.obs else None
-    names = sorted(set(stated)) if stated is not None else list(stored.libraries)
-    if library and library not in names:
-        raise InputError(
-            path, f"no section '{library}'; library_id has: {', '.join(names) or 'nothing'}.",
-            "correct 'library_id' in the sheet.", code="library-unknown",
-        )  # fmt: skip
-    if len(names) < 2:
-        return stored
-    if not library or stated is None:
-        raise InputError(
-            path,
-            f"holds {len(names)} sections: {', '.join(names[:8])}"
-            f"{' (by uns/spatial; obs has no library_id)' if stated is None else ''}.",
-            "give each section a row of its own in the sheet and name one in 'library_id' (a column of obs).",
-            code="several-sections",
-        )
-    kept = (stated == library).to_numpy()
-    spatial = None if stored.spatial is None else stored.spatial[kept]
-    return replace(stored, counts=stored.counts.rows(kept), obs=stored.obs[kept], spatial=spatial)
 
 
 def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:

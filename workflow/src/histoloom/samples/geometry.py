@@ -19,7 +19,7 @@ MAX_DISAGREEMENT = 0.05
 
 _MAX_RESIDUAL = 0.25
 _MIN_SPOTS = 3
-_MIN_HEXAGONAL = 10
+_MAX_HEXAGONAL_STRETCH = 0.15
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,11 @@ def estimate_pitch(array: npt.ArrayLike, spatial: npt.ArrayLike) -> Pitch | None
     cell = abs(float(np.linalg.det(fit[:2])))
     if cell == 0:
         return None
-    parity = grid.sum(axis=1) % 2
-    steps = np.unique(grid[:, 0] % 2).size == 2 and np.unique(grid[:, 1] % 2).size == 2
-    hexagonal = len(grid) >= _MIN_HEXAGONAL and bool(steps) and np.unique(parity).size == 1
+    # On a hexagonal array the lines lie sqrt(3)/2 and the positions of a line half a pitch apart.
+    lengths = np.linalg.norm(fit[:2], axis=1)
+    stretch = float(lengths.max() / lengths.min())
+    one_parity = np.unique(grid.sum(axis=1) % 2).size == 1
+    hexagonal = bool(one_parity and abs(stretch / np.sqrt(3) - 1) < _MAX_HEXAGONAL_STRETCH)
     # A spot of a hexagonal array takes two array cells and an area of sqrt(3)/2 pitch^2.
     pitch = float(np.sqrt(4 * cell / np.sqrt(3))) if hexagonal else float(np.sqrt(cell))
     off = centres - design @ fit

@@ -194,4 +194,6 @@ def join_counts_and_positions(
     }
     section = assemble(kept, positions.loc[kept.obs_ids], dropped)
     section.uns["dropped_places"] = positions.loc[~placed, ["pixel_x", "pixel_y"]].to_numpy("float64")
+    # The array's geometry is that of all its positions, not of those that survived.
+    section.uns["array"] = positions[["array_row", "array_col", "pixel_x", "pixel_y"]].to_numpy("float64")
     return section

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PITCH_UM, SPOT_UM = 100.0, 55.0
+_COUNTS, _SEGMENTED = "filtered_feature_bc_matrix.h5", "filtered_feature_cell_matrix.h5"
 POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
 _REMEDY = "give Space Ranger's outs folder unchanged, or give the section a reason in the sheet's 'exclude' column."
 
@@ -34,10 +35,15 @@ class VisiumReader(Reader):
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, spatial (a folder) and image (unless `images: false`)."""
         outs = need(row, "outs")
-        found = {
-            "counts": join(root, f"{outs}/filtered_feature_bc_matrix.h5"),
-            "spatial": join(root, f"{outs}/spatial"),
-        }
+        folder = Path(join(root, outs))
+        if (folder / _SEGMENTED).is_file() and not (folder / _COUNTS).is_file():
+            raise InputError(
+                folder,
+                f"holds segmented cells ({_SEGMENTED}), which are not read.",
+                "give a folder of binned_outputs, such as binned_outputs/square_008um.",
+                code="visium-segmented",
+            )
+        found = {"counts": str(folder / _COUNTS), "spatial": str(folder / "spatial")}
         if pictured(spec):
             found["image"] = join(root, need(row, "image"))
         return found
@@ -74,7 +80,12 @@ def find_positions(folder: Path) -> Path:
     found = [folder / name for name in POSITIONS if (folder / name).is_file()]
     if not found:
         there = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
-        raise InputError(folder, f"none of {', '.join(POSITIONS)}; there is: {there or 'nothing'}.", _REMEDY)
+        raise InputError(
+            folder,
+            f"none of {', '.join(POSITIONS)}; there is: {there or 'nothing'}.",
+            _REMEDY,
+            code="visium-positions",
+        )
     if len(found) > 1:
         logger.warning("%s: several generations of positions, %s is used", folder, found[0].name)
     return found[0]
@@ -102,7 +113,7 @@ def read_scales(folder: Path) -> dict[str, Any]:
     try:
         scales = json.loads(read_bytes(path))
     except ValueError as error:
-        raise InputError(path, f"no JSON ({error}).", _REMEDY) from error
+        raise InputError(path, f"no JSON ({error}).", _REMEDY, code="visium-scales") from error
     bin_um, um_per_px = number(scales.get("bin_size_um")), number(scales.get("microns_per_pixel"))
     found: dict[str, Any] = {
         "pitch_um": bin_um or PITCH_UM,
@@ -119,9 +130,14 @@ def read_scales(folder: Path) -> dict[str, Any]:
             continue
         scale = number(scales.get(key))
         if scale is None:
-            raise InputError(path, f"'{key}' is {scales.get(key)!r}, no positive number.", _REMEDY)
-        with Image.open(folder / name) as image:
-            found["slide_size"] = (image.width / scale, image.height / scale)
+            raise InputError(
+                path, f"'{key}' is {scales.get(key)!r}, no positive number.", _REMEDY, code="visium-scales"
+            )
+        try:
+            with Image.open(folder / name) as image:
+                found["slide_size"] = (image.width / scale, image.height / scale)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(folder / name, f"no readable picture ({error}).", _REMEDY, code="visium-hires") from error
         # The small image was rounded to whole pixels.
         found["slide_size_tolerance"] = 1 + 1 / scale
         break

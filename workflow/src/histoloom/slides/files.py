@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 
 from histoloom.errors import InputError
-from histoloom.slides.base import DAMAGED, Slide, UInt8, plausible
+from histoloom.slides.base import CM_UM, DAMAGED, INCH_UM, MAX_PIXELS, Slide, UInt8, plausible
 
 logger = logging.getLogger(__name__)
 
-_CM_IN_UM, _INCH_IN_UM = 1e4, 25400.0
-_MAX_PIXELS = 2**32
 _BAND = 512
 _EXIF_ORIENTATION = 0x0112
 
 
-class PlainSlide(Slide):
+class RasterSlide(Slide):
     """A JPEG, PNG or plain TIFF: opened for its header, decoded once at the first `read`."""
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +30,12 @@ class PlainSlide(Slide):
             self.width, self.height = image.size
             self.mpp = _picture_mpp(image)
             if image.mode.startswith("I") or image.mode == "F":
-                raise InputError(path, f"pixels of mode '{image.mode}' are no 8-bit colours.", "save it as 8-bit RGB.")
+                raise InputError(
+                    path,
+                    f"pixels of mode '{image.mode}' are no 8-bit colours.",
+                    "save it as 8-bit RGB.",
+                    code="image-not-8-bit",
+                )
             if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
                 logger.warning("%s: the EXIF orientation is not applied, pixels are used as stored", path)
 
@@ -74,10 +77,12 @@ class WholeSlide(Slide):
         try:
             self._slide = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
-            raise InputError(path, f"OpenSlide cannot open it ({error}).", DAMAGED) from error
+            raise InputError(path, f"OpenSlide cannot open it ({error}).", DAMAGED, code="slide-unreadable") from error
         self.width, self.height = self._slide.dimensions
         self.level_downsamples, self.level_dimensions = self._slide.level_downsamples, self._slide.level_dimensions
         self.mpp = _openslide_mpp(self._slide.properties)
+        left, top = (int(_number(self._slide.properties.get(f"openslide.bounds-{axis}"))) for axis in "xy")
+        self.bounds = (left, top)
 
     def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
         return self.read_level(0, x, y, w, h)
@@ -90,7 +95,9 @@ class WholeSlide(Slide):
         try:
             return _rgb(self._slide.read_region((round(x * scale), round(y * scale)), level, (w, h)))
         except openslide.OpenSlideError as error:
-            raise InputError(self.path, f"its pixels cannot be read ({error}).", DAMAGED) from error
+            raise InputError(
+                self.path, f"its pixels cannot be read ({error}).", DAMAGED, code="slide-pixels"
+            ) from error
 
     def thumbnail(self, max_px: int) -> UInt8:
         """Return the reduced slide, (h, w, 3), from the level that suits best."""
@@ -110,7 +117,9 @@ class WholeSlide(Slide):
             try:
                 band = self._slide.read_region(origin, level, size)
             except openslide.OpenSlideError as error:
-                raise InputError(self.path, f"its pixels cannot be read ({error}).", DAMAGED) from error
+                raise InputError(
+                    self.path, f"its pixels cannot be read ({error}).", DAMAGED, code="slide-pixels"
+                ) from error
             bands.append(np.asarray(Image.fromarray(_rgb(band)).reduce(reduce)))
         return _shrunk(Image.fromarray(np.concatenate(bands)), (self.width, self.height), max_px)
 
@@ -126,21 +135,28 @@ def _picture(path: Path) -> Iterator[Any]:
 
     # Pillow suspects an attack in anything above 90 Mpx and refuses above 180 Mpx; scanned sections have
     # 90 and more. The files are the user's own, so only what could not fit in memory is refused.
-    Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
     with warnings.catch_warnings():
         # Truncated EXIF and the like: not about pixels.
         warnings.simplefilter("ignore", UserWarning)
         try:
             with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise InputError(
+                        path,
+                        f"{image.width} x {image.height} px are too many to decode at once (at most {MAX_PIXELS}).",
+                        "save it as a tiled TIFF.",
+                        code="image-too-large",
+                    )
                 yield image
         except UnidentifiedImageError as error:
-            raise InputError(path, "neither OpenSlide nor Pillow knows this image format.", DAMAGED) from error
-        except Image.DecompressionBombError as error:
             raise InputError(
-                path, f"too many pixels to decode at once ({error}).", "save it as a tiled TIFF."
+                path, "neither OpenSlide nor Pillow knows this image format.", DAMAGED, code="image-format"
             ) from error
         except (OSError, SyntaxError, EOFError) as error:
-            raise InputError(path, f"the image is damaged or cut short ({error}).", DAMAGED) from error
+            raise InputError(
+                path, f"the image is damaged or cut short ({error}).", DAMAGED, code="image-damaged"
+            ) from error
 
 
 def _rgb(image: Any) -> UInt8:
@@ -172,7 +188,7 @@ def _openslide_mpp(properties: Any) -> float | None:
     values = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
     if any(values):
         return plausible([value for value in values if value])
-    unit = {"centimeter": _CM_IN_UM, "inch": _INCH_IN_UM}.get(str(properties.get("tiff.ResolutionUnit")), 0.0)
+    unit = {"centimeter": CM_UM, "inch": INCH_UM}.get(str(properties.get("tiff.ResolutionUnit")), 0.0)
     resolutions = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
     return plausible([unit / value for value in resolutions if value]) if unit else None
 
@@ -180,7 +196,7 @@ def _openslide_mpp(properties: Any) -> float | None:
 def _picture_mpp(image: Any) -> float | None:
     """Read um/px from Pillow's dots per inch."""
     dpi = image.info.get("dpi") or ()
-    return plausible([_INCH_IN_UM / float(value) for value in dpi if float(value) > 0])
+    return plausible([INCH_UM / float(value) for value in dpi if float(value) > 0])
 
 
 def _number(text: Any) -> float:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from histoloom.errors import InputError
 from histoloom.slides.base import DAMAGED, Slide
-from histoloom.slides.files import PlainSlide, WholeSlide
-from histoloom.slides.ome import OmeSlide, is_ome
+from histoloom.slides.files import RasterSlide, WholeSlide
 from histoloom.slides.patches import PatchSlide
+from histoloom.slides.tiff import TiffSlide, needs_tifffile
 
 
 def open_slide(path: str | Path) -> Slide:
@@ -27,11 +27,13 @@ def open_slide(path: str | Path) -> Slide:
             path,
             "the slide image is missing.",
             "put it there, or give the section a reason in the sheet's 'exclude' column.",
+            code="slide-missing",
         )
     if path.stat().st_size == 0:
-        raise InputError(path, "the slide image has zero bytes.", DAMAGED)
+        raise InputError(path, "the slide image has zero bytes.", DAMAGED, code="slide-empty")
     if path.suffix == ".h5":
         return PatchSlide(path)
-    if is_ome(path):
-        return OmeSlide(path)
-    return WholeSlide(path) if openslide.OpenSlide.detect_format(path) else PlainSlide(path)
+    vendor = openslide.OpenSlide.detect_format(path)
+    if vendor in {None, "generic-tiff"} and needs_tifffile(path):
+        return TiffSlide(path)
+    return WholeSlide(path) if vendor else RasterSlide(path)

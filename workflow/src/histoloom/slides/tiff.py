@@ -1,12 +1,13 @@
-"""OME-TIFF slides: what 10x gives with Xenium, and what OpenSlide cannot read or reads wrongly.
+"""TIFF slides that OpenSlide cannot read or reads wrongly: OME-TIFF, ImageJ composites, separate planes, JPEG 2000.
 
-OpenSlide takes an OME-TIFF for a generic one: it sees only the first page, so that a picture stored by channel,
-(3, y, x), comes out grey, and it refuses JPEG 2000. tifffile reads both, and the reduced levels in SubIFDs.
+OpenSlide and Pillow see only the first page, so that a picture stored by channel, (3, y, x), comes out grey, and they
+refuse some compressions. tifffile reads all of them, and the reduced levels in SubIFDs.
 """
 
 from __future__ import annotations
 
 import logging
+import unicodedata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,29 +15,45 @@ from xml.etree import ElementTree
 import numpy as np
 
 from histoloom.errors import InputError
-from histoloom.slides.base import DAMAGED, Slide, UInt8, plausible
+from histoloom.slides.base import CM_UM, DAMAGED, INCH_UM, Slide, UInt8, plausible
 
 logger = logging.getLogger(__name__)
 
-_UM = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_UM = {
+    "\u03bcm": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    "nm": 1e-3,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+    "inch": INCH_UM,
+    "in": INCH_UM,
+}
+"""um per unit of length, by the unit's name in NFKC (which writes every micro sign as a Greek mu)."""
+_READ_ELSEWHERE = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946})
+"""TIFF compressions that OpenSlide and Pillow decode: none, fax, LZW, JPEG, deflate, PackBits."""
+_SEPARATE = 2
 _BAND = 2048
 
 
-def is_ome(path: Path) -> bool:
-    """Tell whether a file is an OME-TIFF, by its content."""
+def needs_tifffile(path: Path) -> bool:
+    """Tell by its content whether a file is a TIFF that only tifffile reads, or reads rightly."""
     import tifffile
 
     if path.suffix.lower() not in {".tif", ".tiff", ".btf"}:
         return False
     try:
         with tifffile.TiffFile(path) as handle:
-            return bool(handle.is_ome)
-    except (tifffile.TiffFileError, OSError, ValueError):
+            series, page = handle.series[0], handle.pages[0]
+            planes = len(series.pages) > 1 or getattr(page, "planarconfig", 1) == _SEPARATE
+            return bool(handle.is_ome or planes or int(page.compression) not in _READ_ELSEWHERE)
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError):
         return False
 
 
-class OmeSlide(Slide):
-    """An OME-TIFF of 8-bit colours, stored (y, x, 3) or by channel (3, y, x), (4, y, x) with transparency."""
+class TiffSlide(Slide):
+    """A TIFF of 8-bit colours, stored (y, x, 3) or by channel (3, y, x), (4, y, x) with transparency."""
 
     def __init__(self, path: Path) -> None:
         import tifffile
@@ -50,7 +67,7 @@ class OmeSlide(Slide):
             stores = [self._file.aszarr(series=0, level=level) for level in range(len(series.levels))]
             self._levels: list[Any] = [zarr.open_array(store, mode="r") for store in stores]
         except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError) as error:
-            raise InputError(path, f"not a readable OME-TIFF ({error}).", DAMAGED) from error
+            raise InputError(path, f"not a readable TIFF ({error}).", DAMAGED, code="tiff-unreadable") from error
         self._axes = axes
         shape = dict(zip(axes, self._levels[0].shape, strict=True))
         colours = shape.get("S", shape.get("C", 1))
@@ -59,13 +76,14 @@ class OmeSlide(Slide):
             raise InputError(
                 path,
                 f"axes {axes} of {self._levels[0].shape}, {self._levels[0].dtype}: no 8-bit RGB image.",
-                "give the H&E image, not the fluorescence one, as 8-bit RGB.",
+                "give the H&E image, not the fluorescence one, saved as one 8-bit RGB picture.",
+                code="tiff-not-rgb",
             )
         self.height, self.width = shape["Y"], shape["X"]
         place = {axis: number for number, axis in enumerate(axes)}
         self.level_dimensions = [(int(a.shape[place["X"]]), int(a.shape[place["Y"]])) for a in self._levels]
         self.level_downsamples = [self.width / width for width, _ in self.level_dimensions]
-        self.mpp = _physical_size(self._file.ome_metadata)
+        self.mpp = _physical_size(self._file.ome_metadata, path) if self._file.is_ome else _resolution(self._file)
 
     def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
         """Return a rectangle of a coarser level, (h, w, 3); all numbers in that level's px."""
@@ -75,7 +93,9 @@ class OmeSlide(Slide):
         try:
             pixels = np.asarray(array[tuple(where.get(axis, 0) for axis in axes)])
         except (ValueError, OSError, RuntimeError) as error:
-            raise InputError(self.path, f"its pixels cannot be read ({error}).", DAMAGED) from error
+            raise InputError(
+                self.path, f"its pixels cannot be read ({error}).", DAMAGED, code="slide-pixels"
+            ) from error
         left = [axis for axis in axes if axis in "YXSC"]
         order = [left.index("Y"), left.index("X"), left.index("S" if "S" in left else "C")]
         return np.ascontiguousarray(pixels.transpose(order)[..., :3])
@@ -107,7 +127,22 @@ class OmeSlide(Slide):
         self._file.close()
 
 
-def _physical_size(xml: str | None) -> float | None:
+def _resolution(file: Any) -> float | None:
+    """Return um/px by the resolution tags; ImageJ states its unit of length in the description."""
+    unit = str((file.imagej_metadata or {}).get("unit", "")) if file.is_imagej else ""
+    page = file.pages[0]
+    tag = page.tags.get("ResolutionUnit")
+    unit_um = _unit_um(unit) or {2: INCH_UM, 3: CM_UM}.get(int(tag.value) if tag is not None else 1)
+    values = [page.tags[name].value for name in ("XResolution", "YResolution") if name in page.tags]
+    return plausible([unit_um * below / above for above, below in values if above]) if unit_um else None
+
+
+def _unit_um(unit: str) -> float | None:
+    """Return um per unit of length; None for what is no length."""
+    return _UM.get(unicodedata.normalize("NFKC", unit.encode().decode("unicode_escape") if "\\u" in unit else unit))
+
+
+def _physical_size(xml: str | None, path: Path) -> float | None:
     """Return um/px as the OME-XML states it, None where it states none that a microscope could have."""
     if not xml:
         return None
@@ -120,9 +155,12 @@ def _physical_size(xml: str | None) -> float | None:
         return None
     sizes = []
     for axis in "XY":
-        unit = _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        unit = pixels.get(f"PhysicalSize{axis}Unit", "um")
+        unit_um = _unit_um(unit)
+        if unit_um is None:
+            logger.warning("%s: PhysicalSize%s is in '%s', which is no length: not used", path, axis, unit)
         try:
-            sizes.append(float(pixels.get(f"PhysicalSize{axis}", "nan")) * (unit or float("nan")))
+            sizes.append(float(pixels.get(f"PhysicalSize{axis}", "nan")) * (unit_um or float("nan")))
         except ValueError:
             return None
     return plausible(sizes)
