@@ -65,6 +65,6 @@ def read_section(
         if "exclude" in error.remedy:
             raise
         way_out = f"Or give section '{row.get('sample', '?')}' a reason in the sheet's 'exclude' column."
-        raise InputError(error.where, error.problem, f"{error.remedy} {way_out}") from error
+        raise InputError(error.where, error.problem, f"{error.remedy} {way_out}", code=error.code) from error
     draw_section(section, picture, dropped_places)
     write_sample(section, out)
