@@ -52,7 +52,7 @@ def gene_names(n_generic: int) -> list[str]:
 
 
 def random_key(name: str) -> str:
-    """Return a fixed pseudo-random key, so that genes are in no order that code could lean on."""
+    """Return a fixed pseudo-random key, so that no code can depend on the order of genes."""
     import hashlib
 
     return hashlib.sha256(name.encode()).hexdigest()

@@ -21,7 +21,7 @@ from histoloom.obs_keys import obs_keys
 from histoloom.references.fitting import device_options, fit_settings, history_summary, import_cell2location
 
 logger = logging.getLogger(__name__)
-# Names in the exported posterior: our layer -> (theirs, prefix of their columns).
+# Layer -> (name in the exported posterior, prefix of its columns).
 _STATISTICS = {
     "mean": ("means", "meanscell_abundance_w_sf_"),
     "q05": ("q05", "q05cell_abundance_w_sf_"),
@@ -35,20 +35,10 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
     Sections are batches of one fit. The prior mean of cells per spot is ``n_cells_per_location``; abundance is linear
     in it. Source: Kleshchevnikov et al. 2022, doi 10.1038/s41587-021-01139-4.
 
-    Parameters
-    ----------
-    task
-        The group.
-
     Returns
     -------
     GroupLabels
         Units ``cells``: posterior mean, with layers q05 (5 % quantile) and std.
-
-    Raises
-    ------
-    InputError
-        If the data do not fit together or not into the memory, or the fit gives no finite loss.
     """
     data, spec = prepare(task), task.spec
     _check_memory(data, task)
@@ -63,7 +53,7 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
             code="cell2location-loss",
         )
     types = list(data.signatures.columns)
-    statistics = {ours: _statistic(visium, theirs, prefix, types) for ours, (theirs, prefix) in _STATISTICS.items()}
+    statistics = {layer: _statistic(visium, name, prefix, types) for layer, (name, prefix) in _STATISTICS.items()}
     posterior = model.samples["post_sample_means"]
 
     def expected(rows: np.ndarray) -> np.ndarray:
@@ -104,12 +94,7 @@ def _check_memory(data: Prepared, task: LabelTask) -> None:
 def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
     """Return the prior mean of cells per spot of a group, and where it comes from.
 
-    Parameters
-    ----------
-    task
-        The group; with ``n_cells_per_location: nuclei`` its counted nuclei are read.
-    obs
-        Spots that are labelled: sample, obs_id.
+    With ``n_cells_per_location: nuclei`` it is the median of the nuclei counted under the spots of `obs`.
 
     Returns
     -------
@@ -125,8 +110,8 @@ def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
     counted = []
     for path in task.nuclei:
         sample, table = str(read_metadata(path)["sample"]), pd.read_parquet(path)
-        here = obs.loc[obs["sample"] == sample, "obs_id"]
-        counted.append(table.set_index(table["obs_id"].astype(str))["nuclei"].reindex(here).dropna())
+        labelled = obs.loc[obs["sample"] == sample, "obs_id"]
+        counted.append(table.set_index(table["obs_id"].astype(str))["nuclei"].reindex(labelled).dropna())
     nuclei = pd.concat(counted)
     median = float(nuclei.median()) if len(nuclei) else 0.0
     if median <= 0:

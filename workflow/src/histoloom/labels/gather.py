@@ -31,17 +31,10 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
     ----------
     spec
         The labels' entry.
-    cohort
-        Its name.
     groups
         Files of `label_group`, every group with every seed, in the order of the sections.
     out
         The h5ad to write.
-
-    Raises
-    ------
-    InputError
-        Groups that differ in types or units, a group that lacks a seed, an observation in two groups.
     """
     where = f"labels of cohort '{cohort}'"
     if not groups:

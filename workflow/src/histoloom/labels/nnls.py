@@ -1,4 +1,4 @@
-"""Deconvolution by non-negative least squares: fast, without priors, a floor for the fits that cost more."""
+"""Deconvolution by non-negative least squares: fast, without priors, a baseline for costly fits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ def label_nnls(task: LabelTask) -> GroupLabels:
     total), so that neither the spot's depth nor its number of cells matters while a type's RNA content does: w is a
     share of cells, not of RNA. With ``gene_weights: poisson`` D = 1 / sqrt(mean signature) gives every gene about the
     same variance; with ``none`` D = 1 and the few strongest genes decide.
-
-    Parameters
-    ----------
-    task
-        The group.
 
     Returns
     -------
@@ -40,15 +35,15 @@ def label_nnls(task: LabelTask) -> GroupLabels:
         weight = 1.0 / np.sqrt(np.maximum(level, positive.min()))
     left = basis * weight[:, None]
     totals = np.asarray(data.counts.sum(axis=1)).ravel().astype(float)
-    found = np.zeros((len(totals), basis.shape[1]))
+    weights = np.zeros((len(totals), basis.shape[1]))
     for row, total in enumerate(totals):
         spot = np.asarray(data.counts[row].todense(), dtype=float).ravel() / total
-        found[row] = nnls(left, spot * weight)[0]
-    sums = found.sum(axis=1)
+        weights[row] = nnls(left, spot * weight)[0]
+    sums = weights.sum(axis=1)
     solved = sums > 0
-    shares = found[solved] / sums[solved, None]
+    shares = weights[solved] / sums[solved, None]
     obs = data.obs[solved].reset_index(drop=True)
-    counts, depth, kept = data.counts[solved], totals[solved], found[solved]
+    counts, depth, kept = data.counts[solved], totals[solved], weights[solved]
     dropped = {
         sample: {**reasons, "no solution": int((~solved & (data.obs["sample"] == sample)).sum())}
         for sample, reasons in data.dropped.items()

@@ -38,7 +38,7 @@ class Section:
     counts
         Raw counts CSR (n, G).
     genes
-        The G genes that can meet a reference's.
+        The G genes that can be matched with a reference's.
     dropped
         Spots left out, by reason.
     """
@@ -78,14 +78,7 @@ class Prepared:
 def read_section(path: Path, low_umi: int, matcher: GeneMatcher | None = None) -> Section:
     """Read a section's spots: in tissue, with counts.
 
-    Parameters
-    ----------
-    path
-        The section's h5ad.
-    low_umi
-        Spots with fewer counts are flagged, not dropped.
-    matcher
-        How its genes meet the reference's; None: by name.
+    Spots with fewer than `low_umi` counts are flagged, not dropped. Without `matcher` genes are matched by name.
     """
     section = open_section(path)
     sample, counts = section.sample, section.counts
@@ -110,13 +103,7 @@ def read_section(path: Path, low_umi: int, matcher: GeneMatcher | None = None) -
 
 
 def read_signatures(path: Path) -> pd.DataFrame:
-    """Return a reference's signatures, genes x types.
-
-    Raises
-    ------
-    InputError
-        If the file is no reference artefact.
-    """
+    """Return a reference's signatures, genes x types."""
     parts = read_elements(path, ["var", "varm/signatures"])
     if "varm/signatures" not in parts:
         raise InputError(
@@ -128,13 +115,7 @@ def read_signatures(path: Path) -> pd.DataFrame:
 def check_shared(
     section: Section, reference: GeneKeys, path: Path, spec: Mapping[str, Any], matcher: GeneMatcher
 ) -> int:
-    """Return how many genes a section shares with the reference.
-
-    Raises
-    ------
-    InputError
-        If they share too few; the message shows both kinds of names.
-    """
+    """Return how many genes a section shares with the reference; too few are refused, with both kinds of names."""
     shared = int(section.genes.keys.isin(reference.keys).sum())
     total = len(reference.given)
     share = shared / max(total, 1)
@@ -175,13 +156,8 @@ def prepare(task: LabelTask) -> Prepared:
     """Read a group's sections and the reference, and bring them to the same genes.
 
     Genes are those of all sections of the group and of the reference, without mitochondrial ones; of these at most
-    ``max_genes``, the ones that differ most between types (see `specificity`). They meet under Ensembl ids where the
-    task has a table (`histoloom.genes`), else by name.
-
-    Raises
-    ------
-    InputError
-        No reference, no section with counts, or too few shared genes.
+    ``max_genes``, the ones that differ most between types (see `specificity`). They are matched by Ensembl id where
+    the task has a table (`histoloom.genes`), else by name.
     """
     from scipy.sparse import vstack
 
@@ -251,9 +227,9 @@ def _most_specific(signatures: pd.DataFrame, most: int | None) -> pd.Index:
 def _lost_markers(signatures: pd.DataFrame, common: pd.Index) -> dict[str, list[str]]:
     """Return, by type, which of its 25 most specific genes are lost: not in every section, or by their name."""
     log = pd.DataFrame(np.log1p(signatures / np.maximum(signatures.sum(axis=0), 1e-12) * 1e4))
-    found = {}
+    lost = {}
     for name in signatures.columns:
         excess = log[name] - log.drop(columns=name).max(axis=1)
         top = pd.Series(excess).sort_values(ascending=False, kind="stable").index[:_LOST_MARKERS]
-        found[str(name)] = [str(g) for g in top[~top.isin(common)]]
-    return found
+        lost[str(name)] = [str(g) for g in top[~top.isin(common)]]
+    return lost

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +15,7 @@ from histoloom.labels.artefact import GroupLabels, LabelTask
 from histoloom.labels.prepare import Section, read_section
 
 logger = logging.getLogger(__name__)
-# Columns of a truth table that name or count, and are no type.
+# Columns of a ground truth table that are not types.
 _NOT_TYPES = ("obs_id", "n_cells")
 
 
@@ -26,11 +25,6 @@ def label_published(task: LabelTask) -> GroupLabels:
     her2st's stereoscope proportions (Andersson et al. 2021, doi 10.1038/s41467-021-26271-2) come as
     ``<level>/<section>-proportion.tsv``, spots x types, rows summing to 1. Blanks around type names are cut (one
     minor type is published as ``"NK cells "``).
-
-    Raises
-    ------
-    InputError
-        A file that is no zip, a section that it lacks, or ids that the section does not have.
     """
     if len(task.tables) != 1:
         raise InputError(
@@ -66,13 +60,7 @@ def label_published(task: LabelTask) -> GroupLabels:
 
 
 def label_truth(task: LabelTask) -> GroupLabels:
-    """Read the ground truth of simulated sections: ``<section>_abundance.tsv``, cells per spot and type.
-
-    Raises
-    ------
-    InputError
-        A section without a table.
-    """
+    """Read the ground truth of simulated sections: ``<section>_abundance.tsv``, cells per spot and type."""
     sections = [read_section(p, int(task.spec["low_umi"])) for p in task.samples]
     frames, places = [], []
     for section in sections:
@@ -131,20 +119,20 @@ def _join(task: LabelTask, sections: list[Section], frames: list[pd.DataFrame], 
                 "use tables of one fit.",
                 code="published-types",
             )
-        found = section.obs["obs_id"].isin(frame.index).to_numpy()
-        if not found.any():
+        matched = section.obs["obs_id"].isin(frame.index).to_numpy()
+        if not matched.any():
             raise InputError(
                 where,
-                f"shares no observation with section '{section.sample}': ids such as {_some(frame.index)} against "
-                f"{_some(section.obs['obs_id'])}.",
+                f"shares no observation with section '{section.sample}': ids such as {_examples(frame.index)} against "
+                f"{_examples(section.obs['obs_id'])}.",
                 "the table must use the section's own observation ids.",
                 code="published-ids",
             )
-        kept = section.obs[found]
+        kept = section.obs[matched]
         obs.append(kept)
         values.append(frame.loc[kept["obs_id"], types].to_numpy())
-        dropped[section.sample] = {**section.dropped, "not in the table": int((~found).sum())}
-        unmatched[section.sample] = len(frame) - int(found.sum())
+        dropped[section.sample] = {**section.dropped, "not in the table": int((~matched).sum())}
+        unmatched[section.sample] = len(frame) - int(matched.sum())
     logger.info("%s: rows of the tables without a usable spot: %s", task.where, unmatched)
     return GroupLabels(
         pd.concat(obs, ignore_index=True),
@@ -156,9 +144,5 @@ def _join(task: LabelTask, sections: list[Section], frames: list[pd.DataFrame], 
     )
 
 
-def _some(ids: pd.Index | pd.Series) -> str:
-    def quoted() -> Iterator[str]:
-        for value in list(ids)[:2]:
-            yield f"'{value}'"
-
-    return ", ".join(quoted()) or "none"
+def _examples(ids: pd.Index | pd.Series) -> str:
+    return ", ".join(f"'{value}'" for value in list(ids)[:2]) or "none"

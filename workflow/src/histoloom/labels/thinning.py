@@ -32,11 +32,6 @@ def thin_counts(counts: Any, half: int, seed: int, name: str) -> Any:
         0: each count thinned by Binomial(count, 0.5); 1: what is left of it. Both add up to the counts.
     seed, name
         Choose the draw; `name` (``cohort/sample``) gives each section its own.
-
-    Raises
-    ------
-    InputError
-        If a count is no whole number, or `half` is neither 0 nor 1.
     """
     from scipy.sparse import csr_matrix
 

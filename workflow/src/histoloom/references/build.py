@@ -54,11 +54,6 @@ def build_reference(
         Threads of the fit; part of the identity only where they can change floats.
     scratch
         Folder of checkpoints.
-
-    Raises
-    ------
-    InputError
-        Counts that are not raw, types that do not exist or have too few cells, nothing left after the filters.
     """
     import anndata as ad
 
@@ -101,13 +96,13 @@ def build_reference(
 
 def _identities(files: Mapping[str, Path | list[Path]]) -> dict[str, str]:
     """Return identities of raw files by their bytes; a matrix folder counts as its three files."""
-    found = {}
+    identities = {}
     for role, value in files.items():
         paths: Sequence[Path] = [Path(value)] if isinstance(value, (str, Path)) else [Path(p) for p in value]
         for number, path in enumerate(paths):
             parts = mtx_files(path) if path.is_dir() else {"": path}
-            found[f"{role}.{number:04d}"] = sha256_text("".join(sha256_file(p) for p in parts.values()))
-    return found
+            identities[f"{role}.{number:04d}"] = sha256_text("".join(sha256_file(p) for p in parts.values()))
+    return identities
 
 
 def assign_types(cells: ReferenceCells, spec: Mapping[str, Any]) -> tuple[pd.Series, dict[str, Any]]:
@@ -117,11 +112,6 @@ def assign_types(cells: ReferenceCells, spec: Mapping[str, Any]) -> tuple[pd.Ser
     -------
     tuple
         Final type per cell ("" = not used) and a report.
-
-    Raises
-    ------
-    InputError
-        A type that is named but does not exist, fewer than two types, or a type with too few cells.
     """
     original = cells.obs["cell_type"]
     known = set(original) - {""}
@@ -249,11 +239,6 @@ def choose_genes(
     -------
     tuple
         A function that takes counts (n, G) to counts of the chosen genes, their names, and a report of what was lost.
-
-    Raises
-    ------
-    InputError
-        If no gene is left.
     """
     from scipy.sparse import csr_matrix
 

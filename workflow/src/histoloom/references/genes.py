@@ -56,28 +56,17 @@ def passes_gene_filter(
     cell_percentage_cutoff2: float,
     nonz_mean_cutoff: float,
 ) -> np.ndarray:
-    """Return the genes that cell2location's filter keeps.
+    """Return a mask of the genes that cell2location's filter keeps, shape (G,).
 
     The rule of ``cell2location.utils.filtering.filter_genes`` (Kleshchevnikov et al. 2022, doi
-    10.1038/s41587-021-01139-4), without the figure that the original opens: kept are genes found in more than
-    ``cell_percentage_cutoff2`` of the cells, and genes found in more than ``cell_count_cutoff`` cells
-    whose mean over the cells that have them is above ``nonz_mean_cutoff``.
+    10.1038/s41587-021-01139-4): genes detected in more than ``cell_percentage_cutoff2`` of the `n_obs` cells, and genes
+    detected in more than ``cell_count_cutoff`` cells whose mean count over these cells is above ``nonz_mean_cutoff``.
+    The original is not called: it draws a figure, and its import takes longer than building a reference.
 
     Parameters
     ----------
-    n_cells
-        Cells with a count, by gene, shape (G,).
-    totals
-        Sum of counts by gene, shape (G,).
-    n_obs
-        Number of cells.
-    cell_count_cutoff, cell_percentage_cutoff2, nonz_mean_cutoff
-        The three cutoffs: cells, share of cells, counts.
-
-    Returns
-    -------
-    numpy.ndarray
-        Boolean, shape (G,).
+    n_cells, totals
+        Cells with a count, and sum of counts, by gene, shape (G,).
     """
     nonzero_mean = np.divide(totals, n_cells, out=np.zeros(len(n_cells), dtype=float), where=n_cells > 0)
     common = n_cells > n_obs * cell_percentage_cutoff2

@@ -55,13 +55,7 @@ def _one(files: Files, role: str) -> list[Path]:
 
 
 def text_column(frame: pd.DataFrame, key: str | None, where: str, option: str, constant: str) -> pd.Series:
-    """Return a column as text, empty where missing; a constant when no column is named.
-
-    Raises
-    ------
-    InputError
-        If the table has no such column.
-    """
+    """Return a column as text, empty where missing; a constant when no column is named."""
     if key is None:
         return pd.Series(constant, index=frame.index, dtype=object)
     if key not in frame.columns:
@@ -76,24 +70,7 @@ def text_column(frame: pd.DataFrame, key: str | None, where: str, option: str, c
 
 
 def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
-    """Open a labelled h5ad.
-
-    Parameters
-    ----------
-    files
-        Role ``h5ad``: one file.
-    spec
-        The reference's entry: cell_type_key, donor_key, assay_key, gene_key, counts.
-
-    Returns
-    -------
-    ReferenceCells
-
-    Raises
-    ------
-    InputError
-        Missing file, column, layer; no raw counts anywhere.
-    """
+    """Open a labelled h5ad, the one file of role ``h5ad``."""
     import anndata as ad
     import h5py
 
@@ -209,11 +186,6 @@ def read_mtx_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
     -------
     ReferenceCells
         Annotated cells of all folders over the genes that all share.
-
-    Raises
-    ------
-    InputError
-        Missing file or column; tables and matrices that share no cell.
     """
     from scipy.sparse import vstack
 
@@ -292,13 +264,7 @@ def _first_of(folder: Path, names: Sequence[str]) -> Path:
 
 
 def mtx_files(folder: Path) -> dict[str, Path]:
-    """Return the three files of a 10x matrix folder, of either Cell Ranger layout.
-
-    Raises
-    ------
-    InputError
-        If one of them is missing.
-    """
+    """Return the three files of a 10x matrix folder, of either Cell Ranger layout."""
     return {
         "matrix": _first_of(folder, ("matrix.mtx.gz", "matrix.mtx")),
         "features": _first_of(folder, ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")),
@@ -321,11 +287,6 @@ def read_mtx_folder(folder: Path, gene_column: str) -> tuple[csr_matrix, np.ndar
     -------
     tuple
         Counts CSR (cells, genes), barcodes (cells,), gene names (genes,).
-
-    Raises
-    ------
-    InputError
-        Missing file; numbers of rows and columns that do not fit.
     """
     from scipy.io import mmread
     from scipy.sparse import csr_matrix

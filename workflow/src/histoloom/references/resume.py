@@ -33,23 +33,23 @@ def resuming(checkpoint: Checkpoint) -> Any:
     class Resuming(pl.Callback):
         """See `resuming`."""
 
-        found: dict[str, Any] | None = None
+        saved: dict[str, Any] | None = None
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             """Look for a state; it is taken up later, when the guide has its parameters."""
             del pl_module
             checkpoint.listen()  # Lightning's own handler of SIGTERM would end the fit unsaved
-            self.found = checkpoint.load()
-            if self.found is not None:
+            self.saved = checkpoint.load()
+            if self.saved is not None:
                 progress = trainer.fit_loop.epoch_progress.current
-                progress.ready = progress.started = progress.processed = progress.completed = self.found["epoch"]
+                progress.ready = progress.started = progress.processed = progress.completed = self.saved["epoch"]
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             """Take up the state before the first epoch, save before the others."""
             epoch = int(trainer.current_epoch)
-            if self.found is not None:
-                _take_up(self.found, trainer, pl_module)
-                self.found = None
+            if self.saved is not None:
+                _restore(self.saved, trainer, pl_module)
+                self.saved = None
             elif epoch:
                 checkpoint.tick(lambda: _state(trainer, pl_module, epoch), f"epoch {epoch} of {trainer.max_epochs}")
 
@@ -73,8 +73,8 @@ def _state(trainer: Any, plan: Any, epoch: int) -> dict[str, Any]:
     }
 
 
-def _take_up(state: dict[str, Any], trainer: Any, plan: Any) -> None:
-    """Put a fit where `_state` found it. Parameters are copied in place: guide, store and optimisers share them."""
+def _restore(state: dict[str, Any], trainer: Any, plan: Any) -> None:
+    """Put a fit where `_state` saved it. Parameters are copied in place: guide, store and optimisers share them."""
     import pandas as pd
     import pyro
     import torch
