@@ -8,7 +8,7 @@ from histoloom.jobs import job
 
 def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.report.check_figures import draw_check
+        from histoloom.checks.base import draw_check
 
         draw_check(spec=json.loads(snakemake.params.spec), metrics=Path(snakemake.input.metrics), out=out["figure"])
 

@@ -8,7 +8,7 @@ from histoloom.jobs import job, paths_by_role
 def main(snakemake):
     files = paths_by_role(snakemake.input.items())
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.metrics.checks import run_check
+        from histoloom.checks.base import run_check
 
         run_check(
             spec=json.loads(snakemake.params.spec),

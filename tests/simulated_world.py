@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from histoloom.checks.base import run_check
 from histoloom.embeddings import embed_batch
 from histoloom.folds import make_folds
 from histoloom.labels import LabelTask, gather_labels, label_groups
 from histoloom.metrics import score_predictions
-from histoloom.metrics.checks import run_check
 from histoloom.models import predict_model, train_model
 from histoloom.plan import Plan
 from histoloom.references import build_reference

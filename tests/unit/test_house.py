@@ -40,8 +40,8 @@ BASE = [
     "job_resources",
 ]
 FLOW = [
-    "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "networks", "models", "probe", "audit",
-    "metrics", "report",
+    "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "cells", "networks", "models", "probe", "audit",
+    "metrics", "report", "checks",
 ]  # fmt: skip
 # They know every stage by name; no stage may import them.
 ABOVE = ["plan"]
@@ -167,8 +167,9 @@ def test_every_rule_carries_what_a_rule_must(name: str, body: str, path: Path) -
         assert word in body, f"{path.name}: rule {name} lacks {word}"
     # Both, or neither: then the profile's defaults serve.
     assert ("mem_mb=" in body) == ("runtime=" in body), f"{path.name}: rule {name}"
-    script = ROOT / "scripts" / f"{name}.py"
-    assert f"../../scripts/{name}.py" in body
+    adapter = {"score_leaks": "score_model"}.get(name, name)  # the same job with leakage=True
+    script = ROOT / "scripts" / f"{adapter}.py"
+    assert f"../../scripts/{adapter}.py" in body
     assert script.is_file(), f"{script} is missing"
     assert len(script.read_text().splitlines()) <= 50
     assert "def main(snakemake)" in script.read_text()

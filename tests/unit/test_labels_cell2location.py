@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from histoloom.artefacts import write_parquet
+from histoloom.checks.base import run_check
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.labels import gather_labels, label_groups
@@ -21,7 +22,6 @@ from histoloom.labels.artefact import LabelTask
 from histoloom.labels.cell2location import _statistic, expected_cells, fit
 from histoloom.labels.prepare import prepare
 from histoloom.labels.thinning import thin_section
-from histoloom.metrics.checks import run_check
 from histoloom.metrics.rows import read_metrics
 from histoloom.references.fitting import history_summary, import_cell2location, relative_fall
 from label_inputs import TYPES, label_spec, metadata, run_labels, signatures, true_cells, write_reference, write_section

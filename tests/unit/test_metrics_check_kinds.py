@@ -11,14 +11,13 @@ from metrics_inputs import SPEC, make_obs, make_values, write_inputs, write_labe
 from sklearn.metrics import roc_auc_score
 
 from histoloom.artefacts import write_parquet
+from histoloom.checks.base import draw_check, run_check
+from histoloom.checks.labelled import read_predicted
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
-from histoloom.metrics.checks import run_check
-from histoloom.metrics.labelled import read_predicted
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.attainable import report_attainable
-from histoloom.report.check_figures import draw_check
 from histoloom.report.results import with_marks
 
 OBS = make_obs({("A", "A1"): 49, ("A", "A2"): 49, ("B", "B1"): 49})

@@ -11,10 +11,12 @@ from metrics_inputs import make_obs, make_values, write_labels, write_section
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 
+from histoloom.checks.base import run_check
+from histoloom.checks.labelled import Labels
+from histoloom.checks.regions import score_regions
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics.auroc import auroc_with_interval
-from histoloom.metrics.checks import Labels, run_check, score_regions
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.uncertainty import bootstrap_interval
 

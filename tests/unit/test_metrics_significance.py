@@ -9,9 +9,9 @@ from metrics_inputs import make_obs, write_labels, write_section
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binom
 
+from histoloom.checks.base import run_check
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
-from histoloom.metrics.checks import run_check
 from histoloom.metrics.moran import morans_r, protocol_weights, spatial_weights, weight_diagnostics
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.significance import false_discovery, grid_shifts, null_maps, permutation_p

@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from histoloom.artefacts import read_metadata, write_parquet
+from histoloom.checks.base import run_check
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
-from histoloom.metrics.checks import run_check
 from histoloom.metrics.rows import read_metrics
 from histoloom.nuclei import count_nuclei
 from histoloom.nuclei.find import find_nuclei

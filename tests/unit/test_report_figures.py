@@ -11,11 +11,10 @@ import pytest
 from metrics_inputs import SPEC, TYPES, make_obs, make_values, write_inputs, write_labels, write_section
 
 from error_codes import has_code
+from histoloom.checks.base import draw_check, run_check
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
-from histoloom.metrics.checks import run_check
 from histoloom.metrics.scored import read_predictions
-from histoloom.report.check_figures import draw_check
 from histoloom.report.coloc import cluster_order, draw_coloc
 from histoloom.report.experiment import report_experiment
 from histoloom.report.maps import choose_types, draw_maps, draw_ranks, median_section

@@ -203,19 +203,17 @@ class CheckKind:
 
     Attributes
     ----------
+    module
+        Has ``inputs`` (files by role from the plan), ``score`` (long rows) and ``draw`` (the figure).
     against
         What it compares with, as the metrics rows say it.
     chapter
         Chapter of the report that its figure is in.
-    inputs, score, draw
-        Functions as ``module:name``: files by role from the plan, long rows, the figure.
     """
 
+    module: str
     against: str
     chapter: str = "2. How good could it be"
-    inputs: str = ""
-    score: str = ""
-    draw: str = ""
 
 
 LEVELS = (
@@ -272,7 +270,11 @@ _FORMULA = Memory(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb
 _NETWORK = Memory(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3)  # a guess
 ENCODERS: dict[str, EncoderKind] = {
     "nuclear_density": EncoderKind(
-        "histoloom.embeddings.simple_features:NuclearDensity", weights=False, gpu=0, baseline="nuclear density", memory=_FORMULA
+        "histoloom.embeddings.simple_features:NuclearDensity",
+        weights=False,
+        gpu=0,
+        baseline="nuclear density",
+        memory=_FORMULA,
     ),
     "colour_only": EncoderKind(
         "histoloom.embeddings.simple_features:ColourOnly", weights=False, gpu=0, baseline="colour only", memory=_FORMULA
@@ -333,17 +335,17 @@ TARGETS: dict[str, TargetKind] = {
 
 _MEASURED, _RESULT, _LABELS = "1. What was measured", "3. How good is it", "7. What hangs on the labels"
 CHECKS: dict[str, CheckKind] = {
-    "truth": CheckKind("truth"),
-    "labels": CheckKind("labels"),
-    "regions": CheckKind("regions"),
-    "ceiling": CheckKind("halves"),
-    "colocalization": CheckKind("permutations"),
-    "nuclei": CheckKind("nuclei"),
-    "residual": CheckKind("regions"),
-    "kept": CheckKind("regions", _MEASURED),
-    "predicted_regions": CheckKind("regions", _RESULT),
-    "predicted_nuclei": CheckKind("nuclei", _RESULT),
-    "sensitivity": CheckKind("labels", _LABELS),
+    "truth": CheckKind("histoloom.checks.truth", "truth"),
+    "labels": CheckKind("histoloom.checks.agreement", "labels"),
+    "regions": CheckKind("histoloom.checks.regions", "regions"),
+    "ceiling": CheckKind("histoloom.checks.ceiling", "halves"),
+    "colocalization": CheckKind("histoloom.checks.colocalization", "permutations"),
+    "nuclei": CheckKind("histoloom.checks.nuclei", "nuclei"),
+    "residual": CheckKind("histoloom.checks.residual", "regions"),
+    "kept": CheckKind("histoloom.checks.tissue_filter", "regions", _MEASURED),
+    "predicted_regions": CheckKind("histoloom.checks.predicted_regions", "regions", _RESULT),
+    "predicted_nuclei": CheckKind("histoloom.checks.predicted_nuclei", "nuclei", _RESULT),
+    "sensitivity": CheckKind("histoloom.checks.sensitivity", "labels", _LABELS),
 }
 
 SECTIONS: Mapping[str, Mapping[str, Any]] = {

@@ -60,7 +60,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("panel", modules=("histoloom.probe.panel",)),
         Stage("probe", modules=("histoloom.probe",)),
         Stage("metrics", version=2, modules=("histoloom.metrics",)),
-        Stage("checks", modules=("histoloom.metrics",)),
+        Stage("checks", modules=("histoloom.checks", "histoloom.metrics")),
         Stage("report", modules=("histoloom.report",)),
     )
 }

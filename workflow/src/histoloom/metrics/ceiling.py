@@ -8,17 +8,13 @@ and Brown, ``2 r / (1 + r)``; ceiling of the correlation of anything with the la
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histoloom.errors import InputError
-from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.labelled import Labels, sections_of
+from histoloom.metrics.continuous import value_rows
 from histoloom.obs_keys import obs_keys, section_keys
 from histoloom.stats import Floats, pearson_columns
-from histoloom.targets.build import apply_recipe
 
 IDENTIFIABLE = 0.3
 """A type with a lower reliability is listed apart: what is predicted of it is noise for the greater part."""
@@ -32,44 +28,15 @@ def reliability(r: Floats) -> Floats:
     return found
 
 
-def score_ceiling(spec: Mapping[str, Any], first: Labels, second: Labels) -> list[pd.DataFrame]:
-    """Return rows of ``halves_r``, ``reliability`` and ``ceiling`` per section, patient and cohort.
+def halves_rows(place: Mapping[str, str], types: Sequence[str], first: Floats, second: Floats) -> pd.DataFrame:
+    """Return ``halves_r``, ``reliability`` and ``ceiling`` of one section from two halves of its counts, per type.
 
-    Parameters
-    ----------
-    spec
-        The check's entry: ``transform``, of what the correlation is taken.
-    first, second
-        Labels of the two halves of the counts of one cohort.
-
-    Notes
-    -----
-    Reliability and ceiling are formed per section and then averaged like a CC is, so that a cohort's CC and ceiling
-    are means over the same sections. Abundance follows the depth of a spot in both halves alike, so that even a type
-    that counts say nothing about repeats itself; its share of the spot does not.
+    They are averaged over sections like a CC is, so that a cohort's CC and ceiling are means over the same sections.
     """
-    transform = str(spec.get("transform", "none"))
-    if first.types != second.types:
-        raise InputError(second.path, f"has other types than {first.path}.", "remove both and label them again.")
-    position = second.obs.index.get_indexer(first.obs.index)
-    if not (position >= 0).any():
-        raise InputError(first.path, f"shares no observation with {second.path}.", "thin the same sections.")
-    parts = []
-    for place, index in sections_of(first):
-        index = index[position[index] >= 0]
-        r, n = pearson_columns(
-            apply_recipe(first.values[index], transform, first.path),
-            apply_recipe(second.values[position[index]], transform, second.path),
-        )
-        share = reliability(r)
-        for metric, value in (("halves_r", r), ("reliability", share), ("ceiling", np.sqrt(share))):
-            parts.append(
-                pd.DataFrame(
-                    {"metric": metric, "target": first.types, "value": value, "n": n,
-                     "n_nan": np.isnan(value).astype(int), **place}
-                )
-            )  # fmt: skip
-    return [roll_up(pd.concat(parts, ignore_index=True), types=True)]
+    r, n = pearson_columns(first, second)
+    share = reliability(r)
+    numbers = {"halves_r": r, "reliability": share, "ceiling": np.sqrt(share)}
+    return pd.concat([value_rows(place, types, m, value, n) for m, value in numbers.items()], ignore_index=True)
 
 
 def attainable(metrics: pd.DataFrame, ceilings: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:

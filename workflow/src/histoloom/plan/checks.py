@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from histoloom import kinds, paths
+from histoloom import kinds
 from histoloom.config import Config
 from histoloom.plan.embeddings import Embeddings
 from histoloom.plan.experiments import Experiments
@@ -29,38 +28,8 @@ class Checks:
     def files(self, check: str) -> dict[str, list[str]]:
         """Return what a check reads, by role: what is checked (``labels``), and what it is compared with."""
         entry = self.config.get("checks", check)
-        kind, against = entry["kind"], entry.get("against")
-        if kind.startswith("predicted_"):
-            return self._predicted_files(entry)
-        cohorts = entry["cohorts"]
-        sections = self.sections.pairs(cohorts)
-        samples = [paths.SAMPLE.format(cohort=c, sample=s) for c, s in sections]
-
-        def labels(*names: str) -> list[str]:
-            return [paths.LABELS.format(labels=name, cohort=cohort) for cohort in cohorts for name in names]
-
-        if kind == "sensitivity":
-            return {"labels": labels(*entry["labels"]), "against": []}
-        if kind == "ceiling":
-            first, second = (labels(f"{entry['labels']}-half{half}s{entry['seed']}") for half in (0, 1))
-            return {"labels": first, "against": second}
-        if kind == "kept":
-            tiles = [paths.TILES.format(tiles=entry["tiles"], cohort=c, sample=s) for c, s in sections]
-            return {"labels": tiles, "against": samples}
-        if kind == "nuclei":
-            samples = [paths.NUCLEI.format(cohort=c, sample=s) for c, s in sections]
-        return {"labels": labels(entry["labels"]), "against": labels(against) if against else samples}
-
-    def _predicted_files(self, entry: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return what a check of held-out predictions reads."""
-        experiment = entry["experiment"]
-        trained = self.experiments.entry(experiment)["models"]
-        models = entry["models"] or [m for m in trained if self.embeddings.of_model(m)]
-        pattern = paths.NUCLEI if entry["kind"] == "predicted_nuclei" else paths.SAMPLE
-        return {
-            "labels": [paths.DEFAULT_PREDICTIONS.format(experiment=experiment, model=m) for m in models],
-            "against": [pattern.format(cohort=c, sample=s) for c, s in self.experiments.samples(experiment)],
-        }
+        files: dict[str, list[str]] = kinds.load_attribute(f"{kinds.CHECKS[entry['kind']].module}:inputs")(self, entry)
+        return files
 
     def chapter(self, check: str) -> str:
         """Return the chapter of the report that a check's figure is in."""
