@@ -107,8 +107,8 @@ def test_the_papers_config_has_the_papers_ablation(repo: Path) -> None:
         ("mlp", "conch"), ("mlp", "uni"), ("mlp", "conch+uni"), ("mlp", "uni2"), ("mlp", "conch+uni2"),
         ("mlp", "conch+uni+uni2"),
     ]  # fmt: skip
-    assert "results/figures/her2st_paper/ablation.png" in plan(repo).targets()
-    assert not [path for path in plan(repo).targets() if "her2st_open" in path and "ablation" in path]
+    assert "results/figures/her2st_paper/ablation.png" in plan(repo).report.targets()
+    assert not [path for path in plan(repo).report.targets() if "her2st_open" in path and "ablation" in path]
 
 
 def test_models_of_other_settings_are_a_group_of_their_own(repo: Path) -> None:

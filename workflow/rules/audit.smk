@@ -12,7 +12,7 @@ rule audit_sections:
         figure=report(
             paths.CONTENT_FIGURE,
             caption="../report/audit.rst",
-            category="6. Leaks",
+            category=chapter("Leakage"),
             labels={"experiment": "{experiment}", "what": "content guard"},
         ),
     log:

@@ -78,6 +78,9 @@ def spec(method, **given):
     return ask_spec
 
 
+chapter = PLAN.report.chapter  # of the report, numbered
+
+
 # Memory or time by the size of the input and the attempt; what is needed is that of the rule, or of a kind.
 def measured(measure, need):
     ask = inputs(need) if callable(need) else None

@@ -11,13 +11,13 @@ rule report_experiment:
         summary_html=report(
             "results/tables/{experiment}/summary.html",
             caption="../report/summary.rst",
-            category="3. How good is it",
+            category=chapter("How good is it"),
             labels={"experiment": "{experiment}", "what": "summary"},
         ),
         bars=report(
             "results/figures/{experiment}/bars.png",
             caption="../report/bars.rst",
-            category="3. How good is it",
+            category=chapter("How good is it"),
             labels={"experiment": "{experiment}", "what": "CC and L1 by patient"},
         ),
         baselines_csv="results/tables/{experiment}/baselines.csv",
@@ -25,7 +25,7 @@ rule report_experiment:
         baselines_html=report(
             "results/tables/{experiment}/baselines.html",
             caption="../report/baselines.rst",
-            category="4. Against what",
+            category=chapter("Compared with baselines"),
             labels={
                 "experiment": "{experiment}",
                 "what": "baseline comparison, table",
@@ -34,13 +34,13 @@ rule report_experiment:
         baselines=report(
             "results/figures/{experiment}/baselines.png",
             caption="../report/baselines.rst",
-            category="4. Against what",
+            category=chapter("Compared with baselines"),
             labels={"experiment": "{experiment}", "what": "baseline comparison"},
         ),
         between=report(
             "results/figures/{experiment}/between.png",
             caption="../report/between.rst",
-            category="4. Against what",
+            category=chapter("Compared with baselines"),
             labels={
                 "experiment": "{experiment}",
                 "what": "between or within sections",
@@ -71,7 +71,7 @@ rule report_ablation:
         html=report(
             "results/tables/{experiment}/ablation.html",
             caption="../report/ablation.rst",
-            category="3. How good is it",
+            category=chapter("How good is it"),
             labels={
                 "experiment": "{experiment}",
                 "what": "encoders alone and together, table",
@@ -80,7 +80,7 @@ rule report_ablation:
         figure=report(
             "results/figures/{experiment}/ablation.png",
             caption="../report/ablation.rst",
-            category="3. How good is it",
+            category=chapter("How good is it"),
             labels={
                 "experiment": "{experiment}",
                 "what": "encoders alone and together",
@@ -111,13 +111,13 @@ rule report_attainable:
         html=report(
             "results/tables/{experiment}/attainable.html",
             caption="../report/attainable.rst",
-            category="2. How good could it be",
+            category=chapter("How good could it be"),
             labels={"experiment": "{experiment}", "what": "CC and its ceiling, table"},
         ),
         figure=report(
             "results/figures/{experiment}/attainable.png",
             caption="../report/attainable.rst",
-            category="2. How good could it be",
+            category=chapter("How good could it be"),
             labels={"experiment": "{experiment}", "what": "CC and its ceiling"},
         ),
     log:
@@ -145,13 +145,13 @@ rule report_leaks:
         html=report(
             "results/tables/{experiment}/leaks.html",
             caption="../report/leaks.rst",
-            category="6. Leaks",
+            category=chapter("Leakage"),
             labels={"experiment": "{experiment}", "what": "leakage effect, table"},
         ),
         figure=report(
             "results/figures/{experiment}/leaks.png",
             caption="../report/leaks.rst",
-            category="6. Leaks",
+            category=chapter("Leakage"),
             labels={"experiment": "{experiment}", "what": "leakage effect"},
         ),
     log:
@@ -181,13 +181,13 @@ rule report_model:
         maps=report(
             "results/figures/{experiment}/{model}/maps.png",
             caption="../report/maps.rst",
-            category="5. Where does it fail",
+            category=chapter("Where does it fail"),
             labels={"experiment": "{experiment}", "model": "{model}", "what": "maps"},
         ),
         ranks=report(
             "results/figures/{experiment}/{model}/ranks.png",
             caption="../report/ranks.rst",
-            category="5. Where does it fail",
+            category=chapter("Where does it fail"),
             labels={
                 "experiment": "{experiment}",
                 "model": "{model}",
@@ -197,7 +197,7 @@ rule report_model:
         colocalization=report(
             "results/figures/{experiment}/{model}/colocalization.png",
             caption="../report/colocalization.rst",
-            category="5. Where does it fail",
+            category=chapter("Where does it fail"),
             labels={
                 "experiment": "{experiment}",
                 "model": "{model}",
@@ -207,7 +207,7 @@ rule report_model:
         errors=report(
             "results/figures/{experiment}/{model}/errors.png",
             caption="../report/errors.rst",
-            category="5. Where does it fail",
+            category=chapter("Where does it fail"),
             labels={
                 "experiment": "{experiment}",
                 "model": "{model}",
@@ -241,7 +241,7 @@ rule report_check:
         figure=report(
             paths.CHECK_FIGURE,
             caption="../report/check.rst",
-            category=inputs(PLAN.checks.chapter),
+            category=inputs(PLAN.report.check_chapter),
             labels=inputs(PLAN.checks.columns),
         ),
     log:
@@ -268,7 +268,7 @@ rule report_slide:
         figure=report(
             paths.SLIDE_FIGURE,
             caption="../report/slide.rst",
-            category="9. New slides",
+            category=chapter("New slides"),
             labels={"slide": "{sample}", "model": "{model}"},
         ),
     log:
@@ -287,3 +287,27 @@ rule report_slide:
         code=code_of("report"),
     script:
         "../../scripts/report_slide.py"
+
+
+rule report_front:
+    input:
+        unpack(inputs(PLAN.report.front_files)),
+    output:
+        html=report(
+            paths.FRONT_PAGE,
+            caption="../report/front.rst",
+            category=chapter("In short"),
+            labels={"what": "front page"},
+        ),
+    log:
+        "logs/report/report_front/report_front.log",
+    benchmark:
+        "benchmarks/report/report_front/report_front.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    params:
+        spec=spec(PLAN.report.front_spec),
+        code=code_of("report"),
+    script:
+        "../../scripts/report_front.py"

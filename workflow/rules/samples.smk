@@ -11,7 +11,7 @@ rule read_section:
         picture=report(
             paths.SAMPLE_PICTURE,
             caption="../report/section.rst",
-            category="1. What was measured",
+            category=chapter("What was measured"),
             labels={"cohort": "{cohort}", "section": "{sample}"},
         ),
     log:

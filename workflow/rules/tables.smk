@@ -11,13 +11,13 @@ rule write_probe_table:
         html=report(
             "results/tables/{experiment}/probe.html",
             caption="../report/probe.rst",
-            category="4. Against what",
+            category=chapter("Compared with baselines"),
             labels={"experiment": "{experiment}", "what": "probes of encoders"},
         ),
         figure=report(
             "results/figures/{experiment}/probe.png",
             caption="../report/probe.rst",
-            category="4. Against what",
+            category=chapter("Compared with baselines"),
             labels={"experiment": "{experiment}", "what": "probes by fold"},
         ),
     log:
@@ -46,7 +46,7 @@ rule write_paper_table:
         html=report(
             "results/tables/{paper}/table{number}.html",
             caption="../report/paper_table.rst",
-            category="8. Next to the papers",
+            category=chapter("Next to the papers"),
             labels={"paper": "{paper}", "what": "table {number}"},
         ),
     log:
@@ -68,7 +68,7 @@ rule list_exclusions:
         csv=report(
             paths.EXCLUSIONS,
             caption="../report/exclusions.rst",
-            category="1. What was measured",
+            category=chapter("What was measured"),
             labels={"cohort": "all", "section": "excluded sections"},
         ),
     log:

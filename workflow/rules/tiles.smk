@@ -37,7 +37,7 @@ rule draw_outlines:
         picture=report(
             paths.OUTLINES_PICTURE,
             caption="../report/outlines.rst",
-            category="1. What was measured",
+            category=chapter("What was measured"),
             labels={"cohort": "{cohort}", "section": "{sample}", "figure": "outlines"},
         ),
     log:

@@ -213,7 +213,7 @@ class CheckKind:
 
     module: str
     against: str
-    chapter: str = "2. How good could it be"
+    chapter: str = "How good could it be"
 
 
 LEVELS = (
@@ -333,7 +333,7 @@ TARGETS: dict[str, TargetKind] = {
     ),
 }
 
-_MEASURED, _RESULT, _LABELS = "1. What was measured", "3. How good is it", "7. What hangs on the labels"
+_MEASURED, _RESULT, _LABELS = "What was measured", "How good is it", "What depends on the labels"
 CHECKS: dict[str, CheckKind] = {
     "truth": CheckKind("histoloom.checks.truth", "truth"),
     "labels": CheckKind("histoloom.checks.agreement", "labels"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 from histoloom import paths
@@ -13,6 +14,19 @@ from histoloom.plan.models import Models
 from histoloom.plan.sections import Sections
 
 _ENDINGS = ("csv", "md", "html")
+CHAPTERS = (
+    "In short",
+    "What was measured",
+    "How good could it be",
+    "How good is it",
+    "Compared with baselines",
+    "Where does it fail",
+    "Leakage",
+    "What depends on the labels",
+    "Next to the papers",
+    "New slides",
+)
+"""Chapters of the report in order; a run numbers those that it has."""
 
 
 class Report:
@@ -62,6 +76,53 @@ class Report:
             "samples": self.experiments.sample_files(experiment),
             "slides": [self.sections.slide(c, s) for c, s in self.experiments.samples(experiment)],
         }
+
+    # chapters ------------------------------------------------------------------------------------------------
+
+    def chapter(self, title: str) -> str:
+        """Return a chapter's title with its number among those that this run has."""
+        chapters = self._chapters
+        return f"{chapters.index(title) + 1}. {title}" if title in chapters else title
+
+    def check_chapter(self, check: str) -> str:
+        """Return the chapter of the report that a check's figure is in."""
+        return self.chapter(self.checks.chapter(check))
+
+    @cached_property
+    def _chapters(self) -> list[str]:
+        evaluations, probes = self.experiments.evaluations(), self.experiments.named("probe")
+        present = {self.checks.chapter(name) for name in self.checks.named()} | {"What was measured"}
+        if evaluations:
+            present |= {"In short", "How good is it", "Compared with baselines"}
+        if probes:
+            present.add("Compared with baselines")
+        if any(self.models.draws_maps(m) for name in evaluations for m in self.experiments.entry(name)["models"]):
+            present.add("Where does it fail")
+        leakage = self.experiments.leakage_tests()
+        if leakage or any(self.experiments.audit_file(name) for name in [*evaluations, *probes]):
+            present.add("Leakage")
+        if self.papers():
+            present.add("Next to the papers")
+        if self.experiments.named("apply"):
+            present.add("New slides")
+        return [title for title in CHAPTERS if title in present]
+
+    # front page ----------------------------------------------------------------------------------------------
+
+    def front_files(self) -> dict[str, list[str]]:
+        """Return tables and figures that the front page is made from."""
+        tables, figures = [], []
+        for name in self.experiments.evaluations():
+            names = ["summary", "baselines", *["attainable"] * bool(self.checks.ceilings(name))]
+            tables += [paths.TABLE.format(experiment=name, table=table, ending="csv") for table in names]
+            figures += [paths.FIGURE.format(experiment=name, figure=figure) for figure in ("baselines", "bars")]
+            models = [m for m in self.experiments.entry(name)["models"] if self.models.draws_maps(m)]
+            figures += [paths.MODEL_FIGURE.format(experiment=name, model=m, figure="maps") for m in models]
+        return {"tables": tables, "figures": figures}
+
+    def front_spec(self) -> list[dict[str, Any]]:
+        """Return the entries of the experiments on the front page."""
+        return [self.spec(name) for name in self.experiments.evaluations()]
 
     # papers --------------------------------------------------------------------------------------------------
 
@@ -124,6 +185,8 @@ class Report:
             for table in sorted((RESOURCES / "published").glob(f"{paper}_table*.yaml")):
                 number = table.stem.rpartition("_table")[2]
                 yield from (paths.PAPER_TABLE.format(paper=paper, number=number, ending=e) for e in _ENDINGS)
+        if self.experiments.evaluations():
+            yield paths.FRONT_PAGE
         yield paths.EXCLUSIONS
 
     def _tables(self, experiment: str, table: str) -> list[str]:

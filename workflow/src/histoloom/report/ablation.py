@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.metrics.uncertainty import MIN_PATIENTS, holm, sign_flip_p
-from histoloom.report.pages import FLAT, Page, mark_best, number, spread_ratio
+from histoloom.report.pages import Page, mark_best, number, spread_ratio
 from histoloom.report.results import Results, overall, read_results
 from histoloom.report.style import PALETTE, figure, jitter, note, save
 
@@ -162,7 +163,7 @@ def _draw(table: pd.DataFrame, patients: pd.DataFrame, results: Results, out: Pa
             for ax, (metric, label) in zip(row[1:], panels, strict=True):
                 _values(ax, of_cohort, patients[patients["cohort"] == cohort], metric)
                 ax.set_xlabel(label)
-            row[2].axvspan(0, FLAT, color="#D55E00", alpha=0.15, lw=0)
+            row[2].axvspan(0, SMALL_SPREAD, color="#D55E00", alpha=0.15, lw=0)
             row[1].set_title(f"{cohort}: {of_cohort['n_patients'].max()} held-out patients", loc="left")
         handles, labels = axes[0][1].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower right", ncols=8, title="held-out patient")

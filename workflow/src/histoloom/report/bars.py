@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from histoloom.report.pages import FLAT
+from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.report.results import Results, overall, units
 from histoloom.report.style import colour, figure, jitter, note, save
 
@@ -41,7 +41,7 @@ def draw_bars(results: Results, out: Path) -> None:
             _panel(ax, rows, models, places, metric)
             ax.set_ylabel(label)
         if words.correlates:
-            axes[1].axhspan(0, FLAT, color="#D55E00", alpha=0.15, lw=0)
+            axes[1].axhspan(0, SMALL_SPREAD, color="#D55E00", alpha=0.15, lw=0)
             axes[1].axhline(1, color="black", ls=":", lw=0.8)
             base = overall(rows, "patient", "l1_mean_predictor").groupby(["cohort", "patient"])["value"].first()
             heights = base.reindex(pd.MultiIndex.from_frame(places[["cohort", "patient"]]))

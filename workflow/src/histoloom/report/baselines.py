@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval
-from histoloom.report.pages import FLAT, Page, mark_best, number, spread_ratio, with_interval
+from histoloom.report.pages import Page, mark_best, number, spread_ratio, with_interval
 from histoloom.report.results import Results, overall, single
 from histoloom.report.style import colour, figure, jitter, save
 
@@ -128,7 +129,7 @@ def draw_baselines(results: Results, out: Path) -> None:
             for y in _borders([step["level"] for step in steps]):
                 ax.axhline(y, color="#C8C8C8", lw=0.7, zorder=0)
         if words.correlates:
-            axes[1].axvspan(0, FLAT, color="#D55E00", alpha=0.12, lw=0)
+            axes[1].axvspan(0, SMALL_SPREAD, color="#D55E00", alpha=0.12, lw=0)
             axes[1].set_xlim(left=0)
         names = [f"{step['level']}\n{step['model']}" if step["level"] else step["model"] for step in steps]
         axes[0].set_yticklabels(list(reversed(names)))

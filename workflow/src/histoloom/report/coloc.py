@@ -48,6 +48,9 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
         None: the cohort with the most observations.
     """
     rows = read_metrics([metrics])
+    if (rows["metric"] == "confusion").any():
+        _draw_confusion(rows, f"{experiment}, {model}", out)
+        return
     rows = rows[(rows["aggregation"] == "pooled") & (rows["against"] == "labels")]
     maps = rows[rows["metric"].isin(["morans_r", "morans_r_reference"])]
     with figure(12.5, 6.2) as fig:
@@ -90,6 +93,39 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
             + (f"\nundefined: {', '.join(dropped)}" if dropped else ""), x=0.01, ha="left", fontsize=9.5,
         )  # fmt: skip
         fig.supxlabel(_similarity(rows[rows["cohort"] == cohort]), fontsize=8.5)
+        save(fig, out)
+
+
+def _draw_confusion(rows: pd.DataFrame, title: str, out: Path) -> None:
+    """Draw the shares of each true class that are predicted as each class, cohort by cohort."""
+    counts = rows[(rows["metric"] == "confusion") & (rows["aggregation"] == "cohort")]
+    cohorts = sorted(counts["cohort"].unique())
+    classes = sorted(set(counts["target"]))
+    side = 1.6 + 0.34 * max(len(classes), 6)
+    with figure((side + 1.2) * max(len(cohorts), 1), side + 1.0) as fig:
+        if not cohorts:
+            note(fig.subplots(), "no section without a QC flag")
+            save(fig, out)
+            return
+        axes = fig.subplots(1, len(cohorts), squeeze=False, sharey=True)[0]
+        for ax, cohort in zip(axes, cohorts, strict=True):
+            wide = counts[counts["cohort"] == cohort].groupby(["target", "target2"])["value"].sum().unstack()
+            wide = wide.reindex(index=classes, columns=classes).fillna(0)
+            size = wide.sum(axis=1)
+            share = wide.div(size.where(size > 0), axis=0).to_numpy()
+            image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+            for (i, j), value in np.ndenumerate(share):
+                if np.isfinite(value) and value >= 0.005:
+                    tone = "white" if value > 0.6 else "black"
+                    ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=tone)
+            ax.set_xticks(range(len(classes)), short_names(classes), rotation=90)
+            ax.set_yticks(range(len(classes)), [f"{c} ({size[c]:.0f})" for c in classes])
+            ax.tick_params(length=0)
+            ax.set_xlabel("predicted class")
+            ax.set_title(cohort)
+        axes[0].set_ylabel("true class (observations)")
+        fig.colorbar(image, ax=list(axes), shrink=0.7, pad=0.01).set_label("share of the true class")
+        fig.suptitle(f"{title}: which class is taken for which", x=0.01, ha="left", fontsize=9.5)
         save(fig, out)
 
 

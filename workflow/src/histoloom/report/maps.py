@@ -25,7 +25,7 @@ from histoloom.report.style import (
     side_of,
 )
 from histoloom.report.thumbnails import find_section, read_thumbnail
-from histoloom.stats import pearson_columns
+from histoloom.stats import score_columns
 
 _FLATTER = 0.5
 """Ratio of spreads below which a prediction is also drawn on a scale of its own."""
@@ -37,7 +37,7 @@ def section_scores(scored: Scored) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     groups: Any = scored.obs.groupby(by, observed=True, sort=True).indices
     for key, index in sorted(groups.items()):
-        r, _ = pearson_columns(scored.prediction[index], scored.reference["labels"][index])
+        r, _ = score_columns(scored.prediction[index], scored.reference["labels"][index])
         value = float(np.nanmean(r)) if np.isfinite(r).any() else float("nan")
         rows.append({**dict(zip(by, key, strict=True)), "value": value, "index": index})
     return pd.DataFrame(rows)
@@ -113,7 +113,7 @@ def draw_maps(
             raise InputError(predictions, where, "name a tested section.", code="report-no-section")
         fold, cohort, sample, index = chosen[["fold", "cohort", "sample", "index"]].iloc[0]
     label, predicted = scored.reference["labels"][index], scored.prediction[index]
-    r, _ = pearson_columns(predicted, label)
+    r, _ = score_columns(predicted, label)
     columns = type_columns(predictions, scored.types, types) if types else choose_types(scored.types, r)
     thumbnail = read_thumbnail(find_section(samples, cohort, sample))
     xy = positions(predictions)[index]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoloom.metrics.continuous import SMALL_SPREAD
+
 UNDEFINED = "–"
-FLAT = 0.1
-"""A ratio of spreads below which a prediction is called flat, whatever its correlation."""
 _CSS = """
 body{font:15px/1.45 system-ui,sans-serif;margin:1.5em;color:#222;max-width:75em}
 table{border-collapse:collapse;margin:.6em 0 1.2em}
@@ -111,7 +111,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 def spread_ratio(value: Any, digits: int = 2) -> str:
     """Return a ratio of spreads for people, with a warning sign where the prediction is flat."""
-    return number(value, digits) + (" ⚠" if value < FLAT else "")
+    return number(value, digits) + (" ⚠" if value < SMALL_SPREAD else "")
 
 
 def with_interval(value: Any, low: Any, high: Any) -> str:

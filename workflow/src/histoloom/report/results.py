@@ -26,6 +26,12 @@ class Words:
         The metric drawn under it.
     item, observation
         What a column and a row of the target are.
+    item_score
+        The metric of one column.
+    correlates
+        Whether numbers are correlated; classes are not.
+    target
+        What is predicted, for the front page.
     """
 
     score: str
@@ -34,13 +40,17 @@ class Words:
     error_name: str
     item: str
     observation: str = "spot"
+    item_score: str = "cc"
     correlates: bool = True
+    target: str = "cell types"
 
 
 WORDS = {
     "abundance": Words("cc", "CC", "l1", "L1", "type"),
-    "expression": Words("cc", "CC", "l1", "L1", "gene"),
-    "cell_class": Words("macro_f1", "macro F1", "balanced_accuracy", "balanced accuracy", "class", "cell", False),
+    "expression": Words("cc", "CC", "l1", "L1", "gene", target="gene expression"),
+    "cell_class": Words(
+        "macro_f1", "macro F1", "balanced_accuracy", "balanced accuracy", "class", "cell", "f1", False, "classes"
+    ),
 }
 
 

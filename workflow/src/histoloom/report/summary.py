@@ -13,14 +13,14 @@ import pandas as pd
 from histoloom.metrics.protocol import short
 from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval, compare_models
 from histoloom.report.pages import Page, listed, mark_best, number, spread_ratio, with_interval
-from histoloom.report.results import Results, overall, pick, single
+from histoloom.report.results import Results, Words, overall, pick, single
 
 _COLOC_FORM = "nodiag_row"
 _PLACE = ["model", "cohort", "against"]
 _COUNTS = ["n_patients", "n_patients_nan", "n_sections", "n_types", "n_nan"]
 _COHORT_METRICS = {
     True: ["sd_ratio", "slope", "l1", "l1_mean_predictor", "l1_skill"],
-    False: ["balanced_accuracy", "macro_precision", "macro_recall", "log_loss", "calibration_error"],
+    False: ["balanced_accuracy", "accuracy", "log_loss", "ece", "macro_f1_majority"],
 }
 SUMMARY_COLUMNS = [
     "model", "variant", "cohort", "qc_flag", "against", "cc", "cc_low", "cc_high", "cc_seed_sd", "sd_ratio", "slope",
@@ -73,9 +73,9 @@ def summarise(results: Results) -> pd.DataFrame:
     return table.drop(columns=["_flagged", "_rank"]).reset_index(drop=True)
 
 
-def _counts(rows: pd.DataFrame, score: str) -> dict[str, int]:
-    patients = overall(rows, "patient", score)["value"]
-    sections = pick(rows, aggregation="section", metric=score)
+def _counts(rows: pd.DataFrame, words: Words) -> dict[str, int]:
+    patients = overall(rows, "patient", words.score)["value"]
+    sections = pick(rows, aggregation="section", metric=words.item_score)
     sections = sections[sections["target"] != ""]
     return {
         "n_patients": int(patients.notna().sum()),
@@ -97,7 +97,7 @@ def _cohort_row(rows: pd.DataFrame, results: Results) -> dict[str, Any]:
         f"{score}_high": interval[1],
         f"{score}_seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan,
         **{metric: single(overall(rows, "cohort", metric)) for metric in _COHORT_METRICS[correlates]},
-        **_counts(rows, score),
+        **_counts(rows, results.words),
     }
     if correlates:
         together = rows[rows["patient"] == ""]
@@ -118,7 +118,7 @@ def _flagged_row(rows: pd.DataFrame, results: Results) -> dict[str, Any]:
     """Return the means over the patients of flagged sections, which enter no other mean."""
     metrics = [results.words.score, *_COHORT_METRICS[results.words.correlates]]
     patients = {name: float(overall(rows, "patient", name)["value"].mean()) for name in metrics}
-    return {**patients, **_counts(rows, results.words.score)}
+    return {**patients, **_counts(rows, results.words)}
 
 
 def _headline(table: pd.DataFrame, results: Results) -> pd.DataFrame:
@@ -214,10 +214,10 @@ def _by_item(results: Results, against: str) -> pd.DataFrame:
         metric: pick(rows, metric=metric).pivot_table(
             index=["cohort", "target"], columns="model", values="value", dropna=False
         )
-        for metric in (results.words.score, "sd_ratio")
+        for metric in (results.words.item_score, "sd_ratio")
     }
-    scores = wide[results.words.score]
-    known = pick(rows, metric=results.words.score)[["cohort", "target"]].drop_duplicates()
+    scores = wide[results.words.item_score]
+    known = pick(rows, metric=results.words.item_score)[["cohort", "target"]].drop_duplicates()
     scores = scores.reindex(pd.MultiIndex.from_frame(known.sort_values(["cohort", "target"])))
     scores = scores[[m for m in results.models if m in scores]]
     ratios = wide["sd_ratio"].reindex(index=scores.index, columns=scores.columns)
@@ -230,7 +230,7 @@ def _by_item(results: Results, against: str) -> pd.DataFrame:
 def _undefined(results: Results) -> pd.DataFrame:
     """Return which scores are undefined: per model, the types, by the set of sections they are undefined in."""
     item = results.words.item
-    rows = pick(results.rows, metric=results.words.score, aggregation="section", train_seed=-1)
+    rows = pick(results.rows, metric=results.words.item_score, aggregation="section", train_seed=-1)
     rows = rows[rows["target"] != ""]
     lines = []
     for (against, model), part in rows.groupby(["against", "model"], sort=True):
@@ -269,18 +269,19 @@ def write_summary(results: Results, out: Mapping[str, Path]) -> None:
     if len(flagged):
         page.heading("Shown, kept out of all means")
         page.table(_headline(flagged, results))
-    differences = _differences(results) if words.correlates else pd.DataFrame()
+    differences = _differences(results)
     if len(differences):
         page.heading("Which differences hold")
         page.table(differences)
         page.text(
-            "Difference in CC, patient by patient; p: exact sign-flip test over patients, Holm's correction over the "
-            f"pairs of models of a cohort. Below {MIN_PATIENTS} patients no p is given: no pattern of signs could make "
-            "one small."
+            f"Difference in {words.score_name}, patient by patient; p: exact sign-flip test over patients, Holm's "
+            f"correction over the pairs of models of a cohort. Below {MIN_PATIENTS} patients no p is given: no pattern "
+            "of signs could make one small."
         )
     for against in sorted(results.rows["against"].unique()):
         ratio = " (SD ratio)" if words.correlates else ""
-        page.heading(f"{words.score_name}{ratio} by {words.item}, against {against}")
+        name = words.score_name if words.correlates else "F1"
+        page.heading(f"{name}{ratio} by {words.item}, against {against}")
         page.table(_by_item(results, against))
     undefined = _undefined(results)
     if len(undefined):
