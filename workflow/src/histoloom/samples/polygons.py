@@ -11,10 +11,10 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from histoloom.artefacts import KEY, identities_of
 from histoloom.errors import InputError
@@ -25,7 +25,6 @@ from histoloom.samples.xenium import read_experiment
 
 logger = logging.getLogger(__name__)
 
-_HEADER = 13
 _REMEDY = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
 
 
@@ -34,17 +33,7 @@ def place_outlines(
 ) -> None:
     """Write the outlines of a bundle's boundary table, placed as its cells are.
 
-    Parameters
-    ----------
-    boundaries, alignment, out, cohort, sample
-        As `write_polygons` takes them.
-    experiment
-        ``experiment.xenium``, which states um per pixel of the morphology image.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be used.
+    Takes um per pixel of the morphology image from ``experiment.xenium``; the rest is as in `write_polygons`.
     """
     write_polygons(
         boundaries=boundaries,
@@ -85,12 +74,16 @@ def write_polygons(
 
     ids, starts, um = _read_rings(boundaries)
     matrix = np.eye(3) if alignment is None else read_alignment(alignment)
-    places = to_slide(um, matrix, pixel_size_um)
-    starts, places = _closed(starts, places)
-    table = pa.table({"cell_id": pa.array(ids.tolist(), pa.string()), "geometry": _wkb(starts, places)})
-    box = [*places.min(axis=0).tolist(), *places.max(axis=0).tolist()]
-    geometry = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": None, "bbox": box}
-    geo = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
+    vertices = to_slide(um, matrix, pixel_size_um)
+    try:
+        rings = shapely.linearrings(vertices, indices=np.repeat(np.arange(len(ids)), np.diff(starts)))
+    except ValueError as error:
+        raise InputError(boundaries, f"an outline is no ring ({error}).", _REMEDY, code="outline-ring") from error
+    geometry = pa.array(shapely.to_wkb(shapely.polygons(rings)).tolist(), pa.large_binary())
+    table = pa.table({"cell_id": pa.array(ids.tolist(), pa.string()), "geometry": geometry})
+    box = [*vertices.min(axis=0).tolist(), *vertices.max(axis=0).tolist()]
+    column = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": None, "bbox": box}
+    geo = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
     used: dict[str, str | Path] = {"boundaries": boundaries, **({"alignment": alignment} if alignment else {})}
     metadata = {
         "cohort": cohort,
@@ -114,21 +107,23 @@ def _read_rings(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise InputError(path, "the boundary table is missing.", _REMEDY)
+        raise InputError(path, "the boundary table is missing.", _REMEDY, code="boundaries-missing")
     try:
         names = pq.read_schema(path).names
         missing = [c for c in ("cell_id", "vertex_x", "vertex_y") if c not in names]
         if missing:
-            raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(names)}.", _REMEDY)
+            raise InputError(
+                path, f"no column {', '.join(missing)}; found: {', '.join(names)}.", _REMEDY, code="boundaries-columns"
+            )
         columns = ["cell_id", "vertex_x", "vertex_y", *(["label_id"] if "label_id" in names else [])]
         table = pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(path, f"no readable parquet ({error}).", _REMEDY) from error
+        raise InputError(path, f"no readable parquet ({error}).", _REMEDY, code="boundaries-unreadable") from error
     if table.num_rows == 0:
-        raise InputError(path, "the table has no vertices.", _REMEDY)
+        raise InputError(path, "the table has no vertices.", _REMEDY, code="boundaries-empty")
     um = np.column_stack([table[c].to_numpy().astype(np.float64) for c in ("vertex_x", "vertex_y")])
     if not np.isfinite(um).all():
-        raise InputError(path, "a vertex is no number.", _REMEDY)
+        raise InputError(path, "a vertex is no number.", _REMEDY, code="boundaries-vertex")
     codes = np.asarray(table["cell_id"].combine_chunks().dictionary_encode().indices)
     new = np.ones(len(um), bool)
     new[1:] = codes[1:] != codes[:-1]
@@ -140,44 +135,19 @@ def _read_rings(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int
     ids = as_text(table["cell_id"].take(pa.array(first)).to_numpy(zero_copy_only=False))
     if (np.diff(starts) < 3).any():
         raise InputError(
-            path, f"the outline of cell '{ids[np.argmin(np.diff(starts))]}' has under 3 vertices.", _REMEDY
+            path,
+            f"the outline of cell '{ids[np.argmin(np.diff(starts))]}' has under 3 vertices.",
+            _REMEDY,
+            code="outline-ring",
         )
     if "label_id" not in columns and len(set(ids.tolist())) != len(ids):
         raise InputError(
-            path, "the vertices of a cell do not lie together.", "sort the table by cell_id, vertex order kept."
+            path,
+            "the vertices of a cell do not lie together.",
+            "sort the table by cell_id, vertex order kept.",
+            code="boundaries-order",
         )
     return ids, starts, um
-
-
-def _closed(
-    starts: npt.NDArray[np.int64], places: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Repeat the first vertex of each ring at its end, where it is not there yet."""
-    first, last = starts[:-1], starts[1:] - 1
-    open_ring = (places[first] != places[last]).any(axis=1)
-    if not open_ring.any():
-        return starts, places
-    longer = np.insert(places, starts[1:][open_ring], places[first[open_ring]], axis=0)
-    return starts + np.concatenate([[0], np.cumsum(open_ring)]), longer
-
-
-def _wkb(starts: npt.NDArray[np.int64], places: npt.NDArray[np.float64]) -> Any:
-    """Return polygons as a pyarrow array of WKB, all at once: 700,000 outlines make a loop in Python slow."""
-    import pyarrow as pa
-
-    sizes = np.diff(starts)
-    offsets = np.concatenate([[0], np.cumsum(_HEADER + 16 * sizes)]).astype(np.int64)
-    raw = np.empty(offsets[-1], np.uint8)
-    # Little endian, type 3 (polygon), one ring, its number of points; then x, y as doubles.
-    header = np.zeros((len(sizes), _HEADER), np.uint8)
-    header[:, 0], header[:, 1], header[:, 5] = 1, 3, 1
-    header[:, 9:] = sizes.astype("<u4").view(np.uint8).reshape(-1, 4)
-    is_header = np.zeros(len(raw), bool)
-    is_header[(offsets[:-1, None] + np.arange(_HEADER)).ravel()] = True
-    raw[is_header] = header.ravel()
-    raw[~is_header] = np.ascontiguousarray(places, "<f8").view(np.uint8).ravel()
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(raw)]
-    return pa.Array.from_buffers(pa.large_binary(), len(sizes), buffers)
 
 
 def read_polygons(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
@@ -194,28 +164,26 @@ def read_polygons(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
     try:
         handle = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(path, f"no readable parquet ({error}).", "write the outlines again.") from error
+        raise InputError(
+            path, f"no readable parquet ({error}).", "write the outlines again.", code="outlines-unreadable"
+        ) from error
     metadata: Mapping[bytes, bytes] = handle.schema_arrow.metadata or {}
     if b"geo" not in metadata or "cell_id" not in handle.schema_arrow.names:
-        raise InputError(path, "no GeoParquet of outlines with cell_id.", "write the outlines again.")
+        raise InputError(
+            path, "no GeoParquet of outlines with cell_id.", "write the outlines again.", code="outlines-format"
+        )
     for batch in handle.iter_batches(batch_size=4096, columns=["cell_id", "geometry"]):
         for name, shape in zip(batch["cell_id"].to_pylist(), batch["geometry"].to_pylist(), strict=True):
-            yield name, np.frombuffer(shape, "<f8", offset=_HEADER).reshape(-1, 2)
+            yield name, shapely.get_coordinates(shapely.from_wkb(shape))
 
 
 def largest_outlines(path: Path | None) -> dict[str, npt.NDArray[np.float64]]:
     """Return each cell's largest outline, a closed ring (k, 2); a cell may have several nuclei. None: no outlines."""
-    found: dict[str, npt.NDArray[np.float64]] = {}
+    largest: dict[str, npt.NDArray[np.float64]] = {}
     for name, ring in read_polygons(path) if path else ():
-        if name not in found or ring_area(ring) > ring_area(found[name]):
-            found[name] = ring
-    return found
-
-
-def ring_area(ring: npt.NDArray[np.float64]) -> float:
-    """Return the area of a closed ring (shoelace formula)."""
-    x, y = ring[:, 0], ring[:, 1]
-    return float(abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2)
+        if name not in largest or shapely.Polygon(ring).area > shapely.Polygon(largest[name]).area:
+            largest[name] = ring
+    return largest
 
 
 def count_outlined(path: Path, obs_ids: Collection[str], outlined: Collection[str]) -> int:
@@ -243,6 +211,7 @@ def count_outlined(path: Path, obs_ids: Collection[str], outlined: Collection[st
             f"none of the section's {len(obs_ids)} cells has an outline: {', '.join(list(obs_ids)[:3])}, ... against "
             f"{', '.join(list(outlined)[:3])}, ...",
             "take boundaries and cells from one bundle, or set the cohort's `outlines: false`.",
+            code="outlines-of-another",
         )
     if n < len(obs_ids):
         logger.warning("%s: %d of %d cells have no outline", path, len(obs_ids) - n, len(obs_ids))

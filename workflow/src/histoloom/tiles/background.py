@@ -91,13 +91,6 @@ def tissue_fraction(
 
 def _area_below(integral: Float, x: Float, y: Float) -> Float:
     """Return the tissue left of x and above y; between whole px the integral image is bilinear, hence exact."""
-    rows, columns = integral.shape
-    x, y = np.clip(x, 0, columns - 1), np.clip(y, 0, rows - 1)
-    i, j = np.minimum(y.astype(int), rows - 2), np.minimum(x.astype(int), columns - 2)
-    v, u = y - i, x - j
-    return (
-        integral[i, j] * (1 - u) * (1 - v)
-        + integral[i, j + 1] * u * (1 - v)
-        + integral[i + 1, j] * (1 - u) * v
-        + integral[i + 1, j + 1] * u * v
-    )
+    from scipy.ndimage import map_coordinates
+
+    return np.asarray(map_coordinates(integral, [y, x], order=1, mode="nearest"))
