@@ -148,6 +148,7 @@ def audit_sections(
             f"the same section is on both sides under two names: {_told(leaks)}.",
             "give both the same patient id in the sheets (the folds then keep them together), or exclude one "
             "(column `exclude`); `content_guard: report` goes on regardless.",
+            code="section-on-both-sides",
         )
     logger.info("%d sections, %d pairs: %d the same, %d of them on both sides", len(sections), len(table),
                 int((table["verdict"] == "same").sum()), len(leaks))  # fmt: skip

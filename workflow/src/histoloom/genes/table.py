@@ -84,22 +84,33 @@ def load_gene_table(path: str | Path) -> GeneTable:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            path, "the gene table is missing.", "put HGNC's complete set there, or fix `genes: {table: ...}`."
+            path,
+            "the gene table is missing.",
+            "put HGNC's complete set there, or fix `genes: {table: ...}`.",
+            code="gene-table-missing",
         )
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, usecols=lambda c: c in COLUMNS)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(path, f"not a tab-separated table ({error}).", "fetch HGNC's complete set again.") from error
+        raise InputError(
+            path, f"not a tab-separated table ({error}).", "fetch HGNC's complete set again.", code="gene-table-format"
+        ) from error
     lacking = [column for column in COLUMNS if column not in table]
     if lacking or table.empty:
         raise InputError(
             path,
             f"no column {', '.join(lacking)}." if lacking else "the table has no rows.",
             f"give a tab-separated table with columns {', '.join(COLUMNS)}, as HGNC publishes it.",
+            code="gene-table-columns",
         )
     if table["symbol"].duplicated().any():
         twice = table["symbol"][table["symbol"].duplicated()].iloc[0]
-        raise InputError(path, f"symbol '{twice}' is there twice.", "use one release of the table, unchanged.")
+        raise InputError(
+            path,
+            f"symbol '{twice}' is there twice.",
+            "use one release of the table, unchanged.",
+            code="gene-table-symbol-twice",
+        )
     return GeneTable(
         symbols=dict(zip(table["symbol"], table["ensembl_gene_id"], strict=True)),
         previous=_claims(table["prev_symbol"], table["ensembl_gene_id"]),

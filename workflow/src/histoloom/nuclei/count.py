@@ -73,7 +73,10 @@ def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Pat
     disc = float(spec.get("disc_um") or metadata.get("spot_diameter_um") or "nan")
     if not (mpp > 0 and disc > 0):
         raise InputError(
-            sample, "its um per px or spot diameter is not known.", "fill mpp and spot_diameter_um in the sheet."
+            sample,
+            "its um per px or spot diameter is not known.",
+            "fill mpp and spot_diameter_um in the sheet.",
+            code="nuclei-scale",
         )
     with open_slide(slide) as picture:
         found = [count_spot(picture, float(x), float(y), disc, mpp) for x, y in section.spatial]

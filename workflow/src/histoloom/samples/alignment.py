@@ -44,16 +44,24 @@ def read_alignment(path: Path) -> FloatArray:
     text = read_text(path)
     matrix = _from_keypoints(text, path) if "fixedX" in text.partition("\n")[0] else _from_numbers(text, path)
     if not np.isfinite(matrix).all() or not np.allclose(matrix[2], [0, 0, 1]):
-        raise InputError(path, f"the last row is {matrix[2].tolist()}, 0, 0, 1 expected: no affine matrix.", _REMEDY)
+        raise InputError(
+            path,
+            f"the last row is {matrix[2].tolist()}, 0, 0, 1 expected: no affine matrix.",
+            _REMEDY,
+            code="alignment-not-affine",
+        )
     stretch = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     if stretch[1] <= 1e-9 * max(stretch[0], 1e-300) or stretch[1] == 0:
-        raise InputError(path, "the matrix is singular: it puts the whole slide on one line.", _REMEDY)
+        raise InputError(
+            path, "the matrix is singular: it puts the whole slide on one line.", _REMEDY, code="alignment-singular"
+        )
     if stretch[0] / stretch[1] > 1 + _MAX_SHEAR:
         raise InputError(
             path,
             f"it stretches one direction {stretch[0] / stretch[1]:.2f} times as much as the other, which no two images "
             "of one section need.",
             _REMEDY,
+            code="alignment-stretch",
         )
     return matrix
 
@@ -62,10 +70,15 @@ def _from_numbers(text: str, path: Path) -> FloatArray:
     try:
         rows = [[float(cell) for cell in line.split(",")] for line in text.split("\n") if line.strip()]
     except ValueError as error:
-        raise InputError(path, f"neither a matrix nor keypoints ({error}).", _REMEDY) from error
+        raise InputError(
+            path, f"neither a matrix nor keypoints ({error}).", _REMEDY, code="alignment-format"
+        ) from error
     if [len(row) for row in rows] != [3, 3, 3]:
         raise InputError(
-            path, f"{len(rows)} rows of {sorted({len(r) for r in rows})} numbers, 3 x 3 expected.", _REMEDY
+            path,
+            f"{len(rows)} rows of {sorted({len(r) for r in rows})} numbers, 3 x 3 expected.",
+            _REMEDY,
+            code="alignment-shape",
         )
     return np.array(rows)
 
@@ -75,15 +88,18 @@ def _from_keypoints(text: str, path: Path) -> FloatArray:
     table = pd.read_csv(io.StringIO(text), skipinitialspace=True)
     missing = [column for column in KEYPOINTS if column not in table]
     if missing:
-        raise InputError(path, f"no column {', '.join(missing)}.", _REMEDY)
+        raise InputError(path, f"no column {', '.join(missing)}.", _REMEDY, code="keypoint-columns")
     points = table[list(KEYPOINTS)].apply(pd.to_numeric, errors="coerce")
     if points.isna().to_numpy().any():
-        raise InputError(path, "a keypoint is no number.", _REMEDY)
+        raise InputError(path, "a keypoint is no number.", _REMEDY, code="keypoint-numbers")
     source = np.column_stack([points[["alignmentX", "alignmentY"]], np.ones(len(points))])
     spread = source - source.mean(axis=0) * [1, 1, 0]
     if len(points) < _MIN_POINTS or np.linalg.matrix_rank(spread, tol=1e-6 * np.abs(spread).max()) < _MIN_POINTS:
         raise InputError(
-            path, f"{len(points)} keypoints: three that do not lie in one line are needed at least.", _REMEDY
+            path,
+            f"{len(points)} keypoints: three that do not lie in one line are needed at least.",
+            _REMEDY,
+            code="keypoints-too-few",
         )
     fit, *_ = np.linalg.lstsq(source, points[["fixedX", "fixedY"]].to_numpy(np.float64), rcond=None)
     return np.vstack([fit.T, [0.0, 0.0, 1.0]])

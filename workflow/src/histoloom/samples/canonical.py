@@ -243,6 +243,7 @@ def _check_size(found: Mapping[str, Any], slide: Slide, where: str) -> None:
             f"the image {slide.path} has {slide.width} x {slide.height} px, but the positions were made on one of "
             f"{width:.0f} x {height:.0f} px.",
             "give the full-resolution image that the positions belong to, or exclude the section ('exclude').",
+            code="slide-size",
         )
 
 
@@ -273,10 +274,18 @@ def _measure(
         estimated=by_files.get("estimated"),
     )
     if not pitch_um and not pitch:
-        raise InputError(where, "the array's pitch is unknown.", "fill 'pitch_um', or exclude the section ('exclude').")
+        raise InputError(
+            where,
+            "the array's pitch is unknown.",
+            "fill 'pitch_um', or exclude the section ('exclude').",
+            code="pitch-unknown",
+        )
     if not given["spot_diameter_um"]:
         raise InputError(
-            where, "'spot_diameter_um' is empty.", "fill it (100 for ST arrays, 55 for Visium), or exclude the section."
+            where,
+            "'spot_diameter_um' is empty.",
+            "fill it (100 for ST arrays, 55 for Visium), or exclude the section.",
+            code="spot-diameter-unknown",
         )
     return {
         "mpp": mpp,
@@ -304,7 +313,10 @@ def cell_number(row: Mapping[str, str], column: str, where: str) -> float | None
         value = float("nan")
     if not (np.isfinite(value) and value > 0):
         raise InputError(
-            where, f"column '{column}' holds '{text}', no positive number.", "correct it, or leave it empty."
+            where,
+            f"column '{column}' holds '{text}', no positive number.",
+            "correct it, or leave it empty.",
+            code="sheet-number",
         )
     return value
 

@@ -93,6 +93,7 @@ def check_pitch(pitch: Pitch | None, where: str) -> None:
             f"{pitch.px:.1f} px away from a regular array in the mean.",
             "check that array and pixel columns belong to the same spots, or give the section a reason in the "
             "sheet's 'exclude' column.",
+            code="pitch-residual",
         )
 
 
@@ -142,6 +143,7 @@ def decide_mpp(
             "um per pixel is unknown: the sheet's 'mpp' is empty, the slide file states none, and there is no array "
             "pitch to estimate it from.",
             "fill 'mpp' (or 'pitch_um', where the spots lie on an array), or exclude the section ('exclude').",
+            code="mpp-unknown",
         )
     source = next(iter(known))
     chosen = known[source]
@@ -152,6 +154,7 @@ def decide_mpp(
             f"({PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}).",
             "give um per pixel of the full-resolution image (about 0.25 at 40x) in 'mpp', the array's spacing in um in "
             "'pitch_um', or exclude the section ('exclude').",
+            code="mpp-implausible",
         )
     for other, value in known.items():
         if abs(value / chosen - 1) > MAX_DISAGREEMENT and not (sheet_decides and source == "sheet"):
@@ -161,6 +164,7 @@ def decide_mpp(
                 f"{100 * abs(value / chosen - 1):.0f} % apart, more than {100 * MAX_DISAGREEMENT:.0f} %.",
                 "correct 'mpp' or 'pitch_um' in the sheet, or fill 'mpp' and set 'mpp_decides' to yes if you know the "
                 "sheet to be right; 'exclude' leaves the section out.",
+                code="mpp-disagrees",
             )
     return chosen, source
 
@@ -205,6 +209,7 @@ def grid_of(places: FloatArray, where: str) -> npt.NDArray[np.int64]:
                 f"the places lie on no square grid: they are up to {np.abs(at - np.rint(at)).max():.2f} of the step of "
                 f"{step:.1f} px off.",
                 "give array_row and array_col, or exclude the section ('exclude').",
+                code="no-square-grid",
             )
     return numbers
 

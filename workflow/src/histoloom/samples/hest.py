@@ -77,6 +77,7 @@ class HestReader(Reader):
                     "a cohort of source hest",
                     f"has `patches: {spec['patches']}`, which compares them with the slides, and `images: false`.",
                     "set `patches: ignore`, or read the slides.",
+                    code="hest-technology",
                 )
             found["patches"] = join(root, f"patches/{sample}.h5")
         return found
@@ -133,20 +134,31 @@ def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
     try:
         facts = json.loads(read_bytes(path))
     except ValueError as error:
-        raise InputError(path, f"no JSON ({error}).", f"fetch it again, {_EXCLUDE}") from error
+        raise InputError(path, f"no JSON ({error}).", f"fetch it again, {_EXCLUDE}", code="hest-metadata") from error
     if not isinstance(facts, dict):
-        raise InputError(path, "no JSON object.", f"fetch it again, {_EXCLUDE}")
+        raise InputError(path, "no JSON object.", f"fetch it again, {_EXCLUDE}", code="hest-metadata")
     if facts.get("id") not in (None, row["sample"]):
         raise InputError(
-            path, f"is about sample '{facts['id']}', not '{row['sample']}'.", f"fetch it again, {_EXCLUDE}"
+            path,
+            f"is about sample '{facts['id']}', not '{row['sample']}'.",
+            f"fetch it again, {_EXCLUDE}",
+            code="hest-metadata-sample",
         )
     technology = facts.get("st_technology") or row.get("technology")
     if technology not in MEASURES:
         raise InputError(
-            path, f"unknown st_technology {technology!r}; known: {', '.join(MEASURES)}.", "fix it, " + _EXCLUDE
+            path,
+            f"unknown st_technology {technology!r}; known: {', '.join(MEASURES)}.",
+            "fix it, " + _EXCLUDE,
+            code="hest-technology",
         )
     if row.get("technology") and row["technology"] != technology:
-        raise InputError(path, f"says {technology}, the sheet {row['technology']}.", "fix 'technology' in the sheet.")
+        raise InputError(
+            path,
+            f"says {technology}, the sheet {row['technology']}.",
+            "fix 'technology' in the sheet.",
+            code="hest-technology",
+        )
     return {**facts, "st_technology": technology}
 
 

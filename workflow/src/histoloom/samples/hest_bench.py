@@ -82,11 +82,15 @@ def published_genes(path: Path) -> list[str]:
     import json
 
     if not path.is_file():
-        raise InputError(path, "the task's gene list is missing.", "put it there, or choose another panel.")
+        raise InputError(
+            path, "the task's gene list is missing.", "put it there, or choose another panel.", code="hest-bench-genes"
+        )
     try:
         genes = json.loads(path.read_text(encoding="utf-8"))["genes"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(path, f'is no {{"genes": [...]}} ({error}).', "fetch it again.") from error
+        raise InputError(
+            path, f'is no {{"genes": [...]}} ({error}).', "fetch it again.", code="hest-bench-genes"
+        ) from error
     if not isinstance(genes, list) or not genes or len(set(map(str, genes))) != len(genes):
-        raise InputError(path, "its genes are no list of different names.", "fetch it again.")
+        raise InputError(path, "its genes are no list of different names.", "fetch it again.", code="hest-bench-genes")
     return [str(gene) for gene in genes]

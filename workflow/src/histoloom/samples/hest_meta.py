@@ -37,14 +37,24 @@ def read_hest_table(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "HEST's table of samples is missing.", "fetch HEST_v1_1_0.csv of mahmoodlab/HEST.")
+        raise InputError(
+            path,
+            "HEST's table of samples is missing.",
+            "fetch HEST_v1_1_0.csv of mahmoodlab/HEST.",
+            code="hest-table-missing",
+        )
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     missing = [column for column in COLUMNS if column not in table]
     if missing:
-        raise InputError(path, f"no column {', '.join(missing)}.", "use a release of HEST's table, unchanged.")
+        raise InputError(
+            path,
+            f"no column {', '.join(missing)}.",
+            "use a release of HEST's table, unchanged.",
+            code="hest-table-columns",
+        )
     twice = table["id"][table["id"].duplicated()]
     if len(twice):
-        raise InputError(path, f"id '{twice.iloc[0]}' is there twice.", "use one release.")
+        raise InputError(path, f"id '{twice.iloc[0]}' is there twice.", "use one release.", code="hest-table-id-twice")
     return table.set_index("id", drop=False)
 
 
@@ -90,6 +100,7 @@ def hest_rows(ids: Sequence[str], table: pd.DataFrame) -> list[dict[str, str]]:
                 f"HEST id '{sample}'",
                 f"is not in the table of {len(table)} samples.{f' Nearest: {near[0]}.' if near else ''}",
                 "fix the id, or take a newer table.",
+                code="hest-table-sample",
             )
         row = known[sample]
         estimated, embedded = row["pixel_size_um_estimated"], row["pixel_size_um_embedded"]

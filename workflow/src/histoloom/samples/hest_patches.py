@@ -64,16 +64,16 @@ def read_patches(path: Path) -> Patches:
     from histoloom.samples.tables import check_unique
 
     if not path.is_file():
-        raise InputError(path, "the patches are missing.", _REMEDY)
+        raise InputError(path, "the patches are missing.", _REMEDY, code="patches-missing")
     try:
         with h5py.File(path, "r") as handle:
             missing = [name for name in ("img", "coords", "barcode") if name not in handle]
             if missing:
-                raise InputError(path, f"no dataset {', '.join(missing)}.", _REMEDY)
+                raise InputError(path, f"no dataset {', '.join(missing)}.", _REMEDY, code="patches-dataset")
             shape, coords = handle["img"].shape, np.asarray(handle["coords"], np.float64)
             raw = np.ravel(handle["barcode"][()])
     except OSError as error:
-        raise InputError(path, f"no readable h5 ({error}).", _REMEDY) from error
+        raise InputError(path, f"no readable h5 ({error}).", _REMEDY, code="patches-unreadable") from error
     if (
         len(shape) != 4
         or shape[1] != shape[2]
@@ -85,6 +85,7 @@ def read_patches(path: Path) -> Patches:
             path,
             f"img {shape}, coords {coords.shape} and {len(raw)} barcodes do not fit: (N, P, P, 3), (N, 2), N expected.",
             _REMEDY,
+            code="patches-shape",
         )
     names = [plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw]
     obs_ids = pd.Index(names, dtype=object)
@@ -125,6 +126,7 @@ def check_patches(
             f"patches of {patches.size_px} px at {PATCH_UM_PER_PX} um/px take {side:.1f} px of the slide, which makes "
             f"{patches.size_px * PATCH_UM_PER_PX / side:.4f} um/px; the section has {mpp:.4f}.",
             "correct 'mpp' in the sheet, or set 'patches' to ignore.",
+            code="patches-spots",
         )
     differences = compare_pixels(path, patches, slide, side)
     upright, best = differences[0], min(differences)
@@ -138,6 +140,7 @@ def check_patches(
             f"the patches differ from the slide {slide.path} by {upright:.0f} grey levels in the mean"
             f"{f', by {best:.0f} when turned: they are turned or mirrored' if turned else ': of another image'}.",
             _REMEDY,
+            code="patches-place",
         )
     return patches.obs_ids
 
@@ -175,6 +178,7 @@ def locate_patches(
             path,
             f"{int((at < 0).sum())} patches have no spot in the h5ad, first '{patches.obs_ids[at < 0][0]}'.",
             _REMEDY,
+            code="patches-scale",
         )
     half = places[at] - patches.corners
     side = 2 * float(np.median(half))
@@ -194,6 +198,7 @@ def _check_places(path: Path, half: npt.NDArray[np.float64], side: float, swappe
         f"{int((off > MAX_SHIFT_PX).sum())} of {len(off)} patches are not centred on their spots (up to "
         f"{off.max():.0f} px off); coords must be top left corners.{hint}",
         _REMEDY,
+        code="patches-pixels",
     )
 
 

@@ -110,7 +110,10 @@ def need(row: Mapping[str, str], column: str) -> str:
     value = row.get(column, "")
     if not value:
         raise InputError(
-            f"sheet row '{row.get('sample', '?')}'", f"column '{column}' is empty.", "fill it, or exclude the section."
+            f"sheet row '{row.get('sample', '?')}'",
+            f"column '{column}' is empty.",
+            "fill it, or exclude the section.",
+            code="sheet-cell-empty",
         )
     return value
 

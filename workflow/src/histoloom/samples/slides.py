@@ -73,6 +73,7 @@ class SlidesReader(Reader):
                 f"the slide of {slide.width} x {slide.height} px at {mpp:g} um/px is smaller than one square of "
                 f"{grid_um:g} um.",
                 "correct 'mpp' in the sheet or 'grid_um' in the config.",
+                code="slide-too-small",
             )
         at_row, at_column = (grid.ravel() for grid in np.indices((rows, columns)))
         places = pd.DataFrame(

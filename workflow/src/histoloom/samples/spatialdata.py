@@ -85,6 +85,7 @@ class SpatialDataReader(Reader):
                 f"no row of the table is a shape of '{shapes}': {', '.join(instances[:3])}, ... against "
                 f"{', '.join(centres.index[:3])}, ...",
                 _REMEDY,
+                code="spatialdata-instances",
             )
         places = centres.to_numpy(np.float64)[rows[has]]
         if own and "spatial" in table.obsm and not row.get("image_element"):
@@ -114,7 +115,7 @@ def need_spatialdata(where: str) -> None:
         If it is not.
     """
     if importlib.util.find_spec("spatialdata") is None:
-        raise InputError(where, "needs the package 'spatialdata'.", INSTALL)
+        raise InputError(where, "needs the package 'spatialdata'.", INSTALL, code="spatialdata-not-installed")
 
 
 def open_store(path: Path) -> Any:
@@ -128,22 +129,34 @@ def open_store(path: Path) -> Any:
     import spatialdata
 
     if not path.is_dir():
-        raise InputError(path, "the SpatialData store is missing.", _REMEDY)
+        raise InputError(path, "the SpatialData store is missing.", _REMEDY, code="spatialdata-missing")
     try:
         return spatialdata.read_zarr(path, selection=("images", "shapes", "tables"))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(path, f"no readable SpatialData store ({error}).", _REMEDY) from error
+        raise InputError(
+            path, f"no readable SpatialData store ({error}).", _REMEDY, code="spatialdata-unreadable"
+        ) from error
 
 
 def _table(store: Any, row: Mapping[str, str], path: Path) -> tuple[Any, str]:
     """Return the table's rows that annotate the chosen shapes, and the shapes' name."""
     name = row.get("table") or "table"
     if name not in store.tables:
-        raise InputError(path, f"no table '{name}'; there are: {', '.join(store.tables) or 'none'}.", _REMEDY)
+        raise InputError(
+            path,
+            f"no table '{name}'; there are: {', '.join(store.tables) or 'none'}.",
+            _REMEDY,
+            code="spatialdata-table",
+        )
     table = store.tables[name]
     attributes = table.uns.get("spatialdata_attrs")
     if not attributes:
-        raise InputError(path, f"table '{name}' annotates no element.", "link it to its shapes (TableModel.parse).")
+        raise InputError(
+            path,
+            f"table '{name}' annotates no element.",
+            "link it to its shapes (TableModel.parse).",
+            code="spatialdata-annotates",
+        )
     regions = attributes["region"]
     regions = [regions] if isinstance(regions, str) else list(regions)
     shapes = row.get("element") or (regions[0] if len(regions) == 1 else "")
@@ -153,6 +166,7 @@ def _table(store: Any, row: Mapping[str, str], path: Path) -> tuple[Any, str]:
             f"column 'element' is '{row.get('element', '')}'; table '{name}' annotates {', '.join(regions)}, and there "
             f"are shapes {', '.join(store.shapes) or 'none'}.",
             "name shapes that the table annotates (labels are not read).",
+            code="spatialdata-element",
         )
     return table[(table.obs[attributes["region_key"]] == shapes).to_numpy()].copy(), shapes
 
@@ -170,11 +184,19 @@ def _centres(store: Any, shapes: str, row: Mapping[str, str], path: Path) -> pd.
     for kind, name in (("shapes", shapes), ("images", row.get("image_element", ""))):
         elements = getattr(store, kind)
         if name and name not in elements:
-            raise InputError(path, f"no {kind[:-1]} '{name}'; there are: {', '.join(elements) or 'none'}.", _REMEDY)
+            raise InputError(
+                path,
+                f"no {kind[:-1]} '{name}'; there are: {', '.join(elements) or 'none'}.",
+                _REMEDY,
+                code="spatialdata-element",
+            )
         systems = list(get_transformation(elements[name], get_all=True)) if name else [system]
         if system not in systems:
             raise InputError(
-                path, f"'{name}' is not in coordinate system '{system}', but in {', '.join(systems)}.", _REMEDY
+                path,
+                f"'{name}' is not in coordinate system '{system}', but in {', '.join(systems)}.",
+                _REMEDY,
+                code="spatialdata-system",
             )
     found = spatialdata.get_centroids(store.shapes[shapes], coordinate_system=system).compute()
     places = found[["x", "y"]].to_numpy(np.float64)
@@ -189,7 +211,9 @@ def _backwards(matrix: npt.NDArray[np.float64], places: npt.NDArray[np.float64],
     try:
         inverse = np.linalg.inv(matrix)
     except np.linalg.LinAlgError as error:
-        raise InputError(path, "the image's transformation is singular.", _REMEDY) from error
+        raise InputError(
+            path, "the image's transformation is singular.", _REMEDY, code="spatialdata-transformation"
+        ) from error
     moved: npt.NDArray[np.float64] = (np.column_stack([places, np.ones(len(places))]) @ inverse.T)[:, :2]
     return moved
 
@@ -204,6 +228,7 @@ def _own_places(
             path,
             f"obsm['spatial'] and the shapes lie {off:.0f} um apart: the store was changed after its export.",
             "export the section again.",
+            code="spatialdata-changed",
         )
     return kept
 

@@ -89,7 +89,9 @@ def whole_ids(ids: pd.Index, path: Path) -> pd.Index:
     numbers = parts.apply(pd.to_numeric, errors="coerce") if parts.shape[1] == 2 else pd.DataFrame([[np.nan, np.nan]])
     if numbers.isna().to_numpy().any():
         first = int(np.flatnonzero(numbers.isna().to_numpy().any(axis=1))[0])
-        raise InputError(path, f"the id '{ids[first]}' is no array position such as 10x13.", _FETCH)
+        raise InputError(
+            path, f"the id '{ids[first]}' is no array position such as 10x13.", _FETCH, code="stnet-spot-ids"
+        )
     whole = numbers.round().astype(np.int64)
     moved = int((whole.to_numpy() != numbers.to_numpy()).any(axis=1).sum())
     if moved:
@@ -111,7 +113,12 @@ def read_spots(path: Path) -> pd.DataFrame:
     table = read_text_table(path)
     missing = [column for column in ("X", "Y") if column not in table]
     if missing:
-        raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.", _FETCH)
+        raise InputError(
+            path,
+            f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
+            _FETCH,
+            code="stnet-spots-columns",
+        )
     ids = whole_ids(pd.Index(table.iloc[:, 0], dtype=object), path)
     array = ids.to_series().str.split("x", expand=True).astype(np.int64).to_numpy()
     found = {"obs_id": ids, "array_row": array[:, 0], "array_col": array[:, 1]}
@@ -149,7 +156,12 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
         if {"xcoord", "ycoord", "tumor"} <= set(table) and table["tumor"].isin(_LABELS).any():
             break
     else:
-        raise InputError(path, f"no columns xcoord, ycoord, tumor (tumor or non); header: {', '.join(header)}.", _FETCH)
+        raise InputError(
+            path,
+            f"no columns xcoord, ycoord, tumor (tumor or non); header: {', '.join(header)}.",
+            _FETCH,
+            code="stnet-annotation-columns",
+        )
     places = table[["xcoord", "ycoord"]].apply(pd.to_numeric, errors="coerce")
     usable = places.notna().all(axis=1) & table["tumor"].isin(_LABELS)
     whole = places[usable].round().astype(np.int64).astype(str)
@@ -158,7 +170,12 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
     )
     twice = labels.index.duplicated(keep=False)
     if labels[twice].groupby(level=0).nunique().gt(1).any():
-        raise InputError(path, f"spot '{labels[twice].index[0]}' is labelled twice and differently.", _FETCH)
+        raise InputError(
+            path,
+            f"spot '{labels[twice].index[0]}' is labelled twice and differently.",
+            _FETCH,
+            code="stnet-labelled-twice",
+        )
     return labels[~labels.index.duplicated()], int((~usable).sum())
 
 
@@ -176,7 +193,12 @@ def read_names(path: Path) -> pd.DataFrame:
     table = read_text_table(path)
     missing = [column for column in ("patient", "replicate", *ROLES.values()) if column not in table]
     if missing:
-        raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(table.columns)}.", _FETCH)
+        raise InputError(
+            path,
+            f"no column {', '.join(missing)}; found: {', '.join(table.columns)}.",
+            _FETCH,
+            code="stnet-names-columns",
+        )
     table.index = pd.Index(table["patient"] + "_" + table["replicate"], dtype=object)
     check_unique(table.index, path, "section")
     return table
@@ -196,7 +218,12 @@ def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None
     if sample not in names.index:
         near = difflib.get_close_matches(sample, list(names.index), n=1)
         hint = f" Nearest: {near[0]}." if near else ""
-        raise InputError(path, f"no section '{sample}' ({len(names)} sections).{hint}", "fix 'sample' in the sheet.")
+        raise InputError(
+            path,
+            f"no section '{sample}' ({len(names)} sections).{hint}",
+            "fix 'sample' in the sheet.",
+            code="stnet-section-unknown",
+        )
     published = names.loc[sample]
     wrong = {
         role: str(published[column])
@@ -205,7 +232,12 @@ def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None
     }
     if wrong:
         told = ", ".join(f"{role} '{name}' and not '{row[role]}'" for role, name in wrong.items())
-        raise InputError(path, f"section '{sample}' has {told}.", "put the published names into the sheet.")
+        raise InputError(
+            path,
+            f"section '{sample}' has {told}.",
+            "put the published names into the sheet.",
+            code="stnet-names-differ",
+        )
 
 
 def rename_rows(rows: Sequence[Mapping[str, str]], names: pd.DataFrame) -> list[dict[str, str]]:

@@ -121,12 +121,12 @@ def read_experiment(path: Path) -> dict[str, Any]:
     try:
         stated = json.loads(read_bytes(path))
     except ValueError as error:
-        raise InputError(path, f"no JSON ({error}).", _REMEDY) from error
+        raise InputError(path, f"no JSON ({error}).", _REMEDY, code="xenium-experiment") from error
     if not isinstance(stated, dict):
-        raise InputError(path, "no JSON object.", _REMEDY)
+        raise InputError(path, "no JSON object.", _REMEDY, code="xenium-experiment")
     size = stated.get("pixel_size", PIXEL_SIZE_UM)
     if not isinstance(size, int | float) or not 0 < size < 10:
-        raise InputError(path, f"pixel_size is {size!r}; um per pixel expected.", _REMEDY)
+        raise InputError(path, f"pixel_size is {size!r}; um per pixel expected.", _REMEDY, code="xenium-pixel-size")
     kept = ("run_name", "region_name", "panel_name", "num_cells", "analysis_sw_version")
     return {"pixel_size": float(size), **{key: stated[key] for key in kept if key in stated}}
 
@@ -149,23 +149,35 @@ def read_cells(path: Path) -> pd.DataFrame:
     from histoloom.text_tables import read_text_table
 
     if not path.is_file():
-        raise InputError(path, "the table of cells is missing.", f"put it there; {_REMEDY}")
+        raise InputError(
+            path, "the table of cells is missing.", f"put it there; {_REMEDY}", code="xenium-cells-missing"
+        )
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else read_text_table(path)
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise InputError(path, f"no readable table ({error}).", _REMEDY) from error
+        raise InputError(path, f"no readable table ({error}).", _REMEDY, code="xenium-cells-unreadable") from error
     missing = [column for column in _CELLS if column not in table]
     if missing:
-        raise InputError(path, f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.", _REMEDY)
+        raise InputError(
+            path,
+            f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
+            _REMEDY,
+            code="xenium-cells-columns",
+        )
     table.index = pd.Index(as_text(table["cell_id"].to_numpy()), dtype=object)
     check_unique(table.index, path, "cell")
     for column in {"x_centroid", "y_centroid", "cell_area", "nucleus_area"} & set(table):
         table[column] = as_numbers(table[column])
     bad = ~np.isfinite(table[["x_centroid", "y_centroid"]].to_numpy(np.float64)).all(axis=1)
     if bad.any():
-        raise InputError(path, f"cell '{table.index[bad][0]}' has no centroid ({int(bad.sum())} such).", _REMEDY)
+        raise InputError(
+            path,
+            f"cell '{table.index[bad][0]}' has no centroid ({int(bad.sum())} such).",
+            _REMEDY,
+            code="xenium-centroid",
+        )
     return table.drop(columns="cell_id")
 
 
@@ -180,6 +192,7 @@ def _join(
             f"no cell id is in {files['cells']}: {', '.join(counts.obs_ids[:3])}, ... against "
             f"{', '.join(cells.index[:3])}, ...",
             "take both files from one bundle; " + _REMEDY,
+            code="xenium-cell-ids",
         )
     dropped = {
         "cell_without_counts": int((~cells.index.isin(counts.obs_ids)).sum()),
@@ -246,6 +259,7 @@ def check_alignment(
             f"{height} px, {100 * share:.0f} % of all lie on its tissue.{hint}",
             "give the alignment csv of this H&E as published (it maps H&E pixels to morphology pixels), or exclude the "
             "section ('exclude').",
+            code="xenium-alignment",
         )
     return inside
 

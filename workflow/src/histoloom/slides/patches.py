@@ -36,11 +36,11 @@ class PatchSlide(Slide):
             self._file = h5py.File(path, "r")
             self._images, self._corners = self._file["img"], np.asarray(self._file["coords"], np.float64)
         except (OSError, KeyError) as error:
-            raise InputError(path, f"no readable patches h5 ({error}).", _REMEDY) from error
+            raise InputError(path, f"no readable patches h5 ({error}).", _REMEDY, code="patches-unreadable") from error
         shape, corners = self._images.shape, self._corners.shape
         if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or corners != (shape[0], 2) or not shape[0]:
             problem = f"img {shape} and coords {corners} do not fit: (N, P, P, 3), (N, 2) expected."
-            raise InputError(path, problem, _REMEDY)
+            raise InputError(path, problem, _REMEDY, code="patches-dataset")
         self.patch_px = int(shape[1])
         self._tree = cKDTree(self._corners)
         # The file does not say how large a patch is on the slide; overviews draw each as wide as the way to the next.
@@ -61,6 +61,7 @@ class PatchSlide(Slide):
                 self.path,
                 f"holds patches of {self.patch_px} px; tiles of {size_px} px are asked for.",
                 f"set `size_px: {self.patch_px}` and `um_per_px: 0.5` in the tile spec.",
+                code="patch-not-there",
             )
         distance, index = self._tree.query((x - side / 2, y - side / 2), p=np.inf)
         if distance > MAX_SHIFT_PX:
@@ -69,6 +70,7 @@ class PatchSlide(Slide):
                 f"the nearest patch of the tile around x={x:.0f}, y={y:.0f} is {distance:.0f} px off: tiles of "
                 f"{side:.0f} level-0 px are asked for.",
                 "use the tile spec of the patches, `um_per_px: 0.5`, for sections without a slide.",
+                code="patch-size",
             )
         return np.asarray(self._images[int(index)])
 

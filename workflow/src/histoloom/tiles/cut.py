@@ -73,6 +73,7 @@ def _nothing_kept(sample: Path, name: str, metadata: Mapping[str, Any]) -> Input
         "look at the section's picture; fix the coordinates (outside), use `border: pad` (border), lower "
         "background.min_tissue or choose another background.method (background), or give the section a reason in the "
         "sheet's 'exclude' column.",
+        code="tiles-none-kept",
     )
 
 
@@ -91,6 +92,7 @@ def check_slide(image: Slide, facts: Mapping[str, Any], sample: Path) -> None:
             f"is {image.width} x {image.height} px, but section {sample} was made with a slide of {expected[0]} x "
             f"{expected[1]} px.",
             "the image has changed: make the section again.",
+            code="tiles-slide-size",
         )
 
 

@@ -84,7 +84,12 @@ def draw_outlines(*, sample: Path, slide: Path, tiles: Path, cells: Path, nuclei
     count_outlined(cells, list(frame["obs_id"]), rings)
     kept = kept[kept["obs_id"].isin(rings.keys())]
     if kept.empty:
-        raise InputError(tiles, "keeps no tile of a cell that has an outline.", "look at the picture of the tiles.")
+        raise InputError(
+            tiles,
+            "keeps no tile of a cell that has an outline.",
+            "look at the picture of the tiles.",
+            code="tiles-no-outline",
+        )
     shares = {name: share_inside(kept, found) for name, found in (("cell", rings), ("nucleus", cores))}
     logger.info("%s: centres inside their own outline: %s", sample, shares)
     with open_slide(slide) as image:

@@ -60,7 +60,10 @@ class TileSpec:
         unknown += [f"background.{k}" for k in spec.get("background", {}) if k not in inner]
         if unknown:
             raise InputError(
-                "tile spec", f"unknown key {', '.join(unknown)}.", f"allowed keys: {', '.join(sorted(known))}."
+                "tile spec",
+                f"unknown key {', '.join(unknown)}.",
+                f"allowed keys: {', '.join(sorted(known))}.",
+                code="tiles-spec",
             )
         values = dict(spec)
         if values.get("um_per_px", "native") != "native":
