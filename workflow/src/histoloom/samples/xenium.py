@@ -252,7 +252,7 @@ def check_alignment(
         else ""
     )
     on_glass = better and share < _MIN_TISSUE <= inverse_share and inverse_share - share > _MARGIN
-    if 1 - inside.mean() > MAX_OUTSIDE or on_glass:
+    if (~inside).sum() > MAX_OUTSIDE * len(inside) or on_glass:
         raise InputError(
             files["alignment"],
             f"{int((~inside).sum())} of {len(inside)} cells lie outside the slide {files['image']} of {width} x "

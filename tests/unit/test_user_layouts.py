@@ -1,0 +1,237 @@
+"""One section in every layout that people have: the same counts, ids, centres and um per px from all of them."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+from scipy.io import mmwrite
+from scipy.sparse import coo_matrix, csc_matrix, csr_matrix
+
+from error_codes import has_code
+from histoloom.artefacts import read_metadata
+from histoloom.errors import InputError
+from histoloom.samples import read_section
+from histoloom.samples.counts import read_counts
+from histoloom.samples.files import FilesReader
+from histoloom.slides import open_slide
+
+GENES = [f"G{i}" for i in range(12)]
+IDS = [f"ENSG{i:011d}" for i in range(12)]
+ROWS, COLUMNS = (grid.ravel() for grid in np.mgrid[0:6, 0:6])
+NAMES = [f"{r}x{c}" for r, c in zip(ROWS, COLUMNS, strict=True)]
+CENTRES = np.column_stack([60.0 + 40 * COLUMNS, 50.0 + 40 * ROWS])
+COUNTS = np.random.default_rng(0).poisson(2.0, (36, 12)).astype(np.int32)
+
+
+def slide() -> np.ndarray:
+    pixels = np.full((320, 330, 3), 240, np.uint8)
+    pixels[30:270, 40:280] = (180, 90, 160)
+    return pixels
+
+
+def write_h5ad(root: Path, change: Callable[[ad.AnnData], None] | None = None) -> dict[str, str]:
+    data = ad.AnnData(
+        csr_matrix(COUNTS).astype(np.float32), obs=pd.DataFrame(index=NAMES), var=pd.DataFrame(index=GENES)
+    )
+    data.var["gene_ids"] = IDS
+    data.obs["array_row"], data.obs["array_col"] = ROWS, COLUMNS
+    data.obsm["spatial"] = CENTRES
+    if change:
+        change(data)
+    data.write_h5ad(root / "c.h5ad")
+    return {"counts": "c.h5ad"}
+
+
+def as_raw(data: ad.AnnData) -> None:
+    data.raw = data.copy()
+    data.X = data.X * 0.37
+
+
+def as_layer(data: ad.AnnData) -> None:
+    data.layers["counts"] = csc_matrix(data.X)
+    data.X = data.X * 0.37
+
+
+def as_frame(data: ad.AnnData) -> None:
+    data.obsm["spatial"] = pd.DataFrame(CENTRES, index=NAMES, columns=["x", "y"])
+
+
+def with_foreign_types(root: Path) -> dict[str, str]:
+    row = write_h5ad(root)
+    with h5py.File(root / "c.h5ad", "r+") as handle:
+        handle.create_group("__DATA_TYPES__")["Enum_Boolean"] = h5py.enum_dtype({"FALSE": 0, "TRUE": 1}, basetype="i1")
+    return row
+
+
+def positions(root: Path, delimiter: str = ",", end: str = "\n", mark: bytes = b"") -> str:
+    lines = [["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]]
+    lines += [
+        [n, "1", str(r), str(c), str(y), str(x)] for n, r, c, (x, y) in zip(NAMES, ROWS, COLUMNS, CENTRES, strict=True)
+    ]
+    (root / "p.csv").write_bytes(mark + end.join(delimiter.join(line) for line in lines).encode())
+    return "p.csv"
+
+
+def write_table(root: Path, delimiter: str, end: str = "\n", mark: bytes = b"") -> dict[str, str]:
+    lines = [["", *GENES], *[[name, *map(str, row)] for name, row in zip(NAMES, COUNTS, strict=True)]]
+    (root / "c.tsv").write_bytes(mark + end.join(delimiter.join(line) for line in lines).encode())
+    return {"counts": "c.tsv", "positions": positions(root, delimiter, end, mark)}
+
+
+def write_mtx(root: Path, names: str, pack: bool) -> dict[str, str]:
+    (root / "m").mkdir()
+    opener = gzip.open if pack else open
+    end = ".gz" if pack else ""
+    with opener(root / f"m/matrix.mtx{end}", "wb") as handle:
+        mmwrite(handle, coo_matrix(COUNTS.T))
+    with opener(root / f"m/barcodes.tsv{end}", "wt") as handle:
+        handle.write("\n".join(NAMES) + "\n")
+    kind = "\tGene Expression" if names == "features" else ""
+    with opener(root / f"m/{names}.tsv{end}", "wt") as handle:
+        handle.writelines(f"{gene_id}\t{gene}{kind}\n" for gene_id, gene in zip(IDS, GENES, strict=True))
+    return {"counts": "m", "positions": positions(root)}
+
+
+def write_10x(root: Path, ids: list[str] = IDS) -> dict[str, str]:
+    matrix = csr_matrix(COUNTS)
+    with h5py.File(root / "c.h5", "w") as handle:
+        group = handle.create_group("matrix")
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(matrix, name)
+        group["shape"], group["barcodes"] = [12, 36], np.array(NAMES, "S")
+        group["features/id"], group["features/name"] = np.array(ids, "S"), np.array(GENES, "S")
+        group["features/feature_type"] = np.array(["Gene Expression"] * 12, "S")
+    return {"counts": "c.h5", "positions": positions(root)}
+
+
+LAYOUTS: dict[str, Callable[[Path], dict[str, str]]] = {
+    "h5ad": write_h5ad,
+    "h5ad raw": lambda root: {**write_h5ad(root, as_raw), "counts_layer": "raw"},
+    "h5ad layer": lambda root: {**write_h5ad(root, as_layer), "counts_layer": "counts"},
+    "h5ad data frame": lambda root: write_h5ad(root, as_frame),
+    "h5ad of other tools": with_foreign_types,
+    "tsv": lambda root: write_table(root, "\t"),
+    "semicolons, CRLF, mark": lambda root: write_table(root, ";", "\r\n", b"\xef\xbb\xbf"),
+    "mtx": lambda root: write_mtx(root, "features", False),
+    "mtx gz": lambda root: write_mtx(root, "features", True),
+    "mtx genes": lambda root: write_mtx(root, "genes", False),
+    "10x h5": write_10x,
+}
+
+
+def read(root: Path, row: dict[str, str]) -> ad.AnnData:
+    if not (root / "s.png").exists():
+        Image.fromarray(slide()).save(root / "s.png")
+    sheet = {"sample": "S1", "patient": "P", "image": "s.png", "pitch_um": "100", "spot_diameter_um": "55", **row}
+    files = {role: Path(path) for role, path in FilesReader.files(sheet, {}, root).items()}
+    out = root / "out.h5ad"
+    read_section(source="files", cohort="m", row=sheet, spec={}, files=files, out=out, picture=root / "out.png")
+    return ad.read_h5ad(out)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_the_same_section(tmp_path: Path, name: str) -> None:
+    section = read(tmp_path, LAYOUTS[name](tmp_path))
+    assert list(section.obs_names) == NAMES
+    assert list(section.var_names) == GENES
+    np.testing.assert_array_equal(section.X.toarray(), COUNTS)
+    np.testing.assert_array_equal(section.obsm["spatial"], CENTRES)
+    assert read_metadata(tmp_path / "out.h5ad")["mpp"] == pytest.approx(2.5)
+    if "tsv" not in name and "semicolons" not in name:
+        assert list(section.var["ensembl_id"]) == IDS
+
+
+@pytest.mark.parametrize("name", ["h5ad", "mtx", "10x h5"])
+def test_symbols_of_several_genes_are_added_up_in_every_layout(tmp_path: Path, name: str, monkeypatch) -> None:
+    monkeypatch.setattr("test_user_layouts.GENES", [*GENES[:11], "G2"])
+    section = read(tmp_path, LAYOUTS[name](tmp_path))
+    np.testing.assert_array_equal(section[:, "G2"].X.toarray().ravel(), COUNTS[:, 2] + COUNTS[:, 11])
+    assert read_metadata(tmp_path / "out.h5ad")["dropped"]["gene_merged_by_symbol"] == 1
+
+
+def test_several_sections_in_a_file(tmp_path: Path) -> None:
+    def twice(data: ad.AnnData) -> None:
+        data.obs["library_id"] = np.where(np.arange(36) < 18, "A1", "B1")
+
+    row = write_h5ad(tmp_path, twice)
+    with pytest.raises(InputError, check=has_code("several-sections")):
+        read(tmp_path, row)
+    with pytest.raises(InputError, check=has_code("library-unknown")):
+        read(tmp_path, {**row, "library_id": "C1"})
+    assert list(read(tmp_path, {**row, "library_id": "B1"}).obs_names) == NAMES[18:]
+
+
+def test_repeated_array_positions(tmp_path: Path) -> None:
+    def again(data: ad.AnnData) -> None:
+        data.obs["array_row"] = data.obs["array_row"] % 3
+        data.obsm["spatial"][:, 1] = 50 + 40 * (ROWS % 3) + 3 * (ROWS // 3)
+
+    with pytest.raises(InputError, check=has_code("array-position-twice")):
+        read(tmp_path, write_h5ad(tmp_path, again))
+
+
+def test_probes_in_place_of_genes_are_refused(tmp_path: Path) -> None:
+    write_10x(tmp_path, [f"ENSG{i:011d}|G{i}|{i:07x}" for i in range(12)])
+    with pytest.raises(InputError, check=has_code("tenx-probes")):
+        read_counts(tmp_path / "c.h5")
+
+
+@pytest.mark.parametrize("name", ["c.h5ad", "c.h5", "c.tsv"])
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+def test_damaged_files_are_refused_by_name(tmp_path: Path, name: str, damage: str) -> None:
+    write_h5ad(tmp_path), write_10x(tmp_path), write_table(tmp_path, "\t")
+    raw = (tmp_path / name).read_bytes()
+    noise = np.random.default_rng(0).integers(0, 256, 4000, dtype=np.uint8).tobytes()
+    (tmp_path / name).write_bytes({"cut": raw[: len(raw) * 2 // 5 + 1], "noise": noise, "empty": b""}[damage])
+    with pytest.raises(InputError) as error:
+        read_counts(tmp_path / name)
+    assert name in error.value.where
+
+
+def pixels_of(path: Path) -> tuple[np.ndarray, float | None]:
+    with open_slide(path) as image:
+        return image.read(0, 0, image.width, image.height).copy(), image.mpp
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"photometric": "rgb"},
+        {"photometric": "rgb", "compression": "jpeg2000", "tile": (64, 64), "compressionargs": {"reversible": True}},
+        {"photometric": "rgb", "compression": "zstd", "tile": (64, 64)},
+        {"photometric": "rgb", "planarconfig": "separate"},
+        {"imagej": True, "metadata": {"axes": "CYX", "mode": "composite"}},
+    ],
+    ids=["plain", "jpeg 2000", "zstd", "separate planes", "composite"],
+)
+def test_every_tiff_shows_the_same_picture(tmp_path: Path, options: dict) -> None:
+    planes = options.get("imagej") or options.get("planarconfig")
+    pixels = slide()
+    tifffile.imwrite(
+        tmp_path / "s.tif", np.ascontiguousarray(pixels.transpose(2, 0, 1)) if planes else pixels, **options
+    )
+    np.testing.assert_array_equal(pixels_of(tmp_path / "s.tif")[0], pixels)
+
+
+@pytest.mark.parametrize(("unit", "mpp"), [("µm", 0.5), ("μm", 0.5), ("um", 0.5), ("nm", None), ("pixel", None)])
+def test_units_of_length(tmp_path: Path, unit: str, mpp: float | None) -> None:
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": unit, "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": unit}
+    tifffile.imwrite(tmp_path / "s.ome.tif", slide(), photometric="rgb", metadata={"axes": "YXS", **sizes})
+    assert pixels_of(tmp_path / "s.ome.tif")[1] == mpp
+
+
+def test_spots_off_the_tissue_stop(tmp_path: Path) -> None:
+    pixels = np.full((320, 330, 3), 240, np.uint8)
+    pixels[280:315, 285:325] = (180, 90, 160)
+    Image.fromarray(pixels).save(tmp_path / "s.png")
+    with pytest.raises(InputError, check=has_code("spots-off-tissue")):
+        read(tmp_path, write_h5ad(tmp_path))
