@@ -1,0 +1,37 @@
+"""The first page and the captions as Snakemake renders them: a small workflow with the real templates."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SNAKEFILE = """
+report: "{templates}/workflow.rst"
+rule all:
+    input: "results/tables/front.html", "results/figures/checks/c.png"
+rule report_front:
+    output: report("results/tables/front.html", caption="{templates}/front.rst", category="1. In short")
+    shell: "echo '<div>HEADLINE &amp; VERDICT</div>' > {{output}}"
+rule report_check:
+    output: report("results/figures/checks/{{check}}.png", caption="{templates}/check.rst", category="2. Leakage")
+    shell: "echo x > {{output}}"
+"""
+
+
+def test_the_front_page_holds_the_headline_and_names_the_chapters_of_this_run(tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text(SNAKEFILE.format(templates=ROOT / "workflow" / "report"))
+    (tmp_path / "c.yaml").write_text("checks: {c: {kind: kept}}\n")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for more in (["--cores", "1"], ["--report", "report.html"]):
+        command = [sys.executable, "-m", "snakemake", "--configfile", "c.yaml", *more]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert "<div>HEADLINE &amp; VERDICT</div>" in page
+    assert "system-message" not in page  # docutils' way to say that a template is wrong
+    assert "whether a section or a person is on both sides" in page
+    assert "a difference is printed only where the protocol is the same" not in page  # no such chapter here
+    assert "which regions the background filter removes" in page
