@@ -1,22 +1,20 @@
 """Adapter of rule predict_model: predictions for every held-out observation."""
 
 import json
-from pathlib import Path
 
 from histoloom.jobs import job, paths_by_role
 
 
 def main(snakemake):
+    files = paths_by_role(snakemake.input.items())
     with job(snakemake.log[0], snakemake.output.items(), threads=1) as out:
-        from histoloom.models import predict_model
+        from histoloom.models import predict_models
 
-        predict_model(
-            model=Path(snakemake.input.model),
+        predict_models(
+            models=files.pop("models"),
             spec=json.loads(snakemake.params.spec),
             experiment=json.loads(snakemake.params.experiment),
-            target=Path(snakemake.input.target),
-            folds=Path(snakemake.input.folds),
-            embeddings=paths_by_role(snakemake.input.items(), "embeddings_"),
+            files=files,
             variant=snakemake.wildcards.variant,
             out=out["predictions"],
         )

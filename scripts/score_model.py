@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from histoloom.jobs import job
+from histoloom.jobs import job, paths_by_role
 
 
 def main(snakemake):
@@ -15,7 +15,7 @@ def main(snakemake):
             spec=json.loads(snakemake.params.spec),
             experiment=wildcards.experiment,
             model=wildcards.model,
-            predictions=Path(inputs.predictions),
+            predictions=paths_by_role(inputs.items())["predictions"],
             target=Path(inputs.target),
             folds=Path(inputs.folds),
             out=out["metrics"],

@@ -8,7 +8,7 @@ from histoloom.jobs import job
 
 def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.probe import select_panel
+        from histoloom.folds.panel import select_panel
 
         select_panel(
             spec=json.loads(snakemake.params.spec),

@@ -1,28 +1,26 @@
-"""Adapter of rule train_model: all folds and seeds of one model."""
+"""Adapter of rules train_model (all folds and seeds of one model) and train_fold (one fold and training seed)."""
 
 import json
-from pathlib import Path
 
 from histoloom.jobs import job, paths_by_role
 from histoloom.paths import scratch_of
 
 
 def main(snakemake):
-    experiment = json.loads(snakemake.params.experiment)
+    experiment, wildcards = json.loads(snakemake.params.experiment), dict(snakemake.wildcards.items())
     scratch = scratch_of(snakemake.output.model)
     with job(snakemake.log[0], snakemake.output.items(), seed=experiment["seed"], threads=1, scratch=scratch) as out:
-        from histoloom.models import train_model
+        from histoloom.models import fit_models
 
-        train_model(
+        fit_models(
             spec=json.loads(snakemake.params.spec),
             experiment=experiment,
-            target=Path(snakemake.input.target),
-            folds=Path(snakemake.input.folds),
-            embeddings=paths_by_role(snakemake.input.items(), "embeddings_"),
+            files=paths_by_role(snakemake.input.items()),
             out=out["model"],
             efficiency=out["efficiency"],
-            threads=1,
             scratch=scratch,
+            fold=wildcards.get("fold"),
+            seed=int(wildcards["seed"]) if "seed" in wildcards else None,
         )
 
 

@@ -42,7 +42,7 @@ def write_config(table: Path, folder: Path) -> Path:
         "models": {f"ridge_{name}": {"kind": "ridge", "inputs": [name]} for name in ENCODERS},
         "experiments": {
             "all": {
-                "task": "abundance", "cohorts": ["hest"], "tiles": "um112", "split": "leave_one_patient_out",
+                "task": "evaluate", "cohorts": ["hest"], "tiles": "um112", "split": "leave_one_patient_out",
                 "labels": "nnls", "models": [f"ridge_{name}" for name in ENCODERS],
             }
         },

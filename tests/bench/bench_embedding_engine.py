@@ -106,7 +106,9 @@ def end_to_end(options: argparse.Namespace) -> None:
 
     bare(1)
     rounds = max(1, options.tiles // encoder.batch_size)
-    print(f"{options.card} on {encoder.device}, {encoder.precision}, batch {encoder.batch_size}, {options.threads} threads")
+    print(
+        f"{options.card} on {encoder.device}, {encoder.precision}, batch {encoder.batch_size}, {options.threads} threads"
+    )
     for pyramid in (False, True):
         with tempfile.TemporaryDirectory() as folder:
             toy = world(Path(folder), options.tiles, 4, spec, options.slide_px, pyramid=pyramid)

@@ -208,8 +208,12 @@ def equality(device: str) -> None:
         norms = np.linalg.norm(on_cpu, axis=1) * np.linalg.norm(on_gpu, axis=1)
         cosine = (on_cpu * on_gpu).sum(1) / norms
         spread = np.abs(on_gpu - on_cpu).max() / on_cpu.std()
-        print(f"  GPU {dtype} against CPU float32: largest difference {spread:.1e} SD, smallest cosine {cosine.min():.7f}")
-    print(f"  TF32 in matrix products: {torch.backends.cuda.matmul.allow_tf32}, in cuDNN: {torch.backends.cudnn.allow_tf32}")
+        print(
+            f"  GPU {dtype} against CPU float32: largest difference {spread:.1e} SD, smallest cosine {cosine.min():.7f}"
+        )
+    print(
+        f"  TF32 in matrix products: {torch.backends.cuda.matmul.allow_tf32}, in cuDNN: {torch.backends.cudnn.allow_tf32}"
+    )
 
 
 def lease() -> None:

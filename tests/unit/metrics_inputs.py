@@ -14,7 +14,7 @@ from histoloom.identity import canonical_json, make_identity
 
 TYPES = ["B", "Epithelial", "Fibro", "Lost", "T"]
 SPEC: dict[str, Any] = {
-    "task": "abundance", "title": "", "paper": None, "cohorts": ["demo"], "train_cohorts": [], "test_cohorts": [],
+    "task": "evaluate", "title": "", "paper": None, "cohorts": ["demo"], "train_cohorts": [], "test_cohorts": [],
     "tiles": "native224", "split": "leave_one_patient_out", "labels": "c2l", "truth": None, "on_overlap": "fail",
     "target": {"statistic": "mean", "transform": "none"}, "models": ["ridge"], "train_seeds": [0, 1],
     "standardise": "train", "selection": "fixed", "shuffle_labels": "none", "seed": 0,

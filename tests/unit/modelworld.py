@@ -23,7 +23,7 @@ TYPES = ["B", "T", "epithelial", "stroma"]
 def experiment(**given: Any) -> dict[str, Any]:
     """An experiment's entry with the schema's defaults."""
     entry = {
-        "task": "abundance",
+        "task": "evaluate",
         "tiles": "um112",
         "labels": "nn",
         "models": ["m"],
@@ -32,13 +32,19 @@ def experiment(**given: Any) -> dict[str, Any]:
     }
     if entry["split"] != "transfer":
         entry.setdefault("cohorts", ["demo"])
-    check(entry, load_schema("experiment.abundance"), "test")
+    entry["target"] = {"kind": "abundance", **entry.get("target", {})}
+    check(entry["target"], load_schema(f"target.{entry['target']['kind']}"), "test")
+    check(entry, load_schema("experiment.evaluate"), "test")
     return entry
 
 
 def model_spec(kind: str, **given: Any) -> dict[str, Any]:
     """A model's entry with the schema's defaults, and its name."""
-    entry = {"kind": kind, **({"inputs": ["enc"]} if kind in {"mlp", "ridge"} else {}), **given}
+    entry = {
+        "kind": kind,
+        **({"inputs": ["enc"]} if kind in {"mlp", "ridge", "pca_ridge", "logistic_regression"} else {}),
+        **given,
+    }
     check(entry, load_schema(f"model.{kind}"), "test")
     return {**entry, "name": "m"}
 

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,11 @@ import numpy as np
 import pytest
 import torch
 from modelworld import model_spec
-from test_models_mlp import make_data
+from test_models_mlp import Data, fit, make_data
 
 from histoloom import checkpoints
 from histoloom.checkpoints import EXIT_STATUS, Checkpoint, Checkpoints, Stopped, resume_identity
 from histoloom.jobs import job
-from histoloom.models.base import TrainingData
-from histoloom.models.mlp import MLP
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = {"weights": torch.arange(6.0), "step": 4, "names": ["a", "b"], "none": None}
@@ -183,25 +182,19 @@ def test_random_generators_go_on_where_they_were() -> None:
 # a fit ---------------------------------------------------------------------------------------------------------------
 
 
-def world(selection: str) -> TrainingData:
+def world(selection: str) -> Data:
     return make_data(n_patients=4, selection=selection, val=selection == "val_patient")
 
 
-def mlp(folder: Path | None, **given: Any) -> MLP:
-    spec = {"hidden_layers": 2, "width": 12, "epochs": 6, "batch_size": 16, "lr": 1e-2, "dropout": 0.2, **given}
-    model = MLP(model_spec("mlp", **spec))
-    if folder is not None:
-        model.checkpoints = Checkpoints(folder, "job")
-    return model
+def fitted(data: Data, folder: Path | None) -> dict[tuple[str, int], Any]:
+    spec = {"hidden_layers": 2, "width": 12, "epochs": 6, "batch_size": 16, "lr": 1e-2, "dropout": 0.2}
+    return fit(data, model_spec("mlp", **spec), None if folder is None else Checkpoints(folder, "job"))
 
 
-def content(model: MLP) -> dict[str, list[bytes]]:
-    """Every number of a model, bit by bit."""
-    return {
-        f"{key}/{name}": [t.numpy().tobytes() for t in (value if isinstance(value, list) else [value])]
-        for key, part in model.state.items()
-        for name, value in part.items()
-    }
+def content(models: dict[tuple[str, int], Any]) -> dict[str, bytes]:
+    """Every number of the models, bit by bit, and what was chosen."""
+    arrays = {f"{key}/{name}": a.tobytes() for key, m in models.items() for name, a in m.state().items()}
+    return arrays | {f"{key}": repr(m.choices).encode() for key, m in models.items()}
 
 
 class Crash(Exception):
@@ -229,8 +222,7 @@ def test_an_mlp_goes_on_from_any_step_to_the_same_bits(selection: str, tmp_path:
     """Members leave the stack at different steps; one job trains up to three stacks."""
     torch.set_num_threads(1)
     data, rng = world(selection), random.Random(selection)
-    unbroken = mlp(None)
-    choices = unbroken.fit(data, "cpu")
+    unbroken = fitted(data, None)
     ticks = 0
     with pytest.MonkeyPatch.context() as patch:
 
@@ -239,18 +231,16 @@ def test_an_mlp_goes_on_from_any_step_to_the_same_bits(selection: str, tmp_path:
             ticks += 1
 
         patch.setattr(Checkpoint, "tick", count)
-        mlp(tmp_path / "counting").fit(data, "cpu")
+        fitted(data, tmp_path / "counting")
     assert ticks > 40
     for save in [1, ticks - 3, *rng.sample(range(2, ticks - 3), 3)]:
         folder = tmp_path / str(save)
         with pytest.MonkeyPatch.context() as patch:
             crash_after(patch, save, more=3)
             with pytest.raises(Crash):
-                mlp(folder).fit(data, "cpu")
+                fitted(data, folder)
         assert list(folder.glob("*.ckpt"))
-        again = mlp(folder)
-        assert again.fit(data, "cpu") == choices
-        assert content(again) == content(unbroken)
+        assert content(fitted(data, folder)) == content(unbroken)
 
 
 def test_a_stack_of_other_members_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -258,13 +248,11 @@ def test_a_stack_of_other_members_is_not_gone_on_with(tmp_path: Path, caplog: py
     with pytest.MonkeyPatch.context() as patch:
         crash_after(patch, 5, more=1)
         with pytest.raises(Crash):
-            mlp(tmp_path).fit(data, "cpu")
-    fewer = TrainingData(data.rows, data.values, data.types, data.folds[:2], data.seeds, "fixed", "train", data.seed)
-    alone, beside = mlp(None), mlp(tmp_path)
-    alone.fit(fewer, "cpu")
+            fitted(data, tmp_path)
+    fewer = replace(data, folds=data.folds[:2])
     with caplog.at_level(logging.INFO):
-        beside.fit(fewer, "cpu")
-    assert content(beside) == content(alone)
+        other = fitted(fewer, tmp_path)
+    assert content(other) == content(fitted(fewer, None))
     assert "not used" in caplog.text
 
 
@@ -288,7 +276,7 @@ def counted(self, *arguments):
 Checkpoint.tick = counted
 folder = Path({folder})
 with job(folder / "log", {{"out": folder / "out.pt"}}, scratch=folder / "scratch") as out:
-    t.mlp(folder / "scratch").fit(t.world("fixed"), "cpu")
+    t.fitted(t.world("fixed"), folder / "scratch")
 """
 
 
@@ -308,8 +296,7 @@ def test_a_process_killed_at_a_random_step_loses_nothing(number: signal.Signals,
     assert not (tmp_path / "out.pt").exists()
     assert ("asked to end by SIGTERM" in (tmp_path / "log").read_text()) == (number == signal.SIGTERM)
     torch.set_num_threads(1)
-    unbroken, again = mlp(None), mlp(tmp_path / "scratch")
-    unbroken.fit(world("fixed"), "cpu")
+    unbroken = fitted(world("fixed"), None)
     with pytest.MonkeyPatch.context() as patch:
         first: list[str] = []
         load = Checkpoint.load
@@ -320,6 +307,6 @@ def test_a_process_killed_at_a_random_step_loses_nothing(number: signal.Signals,
             return found
 
         patch.setattr(Checkpoint, "load", seen)
-        again.fit(world("fixed"), "cpu")
+        again = fitted(world("fixed"), tmp_path / "scratch")
     assert first[0].startswith("step")
     assert content(again) == content(unbroken)

@@ -194,7 +194,7 @@ def meeting_plan(tmp_path: Path, genes: dict[str, Any], sources: tuple[str, ...]
         "labels": {"n": {"method": "nnls", "reference": "ref"}},
         "models": {"mean": {"kind": "train_mean"}},
         "experiments": {
-            "e": {"task": "abundance", "cohorts": cohorts, "tiles": "t", "labels": "n", "models": ["mean"], "split": "leave_one_patient_out"}
+            "e": {"task": "evaluate", "cohorts": cohorts, "tiles": "t", "labels": "n", "models": ["mean"], "split": "leave_one_patient_out"}
         },
     }  # fmt: skip
     return load(raw, tmp_path / "x.yaml")
@@ -301,7 +301,7 @@ def test_a_transfer_is_compared_where_the_sheets_say_that_patients_are_shared(tm
     write_sheet(tmp_path / "two.tsv", [row("T1", "P2"), row("T2", "P3", exclude="torn")])
     write_sheet(tmp_path / "three.tsv", [row("T1", "P4"), row("T2", "P1", exclude="torn")])
     experiment = {
-        "task": "abundance", "tiles": "t", "split": "transfer", "train_cohorts": ["one"], "labels": "l",
+        "task": "evaluate", "tiles": "t", "split": "transfer", "train_cohorts": ["one"], "labels": "l",
         "models": ["m"], "on_overlap": "allow",
     }  # fmt: skip
     raw: dict[str, Any] = {

@@ -30,7 +30,7 @@ HER2ST: dict[str, Any] = {
     "models": {"ridge": {"kind": "ridge", "inputs": ["texture"]}, "big": {"kind": "ridge", "inputs": ["uni"]}},
     "experiments": {
         "loo": {
-            "task": "abundance",
+            "task": "evaluate",
             "cohorts": ["her2st"],
             "tiles": "um112",
             "split": "leave_one_patient_out",

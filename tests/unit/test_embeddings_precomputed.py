@@ -145,9 +145,7 @@ def test_observations_beyond_the_tolerance_are_counted_and_left_out(world: World
     found = world.take(world.trident(corners), "trident", max_shift_um=limit, max_missing=0.5)
     assert list(found.obs["obs_id"]) == list(world.frame["obs_id"][shift <= limit])
     assert found.metadata[0]["precomputed"]["sections"]["H1"]["n_missing"] == int((shift > limit).sum()) > 0
-    with pytest.raises(
-        InputError, check=has_code("features-incomplete")
-    ):
+    with pytest.raises(InputError, check=has_code("features-incomplete")):
         world.take(world.trident(corners), "trident", max_shift_um=limit)
 
 

@@ -266,9 +266,7 @@ def test_hub_gets_id_file_and_pinned_revision(tmp_path: Path, monkeypatch: pytes
 def test_no_access_names_page_and_variable(monkeypatch: pytest.MonkeyPatch, kind: str, status: int, token: str) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
     fake_hub(monkeypatch, refusal(kind, status))
-    with pytest.raises(
-        InputError, check=has_code("hub-access")
-    ) as caught:
+    with pytest.raises(InputError, check=has_code("hub-access")) as caught:
         hub.fetch_from_hub(CARDS["uni"])
     assert "https://huggingface.co/MahmoodLab/UNI" in str(caught.value)
     assert ("HF_TOKEN is set" if token else "HF_TOKEN is empty") in str(caught.value)

@@ -10,7 +10,7 @@ from modelworld import World, experiment
 from histoloom.errors import InputError
 from histoloom.folds import build_folds, control_folds, fold_ids, make_folds, read_folds, roles_of
 from histoloom.folds.splits import COLUMNS, sections_of
-from histoloom.targets import build_target, read_target
+from histoloom.targets import make_target, read_target
 
 SPLITS = ["leave_one_patient_out", "leave_one_sample_out", "transfer", "random", "spatial_block"]
 
@@ -239,14 +239,8 @@ def test_random_folds_are_of_equal_size():
 
 def test_file_round_trip(tmp_path):
     world = World(tmp_path)
-    build_target(
-        spec=experiment(),
-        samples=world.samples,
-        tiles=world.tiles,
-        labels=[world.write_labels()],
-        truth=[],
-        out=tmp_path / "t.h5ad",
-    )
+    files = {"samples": world.samples, "tiles": world.tiles, "labels": [world.write_labels()]}
+    make_target(spec=experiment(), files=files, out=tmp_path / "t.h5ad")
     target = read_target(tmp_path / "t.h5ad")
     for split in ("leave_one_patient_out", "random"):
         spec = experiment(split=split, on_overlap="allow", selection="val_patient")

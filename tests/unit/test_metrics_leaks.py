@@ -23,7 +23,7 @@ from histoloom.models.ridge import Ridge
 from histoloom.report.leak_figures import draw_leaks
 from histoloom.report.leaks import PAIRED_COLUMNS, TRANSFER_COLUMNS, read_leaks, write_leaks
 from histoloom.report.published import NOT_COMPARABLE, compare
-from histoloom.targets import build_target
+from histoloom.targets import make_target
 
 SIX = {p: [f"{p}1", f"{p}2"] for p in "ABCDEF"}
 
@@ -183,10 +183,9 @@ def transfer_bench(tmp_path, strength, **given):
         split="transfer", on_overlap="allow", train_cohorts=["demo"], test_cohorts=["other"], train_seeds=[0], **given
     )
     bench = SimpleNamespace(folder=tmp_path, spec=spec, target=tmp_path / "t.h5ad", folds=tmp_path / "f.parquet")
-    build_target(
-        spec=spec, samples=one.samples + two.samples, tiles=one.tiles + two.tiles,
-        labels=[one.write_labels(), two.write_labels()], truth=[], out=bench.target,
-    )  # fmt: skip
+    bench.panel, bench.more = None, {}
+    files = {"samples": one.samples + two.samples, "tiles": one.tiles + two.tiles}
+    make_target(spec=spec, files=files | {"labels": [one.write_labels(), two.write_labels()]}, out=bench.target)
     make_folds(spec=spec, target=bench.target, seed=0, out=bench.folds)
     bench.embeddings = {"enc": [*one.write_embeddings(), *two.write_embeddings()]}
     return bench
@@ -235,24 +234,24 @@ def test_without_a_memory_nothing_flatters(tmp_path):
 @pytest.mark.parametrize("kind", ["mlp", "ridge"])
 def test_everyones_model_takes_nothing_from_the_choices_of_a_comparison(tmp_path, monkeypatch, kind):
     """Folds of a comparison are made to choose otherwise; the model of everyone follows the fold that counts."""
-    choose, train = Ridge._choose, MLP._train
+    choose, train = Ridge._best_alpha, MLP._train
 
-    def choose_other(self, data, fold, rule):
-        assert choose(self, data, fold, rule) in (0.1, 1e3)
-        return 0.1 if fold.name == "transfer" else 1e3
+    def choose_other(self, data, features, labels):
+        assert choose(self, data, features, labels) in (0.1, 1e3)
+        return 0.1 if data.name == "transfer" else 1e3
 
-    def train_other(self, word, data, members, device):
-        trained = train(self, word, data, members, device)
+    def train_other(self, word, members, table, job):
+        trained = train(self, word, members, table, job)
         for member, one in zip(members, trained, strict=True):
             if member.val is not None:
                 one.epochs = 1 if member.fold == "transfer" else 3
         return trained
 
-    monkeypatch.setattr(Ridge, "_choose", choose_other)
+    monkeypatch.setattr(Ridge, "_best_alpha", choose_other)
     monkeypatch.setattr(MLP, "_train", train_other)
     bench = transfer_bench(tmp_path, 1.0, selection="val_patient", draws=3)
     _, path = run(bench, model_spec(kind, **(SMALL if kind == "mlp" else {"alphas": [0.1, 1e3]})), predict=False)
-    choices = read_metadata(path)["choices"]
+    choices = {name.partition(".")[0]: choice for name, choice in read_metadata(path)["choices"].items()}
     what = "epochs" if kind == "mlp" else "alpha"
     assert choices["random-drop-0"][what] != choices["transfer"][what]
     assert choices["all"][what] == choices["transfer"][what]

@@ -8,15 +8,15 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from modelbench import SMALL, lay, run, section_mean_cc
+from modelbench import SMALL, files_of, lay, run, section_mean_cc
 from modelworld import TILES, World, model_spec
 
+from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
-from histoloom.models import apply_model, predict_model
-from histoloom.models.artefact import load_model
+from histoloom.models import apply_models, predict_models
+from histoloom.models.artefact import load_models
 from histoloom.models.baselines import section_coordinates
 from histoloom.targets import read_target
 
@@ -28,7 +28,7 @@ def test_ridge_recovers_a_known_linear_map(tmp_path):
     bench = lay(world, tmp_path / "e")
     predictions, path = run(bench, model_spec("ridge", alpha=1e-6))
     np.testing.assert_allclose(predictions.X, predictions.layers["labels"], atol=1e-4)
-    state = load_model(path)[0].state["all"]
+    state = load_models(path).fitted("all", -1).state()
     np.testing.assert_allclose(state["coefficients"] / state["scale"][:, None], world.map, atol=1e-4)
 
 
@@ -46,16 +46,17 @@ def test_predictions_artefact(bench):
     )
     assert (predictions.obs_names == key).all()
     assert (predictions.obs["fold"].astype(str) == "patient-" + predictions.obs["patient"].astype(str)).all()
-    assert list(predictions.var_names) == target.types
+    assert list(predictions.var_names) == target.outputs
     at = target.obs.index.get_indexer([name.split("/", 1)[1] for name in predictions.obs_names])
     np.testing.assert_array_equal(predictions.layers["labels"], target.values[at])
     np.testing.assert_array_equal(predictions.obsm["spatial"], target.spatial[at])
     seeds = np.stack([predictions.layers[f"seed_{s}"] for s in (0, 1, 2)])
-    np.testing.assert_allclose(predictions.X, seeds.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(predictions.X, seeds.mean(axis=0), rtol=1e-5)
     assert (seeds.std(axis=0) > 0).any()
     meta = json.loads(predictions.uns["histoloom"])
     protocol = meta["protocol"]
     assert (meta["experiment"], meta["model"], meta["variant"]) == ("e", "m", "default")
+    assert predictions.X.dtype == np.float32
     assert canonical_json(protocol)
     assert protocol["encoders"] == {"enc": {"card": "toy", "revision": "1", "weights_sha256": None}}
     assert protocol["chosen"] == {"epochs": 3}
@@ -74,10 +75,10 @@ def test_same_bytes_twice_and_safe_to_load(bench, kind):
     _, again = run(bench, model, "again")
     assert path.read_bytes() == again.read_bytes()
     assert (bench.folder / "first.h5ad").read_bytes() == (bench.folder / "again.h5ad").read_bytes()
-    assert torch.load(path, weights_only=True)["spec"]["kind"] == kind
+    assert load_models(path).metadata["spec"]["kind"] == kind
     side = read_metadata(path)
     assert side["identity"]["sha256"] == read_metadata(again)["identity"]["sha256"]
-    assert set(side["choices"]) == {"patient-A", "patient-B", "patient-C", "patient-D", "all"}
+    assert {name.partition(".")[0] for name in side["choices"]} == {f"patient-{p}" for p in "ABCD"} | {"all"}
     assert np.isfinite(first.X).all()
 
 
@@ -85,7 +86,7 @@ def test_section_mean_known_answer(bench):
     predictions, _ = run(bench, model_spec("section_mean"))
     for _, rows in predictions.obs.groupby("sample", observed=True):
         part = predictions[rows.index]
-        np.testing.assert_allclose(part.X, np.tile(part.layers["labels"].mean(axis=0), (len(part), 1)))
+        np.testing.assert_allclose(part.X, np.tile(part.layers["labels"].mean(axis=0), (len(part), 1)), rtol=1e-6)
     assert json.loads(predictions.uns["histoloom"])["protocol"]["uses_test_labels"] is True
     assert not [name for name in predictions.layers if name.startswith("seed_")]
 
@@ -95,7 +96,7 @@ def test_train_mean_known_answer(bench):
     target = read_target(bench.target)
     for fold, rows in predictions.obs.groupby("fold", observed=True):
         others = target.values[("patient-" + target.obs["patient"]) != fold]
-        np.testing.assert_allclose(predictions[rows.index].X, np.tile(others.mean(axis=0), (len(rows), 1)))
+        np.testing.assert_allclose(predictions[rows.index].X, np.tile(others.mean(axis=0), (len(rows), 1)), rtol=1e-6)
 
 
 def test_section_coordinates_of_square_and_hexagonal_arrays():
@@ -133,47 +134,43 @@ def test_nan_in_embeddings_names_the_file(world, bench):
     bad = world.features["B1"].copy()
     bad[30, 2] = np.nan
     bench.embeddings = {"enc": world.write_embeddings("bad", change={"B1": bad})}
-    with pytest.raises(InputError, match=r"b2\.h5.*NaN.*3x6"):
+    with pytest.raises(InputError, check=has_code("embeddings-nan")):
         run(bench, model_spec("ridge"))
     assert not (bench.folder / "m.pt").exists()
 
 
 def test_embeddings_of_other_tiles(world, bench):
     bench.embeddings = {"enc": world.write_embeddings("native", tiles={**TILES, "um_per_px": "native"})}
-    with pytest.raises(InputError, match="other tiles"):
+    with pytest.raises(InputError, check=has_code("embeddings-tiles")):
         run(bench, model_spec("ridge"))
 
 
 def test_missing_encoder_and_missing_observations(world, bench):
     whole = bench.embeddings
     bench.embeddings = {"enc": whole["enc"][:2]}
-    with pytest.raises(InputError, match="no embedding"):
+    with pytest.raises(InputError, check=has_code("embeddings-lacking")):
         run(bench, model_spec("ridge"))
     bench.embeddings = {"other": whole["enc"]}
-    with pytest.raises(InputError, match=r"'enc'.*no embeddings were given"):
+    with pytest.raises(InputError, check=has_code("embeddings-not-given")):
         run(bench, model_spec("ridge"))
 
 
 def test_predicting_with_other_weights_than_trained(world, bench):
     _, path = run(bench, model_spec("ridge"))
-    args = {
-        "spec": model_spec("ridge"),
-        "experiment": bench.spec,
-        "target": bench.target,
-        "folds": bench.folds,
-        "variant": "default",
-    }
-    other = {"enc": world.write_embeddings("other", weights_sha256="f" * 64)}
-    with pytest.raises(InputError, match=r"was trained on encoder 'enc'"):
-        predict_model(model=path, embeddings=other, out=bench.folder / "x.h5ad", **args)
+    bench.embeddings = {"enc": world.write_embeddings("other", weights_sha256="f" * 64)}
+    with pytest.raises(InputError, check=has_code("model-encoder")):
+        predict_models(
+            models=[path], spec=model_spec("ridge"), experiment=bench.spec, files=files_of(bench), variant="default",
+            out=bench.folder / "x.h5ad",
+        )  # fmt: skip
     assert not (bench.folder / "x.h5ad").exists()
 
 
 def test_a_file_that_is_no_model(bench):
     path = bench.folder / "junk.pt"
     path.write_bytes(b"not a model")
-    with pytest.raises(InputError, match="is no model file"):
-        load_model(path)
+    with pytest.raises(InputError, check=has_code("model-file")):
+        load_models(path)
 
 
 # apply -------------------------------------------------------------------------------------------------------------
@@ -181,20 +178,13 @@ def test_a_file_that_is_no_model(bench):
 
 def test_apply_to_slides_without_labels(world, bench, tmp_path):
     new = World(tmp_path / "new", patients={"N": ["N1", "N2"]}, cohort="slides", seed=8)
-    embeddings = {"enc": new.write_embeddings()}
+    files = {"samples": new.samples, "embeddings_enc": new.write_embeddings()}
     apply_spec = {"task": "apply", "from": "e", "models": ["m"], "cohorts": ["slides"], "title": ""}
     for kind in ("ridge", "mlp", "train_mean", "coordinates"):
         model = model_spec(kind, **(SMALL if kind == "mlp" else {}))
         _, path = run(bench, model, kind, predict=False)
         out = bench.folder / "apply.h5ad"
-        apply_model(
-            model=path,
-            spec=model,
-            experiment=apply_spec,
-            embeddings=embeddings,
-            samples=new.samples,
-            out={"predictions": out},
-        )
+        apply_models(models=[path], spec=model, experiment=apply_spec, files=files, out=out)
         found = anndata.read_h5ad(out)
         assert list(found.var_names) == world.types
         # embedded tiles only, where pixels are needed (number 0 has no tile)
@@ -205,29 +195,15 @@ def test_apply_to_slides_without_labels(world, bench, tmp_path):
         assert meta["sections"][0]["size_level0_px"] == 224
         assert meta["sections"][0]["cohort"] == "slides"
         if kind == "ridge":
-            state = {k: v.numpy() for k, v in load_model(path)[0].state["all"].items()}
+            state = load_models(path).fitted("all", -1).state()
             expected = (new.features["N1"][9] - state["mean"]) / state["scale"] @ state["coefficients"] + state[
                 "intercept"
             ]
             np.testing.assert_allclose(found["slides/N1/1x1"].X[0], expected, rtol=1e-5)
     _, path = run(bench, model_spec("section_mean"), "sm", predict=False)
-    with pytest.raises(InputError, match="section_mean"):
-        apply_model(
-            model=path,
-            spec=model_spec("section_mean"),
-            experiment=apply_spec,
-            embeddings={},
-            samples=new.samples,
-            out={"predictions": out},
-        )
-    other = {"enc": new.write_embeddings(tiles={**TILES, "size_px": 112})}
+    with pytest.raises(InputError, check=has_code("section-mean-labels")):
+        apply_models(models=[path], spec=model_spec("section_mean"), experiment=apply_spec, files=files, out=out)
+    other = {"embeddings_enc": new.write_embeddings(tiles={**TILES, "size_px": 112})}
     _, path = run(bench, model_spec("ridge"), "r", predict=False)
-    with pytest.raises(InputError, match="other tiles"):
-        apply_model(
-            model=path,
-            spec=model_spec("ridge"),
-            experiment=apply_spec,
-            embeddings=other,
-            samples=new.samples,
-            out={"predictions": out},
-        )
+    with pytest.raises(InputError, check=has_code("embeddings-tiles")):
+        apply_models(models=[path], spec=model_spec("ridge"), experiment=apply_spec, files=files | other, out=out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,16 @@ import torch
 from modelworld import model_spec
 
 from histoloom.folds.seeds import derive_seed
+from histoloom.inputs import Inputs
 from histoloom.models import mlp
-from histoloom.models.base import Fold, Rows, TrainingData
+from histoloom.models.base import FoldData, JobContext, Part
 from histoloom.models.mlp import MLP
-from histoloom.models.network import forward, losses
-from histoloom.models.selection import section_cc
+from histoloom.models.network import MLPSpec, forward, losses
+from histoloom.models.selection import rule_of
+from histoloom.models.setup import FoldRows
 from histoloom.models.stack import train_stack
+from histoloom.targets import kind_of
+from histoloom.targets.base import section_score
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +62,7 @@ def make_data(
         held = names[(i + 1) % len(names)] if val else ""
         index = np.arange(n)
         folds.append(
-            Fold(
+            FoldRows(
                 f"patient-{name}",
                 index[(patient != name) & (patient != held)],
                 index[patient == held],
@@ -66,12 +71,59 @@ def make_data(
             )
         )
     empty = np.array([], dtype=int)
-    folds.append(Fold("all", np.arange(n), empty, empty, np.arange(n)))
-    return TrainingData(Rows(obs, x), y, [f"t{i}" for i in range(types)], folds, list(seeds), selection, "train", 3)
+    folds.append(FoldRows("all", np.arange(n), empty, empty, np.arange(n)))
+    return Data(obs, x, y, folds, list(seeds), selection)
 
 
-def predictions(model, data):
-    return {(fold.name, seed): model.predict(fold.name, seed, data.rows) for fold in data.folds for seed in data.seeds}
+@dataclass(frozen=True)
+class Data:
+    """Folds of one experiment with features and labels in memory."""
+
+    obs: pd.DataFrame
+    features: np.ndarray
+    values: np.ndarray
+    folds: list
+    seeds: list
+    selection: str
+    seed: int = 3
+
+    @property
+    def patients(self):
+        return self.obs["patient"].to_numpy(object)
+
+    @property
+    def sections(self):
+        return pd.factorize(self.obs["sample"])[0]
+
+    @property
+    def inputs(self):
+        return Inputs(self.obs, {"features": lambda rows: self.features[rows]}, np.arange(len(self.obs)))
+
+    def part(self, rows):
+        patient = pd.factorize(self.obs["patient"])[0]
+        return Part(self.inputs.take(rows), self.values[rows], patient[rows], self.sections[rows])
+
+    def fold_data(self, fold, seed):
+        trained = set(self.patients[fold.train]) | set(self.patients[fold.val])
+        rule, how = rule_of(self.selection, fold.name, len(trained), list(self.patients[fold.val][:1]))
+        return FoldData(
+            fold.name, self.part(fold.train), self.part(fold.val) if rule == "val" else None, kind_of("abundance"),
+            tuple("abcdefgh"[: self.values.shape[1]]), seed, self.seed, rule, how,
+        )  # fmt: skip
+
+    def keys(self):
+        return [(fold.name, seed) for fold in self.folds for seed in self.seeds]
+
+
+def fit(data, spec, checkpoints=None):
+    """Fit all folds and seeds; by (fold, seed)."""
+    model = MLP(MLPSpec.from_json(spec))
+    together = [data.fold_data(fold, seed) for fold in data.folds for seed in data.seeds]
+    return dict(zip(data.keys(), model.fit_many(together, JobContext(checkpoints=checkpoints)), strict=True))
+
+
+def predict(fitted, data):
+    return fitted.predict(data.inputs, {}, JobContext())
 
 
 # an independent implementation: one model at a time, torch.nn, no masks, no stacking ------------------------------
@@ -149,50 +201,39 @@ def plain_loop(data, fold, seed, spec):
 )
 def test_stacked_equals_one_by_one(given, double):
     data, spec = make_data(), spec_of(**given)
-    model = MLP(spec)
-    model.fit(data, "cpu")
+    fitted = fit(data, spec)
     for fold in data.folds:
         for seed in data.seeds:
             expected, _, weights = plain_loop(data, fold, seed, spec)
-            for found, weight in zip(model.state[f"{fold.name}/{seed}"]["weights"], weights, strict=True):
-                np.testing.assert_allclose(found.numpy(), weight, atol=1e-7)
+            model = fitted[fold.name, seed]
+            for i, weight in enumerate(weights):
+                np.testing.assert_allclose(model.state()[f"w{i}"], weight, atol=1e-7)
             # Prediction itself is single precision.
-            state = model.state[f"{fold.name}/{seed}"]
-            for key in ("weights", "biases"):
-                state[key] = [tensor.float() for tensor in state[key]]
-            np.testing.assert_allclose(model.predict(fold.name, seed, data.rows), expected, rtol=1e-5, atol=1e-4)
+            single = {name: a.astype(np.float32) if name[0] in "wb" else a for name, a in model.state().items()}
+            model = MLP(MLPSpec.from_json(spec)).restore(single, model.choices)
+            np.testing.assert_allclose(predict(model, data), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_stacked_equals_one_by_one_in_single_precision():
     """As it runs: after an epoch, before rounding has grown over steps."""
     data, spec = make_data(), spec_of(epochs=1)
-    model = MLP(spec)
-    model.fit(data, "cpu")
+    fitted = fit(data, spec)
     for fold in data.folds:
         expected, _, _ = plain_loop(data, fold, 7, spec)
-        np.testing.assert_allclose(model.predict(fold.name, 7, data.rows), expected, atol=1e-5)
+        np.testing.assert_allclose(predict(fitted[fold.name, 7], data), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_member_does_not_depend_on_the_others(dropout):
     data, spec = make_data(), spec_of(dropout=dropout)
-    whole = MLP(spec)
-    whole.fit(data, "cpu")
-    few = TrainingData(data.rows, data.values, data.types, data.folds[1:3], [7], "fixed", "train", 3)
-    part = MLP(spec)
-    part.fit(few, "cpu")
-    for fold in few.folds:
-        np.testing.assert_allclose(
-            part.predict(fold.name, 7, data.rows), whole.predict(fold.name, 7, data.rows), atol=1e-5
-        )
+    whole = fit(data, spec)
+    for key, part in fit(replace(data, folds=data.folds[1:3], seeds=[7]), spec).items():
+        np.testing.assert_allclose(predict(part, data), predict(whole[key], data), atol=1e-5)
 
 
 def test_seeds_and_folds_differ_and_repeat():
     data = make_data()
-    one, two = MLP(spec_of()), MLP(spec_of())
-    one.fit(data, "cpu")
-    two.fit(data, "cpu")
-    first, second = predictions(one, data), predictions(two, data)
+    first, second = ({k: predict(m, data) for k, m in fit(data, spec_of()).items()} for _ in range(2))
     for key, value in first.items():
         np.testing.assert_array_equal(value, second[key])
     values = list(first.values())
@@ -202,34 +243,33 @@ def test_seeds_and_folds_differ_and_repeat():
 def test_val_patient_keeps_the_epoch_with_the_best_cc():
     # A rate that is too high makes the curve jump, so that the best epoch is seldom the last.
     data, spec = make_data(selection="val_patient", val=True), spec_of(epochs=8, lr=0.1)
-    model = MLP(spec)
-    choices = model.fit(data, "cpu")
+    fitted = fit(data, spec)
     picked = []
     for fold in data.folds[:-1]:
-        assert choices[fold.name]["how"] == f"val_patient {data.patients[fold.val[0]]}"
-        for i, seed in enumerate(data.seeds):
+        for seed in data.seeds:
+            model = fitted[fold.name, seed]
+            assert model.choices["how"] == f"val_patient {data.patients[fold.val[0]]}"
             expected, curve, _ = plain_loop(data, fold, seed, spec)
-            np.testing.assert_allclose(model.predict(fold.name, seed, data.rows), expected, atol=2e-2)
-            assert choices[fold.name]["epochs"][i] == int(np.argmax(curve)) + 1
+            np.testing.assert_allclose(predict(model, data), expected, atol=2e-2)
+            assert model.choices["epochs"] == int(np.argmax(curve)) + 1
             picked.append(int(np.argmax(curve)) + 1)
     assert len(set(picked)) > 2
-    assert choices["all"]["epochs"] == [sorted(picked)[(len(picked) - 1) // 2]] * 2
-    assert choices["all"]["how"] == "median of the folds' choices"
+    middle = {"epochs": sorted(picked)[(len(picked) - 1) // 2], "how": "median of the folds' choices"}
+    assert [fitted["all", seed].choices for seed in data.seeds] == [middle] * 2
 
 
 def test_inner_cv_averages_curves_over_held_out_training_patients():
     data, spec = make_data(n_patients=4, seeds=(0,), selection="inner_cv"), spec_of(epochs=6, lr=0.05)
-    choices = MLP(spec).fit(data, "cpu")
-    assert all(choice["how"] == "inner_cv over training patients" for choice in choices.values())
-    from histoloom.models.selection import inner_folds
-
+    choices = [model.choices for model in fit(data, spec).values()]
+    assert all(choice["how"] == "inner_cv over training patients" for choice in choices)
     for fold in data.folds:
-        splits = inner_folds(data, fold)
+        part = data.fold_data(fold, 0)
+        splits = part.inner()
         assert len(splits) == len(set(data.patients[fold.train]))
         for train, val in splits:
-            assert not set(data.patients[train]) & set(data.patients[val])
-            assert not set(fold.test) & (set(train) | set(val))
-    assert len({tuple(choice["epochs"]) for choice in choices.values()}) > 1
+            assert not set(part.train.patient[train]) & set(part.train.patient[val])
+            assert not set(fold.test) & set(part.train.inputs.rows)
+    assert len({choice["epochs"] for choice in choices}) > 1
 
 
 @pytest.mark.parametrize("axis", ["type", "observation", "flat"])
@@ -243,7 +283,7 @@ def test_loss_is_the_formula_and_padding_has_no_part(axis):
     mask = torch.ones((2, 9), dtype=torch.float64)
     mask[1, 6:] = 0
     p.requires_grad_()
-    found = losses(p, y, mask, spec)
+    found = losses(p, y, mask, MLPSpec.from_json(spec))
     torch.testing.assert_close(found[0], formula(p[0], y[0], spec))
     torch.testing.assert_close(found[1], formula(p[1, :6], y[1, :6], spec))
     found.sum().backward()
@@ -256,34 +296,32 @@ def test_constant_columns_and_predictions_give_finite_gradients():
     p = torch.zeros((1, 5, 3), requires_grad=True)
     y = torch.rand((1, 5, 3))
     y[..., 1] = 2.0
-    losses(p, y, torch.ones((1, 5)), spec).sum().backward()
+    losses(p, y, torch.ones((1, 5)), MLPSpec.from_json(spec)).sum().backward()
     assert torch.isfinite(p.grad).all()
     one = torch.rand((1, 1, 3), requires_grad=True)
-    losses(one, y[:, :1], torch.ones((1, 1)), spec).sum().backward()
+    losses(one, y[:, :1], torch.ones((1, 1)), MLPSpec.from_json(spec)).sum().backward()
     assert torch.isfinite(one.grad).all()
 
 
 def test_default_network_is_seven_linear_layers_with_the_last_linear():
     data = make_data(n_patients=2, seeds=(0,))
     spec = model_spec("mlp", epochs=1, width=8)
-    model = MLP(spec)
-    model.fit(data, "cpu")
-    part = model.state["all/0"]
-    assert [tuple(w.shape) for w in part["weights"]] == [(5, 8)] + [(8, 8)] * 5 + [(8, 3)]
-    layers = [(w[None] * 0, b[None, None] * 0 - 1) for w, b in zip(part["weights"], part["biases"], strict=True)]
+    part = fit(data, spec)["all", 0].state()
+    weights, biases = ([torch.from_numpy(part[f"{x}{i}"]) for i in range(7)] for x in "wb")
+    assert [tuple(w.shape) for w in weights] == [(5, 8)] + [(8, 8)] * 5 + [(8, 3)]
+    layers = [(w[None] * 0, b[None, None] * 0 - 1) for w, b in zip(weights, biases, strict=True)]
     assert (forward(torch.zeros((1, 2, 5)), layers) == -1).all()  # no activation on the output
 
 
 def test_it_learns():
     data = make_data(per_patient=(200,) * 5, seeds=(0,), types=2)
-    model = MLP(model_spec("mlp", width=64, epochs=40))
-    model.fit(data, "cpu")
+    fitted = fit(data, model_spec("mlp", width=64, epochs=40))
     for fold in data.folds[:-1]:
-        out = model.predict(fold.name, 0, data.rows)[fold.test]
-        assert section_cc(out, data.values[fold.test], data.sections[fold.test]) > 0.8
+        out = predict(fitted[fold.name, 0], data)[fold.test]
+        assert section_score(out, data.values[fold.test], data.sections[fold.test]) > 0.8
 
 
-def test_section_cc_against_numpy():
+def test_section_score_against_numpy():
     rng = np.random.default_rng(0)
     a, b, sections = rng.normal(size=(30, 2)), rng.normal(size=(30, 2)), np.repeat([0, 1, 2], 10)
     b[:10, 1] = 5.0  # constant: left out, not averaged as 0
@@ -291,5 +329,5 @@ def test_section_cc_against_numpy():
     for s in (1, 2):
         rows = sections == s
         expected.append(np.mean([np.corrcoef(a[rows, t], b[rows, t])[0, 1] for t in (0, 1)]))
-    assert section_cc(a, b, sections) == pytest.approx(np.mean(expected))
-    assert section_cc(a, np.ones_like(b), sections) == -np.inf
+    assert section_score(a, b, sections) == pytest.approx(np.mean(expected))
+    assert section_score(a, np.ones_like(b), sections) == -np.inf

@@ -7,14 +7,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from modelbench import SMALL, lay, run, section_mean_cc
 from modelworld import World, experiment, model_spec
 
 from histoloom.artefacts import read_metadata
 from histoloom.folds import make_folds, read_folds
-from histoloom.models.artefact import load_model
-from histoloom.targets import build_target, read_target
+from histoloom.models.artefact import load_models
+from histoloom.models.setup import split_rows
+from histoloom.targets import make_target, read_target
+
+
+def flat(state):
+    """All numbers of a fitted model."""
+    return np.concatenate([np.asarray(array, np.float64).ravel() for array in state.values()])
 
 
 @pytest.mark.parametrize("kind", ["ridge", "mlp"])
@@ -30,14 +35,10 @@ def test_fitting_never_sees_test_rows(tmp_path, kind, selection):
                 world.features[section] = world.features[section] * 50 + 1000
                 world.labels[section] = world.labels[section][::-1] * 7
         bench = lay(world, tmp_path / f"{name}-e", selection=selection, train_seeds=[0])
-        states.append(load_model(run(bench, model_spec(kind, **extra), predict=False)[1])[0].state)
-    suffix = "" if kind == "ridge" else "/0"
-
-    def flat(state):
-        return torch.cat([t.double().flatten() for v in state.values() for t in (v if isinstance(v, list) else [v])])
-
-    assert torch.equal(flat(states[0]["patient-A" + suffix]), flat(states[1]["patient-A" + suffix]))
-    assert not torch.equal(flat(states[0]["patient-B" + suffix]), flat(states[1]["patient-B" + suffix]))
+        saved = load_models(run(bench, model_spec(kind, **extra), predict=False)[1])
+        states.append([flat(saved.fitted(f"patient-{p}", -1 if kind == "ridge" else 0).state()) for p in "AB"])
+    np.testing.assert_array_equal(states[0][0], states[1][0])
+    assert not np.array_equal(states[0][1], states[1][1])
 
 
 def test_per_section_is_stamped_and_removes_a_sections_offset(tmp_path):
@@ -73,8 +74,8 @@ def test_inputs_are_concatenated_by_name_in_order(world, bench):
     one, _ = run(bench, model_spec("ridge"), "whole")
     bench.embeddings = parts
     two, path = run(bench, model_spec("ridge", inputs=["left", "right"]), "parts")
-    np.testing.assert_allclose(one.X, two.X, rtol=1e-12)
-    assert list(load_model(path)[1]["encoders"]) == ["left", "right"]
+    np.testing.assert_array_equal(one.X, two.X)
+    assert list(load_models(path).metadata["encoders"]) == ["left", "right"]
 
 
 @pytest.mark.parametrize(
@@ -107,12 +108,9 @@ def test_shuffled_labels_are_no_signal(tmp_path, shuffle, standardise, null):
 
 
 def test_shuffle_permutes_within_sections_of_the_training_side(world, bench):
-    from histoloom.models.data import build_training
-
     target, (table, _) = read_target(bench.target), read_folds(bench.folds)
-    data = build_training(target, table, None, experiment(shuffle_labels="within_section"))
     section = (target.obs["cohort"] + target.obs["sample"]).to_numpy()
-    for fold in data.folds:
+    for fold in split_rows(table, target.obs, "within_section"):
         np.testing.assert_array_equal(section[fold.label_rows], section)
         np.testing.assert_array_equal(np.sort(fold.label_rows), np.arange(len(section)))
         np.testing.assert_array_equal(fold.label_rows[fold.test], fold.test)
@@ -126,11 +124,12 @@ def test_one_training_patient(tmp_path):
         for model in (model_spec("mlp", **SMALL), model_spec("ridge")):
             predictions, path = run(bench, model)
             assert len(predictions) == 122
-            choice = read_metadata(path)["choices"]["patient-A"]
+            name = "patient-A.0" if model["kind"] == "mlp" else "patient-A"
+            choice = read_metadata(path)["choices"][name]
             assert choice["how"] == (
                 "fixed" if selection == "fixed" else "fixed: no validation with one training patient"
             )
-            assert choice.get("epochs", [3, 3, 3]) == [3, 3, 3]
+            assert choice.get("epochs", 3) == 3
             assert choice.get("alpha", 100.0) == 100.0
 
 
@@ -189,11 +188,12 @@ def test_transfer_with_shared_patients_is_stamped(tmp_path):
         entry = experiment(**spec, on_overlap=on_overlap)
         folder = tmp_path / on_overlap
         folder.mkdir()
-        bench = SimpleNamespace(folder=folder, spec=entry, target=folder / "t.h5ad", folds=folder / "f.parquet")
-        build_target(
-            spec=entry, samples=one.samples + two.samples, tiles=one.tiles + two.tiles,
-            labels=[one.write_labels(), two.write_labels()], truth=[], out=bench.target,
-        )  # fmt: skip
+        bench = SimpleNamespace(
+            folder=folder, spec=entry, target=folder / "t.h5ad", folds=folder / "f.parquet", more={}
+        )
+        bench.panel = None
+        files = {"samples": one.samples + two.samples, "tiles": one.tiles + two.tiles}
+        make_target(spec=entry, files=files | {"labels": [one.write_labels(), two.write_labels()]}, out=bench.target)
         make_folds(spec=entry, target=bench.target, seed=0, out=bench.folds)
         bench.embeddings = {"enc": [*one.write_embeddings(), *two.write_embeddings()]}
         predictions, _ = run(bench, model_spec("ridge"))

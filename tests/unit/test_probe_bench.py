@@ -12,6 +12,9 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from histoloom.probe import Probe, run_probe, select_panel
+from histoloom.probe.panel import panel_table
+from histoloom.probe.run import predict_folds
 from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
@@ -25,9 +28,6 @@ from histoloom.folds import make_folds, read_folds
 from histoloom.folds.published import coverage, read_splits
 from histoloom.metrics.expression import score_probe
 from histoloom.metrics.rows import read_metrics
-from histoloom.probe import Probe, run_probe, select_panel
-from histoloom.probe.panel import panel_table
-from histoloom.probe.run import predict_folds
 from histoloom.samples import read_section
 from histoloom.samples.hest_bench import HestBenchReader, published_genes
 from histoloom.slides import open_slide
@@ -266,8 +266,9 @@ def test_a_shuffled_embedding_predicts_nothing(
     task: SimpleNamespace, toy: tuple[SimpleNamespace, pd.DataFrame]
 ) -> None:
     target, table = read_expression(toy[0].target), read_folds(toy[0].folds)[0]
-    from histoloom.folds import roles_of
     from histoloom.models.data import load_features
+
+    from histoloom.folds import roles_of
 
     features, _ = load_features(target.obs, {"texture": [task.embeddings]}, ["texture"], target.metadata["tiles"])
     panel, roles = pd.read_parquet(toy[0].panel), roles_of(table, target.obs)
@@ -287,8 +288,9 @@ def test_rows_of_the_test_fold_change_nothing_that_is_fitted(
 ) -> None:
     from dataclasses import replace
 
-    from histoloom.folds import roles_of
     from histoloom.models.data import load_features
+
+    from histoloom.folds import roles_of
 
     target = read_expression(toy[0].target)
     roles = {"published-1": roles_of(read_folds(toy[0].folds)[0], target.obs)["published-1"]}

@@ -22,7 +22,7 @@ def config() -> dict[str, Any]:
     """Two cohorts that differ in the effects that break the deconvolution, and experiments on the ground truth as labels."""
     common = {"source": "simulated", "sheet": str(SHEET), "seed": SEED}
     learn = {
-        "task": "abundance", "tiles": "um112", "labels": "truth", "models": ["ridge"], "cohorts": ["demo"],
+        "task": "evaluate", "tiles": "um112", "labels": "truth", "models": ["ridge"], "cohorts": ["demo"],
         "content_guard": "off",
     }  # fmt: skip
     return {

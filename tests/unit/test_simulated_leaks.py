@@ -16,7 +16,7 @@ from simulation_fixtures import SHEET, sheet_rows
 def config(sheet: Path) -> dict[str, Any]:
     """One cohort twice, with and without stains of each patient's own; all scanned alike, labels are the ground truth."""
     cohort = {"source": "simulated", "sheet": str(sheet), "seed": 5, "array_x": 10, "array_y": 8}
-    learn = {"task": "abundance", "tiles": "um112", "labels": "truth", "models": ["ridge"], "split": "paired_leakage",
+    learn = {"task": "evaluate", "tiles": "um112", "labels": "truth", "models": ["ridge"], "split": "paired_leakage",
              "content_guard": "off"}  # fmt: skip
     return {
         "cohorts": {

@@ -20,7 +20,7 @@ rule audit_sections:
     benchmark:
         "benchmarks/audit/audit_sections/{experiment}.tsv"
     wildcard_constraints:
-        experiment=f"{TRAINED}|{PROBES}",
+        experiment=TRAINED,
     conda:
         "../../envs/report.yaml"
     threads: 1

@@ -22,10 +22,11 @@ def one_of(names):
 
 ALONE = one_of(PLAN.embeddings.alone)
 PRECOMPUTED = one_of(PLAN.embeddings.precomputed)
-TRAINED = one_of(PLAN.experiments.named("abundance"))
+TRAINED = one_of(PLAN.experiments.named("evaluate"))
 EXPERIMENTS = one_of(PLAN.experiments.evaluations())
 LEAKS = one_of(PLAN.experiments.leakage_tests())
-PROBES = one_of(PLAN.experiments.named("probe"))
+TOGETHER = one_of(PLAN.models.by_job("experiment"))
+BY_FOLD = one_of(PLAN.models.by_job("fold"))
 APPLICATIONS = one_of(PLAN.experiments.named("apply"))
 
 
@@ -35,6 +36,7 @@ wildcard_constraints:
     cohort=NAME,
     encoder=NAME,
     experiment=NAME,
+    fold=NAME,
     group=NAME,
     labels=NAME,
     model=NAME,

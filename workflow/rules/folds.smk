@@ -1,6 +1,7 @@
 # READS   results/samples/, results/tiles/, results/labels/
 # WRITES  results/targets/{experiment}/target.h5ad  what is predicted, on which observations;
-#         results/folds/{experiment}.parquet        who trains and who is tested, written once
+#         results/folds/{experiment}.parquet        who trains and who is tested, written once;
+#         results/targets/{experiment}/panel.parquet  the genes that each fold predicts
 
 
 rule build_target:
@@ -46,3 +47,26 @@ rule make_folds:
         code=code_of("folds"),
     script:
         "../../scripts/make_folds.py"
+
+
+rule select_panel:
+    input:
+        target=paths.TARGET,
+        folds=paths.FOLDS,
+    output:
+        panel=paths.PANEL,
+    log:
+        "logs/folds/select_panel/{experiment}.log",
+    benchmark:
+        "benchmarks/folds/select_panel/{experiment}.tsv"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["select_panel"]),
+        runtime=runtime(NEEDS["select_panel"]),
+    params:
+        spec=spec(PLAN.experiments.spec, part="target"),
+        code=code_of("panel"),
+    script:
+        "../../scripts/select_panel.py"

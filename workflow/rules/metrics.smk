@@ -5,7 +5,7 @@
 
 rule score_model:
     input:
-        predictions=paths.DEFAULT_PREDICTIONS,
+        predictions=inputs(PLAN.models.predictions),
         target=paths.TARGET,
         folds=paths.FOLDS,
     output:

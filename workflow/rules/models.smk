@@ -1,6 +1,33 @@
-# READS   results/targets/, results/folds/, results/embeddings/, results/audit/
-# WRITES  results/models/{experiment}/{model}.pt  all folds and seeds, and the fold `all`;
-#         results/predictions/{experiment}/{model}/...
+# READS   results/targets/, results/folds/, results/embeddings/, results/tiles/, the slides, results/audit/
+# WRITES  results/pixels/{tiles}/{cohort}/{sample}.npy               tiles decoded once, removed when no model needs them;
+#         results/models/{experiment}/{model}.pt                     all folds and seeds, and the fold `all`;
+#         results/models/{experiment}/{model}/{fold}.{seed}.pt       one fold and training seed of a costly model;
+#         results/predictions/{experiment}/{model}/{variant}.h5ad
+
+
+rule pack_tiles:
+    input:
+        sample=paths.SAMPLE,
+        slide=inputs(PLAN.sections.slide),
+        tiles=paths.TILES,
+    output:
+        pixels=temp(paths.PIXELS),
+        index=temp(f"{paths.PIXELS}.json"),
+    log:
+        "logs/models/pack_tiles/{tiles}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/models/pack_tiles/{tiles}/{cohort}/{sample}.tsv"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["pack_tiles"]),
+        runtime=runtime(NEEDS["pack_tiles"]),
+    params:
+        spec=spec(PLAN.sections.tiles_spec),
+        version=version_of("pixels"),
+    script:
+        "../../scripts/pack_tiles.py"
 
 
 rule train_model:
@@ -17,6 +44,8 @@ rule train_model:
         "logs/models/train_model/{experiment}/{model}.log",
     benchmark:
         "benchmarks/models/train_model/{experiment}/{model}.tsv"
+    wildcard_constraints:
+        model=TOGETHER,
     conda:
         "../../envs/models.yaml"
     threads: 1
@@ -32,10 +61,61 @@ rule train_model:
         "../../scripts/train_model.py"
 
 
+rule train_fold:
+    input:
+        unpack(inputs(PLAN.models.inputs)),
+        target=paths.TARGET,
+        folds=paths.FOLDS,
+        others=inputs(PLAN.models.other_folds),
+        audit=ancient(inputs(PLAN.experiments.audit_file)),
+    output:
+        model=paths.FOLD_MODEL,
+        efficiency=paths.FOLD_EFFICIENCY,
+    log:
+        "logs/models/train_fold/{experiment}/{model}/{fold}.{seed}.log",
+    benchmark:
+        "benchmarks/models/train_fold/{experiment}/{model}/{fold}.{seed}.tsv"
+    wildcard_constraints:
+        model=BY_FOLD,
+    conda:
+        "../../envs/models.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(PLAN.models.memory),
+        runtime=runtime(PLAN.models.memory),
+        gpu=inputs(PLAN.models.gpu),
+    params:
+        spec=spec(PLAN.models.spec),
+        experiment=spec(PLAN.experiments.spec, part="training"),
+        version=inputs(PLAN.models.version),
+    script:
+        "../../scripts/train_model.py"
+
+
+rule gather_efficiency:
+    input:
+        folds=inputs(PLAN.models.fold_efficiencies),
+    output:
+        efficiency=paths.MODEL_EFFICIENCY,
+    log:
+        "logs/models/gather_efficiency/{experiment}/{model}.log",
+    benchmark:
+        "benchmarks/models/gather_efficiency/{experiment}/{model}.tsv"
+    wildcard_constraints:
+        model=BY_FOLD,
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    params:
+        code=code_of("efficiency"),
+    script:
+        "../../scripts/gather_efficiency.py"
+
+
 rule predict_model:
     input:
         unpack(inputs(PLAN.models.inputs)),
-        model=paths.MODEL,
+        models=inputs(PLAN.models.files),
         target=paths.TARGET,
         folds=paths.FOLDS,
     output:
@@ -52,6 +132,7 @@ rule predict_model:
     resources:
         mem_mb=memory(NEEDS["predict_model"]),
         runtime=runtime(NEEDS["predict_model"]),
+        gpu=inputs(PLAN.models.predicting_gpu),
     params:
         spec=spec(PLAN.models.spec),
         experiment=spec(PLAN.experiments.spec, part="training"),
@@ -77,6 +158,7 @@ rule apply_model:
     resources:
         mem_mb=memory(NEEDS["apply_model"]),
         runtime=runtime(NEEDS["apply_model"]),
+        gpu=inputs(PLAN.models.predicting_gpu),
     params:
         spec=spec(PLAN.models.spec),
         experiment=spec(PLAN.experiments.spec, part="applying"),

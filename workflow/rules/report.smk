@@ -174,7 +174,7 @@ rule report_model:
     input:
         unpack(inputs(PLAN.report.report_files)),
         metrics=paths.METRICS,
-        predictions=paths.DEFAULT_PREDICTIONS,
+        predictions=inputs(PLAN.models.first_predictions),
         target=paths.TARGET,
         folds=paths.FOLDS,
     output:

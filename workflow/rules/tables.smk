@@ -2,40 +2,6 @@
 # WRITES  results/tables/  of a paper, and the sections that are left out
 
 
-rule write_probe_table:
-    input:
-        unpack(inputs(PLAN.report.results)),
-    output:
-        csv="results/tables/{experiment}/probe.csv",
-        md="results/tables/{experiment}/probe.md",
-        html=report(
-            "results/tables/{experiment}/probe.html",
-            caption="../report/probe.rst",
-            category=chapter("Compared with baselines"),
-            labels={"experiment": "{experiment}", "what": "probes of encoders"},
-        ),
-        figure=report(
-            "results/figures/{experiment}/probe.png",
-            caption="../report/probe.rst",
-            category=chapter("Compared with baselines"),
-            labels={"experiment": "{experiment}", "what": "probes by fold"},
-        ),
-    log:
-        "logs/report/write_probe_table/{experiment}.log",
-    benchmark:
-        "benchmarks/report/write_probe_table/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=PROBES,
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    params:
-        spec=spec(PLAN.report.spec),
-        code=code_of("report"),
-    script:
-        "../../scripts/write_probe_table.py"
-
-
 rule write_paper_table:
     input:
         unpack(inputs(PLAN.report.paper_results)),

@@ -38,6 +38,11 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "checks": ("check", "kind"),
 }
 Entry = dict[str, Any]
+# Values of the config that had another name once.
+RENAMED = {
+    ("experiment", "abundance"): "`task: evaluate`; abundance is its default target",
+    ("experiment", "probe"): "`task: evaluate` with `target: {kind: expression}` and models of kind pca_ridge",
+}
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,9 @@ def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
     if chooser is not None and (chooser in entry or not (SCHEMAS / f"{prefix}.schema.yaml").is_file()):
         kinds = _kind_values(prefix)
         kind = entry.get(chooser)
+        if (prefix, kind) in RENAMED:
+            remedy = f"use {RENAMED[prefix, str(kind)]}."
+            raise InputError(f"{where}.{chooser}", f"'{kind}' has a new name.", remedy, code="config-renamed")
         if kind not in kinds:
             raise InputError(
                 f"{where}.{chooser}",
@@ -295,7 +303,6 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
             ("train_cohorts", "cohorts"),
             ("test_cohorts", "cohorts"),
             ("models", "models"),
-            ("encoders", "encoders"),
         ):
             for item in entry.get(key) or []:
                 yield f"{where}.{key}", section, item
@@ -346,8 +353,8 @@ def check_names(config: Config) -> None:
                 f"use some of: {', '.join(runnable)}.",
             )
     for name, entry in config.entries["experiments"].items():
-        if entry["task"] == "probe":
-            _check_probe(config, f"{config.origin}: experiments.{name}", entry)
+        if "target" in entry:
+            _check_target(config, name, entry)
         for model in entry.get("models") or []:
             for encoder in config.entries["models"][model].get("inputs") or []:
                 tiles = config.entries["encoders"][encoder]["tiles"]
@@ -374,22 +381,32 @@ def check_names(config: Config) -> None:
             raise InputError(f"{config.origin}: labels.{name}", "no code for this method.", "see histoloom.kinds.")
 
 
-def _check_probe(config: Config, where: str, entry: Mapping[str, Any]) -> None:
-    """Check that encoders see the probe's tiles, and that what is taken as published was published for its cohort."""
-    for encoder in entry["encoders"]:
-        tiles = config.entries["encoders"][encoder]["tiles"]
-        if tiles != entry["tiles"]:
+def _check_target(config: Config, name: str, entry: Entry) -> None:
+    """Check an experiment's target against its schema, labels and models, and what it takes as published."""
+    where, target = f"{config.origin}: experiments.{name}", entry["target"]
+    kinds.find("targets", target["kind"])
+    check(target, load_schema(f"target.{target['kind']}"), f"{where}.target")
+    if (target["kind"] == "abundance") != bool(entry["labels"]):
+        problem = "is missing." if not entry["labels"] else f"is for target kind abundance, not {target['kind']}."
+        raise InputError(
+            f"{where}.labels", problem, "name a label method for abundance, and no other.", code="target-labels"
+        )
+    for model in entry["models"]:
+        kind = config.entries["models"][model]["kind"]
+        served = kinds.MODELS[kind].targets
+        if target["kind"] not in served:
             raise InputError(
-                f"{where}.tiles",
-                f"is '{entry['tiles']}', but encoder '{encoder}' sees '{tiles}'.",
-                "give both the same.",
-            )
-    choices = {"split": entry["split"], "panel.genes": entry["panel"]["genes"]}
+                f"{where}.models",
+                f"'{model}' of kind {kind} predicts {', '.join(sorted(served))}, not {target['kind']}.",
+                "name another model, or another target.", code="model-target",
+            )  # fmt: skip
+    choices = {"split": entry["split"], "target.panel.genes": (target.get("panel") or {}).get("genes")}
     published = [key for key, value in choices.items() if value == "published"]
     sources = [config.entries["cohorts"][cohort]["source"] for cohort in entry["cohorts"]]
-    if published and sources != ["hest_bench"]:
+    if published and (len(sources) != 1 or not kinds.SOURCES[sources[0]].splits):
         raise InputError(
             f"{where}.{published[0]}",
-            f"is published, which needs one cohort of source hest_bench; its cohorts' sources: {', '.join(sources)}.",
-            "name one task of HEST-bench as the only cohort, or choose leave_one_patient_out and hvg or heg.",
-        )
+            "is published, which needs one cohort that publishes it (hest_bench); its cohorts' sources: "
+            f"{', '.join(sources)}.",
+            "name one task of HEST-bench as the only cohort, or make another choice.", code="published-cohort",
+        )  # fmt: skip

@@ -51,8 +51,7 @@ NEEDS: Mapping[str, Memory] = {
     "export_spatialdata": Memory(1500, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess
     # Measured on a toy only; genes of a real task are many times more.
     "select_panel": Memory(350, file_mb=20),
-    "run_probe": Memory(450, file_mb=20, base_minutes=30, minutes_per_mb=1),
-    "score_probe": LIGHT,
+    "pack_tiles": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
     "report_slide": Memory(700, file_mb=20),
 }
 

@@ -160,6 +160,8 @@ class ModelKind(Kind):
         One training job for all folds, or a job (and a GPU) per fold and training seed.
     gpu
         How many GPUs a training job can use.
+    stochastic
+        Whether training seeds change it; predictions of others carry no ``seed_<s>`` layers.
     version
         Raised by hand when results change; params and identities both read it.
     baseline
@@ -172,6 +174,7 @@ class ModelKind(Kind):
     needs: frozenset[Need] = frozenset()
     job: Literal["experiment", "fold"] = "experiment"
     gpu: int = 0
+    stochastic: bool = False
     version: int = 1
     baseline: str | None = None
     memory: Memory = LIGHT
@@ -292,26 +295,43 @@ ENCODERS: dict[str, EncoderKind] = {
     "scgpt": EncoderKind("histoloom.embeddings.scgpt:ScGPT", reads="counts", memory=_NETWORK),
 }
 
-_ABUNDANCE = frozenset({"abundance"})
+_VALUES = frozenset({"abundance", "expression"})
+_CLASSES = frozenset({"cell_class"})
 _FIT = Memory(600, file_mb=20, base_minutes=30, minutes_per_mb=1)
+_FEATURES = frozenset({Need.FEATURES})
 MODELS: dict[str, ModelKind] = {
     "mlp": ModelKind(
         "histoloom.models.mlp:MLP",
-        _ABUNDANCE,
-        frozenset({Need.FEATURES}),
+        _VALUES,
+        _FEATURES,
         gpu=1,
+        stochastic=True,
         memory=Memory(1300, file_mb=20, base_minutes=60, minutes_per_mb=10),
     ),
-    "ridge": ModelKind(
-        "histoloom.models.ridge:Ridge", _ABUNDANCE, frozenset({Need.FEATURES}), baseline="encoder, linear", memory=_FIT
+    "ridge": ModelKind("histoloom.models.ridge:Ridge", _VALUES, _FEATURES, baseline="encoder, linear", memory=_FIT),
+    "pca_ridge": ModelKind(
+        "histoloom.models.pca_ridge:PCARidge", _VALUES, _FEATURES, baseline="encoder, linear", memory=_FIT
     ),
-    "section_mean": ModelKind(
-        "histoloom.models.baselines:SectionMean", _ABUNDANCE, baseline="section mean", memory=_FIT
+    "logistic_regression": ModelKind(
+        "histoloom.models.logistic:LogisticRegression", _CLASSES, _FEATURES, baseline="encoder, linear", memory=_FIT
     ),
-    "train_mean": ModelKind("histoloom.models.baselines:TrainMean", _ABUNDANCE, baseline="training mean", memory=_FIT),
+    "stnet": ModelKind(
+        "histoloom.models.stnet:STNet",
+        _VALUES,
+        frozenset({Need.PIXELS}),
+        job="fold",
+        gpu=1,
+        stochastic=True,
+        memory=Memory(4000, file_mb=4, base_minutes=240, minutes_per_mb=3),  # a guess
+    ),
+    "section_mean": ModelKind("histoloom.models.baselines:SectionMean", _VALUES, baseline="section mean", memory=_FIT),
+    "train_mean": ModelKind("histoloom.models.baselines:TrainMean", _VALUES, baseline="training mean", memory=_FIT),
+    "majority_class": ModelKind(
+        "histoloom.models.baselines:TrainMean", _CLASSES, baseline="training mean", memory=_FIT
+    ),
     "coordinates": ModelKind(
         "histoloom.models.baselines:Coordinates",
-        _ABUNDANCE,
+        _VALUES | _CLASSES,
         frozenset({Need.COORDINATES}),
         baseline="coordinates only",
         memory=_FIT,
@@ -327,10 +347,9 @@ SPLITS: dict[str, SplitKind] = {
     "paired_leakage": SplitKind("histoloom.folds.comparisons:paired_leakage", paired=True),
 }
 TARGETS: dict[str, TargetKind] = {
-    "abundance": TargetKind("histoloom.targets.build:build_target", "histoloom.metrics.abundance:score"),
-    "expression": TargetKind(
-        "histoloom.targets.expression:build_expression_target", "histoloom.metrics.expression:score"
-    ),
+    "abundance": TargetKind("histoloom.targets.abundance:Abundance", "histoloom.metrics.abundance:score"),
+    "expression": TargetKind("histoloom.targets.expression:Expression", "histoloom.metrics.expression:score"),
+    "cell_class": TargetKind("histoloom.targets.cell_class:CellClass", "histoloom.metrics.cell_class:score"),
 }
 
 _MEASURED, _RESULT, _LABELS = "What was measured", "How good is it", "What depends on the labels"

@@ -41,12 +41,12 @@ class Needs:
     unlisted: list[str] = field(default_factory=list)
 
 
-TASKS = ("abundance", "apply", "probe")
+TASKS = ("evaluate", "apply")
 
 
 def wanted_labels(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield (labels, cohort) of everything that is to be labelled."""
-    for name in plan.experiments.named("abundance"):
+    for name in plan.experiments.named("evaluate"):
         entry = plan.config.get("experiments", name)
         for labels in filter(None, (entry.get("labels"), entry.get("truth"))):
             yield from ((labels, cohort) for cohort in plan.experiments.cohorts(name))
@@ -59,14 +59,8 @@ def wanted_labels(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def wanted_encoders(plan: Plan) -> list[str]:
     """Return the encoders of all models that are to be trained or applied."""
-    models = [
-        m
-        for t in ("abundance", "apply")
-        for e in plan.experiments.named(t)
-        for m in plan.config.get("experiments", e)["models"]
-    ]
-    probed = [e for name in plan.experiments.named("probe") for e in plan.config.get("experiments", name)["encoders"]]
-    return list(dict.fromkeys([*(e for model in models for e in plan.embeddings.of_model(model)), *probed]))
+    models = [m for t in TASKS for e in plan.experiments.named(t) for m in plan.config.get("experiments", e)["models"]]
+    return list(dict.fromkeys(e for model in models for e in plan.embeddings.of_model(model)))
 
 
 def raw_paths(plan: Plan) -> list[str]:
@@ -79,8 +73,9 @@ def raw_paths(plan: Plan) -> list[str]:
     for section in sections:
         for kind in plan.sections.outlines(*section):
             paths += plan.sections.outline_files(*section, kind).values()
-    for name in plan.experiments.named("probe"):
-        paths += [*plan.models.target_files(name)["genes"], *plan.experiments.published_splits(name)]
+    for name in plan.experiments.named("evaluate"):
+        target = plan.models.target_files(name)
+        paths += [*target["genes"], *target["table"], *plan.experiments.published_splits(name)]
     references = []
     for labels, cohort in dict.fromkeys(wanted_labels(plan)):
         for group in plan.labels.groups(labels, cohort):
@@ -93,7 +88,7 @@ def raw_paths(plan: Plan) -> list[str]:
     for encoder in wanted_encoders(plan):
         for cohort in dict.fromkeys(cohort for cohort, _ in sections):
             paths += plan.embeddings.genes(encoder, cohort)
-    for experiment in plan.experiments.named("abundance"):
+    for experiment in plan.experiments.named("evaluate"):
         paths += plan.experiments.audit_genes(experiment) if plan.experiments.audit_file(experiment) else []
     paths += precomputed_files(plan)
     return list(dict.fromkeys(paths))

@@ -53,9 +53,9 @@ def predicted_files(plan: Plan, entry: Mapping[str, Any], pattern: str) -> dict[
     """Return held-out predictions of an experiment's models (all that see tiles), and one file per section."""
     experiment = entry["experiment"]
     trained = plan.experiments.entry(experiment)["models"]
-    models = entry["models"] or [model for model in trained if plan.embeddings.of_model(model)]
+    models = entry["models"] or [model for model in trained if plan.models.embeddings.of_model(model)]
     return {
-        "labels": [paths.DEFAULT_PREDICTIONS.format(experiment=experiment, model=model) for model in models],
+        "labels": [plan.models.first_predictions(experiment, model) for model in models],
         "against": [pattern.format(cohort=c, sample=s) for c, s in plan.experiments.samples(experiment)],
     }
 

@@ -63,8 +63,7 @@ def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[
     if not len(obs):
         raise InputError("folds", "the target has no observation.", "see the counts in the target's log.")
     split: Split = load("splits", spec["split"])
-    # A probe chooses alpha by itself and has no validation patient.
-    selection = spec.get("selection", "fixed")
+    selection = spec["selection"]
     table = split.assign(spec, obs, seed)
     if spec["split"] in DELIBERATE:
         # Half of these folds leak on purpose; which, and that the others do not, is checked below.

@@ -1,7 +1,7 @@
 """Folds that measure what a leak is worth. They stand next to an experiment's folds and never feed a headline.
 
-Two kinds. ``paired_leakage``: every section whose patient has another section (a sibling) is tested twice, by a model that
-trained on other patients only (``without``) and by one that trained on as many observations of other patients and
+Two kinds. ``paired_leakage``: every section whose patient has another section (a sibling) is tested twice, by a model
+that trained on other patients only (``without``) and by one that trained on as many observations of other patients and
 siblings together (``with``): leave-section-out against leave-patient-out, training size matched. ``transfer`` with
 patients on both sides under ``on_overlap: allow``: next to the model as published one without the shared patients
 (``shared_dropped``), and some that lose as many observations of other patients (``random_drop``).

@@ -1,6 +1,5 @@
-"""Models: fit all folds and training seeds, predict test observations, apply to new slides."""
+"""Models: fit folds and training seeds, predict test observations, apply to new slides."""
 
-from histoloom.models.apply import apply_model
-from histoloom.models.run import predict_model, train_model
+from histoloom.models.steps import apply_models, fit_models, predict_models
 
-__all__ = ["apply_model", "predict_model", "train_model"]
+__all__ = ["apply_models", "fit_models", "predict_models"]

@@ -1,57 +1,83 @@
-"""Model files: tensors, texts and numbers that load without running code, and a sidecar for people."""
+"""Model files: arrays in an npz that loads without torch and without running code, and a sidecar for people."""
 
 from __future__ import annotations
 
-import io
+import json
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from histoloom.artefacts import write_sidecar
 from histoloom.errors import InputError
+from histoloom.identity import canonical_json
 from histoloom.kinds import load
-from histoloom.models.base import Model
+from histoloom.models.base import Fitted, Model
+
+_FACTS = "facts.json"
 
 
-def save_model(model: Model, facts: Mapping[str, Any], metadata: Mapping[str, Any], out: Path) -> None:
-    """Write a model and its sidecar.
+def make_model(spec: Mapping[str, Any]) -> Model:
+    """Return the model of an entry of the config."""
+    cls = load("models", spec["kind"])
+    model: Model = cls(cls.spec_type.from_json(spec))
+    return model
+
+
+def name_of(fold: str, seed: int) -> str:
+    """Return the name of a fold's model for a training seed, as its arrays in a file start."""
+    return fold if seed < 0 else f"{fold}.{seed}"
+
+
+def save_models(fitted: Mapping[tuple[str, int], Fitted], metadata: Mapping[str, Any], out: Path) -> None:
+    """Write fitted models by fold and training seed; same content, same bytes.
 
     Parameters
     ----------
-    model
-        A fitted model.
-    facts
-        What prediction needs to know next to the state: types, encoders, tiles, standardise, seeds, choices.
     metadata
-        For ``<file>.json``.
+        Spec, outputs by fold, encoders, tiles, choices, protocol, identity: what prediction checks and stamps.
     out
-        ``models/{experiment}/{model}.pt``.
+        ``models/{experiment}/{model}.pt`` or ``.../{fold}.{seed}.pt``.
     """
-    import torch
-
-    buffer = io.BytesIO()  # torch writes the file's name into a file; a buffer gives the same bytes under any name
-    torch.save({"spec": model.spec, "facts": dict(facts), "state": model.state}, buffer)
-    out.write_bytes(buffer.getvalue())
+    arrays: dict[str, npt.NDArray[Any]] = {_FACTS: np.frombuffer(canonical_json(metadata).encode(), np.uint8)}
+    for (fold, seed), model in fitted.items():
+        for name, array in model.state().items():
+            arrays[f"{name_of(fold, seed)}/{name}"] = np.asarray(array)
+    with out.open("wb") as handle:  # a handle: numpy would add .npz to a name
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
     write_sidecar(out, metadata)
 
 
-def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
-    """Return a fitted model and the facts it was saved with.
+@dataclass(frozen=True)
+class SavedModels:
+    """A model file; arrays are read when a fold is asked for."""
 
-    Raises
-    ------
-    InputError
-        If the file is no model of ours.
-    """
-    import pickle
+    path: Path
+    metadata: Mapping[str, Any]
 
-    import torch
+    def names(self) -> list[tuple[str, int]]:
+        """Return (fold, training seed) of each model in the file."""
+        return [(str(fold), int(seed)) for fold, seed in self.metadata["models"]]
 
+    def fitted(self, fold: str, seed: int) -> Fitted:
+        """Return the model of a fold and training seed."""
+        start = name_of(fold, seed) + "/"
+        with np.load(self.path, allow_pickle=False) as arrays:
+            state = {name.removeprefix(start): arrays[name] for name in arrays.files if name.startswith(start)}
+        choices = self.metadata["choices"][name_of(fold, seed)]
+        return make_model(self.metadata["spec"]).restore(state, choices)
+
+
+def load_models(path: Path) -> SavedModels:
+    """Open a model file; `InputError` if it is none of ours."""
     try:
-        record = torch.load(path, map_location="cpu", weights_only=True)
-        spec, facts, state = record["spec"], record["facts"], record["state"]
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(path, f"is no model file ({error}).", "remove it and train again.") from error
-    model: Model = load("models", spec["kind"])(spec)
-    model.state = state
-    return model, facts
+        with np.load(path, allow_pickle=False) as arrays:
+            return SavedModels(Path(path), json.loads(arrays[_FACTS].tobytes()))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            path, f"is no model file ({error}).", "remove it and train again.", code="model-file"
+        ) from error

@@ -1,169 +1,211 @@
-"""What a model is: one protocol for learners and floors alike.
+"""What a model is: it fits on training observations of one fold and predicts on any observations.
 
-A model is fitted on all folds at once, so that it may train them stacked. Everything it needs to predict is
-in ``state``, a dict of
-tensors, texts and numbers that ``torch.load(weights_only=True)`` reads. To add a model: a module with a
-subclass of `Model`, a line in
-`histoloom.kinds.MODELS`, a schema ``model.<kind>.schema.yaml`` and tests.
+`FoldData` holds training and validation observations only, so that nothing can be fitted on test ones. To add a model:
+a module with a class that follows `Model`, an entry in `histoloom.kinds.MODELS`, a schema ``model.<kind>.schema.yaml``
+and tests.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 
-from histoloom.checkpoints import Checkpoints
-from histoloom.models.scaling import Scaler, fit_scaler
-from histoloom.obs_keys import section_keys
+from histoloom.checkpoints import Checkpoint, Checkpoints
+from histoloom.folds.seeds import derive_seed
+from histoloom.inputs import Inputs
+from histoloom.inputs.scaling import Scaler, fit_scaler
+from histoloom.targets import TargetKind
+from histoloom.targets.base import Labels, dense
+
+Json = Any
+Arrays = Mapping[str, npt.NDArray[Any]]
+Codes = npt.NDArray[np.intp]
+Predictions = npt.NDArray[np.floating]
+
+
+class Spec:
+    """Settings of a model: a frozen dataclass whose fields are keys of the model's schema."""
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Make the settings from a validated entry; keys that are no field (kind, inputs, variants) are left out."""
+        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        return cls(**{n: tuple(entry[n]) if isinstance(entry[n], list) else entry[n] for n in names if n in entry})
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Observations as a model sees them.
+class Part:
+    """Observations with their answers.
 
     Attributes
     ----------
-    obs
-        cohort, sample, obs_id, array_row, array_col.
-    features
-        (n, D) float32 concatenated embeddings, or None for models that need none. Scaled already only
-        where the experiment
-        standardises per cohort or section; fold-wise scaling is the model's, through `TrainingData.scaler`.
-    labels
-        (n, T) float64; given in prediction only to models that declare ``uses_test_labels``.
+    inputs
+        What can be read of them.
+    y
+        Float32 (n, T), CSR (n, T) or class codes (n,): as training is given them, shuffled in a negative control.
+    patient, section
+        (n,) codes.
     """
 
-    obs: pd.DataFrame
-    features: np.ndarray | None = None
-    labels: np.ndarray | None = None
+    inputs: Inputs
+    y: Labels
+    patient: Codes
+    section: Codes
 
-    def take(self, index: np.ndarray) -> Rows:
-        """Return a subset of rows."""
-        return Rows(
-            self.obs.iloc[index],
-            None if self.features is None else self.features[index],
-            None if self.labels is None else self.labels[index],
-        )
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Part:
+        """Return a subset."""
+        return Part(self.inputs.take(rows), self.y[rows], self.patient[rows], self.section[rows])
+
+    @property
+    def dense(self) -> npt.NDArray[Any]:
+        """Return y as an array."""
+        return dense(self.y)
+
+
+Rule = Literal["fixed", "val", "inner_cv", "median"]
 
 
 @dataclass(frozen=True)
-class Fold:
-    """One fold: row numbers by role.
+class FoldData:
+    """All that one fold's model may be fitted on, for one training seed.
 
     Attributes
     ----------
     name
-        As in the fold file.
-    train, val, test
-        Row numbers.
-    label_rows
-        (n,) row whose label each row is given in training: itself, or another of its section under
-        shuffled labels. Tests never use it.
-    compared
-        Whether the fold only serves a comparison; no choice for another fold is taken from it.
+        The fold's.
+    train, val
+        Training observations, and validation ones where the experiment's selection holds some out.
+    target
+        The kind of target: its selection score, reference prediction and default loss.
+    outputs
+        Names of the T columns or classes.
+    seed
+        Training seed; -1 for a model that draws no random numbers.
+    root_seed
+        The experiment's seed; see `stream`.
+    rule, how
+        How epochs or penalties are chosen (the model's own settings, best on ``val``, inner folds of training patients,
+        median of other folds' choices), and the same in words.
+    standardise
+        Whether features are scaled by this fold's training observations.
+    earlier
+        Choices that the experiment's other folds made by validation, for ``median``.
+    comparison
+        Whether the fold only serves a comparison; no other fold takes anything from it.
     """
 
     name: str
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
-    label_rows: np.ndarray
-    compared: bool = False
+    train: Part
+    val: Part | None
+    target: TargetKind
+    outputs: tuple[str, ...]
+    seed: int = -1
+    root_seed: int = 0
+    rule: Rule = "fixed"
+    how: str = "fixed"
+    standardise: bool = True
+    earlier: tuple[Mapping[str, Json], ...] = ()
+    comparison: bool = False
+
+    def stream(self, *words: str | int) -> int:
+        """Return the seed of a random stream of this fold and training seed: no other fold's draws change it."""
+        return derive_seed(self.root_seed, *words, self.name, self.seed)
+
+    def scaler(self, features: npt.NDArray[np.float32]) -> Scaler:
+        """Return the scaler of features, fitted on these training rows if the experiment scales by fold."""
+        return fit_scaler(features, self.standardise)
+
+    def inner(self) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+        """Return (train, validation) rows of the training part, patients split into at most five groups."""
+        from sklearn.model_selection import GroupKFold
+
+        groups = self.train.patient
+        splitter = GroupKFold(n_splits=min(5, len(np.unique(groups))))
+        return list(splitter.split(groups, groups=groups))
+
+    def fixed(self, why: str) -> FoldData:
+        """Return the same data with nothing to choose by."""
+        return replace(self, rule="fixed", how=why, val=None)
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """All a model may be fitted on.
+class JobContext:
+    """What a job gives to a fit or a prediction: device, CPU threads, checkpoints, log, measured facts.
 
     Attributes
     ----------
-    rows
-        All observations of the experiment (features of all; labels None).
-    values
-        (n, T) float64 target.
-    folds
-        All folds, ``all`` last.
-    seeds
-        Training seeds.
-    selection
-        The experiment's ``selection``.
-    standardise
-        The experiment's ``standardise``.
-    seed
-        The experiment's seed.
+    record
+        Facts for the efficiency record, such as epochs and images per second; filled by the model.
     """
 
-    rows: Rows
-    values: np.ndarray
-    types: Sequence[str]
-    folds: Sequence[Fold]
-    seeds: Sequence[int]
-    selection: str
-    standardise: str
-    seed: int
-    patients: np.ndarray = field(init=False)
-    sections: np.ndarray = field(init=False)
+    device: str = "cpu"
+    threads: int = 1
+    checkpoints: Checkpoints | None = None
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("histoloom.models"))
+    record: dict[str, Json] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        obs = self.rows.obs
-        object.__setattr__(self, "patients", obs["patient"].to_numpy(object))
-        object.__setattr__(self, "sections", pd.factorize(section_keys(obs))[0])
-
-    @property
-    def features(self) -> np.ndarray:
-        """Return the features; a model that asks declares its need."""
-        if self.rows.features is None:
-            raise TypeError("a model that uses features must name 'features' in `needs`")
-        return self.rows.features
-
-    def scaler(self, train: np.ndarray) -> Scaler:
-        """Return the scaler of a fold, fitted on the given training rows alone."""
-        return fit_scaler(self.features[train], self.standardise == "train")
-
-    def labels(self, fold: Fold, index: np.ndarray) -> np.ndarray:
-        """Return the labels that rows have in a fold's training."""
-        return self.values[fold.label_rows[index]]
+    def checkpoint(self, name: str, facts: Json = None) -> AbstractContextManager[Checkpoint | None]:
+        """Return the checkpoint of one fit, as a context; of None where nothing is kept."""
+        return nullcontext() if self.checkpoints is None else self.checkpoints.of(name, facts)
 
 
-class Model(ABC):
-    """A model of any kind.
+class Fitted(Protocol):
+    """A fitted model.
 
     Attributes
     ----------
-    needs
-        Of ``features`` (embeddings) and ``coordinates`` (array positions).
-    stochastic
-        Whether training seeds change it. Predictions of others carry no ``seed_<s>`` layers.
+    choices
+        What was chosen and how: ``how``, and epochs or alpha.
+    """
+
+    choices: Mapping[str, Json]
+
+    def predict(self, inputs: Inputs, variant: Mapping[str, Json], job: JobContext) -> Predictions:
+        """Return (n, T): values, or class probabilities."""
+        ...
+
+    def state(self) -> Arrays:
+        """Return all that prediction needs, as arrays by name."""
+        ...
+
+
+class Model(Protocol):
+    """A model with its settings.
+
+    Attributes
+    ----------
+    spec_type
+        The dataclass of its settings.
     uses_test_labels
-        Whether prediction is given the test labels: a diagnostic, stamped in every number's protocol.
-    checkpoints
-        Where a long fit keeps its state (`histoloom.checkpoints`); None where it is not to be kept.
+        Whether prediction is given the test labels (`Inputs.labels`): a diagnostic, stamped on every number.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    stochastic: ClassVar[bool] = False
+    spec_type: ClassVar[type[Spec]]
     uses_test_labels: ClassVar[bool] = False
 
-    def __init__(self, spec: Mapping[str, Any]) -> None:
-        self.spec = dict(spec)
-        self.state: dict[str, Any] = {}
-        self.checkpoints: Checkpoints | None = None
+    def __init__(self, spec: Any) -> None: ...
 
-    @abstractmethod
-    def fit(self, data: TrainingData, device: str) -> dict[str, dict[str, Any]]:
-        """Fit every fold (and seed) and fill ``state``.
+    def fit(self, data: FoldData, job: JobContext) -> Fitted:
+        """Fit one fold and training seed."""
+        ...
 
-        Returns
-        -------
-        dict
-            By fold: what was chosen and how (``how``, and epochs or alpha).
-        """
+    def restore(self, state: Arrays, choices: Mapping[str, Json]) -> Fitted:
+        """Return the fitted model of a saved `Fitted.state`."""
+        ...
 
-    @abstractmethod
-    def predict(self, fold: str, seed: int, rows: Rows) -> np.ndarray:
-        """Return (n, T) float64 predictions of a fold's model."""
+
+class FitsTogether(Protocol):
+    """A model that fits several folds and seeds faster together than one by one."""
+
+    def fit_many(self, folds: Sequence[FoldData], job: JobContext) -> Sequence[Fitted]:
+        """Fit all; in the order given."""
+        ...

@@ -2,73 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.models.base import Model, Rows, TrainingData
+from histoloom.inputs import Inputs
+from histoloom.inputs.scaling import moments
+from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
 from histoloom.models.ridge import solve
-from histoloom.models.scaling import moments
 from histoloom.obs_keys import section_keys
+from histoloom.targets.base import one_hot
+
+NOTHING = {"how": "nothing to choose"}
 
 
-def _tensor(array: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
-
-
-class TrainMean(Model):
-    """Predict the mean label of the training observations: what L1 skill is measured against."""
-
-    def fit(self, data: TrainingData, device: str) -> dict[str, dict[str, Any]]:
-        """Take the means; see `Model.fit`."""
-        del device
-        for fold in data.folds:
-            self.state[fold.name] = {"mean": _tensor(data.labels(fold, fold.train).mean(axis=0))}
-        return {fold.name: {"how": "nothing to choose"} for fold in data.folds}
-
-    def predict(self, fold: str, seed: int, rows: Rows) -> np.ndarray:
-        """Return the same row for every observation; see `Model.predict`."""
-        del seed
-        return np.tile(self.state[fold]["mean"].numpy(), (len(rows.obs), 1))
+@dataclass(frozen=True)
+class NoSpec(Spec):
+    """A model without settings."""
 
 
-class SectionMean(Model):
-    """Predict the mean label of the observation's own test section.
+@dataclass(frozen=True)
+class Constant:
+    """The same (T,) prediction for every observation."""
 
-    It knows the answer's mean, so it is a diagnostic and no model: its pooled correlation says how much
-    of a pooled score lies
-    between sections; within a section it is constant and has no correlation (NaN).
+    value: npt.NDArray[np.float64]
+    choices: Mapping[str, Any]
+
+    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
+        """Return (n, T)."""
+        del variant, job
+        return np.tile(self.value, (len(inputs), 1))
+
+    def state(self) -> Arrays:
+        """Return the prediction."""
+        return {"value": self.value}
+
+
+class TrainMean:
+    """The target's reference prediction: mean label in training, or the classes' shares (majority class)."""
+
+    spec_type: ClassVar[type[Spec]] = NoSpec
+    uses_test_labels: ClassVar[bool] = False
+
+    def __init__(self, spec: NoSpec) -> None:
+        self.spec = spec
+
+    def fit(self, data: FoldData, job: JobContext) -> Constant:
+        """Take the means of a fold."""
+        del job
+        return Constant(data.target.reference_prediction(data.train.y, len(data.outputs)), NOTHING)
+
+    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> Constant:
+        """Return the fitted model of a saved state."""
+        return Constant(state["value"], choices)
+
+
+class SectionMean:
+    """The mean label of the observation's own test section.
+
+    It is defined by the labels that it is scored on, so it is a diagnostic and no model: its pooled correlation says
+    how much of a pooled score lies between sections; within a section it is constant.
     """
 
+    spec_type: ClassVar[type[Spec]] = NoSpec
     uses_test_labels: ClassVar[bool] = True
+    choices = NOTHING
 
-    def fit(self, data: TrainingData, device: str) -> dict[str, dict[str, Any]]:
-        """Fit nothing; see `Model.fit`."""
-        del device
-        self.state = {fold.name: {} for fold in data.folds}
-        return {fold.name: {"how": "nothing to choose"} for fold in data.folds}
+    def __init__(self, spec: NoSpec) -> None:
+        self.spec = spec
 
-    def predict(self, fold: str, seed: int, rows: Rows) -> np.ndarray:
-        """Return each section's mean label; see `Model.predict`.
+    def fit(self, data: FoldData, job: JobContext) -> SectionMean:
+        """Fit nothing."""
+        del data, job
+        return self
 
-        Raises
-        ------
-        InputError
-            Without labels, as on slides without expression.
-        """
-        del fold, seed
-        if rows.labels is None:
+    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
+        """Return each section's mean label; `InputError` without labels, as on slides without expression."""
+        del variant, job
+        if inputs.labels is None:
             raise InputError(
-                "model of kind section_mean",
-                "needs the labels of what it predicts, and there are none.",
-                "leave it out of experiments with task apply.",
-            )
-        section = section_keys(rows.obs).to_numpy()
-        return pd.DataFrame(rows.labels).groupby(section, sort=False).transform("mean").to_numpy()
+                "model of kind section_mean", "needs the labels of what it predicts, and there are none.",
+                "leave it out of experiments with task apply.", code="section-mean-labels",
+            )  # fmt: skip
+        out = np.empty(inputs.labels.shape)
+        for _, rows in inputs.sections():
+            out[rows] = inputs.labels[rows].mean(axis=0, dtype=np.float64)
+        return out
+
+    def state(self) -> Arrays:
+        """Return nothing."""
+        return {}
+
+    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> SectionMean:
+        """Return itself."""
+        del state, choices
+        return self
 
 
 def section_coordinates(obs: pd.DataFrame) -> np.ndarray:
@@ -82,9 +115,8 @@ def section_coordinates(obs: pd.DataFrame) -> np.ndarray:
     Returns
     -------
     ndarray
-        (n, 3): row and column scaled to [0, 1] within the section, and the distance to the border of
-        the observed area as a share of
-        the section's largest.
+        (n, 3): row and column scaled to [0, 1] within the section, and the distance to the border of the observed area
+        as a share of the section's largest.
     """
     from scipy.ndimage import binary_closing, distance_transform_edt
 
@@ -104,44 +136,68 @@ def section_coordinates(obs: pd.DataFrame) -> np.ndarray:
     return out
 
 
-class Coordinates(Model):
-    """Regression on the position in the section and the distance to the tissue's border alone."""
+@dataclass(frozen=True)
+class CoordinatesSpec(Spec):
+    """Keys of ``model.coordinates``."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"coordinates"})
+    method: str
+    n_neighbors: int
+    alpha: float
 
-    def fit(self, data: TrainingData, device: str) -> dict[str, dict[str, Any]]:
-        """Fit every fold; see `Model.fit`."""
-        del device
-        position = section_coordinates(data.rows.obs)
-        choices: dict[str, dict[str, Any]] = {}
-        for fold in data.folds:
-            labels = data.labels(fold, fold.train)
-            if self.spec["method"] == "knn":
-                self.state[fold.name] = {"position": _tensor(position[fold.train]), "labels": _tensor(labels)}
-                choices[fold.name] = {"how": "fixed", "n_neighbors": self._neighbours(len(labels))}
-            else:
-                terms = _terms(position[fold.train])
-                mean, scale = moments(terms)
-                coefficients, intercept = solve((terms - mean) / scale, labels, float(self.spec["alpha"]))
-                arrays = {"mean": mean, "scale": scale, "coefficients": coefficients, "intercept": intercept}
-                self.state[fold.name] = {name: _tensor(array) for name, array in arrays.items()}
-                choices[fold.name] = {"how": "fixed", "alpha": float(self.spec["alpha"])}
-        return choices
 
-    def _neighbours(self, available: int) -> int:
-        return min(int(self.spec["n_neighbors"]), available)
+@dataclass(frozen=True)
+class FittedCoordinates:
+    """kNN: training ``position`` and ``labels``; ridge: ``mean``, ``scale``, ``coefficients``, ``intercept``."""
 
-    def predict(self, fold: str, seed: int, rows: Rows) -> np.ndarray:
-        """Return (n, T) predictions; see `Model.predict`."""
-        del seed
+    arrays: Arrays
+    choices: Mapping[str, Any]
+
+    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
+        """Return (n, T)."""
+        del variant, job
         from sklearn.neighbors import KNeighborsRegressor
 
-        part = {name: tensor.numpy() for name, tensor in self.state[fold].items()}
-        position = section_coordinates(rows.obs)
-        if self.spec["method"] == "knn":
-            regressor = KNeighborsRegressor(n_neighbors=self._neighbours(len(part["labels"])))
+        position, part = section_coordinates(inputs.obs), self.arrays
+        if "labels" in part:
+            regressor = KNeighborsRegressor(n_neighbors=self.choices["n_neighbors"])
             return np.asarray(regressor.fit(part["position"], part["labels"]).predict(position))
-        return (_terms(position) - part["mean"]) / part["scale"] @ part["coefficients"] + part["intercept"]
+        predictions: Predictions = (_terms(position) - part["mean"]) / part["scale"] @ part["coefficients"]
+        return predictions + part["intercept"]
+
+    def state(self) -> Arrays:
+        """Return the arrays."""
+        return self.arrays
+
+
+class Coordinates:
+    """Regression on the position in the section and the distance to the tissue's border alone."""
+
+    spec_type: ClassVar[type[Spec]] = CoordinatesSpec
+    uses_test_labels: ClassVar[bool] = False
+
+    def __init__(self, spec: CoordinatesSpec) -> None:
+        self.spec = spec
+
+    def fit(self, data: FoldData, job: JobContext) -> FittedCoordinates:
+        """Fit a fold; classes are regressed as 0/1 indicators, so that predictions are shares of neighbours."""
+        del job
+        position = section_coordinates(data.train.inputs.obs)
+        labels = data.train.dense
+        if labels.ndim == 1:
+            labels = one_hot(labels, len(data.outputs))
+        labels = labels.astype(np.float64)
+        if self.spec.method == "knn":
+            choices = {"how": "fixed", "n_neighbors": min(self.spec.n_neighbors, len(labels))}
+            return FittedCoordinates({"position": position, "labels": labels}, choices)
+        terms = _terms(position)
+        mean, scale = moments(terms)
+        coefficients, intercept = solve((terms - mean) / scale, labels, self.spec.alpha)
+        arrays = {"mean": mean, "scale": scale, "coefficients": coefficients, "intercept": intercept}
+        return FittedCoordinates(arrays, {"how": "fixed", "alpha": self.spec.alpha})
+
+    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedCoordinates:
+        """Return the fitted model of a saved state."""
+        return FittedCoordinates(state, choices)
 
 
 def _terms(position: np.ndarray) -> np.ndarray:

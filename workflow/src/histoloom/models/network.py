@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+
+from histoloom.models.base import Spec
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
 # Below the square of any spread of interest; keeps the gradient of a square root finite at zero.
 _TINY = 1e-24
+
+
+@dataclass(frozen=True)
+class MLPSpec(Spec):
+    """Keys of ``model.mlp``."""
+
+    hidden_layers: int
+    width: int
+    dropout: float
+    init: str
+    l1: float
+    l2: float
+    pearson_axis: str
+    pearson_eps: float
+    standardise_target: bool
+    lr: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
 
 
 def initial_layers(
@@ -24,8 +45,7 @@ def initial_layers(
         Widths from input to output.
     init
         ``he`` (He et al. 2015, uniform; the last layer and all biases as below or 0) or ``pytorch``
-        (U(-1/sqrt(in), 1/sqrt(in)) for
-        weights and biases, the default of ``torch.nn.Linear``).
+        (U(-1/sqrt(in), 1/sqrt(in)) for weights and biases, the default of ``torch.nn.Linear``).
     generator
         The model's stream.
     """
@@ -77,7 +97,7 @@ def pearson(
     return (a * b).sum(dim) / (norm_a * norm_b + eps)
 
 
-def losses(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, spec: Mapping[str, Any]) -> torch.Tensor:
+def losses(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, spec: MLPSpec) -> torch.Tensor:
     """Return each model's loss: MSE + l1 MAE - l2 Pearson (decomposition paper, section 2.1).
 
     Parameters
@@ -86,8 +106,6 @@ def losses(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, s
         (S, B, T).
     mask
         (S, B), 1 for a row of the batch, 0 for padding.
-    spec
-        ``l1``, ``l2``, ``pearson_axis``, ``pearson_eps``.
 
     Returns
     -------
@@ -98,15 +116,15 @@ def losses(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, s
     count = full.sum((1, 2))
     error = (prediction - labels) * full
     total = error.square().sum((1, 2)) / count
-    if spec["l1"]:
-        total = total + spec["l1"] * error.abs().sum((1, 2)) / count
-    if spec["l2"]:
-        eps = spec["pearson_eps"]
-        if spec["pearson_axis"] == "type":
+    if spec.l1:
+        total = total + spec.l1 * error.abs().sum((1, 2)) / count
+    if spec.l2:
+        eps = spec.pearson_eps
+        if spec.pearson_axis == "type":
             r = pearson(prediction, labels, full, 1, eps).mean(1)
-        elif spec["pearson_axis"] == "observation":
+        elif spec.pearson_axis == "observation":
             r = (pearson(prediction, labels, full, 2, eps) * mask).sum(1) / mask.sum(1)
         else:
             r = pearson(prediction, labels, full, (1, 2), eps)
-        total = total - spec["l2"] * r
+        total = total - spec.l2 * r
     return total

@@ -1,73 +1,72 @@
-"""How epochs and alpha are chosen: rules, validation score, inner folds by patient."""
+"""How epochs and penalties are chosen: the rule of each fold."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median_low
+from typing import Any
 
 from histoloom.folds import ALL
 from histoloom.folds.guard import MIN_PATIENTS_FOR_SELECTION
-from histoloom.models.base import Fold, TrainingData
-from histoloom.stats import pearson_columns
-
-_MAX_INNER = 5
+from histoloom.models.base import FoldData, Rule
 
 
-def section_cc(prediction: np.ndarray, labels: np.ndarray, sections: np.ndarray) -> float:
-    """Return the headline CC of validation rows: per type and section, mean over both.
-
-    -inf where nothing can be correlated, so that it is never the best.
+def rule_of(selection: str, fold: str, train_patients: int, val_patients: Sequence[str]) -> tuple[Rule, str]:
+    """Return how a fold's epochs or penalty are chosen, and why, in words.
 
     Parameters
     ----------
-    prediction, labels
-        (n, T).
-    sections
-        (n,) section of each row.
+    selection
+        The experiment's.
+    fold
+        The fold's name.
+    train_patients
+        Patients on its training side, validation included.
+    val_patients
+        Patients held out for validation.
     """
-    means = []
-    for code in np.unique(sections):
-        rows = sections == code
-        cc = pearson_columns(prediction[rows], labels[rows])[0]
-        if np.isfinite(cc).any():
-            means.append(float(np.nanmean(cc)))
-    return float(np.mean(means)) if means else -np.inf
-
-
-def validation_rows(data: TrainingData, fold: Fold) -> np.ndarray:
-    """Return the rows a fold is validated on, empty where it is not."""
-    return fold.test if data.selection == "test_as_published" else fold.val
-
-
-def rule_of(data: TrainingData, fold: Fold) -> tuple[str, str]:
-    """Return how a fold's epochs or alpha are chosen, and why, in words.
-
-    Returns
-    -------
-    tuple
-        ``fixed``, ``val``, ``inner_cv`` or ``median`` (of the other folds' choices), and the words
-        for the record.
-    """
-    patients = len(set(data.patients[fold.train]) | set(data.patients[fold.val]))
-    count = "one training patient" if patients == 1 else f"{patients} training patients"
-    if data.selection == "fixed":
+    count = "one training patient" if train_patients == 1 else f"{train_patients} training patients"
+    if selection == "fixed":
         return "fixed", "fixed"
-    if data.selection == "inner_cv":
-        if patients >= MIN_PATIENTS_FOR_SELECTION:
+    if selection == "inner_cv":
+        if train_patients >= MIN_PATIENTS_FOR_SELECTION:
             return "inner_cv", "inner_cv over training patients"
         return "fixed", f"fixed: no validation with {count}"
-    if fold.name == ALL:
+    if fold == ALL:
         return "median", "median of the folds' choices"
-    if data.selection == "test_as_published":
+    if selection == "test_as_published":
         return "val", "test_as_published: on the test observations"
-    if len(fold.val):
-        return "val", f"val_patient {data.patients[fold.val[0]]}"
+    if val_patients:
+        return "val", f"val_patient {val_patients[0]}"
     return "fixed", f"fixed: no validation with {count}"
 
 
-def inner_folds(data: TrainingData, fold: Fold) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (train, validation) row numbers, splitting a fold's training patients into at most five groups."""
-    from sklearn.model_selection import GroupKFold
+def median_of(data: FoldData, key: str) -> Any:
+    """Return the median of what other folds chose by validation; None if none did."""
+    values = [value for c in data.earlier for value in (c[key] if isinstance(c[key], list) else [c[key]])]
+    return median_low(values) if values else None
 
-    groups = data.patients[fold.train]
-    splitter = GroupKFold(n_splits=min(_MAX_INNER, len(set(groups))))
-    return [(fold.train[a], fold.train[b]) for a, b in splitter.split(fold.train, groups=groups)]
+
+def choose(data: FoldData, key: str, default: Any, by_score: Callable[[], Any]) -> dict[str, Any]:
+    """Return ``how`` and a setting's value by the fold's rule.
+
+    Parameters
+    ----------
+    key
+        Name of the setting.
+    default
+        Its value in the model's config.
+    by_score
+        Finds the best value on validation rows or inner folds; called only if the rule asks for it.
+    """
+    if data.rule == "median":
+        value = median_of(data, key)
+        if value is None:
+            return {"how": "fixed: no fold had a validation", key: default}
+        return {"how": data.how, key: value}
+    return {"how": data.how, key: default if data.rule == "fixed" else by_score()}
+
+
+def validated(choices: Mapping[str, Any]) -> bool:
+    """Whether choices were made by validation."""
+    return not str(choices["how"]).startswith(("fixed", "median", "nothing"))

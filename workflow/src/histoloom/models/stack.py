@@ -1,10 +1,8 @@
 """Train many small MLPs at once: their weights are stacked to (S, in, out) and multiplied as a batch.
 
-Every model of the stack has its own rows, scaler, labels, random stream and number of epochs, and gets the
-numbers it would get
-alone, to rounding: the loss is a sum over models, the optimiser works element by element, and a model that
-has done its epochs
-leaves the stack.
+Every model of the stack has its own rows, scaler, labels, random stream and number of epochs, and gets the numbers it
+would get alone, to rounding: the loss is a sum over models, the optimiser works element by element, and a model that
+has done its epochs leaves the stack.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,9 +19,9 @@ import numpy as np
 import torch
 
 from histoloom.checkpoints import Checkpoint
-from histoloom.models.network import forward, initial_layers, losses
-from histoloom.models.scaling import Scaler
-from histoloom.models.selection import section_cc
+from histoloom.inputs.scaling import Scaler
+from histoloom.models.network import MLPSpec, forward, initial_layers, losses
+from histoloom.targets.base import section_score
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +35,12 @@ class Member:
     fold, seed
         What it is.
     stream
-        Seed of its start, its shuffles and its dropout, in this order: the same whatever else is in
-        the stack.
-    train, val
-        Row numbers; with ``val`` the epoch with the best validation CC is kept, without it the last.
-    val_sections
-        Section of each validation row.
-    label_rows
-        (n,) row whose label each row is given.
+        Seed of its start, its shuffles and its dropout, in this order: the same whatever else is in the stack.
+    train, train_y
+        Rows of its training observations among the features, and of their labels among the labels.
+    val, val_y, val_sections
+        The same of its validation observations, and their sections; with them the epoch with the best score is kept,
+        without them the last.
     scaler
         Fitted on its training rows.
     y_mean, y_scale
@@ -57,9 +53,10 @@ class Member:
     seed: int
     stream: int
     train: np.ndarray
+    train_y: np.ndarray
     val: np.ndarray | None
+    val_y: np.ndarray | None
     val_sections: np.ndarray | None
-    label_rows: np.ndarray
     scaler: Scaler
     y_mean: np.ndarray
     y_scale: np.ndarray
@@ -68,7 +65,7 @@ class Member:
 
 @dataclass
 class Trained:
-    """A trained model: ``layers`` of (in, out) weights and (out,) biases, ``epochs`` kept, validation CC per epoch."""
+    """A trained model: ``layers`` of (in, out) weights and (out,) biases, ``epochs`` kept, scores by epoch."""
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
     epochs: int
@@ -78,12 +75,13 @@ class Trained:
 class Runner:
     """A member on its way: its stream, the batches of its epoch, its best so far."""
 
-    def __init__(self, member: Member, sizes: Sequence[int], spec: Mapping[str, Any]) -> None:
+    def __init__(self, member: Member, sizes: Sequence[int], spec: MLPSpec) -> None:
         self.member = member
         self.generator = torch.Generator().manual_seed(member.stream)
-        self.start = initial_layers(sizes, spec["init"], self.generator)
-        self.per_epoch = -(-len(member.train) // int(spec["batch_size"]))
-        self._train = torch.from_numpy(member.train)
+        self.start = initial_layers(sizes, spec.init, self.generator)
+        self.per_epoch = -(-len(member.train) // spec.batch_size)
+        self.rows = torch.from_numpy(member.train)
+        self.label_rows = torch.from_numpy(member.train_y)
         self.batches: list[torch.Tensor] = []
         self.best: Trained | None = None
         self.curve: list[float] = []
@@ -94,10 +92,10 @@ class Runner:
         return self.per_epoch * self.member.epochs
 
     def next_batch(self) -> torch.Tensor:
-        """Return the next batch's rows; shuffled, in equal batches, so that none is too small to correlate."""
+        """Return the next batch's positions; shuffled, in equal batches, so that none is too small to correlate."""
         if not self.batches:
-            order = torch.randperm(len(self._train), generator=self.generator)
-            self.batches = list(torch.tensor_split(self._train[order], self.per_epoch))
+            order = torch.randperm(len(self.rows), generator=self.generator)
+            self.batches = list(torch.tensor_split(order, self.per_epoch))
         return self.batches.pop(0)
 
     def epoch_done(self) -> bool:
@@ -108,7 +106,7 @@ class Runner:
 class Stack:
     """Weights of the members still training, and their optimiser."""
 
-    def __init__(self, runners: Sequence[Runner], spec: Mapping[str, Any], data: _Data) -> None:
+    def __init__(self, runners: Sequence[Runner], spec: MLPSpec, data: _Data) -> None:
         self.spec, self.data = spec, data
         depth = len(runners[0].start)
         weights = [torch.stack([r.start[i][0] for r in runners]) for i in range(depth)]
@@ -122,14 +120,13 @@ class Stack:
         self.runners = runners
         tensors = [tensor.to(self.data.device, self.data.dtype) for tensor in tensors]
         self.parameters = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=self.spec["lr"], weight_decay=self.spec["weight_decay"])
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=self.spec.lr, weight_decay=self.spec.weight_decay)
         members = [runner.member for runner in runners]
         put = self.data.put
         self.mean = put([m.scaler.mean for m in members])[:, None]
         self.scale = put([m.scaler.scale for m in members])[:, None]
         self.y_mean = put([m.y_mean for m in members])[:, None]
         self.y_scale = put([m.y_scale for m in members])[:, None]
-        self.label_rows = torch.from_numpy(np.stack([m.label_rows for m in members]))
         for parameter, state in zip(self.parameters, memory, strict=False):
             # The count of steps stays on the CPU, where the optimiser has it.
             self.optimiser.state[parameter] = {
@@ -153,19 +150,21 @@ class Stack:
     def step(self) -> None:
         """Train every member on its next batch."""
         batches = [runner.next_batch() for runner in self.runners]
-        rows = torch.nn.utils.rnn.pad_sequence(batches, batch_first=True)
+        each = list(zip(self.runners, batches, strict=True))
+        rows = torch.nn.utils.rnn.pad_sequence([r.rows[batch] for r, batch in each], batch_first=True)
+        label_rows = torch.nn.utils.rnn.pad_sequence([r.label_rows[batch] for r, batch in each], batch_first=True)
         sizes = torch.tensor([len(batch) for batch in batches])
         mask = (torch.arange(rows.shape[1]) < sizes[:, None]).to(self.data.device, self.data.dtype)
         x = (self.data.features[rows.to(self.data.device)] - self.mean) / self.scale
-        y = self.data.values[self.label_rows.gather(1, rows).to(self.data.device)]
+        y = self.data.values[label_rows.to(self.data.device)]
         y = (y - self.y_mean) / self.y_scale
-        dropout = float(self.spec["dropout"])
+        dropout = self.spec.dropout
 
         def draw(width: int) -> torch.Tensor:
             # On the CPU: the same on any device. For its own rows: a member's draws do not depend on others' batches.
             kept = [
                 (torch.rand((len(batch), width), generator=runner.generator) >= dropout).float() / (1 - dropout)
-                for batch, runner in zip(batches, self.runners, strict=True)
+                for runner, batch in each
             ]
             return torch.nn.utils.rnn.pad_sequence(kept, batch_first=True).to(self.data.device, self.data.dtype)
 
@@ -179,16 +178,16 @@ class Stack:
         return [(w[position].detach().clone(), b[position, 0].detach().clone()) for w, b in self.layers]
 
     def validate(self, position: int) -> float:
-        """Return the member's validation CC on labels as its fold has them (a correlation needs no scaling back)."""
+        """Return the member's validation score, a correlation, which needs no scaling back."""
         member = self.runners[position].member
         assert member.val is not None
+        assert member.val_y is not None
         assert member.val_sections is not None
         x = (self.data.features[torch.from_numpy(member.val)] - self.mean[position]) / self.scale[position]
         with torch.no_grad():
             one = [(w[position : position + 1], b[position : position + 1]) for w, b in self.layers]
             prediction = forward(x[None], one)[0].double().cpu().numpy()
-        labels = self.data.raw_values[member.label_rows[member.val]]
-        return section_cc(prediction, labels, member.val_sections)
+        return section_score(prediction, self.data.raw_values[member.val_y], member.val_sections)
 
 
 class _Data:
@@ -209,7 +208,7 @@ def train_stack(
     features: np.ndarray,
     values: np.ndarray,
     members: Sequence[Member],
-    spec: Mapping[str, Any],
+    spec: MLPSpec,
     device: str,
     dtype: torch.dtype = torch.float32,
     checkpoint: Checkpoint | None = None,
@@ -221,13 +220,13 @@ def train_stack(
     features
         (n, D) float32, unscaled.
     values
-        (n, T) float64 labels.
+        (m, T) labels.
     members
         What to train.
     spec
         The MLP's entry.
     device
-        ``cpu`` or ``cuda``.
+        ``cpu`` or ``cuda:<i>``.
     dtype
         Precision of training.
     checkpoint
@@ -240,15 +239,15 @@ def train_stack(
     """
     if not members:
         return []
-    sizes = [features.shape[1], *[int(spec["width"])] * int(spec["hidden_layers"]), values.shape[1]]
+    sizes = [features.shape[1], *[spec.width] * spec.hidden_layers, values.shape[1]]
     runners = [Runner(member, sizes, spec) for member in members]
     stack = Stack(runners, spec, _Data(features, values, device, dtype))
     done: dict[int, Trained] = {}
-    found = checkpoint.load() if checkpoint is not None else None
-    first = take_up(found, stack, runners, done) if found is not None else 0
+    saved = checkpoint.load() if checkpoint is not None else None
+    first = restore_state(saved, stack, runners, done) if saved is not None else 0
     total = max(r.steps for r in runners)
     with checkpoint or contextlib.nullcontext():
-        for step in _told(range(first + 1, total + 1), total, stack):
+        for step in _log_progress(range(first + 1, total + 1), total, stack):
             stack.step()
             leaving = _end_epochs(stack, step)
             for position in leaving:
@@ -263,14 +262,14 @@ def train_stack(
     return [done[position] for position in range(len(runners))]
 
 
-def _told(steps: Iterable[int], total: int, stack: Stack) -> Iterator[int]:
+def _log_progress(steps: Iterable[int], total: int, stack: Stack) -> Iterator[int]:
     """Yield steps, and write to the log every ten seconds how far they are."""
-    told = start = time.monotonic()
+    logged = start = time.monotonic()
     for step in steps:
         yield step
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            logger.info("step %d of %d, %d models, %.0f s", step, total, len(stack.runners), told - start)
+        if time.monotonic() - logged > 10:
+            logged = time.monotonic()
+            logger.info("step %d of %d, %d models, %.0f s", step, total, len(stack.runners), logged - start)
 
 
 def _end_epochs(stack: Stack, step: int) -> list[int]:
@@ -301,12 +300,8 @@ def stack_state(stack: Stack, runners: Sequence[Runner], done: Mapping[int, Trai
     ----------
     stack
         The members still training.
-    runners
-        All members, in order.
     done
-        By position: those that have done all their epochs.
-    step
-        Steps done.
+        By position among all: those that have done all their epochs.
     """
     return {
         "step": step,
@@ -317,31 +312,27 @@ def stack_state(stack: Stack, runners: Sequence[Runner], done: Mapping[int, Trai
             {
                 "generator": runner.generator.get_state(),
                 "batches": list(runner.batches),
-                "best": None if runner.best is None else _plain(runner.best),
+                "best": None if runner.best is None else asdict(runner.best),
                 "curve": list(runner.curve),
             }
             for runner in runners
         ],
-        "done": {position: _plain(trained) for position, trained in done.items()},
+        "done": {position: asdict(trained) for position, trained in done.items()},
     }
 
 
-def take_up(state: Mapping[str, Any], stack: Stack, runners: Sequence[Runner], done: dict[int, Trained]) -> int:
+def restore_state(state: Mapping[str, Any], stack: Stack, runners: Sequence[Runner], done: dict[int, Trained]) -> int:
     """Put a training where `stack_state` found it; return the steps done."""
-    for runner, found in zip(runners, state["runners"], strict=True):
-        runner.generator.set_state(found["generator"])
-        runner.batches = list(found["batches"])
-        runner.best = None if found["best"] is None else _trained(found["best"], stack)
-        runner.curve = list(found["curve"])
+    for runner, saved in zip(runners, state["runners"], strict=True):
+        runner.generator.set_state(saved["generator"])
+        runner.batches = list(saved["batches"])
+        runner.best = None if saved["best"] is None else _trained(saved["best"], stack)
+        runner.curve = list(saved["curve"])
     stack.take([runners[i] for i in state["alive"]], state["parameters"], state["optimiser"])
-    done.update({position: _trained(found, stack) for position, found in state["done"].items()})
+    done.update({position: _trained(trained, stack) for position, trained in state["done"].items()})
     return int(state["step"])
 
 
-def _plain(trained: Trained) -> dict[str, Any]:
-    return {"layers": trained.layers, "epochs": trained.epochs, "curve": trained.curve}
-
-
-def _trained(found: Mapping[str, Any], stack: Stack) -> Trained:
-    layers = [tuple(tensor.to(stack.data.device) for tensor in pair) for pair in found["layers"]]
-    return Trained([(weight, bias) for weight, bias in layers], int(found["epochs"]), list(found["curve"]))
+def _trained(saved: Mapping[str, Any], stack: Stack) -> Trained:
+    layers = [(weight.to(stack.data.device), bias.to(stack.data.device)) for weight, bias in saved["layers"]]
+    return Trained(layers, int(saved["epochs"]), list(saved["curve"]))

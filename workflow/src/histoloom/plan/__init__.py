@@ -31,7 +31,7 @@ class Plan:
         self.experiments = Experiments(config, self.sections)
         self.embeddings = Embeddings(config, self.sections, self.experiments)
         self.models = Models(config, self.experiments, self.embeddings)
-        self.checks = Checks(config, self.sections, self.experiments, self.embeddings)
+        self.checks = Checks(config, self.sections, self.experiments, self.models)
         self.report = Report(config, self.sections, self.experiments, self.models, self.checks)
 
     @classmethod

@@ -6,16 +6,16 @@ from typing import Any
 
 from histoloom import kinds
 from histoloom.config import Config
-from histoloom.plan.embeddings import Embeddings
 from histoloom.plan.experiments import Experiments
+from histoloom.plan.models import Models
 from histoloom.plan.sections import Sections
 
 
 class Checks:
     """The checks of a run."""
 
-    def __init__(self, config: Config, sections: Sections, experiments: Experiments, embeddings: Embeddings) -> None:
-        self.config, self.sections, self.experiments, self.embeddings = config, sections, experiments, embeddings
+    def __init__(self, config: Config, sections: Sections, experiments: Experiments, models: Models) -> None:
+        self.config, self.sections, self.experiments, self.models = config, sections, experiments, models
 
     def named(self) -> list[str]:
         """Return the names of the checks that are to run."""

@@ -27,11 +27,11 @@ class Experiments:
 
     def evaluations(self) -> list[str]:
         """Return the experiments that are evaluations; the others leak on purpose, to measure the leakage effect."""
-        return [name for name in self.named("abundance") if not kinds.SPLITS[self.entry(name)["split"]].paired]
+        return [name for name in self.named("evaluate") if not kinds.SPLITS[self.entry(name)["split"]].paired]
 
     def leakage_tests(self) -> list[str]:
         """Return the experiments that measure the leakage effect."""
-        return [name for name in self.named("abundance") if is_compared(self.entry(name), self._rows(name))]
+        return [name for name in self.named("evaluate") if is_compared(self.entry(name), self.rows(name))]
 
     def cohorts(self, experiment: str) -> list[str]:
         """Return the cohorts of an experiment, training ones first."""
@@ -43,7 +43,8 @@ class Experiments:
         """Return (cohort, sample) of all sections of an experiment."""
         return self.sections.pairs(self.cohorts(experiment))
 
-    def _rows(self, experiment: str) -> list[Row]:
+    def rows(self, experiment: str) -> list[Row]:
+        """Return the sheet rows of all sections of an experiment, with their cohort."""
         return [{**row, "cohort": c} for c in self.cohorts(experiment) for row in self.sections.rows(c)]
 
     def sample_files(self, experiment: str) -> list[str]:
@@ -68,6 +69,14 @@ class Experiments:
         if self.entry(experiment).get("split") != "published":
             return []
         return [path for name, path in self.bench_tables(experiment).items() if name != "genes"]
+
+    def fold_spec(self, experiment: str) -> dict[str, Any]:
+        """Return the experiment's entry with as many published folds as its cohort states."""
+        entry = self.entry(experiment)
+        if entry["split"] != "published":
+            return entry
+        (cohort,) = self.cohorts(experiment)
+        return {**entry, "published_folds": [{}] * self.sections.entry(cohort)["folds"]}
 
     def audit_genes(self, experiment: str) -> list[str]:
         """Return the table that matches genes of the experiment's cohorts in the content guard."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from histoloom import kinds, paths
 from histoloom.config import Config
+from histoloom.folds import ALL, fold_ids
 from histoloom.identity import canonical_json
-from histoloom.kinds import LEVELS
+from histoloom.kinds import LEVELS, Need
 from histoloom.plan.baselines import is_baseline, level_of
 from histoloom.plan.embeddings import Embeddings
 from histoloom.plan.experiments import Experiments
@@ -49,42 +50,105 @@ class Models:
                 for c, s in self.experiments.samples(experiment)
             ],
         }
-        if entry["task"] == "probe":
-            published = entry["panel"]["genes"] == "published"
-            return files | {"genes": [self.experiments.bench_tables(experiment)["genes"]] if published else []}
         # Other software may have left out tiles that are kept here.
         encoders = dict.fromkeys(e for m in entry["models"] for e in self.embeddings.of_model(m))
         precomputed = [e for e in encoders if e in self.embeddings.precomputed]
-        truth = [entry["truth"]] if entry.get("truth") else []
-        return files | {
-            **{f"embeddings_{e}": self.embeddings.files(e, cohorts) for e in precomputed},
-            "labels": [paths.LABELS.format(labels=entry["labels"], cohort=c) for c in cohorts],
-            "truth": [paths.LABELS.format(labels=labels, cohort=c) for labels in truth for c in cohorts],
-        }
+        target = entry["target"]
+        published = (target.get("panel") or {}).get("genes") == "published"
+        roles = {role: [entry[role]] if entry.get(role) else [] for role in ("labels", "truth")}
+        return (
+            files
+            | {
+                role: [paths.LABELS.format(labels=n, cohort=c) for n in names for c in cohorts]
+                for role, names in roles.items()
+            }
+            | {f"embeddings_{e}": self.embeddings.files(e, cohorts) for e in precomputed}
+            | {"genes": [self.experiments.bench_tables(experiment)["genes"]] if published else []}
+            | {"table": [target["table"]] if target.get("table") else []}
+        )
+
+    def panel_files(self, experiment: str) -> list[str]:
+        """Return the table of the outputs of each fold, where the target has a panel."""
+        has_panel = "panel" in self.experiments.entry(experiment)["target"]
+        return [paths.PANEL.format(experiment=experiment)] if has_panel else []
 
     def inputs(self, experiment: str, model: str) -> dict[str, list[str]]:
-        """Return a model's embedding files, by encoder in the order of its inputs."""
-        cohorts = self.experiments.cohorts(experiment)
-        return {f"embeddings_{e}": self.embeddings.files(e, cohorts) for e in self.embeddings.of_model(model)}
+        """Return what a model reads of an experiment's sections, by role."""
+        entry = self.experiments.entry(experiment)
+        return self._inputs(experiment, model, entry["tiles"]) | {"panel": self.panel_files(experiment)}
+
+    def _inputs(self, experiment: str, model: str, tiles: str) -> dict[str, list[str]]:
+        cohorts, needs = self.experiments.cohorts(experiment), self.kind(model).needs
+        packed = [paths.PIXELS.format(tiles=tiles, cohort=c, sample=s) for c, s in self.experiments.samples(experiment)]
+        counts = self.experiments.sample_files(experiment)
+        return {
+            **{f"embeddings_{e}": self.embeddings.files(e, cohorts) for e in self.embeddings.of_model(model)},
+            **({"pixels": packed, "pixels_index": [f"{path}.json" for path in packed]} if Need.PIXELS in needs else {}),
+            **({"samples": counts} if Need.EXPRESSION in needs else {}),
+        }
+
+    # jobs ----------------------------------------------------------------------------------------------------
+
+    def by_job(self, job: str) -> list[str]:
+        """Return the models that are trained in one job for all folds (``experiment``), or per fold (``fold``)."""
+        return [name for name in self.config.entries["models"] if self.kind(name).job == job]
+
+    def fold_names(self, experiment: str) -> list[str]:
+        """Return the folds of an experiment, ``all`` last where it has that one."""
+        return fold_ids(self.experiments.fold_spec(experiment), self.experiments.rows(experiment))
+
+    def _fold_files(self, experiment: str, model: str, folds: list[str], pattern: str) -> list[str]:
+        seeds = self.experiments.entry(experiment)["train_seeds"] if self.kind(model).stochastic else [0]
+        names = {"experiment": experiment, "model": model}
+        return [pattern.format(**names, fold=fold, seed=seed) for fold in folds for seed in seeds]
+
+    def files(self, experiment: str, model: str) -> list[str]:
+        """Return the files of a trained model that predictions of test observations need."""
+        if self.kind(model).job == "experiment":
+            return [paths.MODEL.format(experiment=experiment, model=model)]
+        folds = [fold for fold in self.fold_names(experiment) if fold != ALL]
+        return self._fold_files(experiment, model, folds, paths.FOLD_MODEL)
+
+    def fold_efficiencies(self, experiment: str, model: str) -> list[str]:
+        """Return the efficiency records of a model's folds."""
+        folds = [fold for fold in self.fold_names(experiment) if fold != ALL]
+        return self._fold_files(experiment, model, folds, paths.FOLD_EFFICIENCY)
+
+    def other_folds(self, experiment: str, model: str, fold: str) -> list[str]:
+        """Return the models whose choices the model of everyone takes the median of."""
+        chosen = self.experiments.entry(experiment)["selection"] in {"val_patient", "test_as_published"}
+        return self.files(experiment, model) if fold == ALL and chosen else []
+
+    def variants(self, model: str) -> list[str]:
+        """Return the names of a model's choices at prediction."""
+        return list(self.config.get("models", model).get("variants") or ["default"])
+
+    def predictions(self, experiment: str, model: str) -> list[str]:
+        """Return the predictions of a model, one file per variant."""
+        names = {"experiment": experiment, "model": model}
+        return [paths.PREDICTIONS.format(**names, variant=variant) for variant in self.variants(model)]
+
+    def first_predictions(self, experiment: str, model: str) -> str:
+        """Return the predictions that maps and checks show: the first variant's."""
+        return self.predictions(experiment, model)[0]
+
+    def predicting_gpu(self, model: str) -> int:
+        """Return how many GPUs a prediction can use."""
+        return self.kind(model).gpu if Need.PIXELS in self.kind(model).needs else 0
 
     def apply_files(self, experiment: str, model: str) -> dict[str, list[str]]:
         """Return what applying a trained model to slides reads, by role."""
+        source = self.experiments.entry(experiment)["from"]
+        if self.kind(model).job == "experiment":
+            models = self.files(source, model)
+        else:
+            models = self._fold_files(source, model, [ALL], paths.FOLD_MODEL)
+        tiles = self.experiments.entry(source)["tiles"]
         return {
-            "model": [paths.MODEL.format(experiment=self.experiments.entry(experiment)["from"], model=model)],
+            "models": models,
+            **self._inputs(experiment, model, tiles),
             "samples": self.experiments.sample_files(experiment),
-            **self.inputs(experiment, model),
         }
-
-    # linear probes of encoders: the wildcard {model} is an encoder -------------------------------------------
-
-    def probe_embeddings(self, experiment: str, model: str) -> dict[str, list[str]]:
-        """Return the embedding files of a probe's cohorts."""
-        return {f"embeddings_{model}": self.embeddings.files(model, self.experiments.cohorts(experiment))}
-
-    def probe_predictions(self, experiment: str, model: str) -> list[str]:
-        """Return a probe's predictions, one per way to choose alpha."""
-        ways = self.experiments.entry(experiment)["alpha"]
-        return [paths.PREDICTIONS.format(experiment=experiment, model=model, variant=alpha) for alpha in ways]
 
     # comparisons ---------------------------------------------------------------------------------------------
 

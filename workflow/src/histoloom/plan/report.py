@@ -41,7 +41,7 @@ class Report:
     def spec(self, experiment: str) -> dict[str, Any]:
         """Return an experiment's entry with the levels of its models and the comparison of their encoders."""
         entry = self.experiments.entry(experiment)
-        if entry["task"] != "abundance":
+        if entry["task"] != "evaluate":
             return {**entry, "name": experiment}
         compared = {"baselines": self.models.baselines(experiment), "ablation": self.models.ablation(experiment)}
         return {**entry, "name": experiment, **compared}
@@ -53,8 +53,6 @@ class Report:
     def results(self, experiment: str) -> dict[str, list[str]]:
         """Return the metrics and efficiency records of an experiment's models."""
         entry = self.experiments.entry(experiment)
-        if entry["task"] == "probe":
-            return {"metrics": [paths.METRICS.format(experiment=experiment, model=e) for e in entry["encoders"]]}
         return {
             "metrics": [paths.METRICS.format(experiment=experiment, model=m) for m in entry["models"]],
             "efficiency": [paths.MODEL_EFFICIENCY.format(experiment=experiment, model=m) for m in entry["models"]],
@@ -129,7 +127,7 @@ class Report:
     def papers(self) -> dict[str, list[str]]:
         """Return the experiments of each paper."""
         papers: dict[str, list[str]] = {}
-        for name in [*self.experiments.named("abundance"), *self.experiments.named("probe")]:
+        for name in self.experiments.named("evaluate"):
             if paper := self.experiments.entry(name).get("paper"):
                 papers.setdefault(paper, []).append(name)
         return papers
@@ -152,9 +150,8 @@ class Report:
         cohorts = {c: self.sections.entry(c) for c in self.experiments.cohorts(experiment)}
         # Tasks of one benchmark are cohorts of their own.
         sources = {name: " ".join(filter(None, (c["source"], c.get("task")))) for name, c in cohorts.items()}
-        if entry["task"] == "probe":
-            return {**entry, "sources": sources, "models": entry["encoders"]}
-        return {**entry, "sources": sources, "label_spec": self.config.get("labels", entry["labels"])}
+        labels = {"label_spec": self.config.get("labels", entry["labels"])} if entry["labels"] else {}
+        return {**entry, "sources": sources, **labels}
 
     # targets -------------------------------------------------------------------------------------------------
 
@@ -169,10 +166,6 @@ class Report:
             yield from self.experiments.audit_file(name)
         for name in self.experiments.evaluations():
             yield from self._evaluation_targets(name)
-        for name in self.experiments.named("probe"):
-            yield from self._tables(name, "probe")
-            yield paths.FIGURE.format(experiment=name, figure="probe")
-            yield from self.experiments.audit_file(name)
         for name in self.experiments.named("apply"):
             for model in self.experiments.entry(name)["models"]:
                 for cohort, sample in self.experiments.samples(name):

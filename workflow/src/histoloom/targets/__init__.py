@@ -1,16 +1,5 @@
-"""Targets: what an experiment predicts, for observations in tissue, on a kept tile and labelled."""
+"""Targets: what an experiment predicts, for observations in tissue, on a kept tile and with a known answer."""
 
-from histoloom.targets.artefact import Target, read_target
-from histoloom.targets.build import build_target
-from histoloom.targets.expression import Expression, build_expression_target, read_expression
-from histoloom.targets.make import make_target
+from histoloom.targets.base import Target, TargetKind, kind_of, make_target, read_target
 
-__all__ = [
-    "Expression",
-    "Target",
-    "build_expression_target",
-    "build_target",
-    "make_target",
-    "read_expression",
-    "read_target",
-]
+__all__ = ["Target", "TargetKind", "kind_of", "make_target", "read_target"]

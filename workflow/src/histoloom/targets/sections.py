@@ -2,80 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from histoloom.artefacts import read_metadata
+from histoloom.artefacts import identities_of, read_metadata
+from histoloom.embeddings.artefact import embedded_keys
 from histoloom.errors import InputError
-from histoloom.identity import canonical_json
+from histoloom.identity import canonical_json, make_identity
+from histoloom.obs_keys import obs_keys
+from histoloom.samples.control_features import is_control
 from histoloom.samples.section import open_section
-from histoloom.targets.artefact import plain
+from histoloom.targets.base import Files
+
+logger = logging.getLogger(__name__)
 
 LOW_UMI = 100  # PROTOCOLS: observations with fewer counts are flagged, not dropped
 _CARRIED = ("array_row", "array_col", "region")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Observed:
     """A section before anything is said to be predicted on it.
 
     Attributes
     ----------
-    cohort, sample
-        Names.
     obs
         All observations, index obs_id: cohort, sample, patient, obs_id, array_row, array_col, region where known, x, y,
         pitch_um, qc_flag, low_umi.
     kept
-        bool (n,): in tissue and on a kept tile.
+        (n,) in tissue and on a kept tile.
+    joined
+        (n,) kept and with a known answer.
     step
-        Counts so far: observations, in_tissue, kept.
+        Counts so far: observations, in_tissue, kept and further ones.
     tiles_spec
         How its tiles were cut.
     """
 
+    path: Path
     cohort: str
     sample: str
     obs: pd.DataFrame
-    kept: np.ndarray
+    kept: npt.NDArray[np.bool_]
+    joined: npt.NDArray[np.bool_]
     step: dict[str, Any]
     tiles_spec: Mapping[str, Any]
 
-
-def read_elements(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Read parts of an h5ad without its matrices and pictures."""
-    import h5py
-    from anndata.io import read_elem
-
-    try:
-        with h5py.File(path, "r") as handle:
-            return {name: read_elem(handle[name]) for name in names if name in handle}
-    except OSError as error:
-        raise InputError(path, f"cannot be read as h5ad ({error}).", "remove it and run again.") from error
+    def table(self) -> pd.DataFrame:
+        """Return the joined observations, index ``cohort/sample/obs_id``."""
+        return self.obs.set_axis(obs_keys(self.cohort, self.sample, self.obs.index)).loc[self.joined]
 
 
 def observe(sample: Path, tile: Path) -> Observed:
-    """Read a section and its tiles.
-
-    Raises
-    ------
-    InputError
-        If the tiles are another section's.
-    """
+    """Read a section and its tiles; `InputError` ``tiles-section`` if the tiles are another section's."""
     section, tiles_meta = open_section(sample), read_metadata(tile)
     meta, cohort, name = section.metadata, section.cohort, section.sample
     if (tiles_meta.get("cohort"), tiles_meta.get("sample")) != (cohort, name):
-        raise InputError(
-            tile,
-            f"holds the tiles of another section than {sample}.",
-            "give samples and tiles in the same order.",
-        )
-    obs = plain(section.obs)
+        problem = f"holds the tiles of another section than {sample}."
+        raise InputError(tile, problem, "give samples and tiles in the same order.", code="tiles-section")
+    obs = section.obs
     ids = pd.Index(obs.index)
     tiles = pd.read_parquet(tile, columns=["obs_id", "kept"]).set_index("obs_id")["kept"]
     in_tissue = obs["in_tissue"].to_numpy(bool)
@@ -94,22 +86,96 @@ def observe(sample: Path, tile: Path) -> Observed:
         "cohort": cohort, "sample": name, "observations": len(obs), "in_tissue": int(in_tissue.sum()),
         "kept": int(kept.sum()),
     }  # fmt: skip
-    return Observed(cohort, name, frame, kept, step, tiles_meta.get("spec", {}))
+    return Observed(sample, cohort, name, frame, kept, kept, step, tiles_meta.get("spec", {}))
 
 
-def one_tile_spec(specs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """Return the one spec that all sections' tiles were cut by.
+def join_sections(files: Files, join: Callable[[Observed], npt.NDArray[np.bool_]], counted: str) -> list[Observed]:
+    """Read sections with their tiles and keep the observations whose answer is known.
+
+    Parameters
+    ----------
+    files
+        samples and tiles in the same order; ``embeddings_<encoder>`` of encoders that may lack kept tiles: observations
+        that any of these lacks are left out, so that all models of the experiment are compared on the same ones.
+    join
+        Returns where a section's answer is known.
+    counted
+        Key of the last count of a step, for the message.
 
     Raises
     ------
     InputError
-        If there are several.
+        ``target-empty``: a section keeps no observation.
     """
-    found = {canonical_json(spec): dict(spec) for spec in specs}
-    if len(found) > 1:
+    encoders = {role: paths for role, paths in files.items() if role.startswith("embeddings_")}
+    embedded = embedded_keys(encoders) if encoders else None
+    sections = []
+    for sample, tile in zip(files["samples"], files["tiles"], strict=True):
+        section = observe(Path(sample), Path(tile))
+        section.joined = section.kept & join(section)
+        if embedded is not None:
+            keys = obs_keys(section.cohort, section.sample, section.obs.index)
+            section.joined &= np.isin(keys, list(embedded))
+            section.step["embedded"] = int(section.joined.sum())
+        section.step["joined"] = int(section.joined.sum())
+        shown = ", ".join(f"{value} {name}" for name, value in section.step.items() if name not in ("cohort", "sample"))
+        if not section.joined.any():
+            raise InputError(
+                f"{section.cohort}/{section.sample}",
+                f"no observation is in tissue, on a kept tile and {counted} ({shown}).",
+                "look at the section's tile picture and labels, or exclude it: write a reason in the sheet's "
+                "`exclude` column.", code="target-empty",
+            )  # fmt: skip
+        logger.info("%s/%s: %s", section.cohort, section.sample, shown)
+        sections.append(section)
+    return sections
+
+
+def common_facts(sections: Sequence[Observed], spec: Mapping[str, Any], files: Files) -> dict[str, Any]:
+    """Return what the metadata of every kind of target says; the identity is that of recipe and inputs."""
+    specs = {canonical_json(section.tiles_spec): dict(section.tiles_spec) for section in sections}
+    if len(specs) > 1:
         raise InputError(
-            f"tiles '{name}'",
-            "sections were cut with different specs under one name.",
-            "remove the tiles and run again.",
+            f"tiles '{spec['tiles']}'", "sections were cut with different specs under one name.",
+            "remove the tiles and run again.", code="tiles-specs",
+        )  # fmt: skip
+    chosen = {key: spec.get(key) for key in ("tiles", "labels", "truth", "target")}
+    return {
+        "kind": spec["target"]["kind"],
+        "recipe": dict(spec["target"]),
+        "tiles": {"name": spec["tiles"], "spec": next(iter(specs.values()))},
+        "labels": spec.get("labels"),
+        "truth": spec.get("truth"),
+        "steps": [section.step for section in sections],
+        "identity": make_identity("targets", chosen, identities_of(files)),
+    }
+
+
+def common_genes(names: Sequence[pd.Index], samples: Sequence[Path], listed: Sequence[str] | None = None) -> list[str]:
+    """Return the genes of a list, else those that every section has without control features, in the first's order.
+
+    Raises
+    ------
+    InputError
+        ``panel-genes-missing``: a section lacks a listed gene. ``genes-none``: the sections share none.
+    """
+    for own, sample in zip(names, samples, strict=True):
+        missing = [gene for gene in listed or () if gene not in own]
+        if missing:
+            raise InputError(
+                sample,
+                f"lacks {len(missing)} of the {len(listed or ())} genes of the list: {', '.join(missing[:10])}.",
+                "give another list of genes, or exclude the section.", code="panel-genes-missing",
+            )  # fmt: skip
+    if listed is not None:
+        return list(listed)
+    common = set.intersection(*(set(own) for own in names))
+    shared = [gene for gene in names[0] if gene in common]
+    genes = [gene for gene, control in zip(shared, is_control(shared), strict=True) if not control]
+    if not genes:
+        where = " + ".join(map(str, samples[:3]))
+        raise InputError(
+            where, "the sections share no gene.", "give all cohorts the same gene names.", code="genes-none"
         )
-    return next(iter(found.values()))
+    logger.info("%d genes in every section, %d control features left out", len(genes), len(shared) - len(genes))
+    return genes

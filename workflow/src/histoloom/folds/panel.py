@@ -1,8 +1,8 @@
-"""Which genes are scored: a panel per fold, chosen on its training sections unless another choice is named.
+"""Which genes an expression experiment predicts: a panel per fold, chosen on its training sections by default.
 
 Kinds: ``hvg`` (largest variance of raw counts) and ``heg`` (largest mean), each among genes that a share of the spots
-of every section it looks at expresses, as HEST-bench made its lists; ``published``, a list that a task came with
-(chosen by its makers on all of its sections, test ones included, and stamped so).
+of every section it looks at expresses, as HEST-bench made its lists; ``marker``, a given list; ``published``, a list
+that a task came with (chosen by its makers on all of its sections, test ones included, and stamped so); ``all``.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import pandas as pd
 
 from histoloom.artefacts import identities_of, write_parquet
 from histoloom.errors import InputError
-from histoloom.folds import read_folds, roles_of
-from histoloom.folds.splits import ALL
+from histoloom.folds.artefact import read_folds
+from histoloom.folds.roles import roles_of
 from histoloom.identity import make_identity
 from histoloom.obs_keys import section_keys
-from histoloom.targets import Expression, read_expression
+from histoloom.targets import read_target
+from histoloom.targets.base import read_counts
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["fold", "gene", "set", "k", "rank", "selected_on"]
 MIN_SHARE = 0.1
 """Share of a section's spots that must express a gene of a panel."""
-PUBLISHED = "published"
 _BY: Mapping[str, Literal["var", "mean"]] = {"hvg": "var", "heg": "mean"}
 
 
@@ -54,11 +54,6 @@ def top_genes(
     -------
     list of str
         The highest first; ties by name, since the order of columns must not decide.
-
-    Raises
-    ------
-    InputError
-        If fewer than `k` genes are left.
     """
     from scipy.sparse import csr_matrix
 
@@ -75,62 +70,59 @@ def top_genes(
         raise InputError(
             "gene panel",
             f"{len(left)} genes are expressed in {100 * MIN_SHARE:.0f} % of every section's spots, {k} are wanted.",
-            "lower `panel.k`.",
+            "lower `target.panel.k`.",
+            code="panel-too-few",
         )
     return [str(genes[i]) for i in left[:k]]
 
 
-def panel_table(target: Expression, folds: Mapping[str, np.ndarray], panel: Mapping[str, Any]) -> pd.DataFrame:
+def panel_table(
+    counts: Any, genes: Sequence[str], section: np.ndarray, folds: Mapping[str, np.ndarray], panel: Mapping[str, Any]
+) -> pd.DataFrame:
     """Return the panel of each fold.
 
     Parameters
     ----------
-    target
-        The experiment's target.
+    counts
+        CSR (n, genes) raw counts.
+    section
+        (n,) section of each observation.
     folds
-        Role of each observation by fold.
+        Role of each observation by fold; a fold without test observations takes its panel from training ones.
     panel
-        ``genes`` (hvg, heg or published), ``k``, ``selected_on`` (train or dataset).
+        ``genes`` (hvg, heg, marker, published or all), ``k``, ``selected_on`` (train, dataset or test_truth).
     """
-    kind, on = panel["genes"], panel["selected_on"]
-    section = section_keys(target.obs).to_numpy()
-    parts = []
+    kind, parts = panel["genes"], []
     for fold, roles in folds.items():
-        if fold == ALL:
-            continue
-        if kind == PUBLISHED:
-            chosen, on = target.genes, PUBLISHED
-        else:
-            rows = np.flatnonzero(roles == "train") if on == "train" else np.arange(len(section))
-            chosen = top_genes(target.counts[rows], section[rows], target.genes, panel["k"], by=_BY[kind])
-        parts.append(
-            pd.DataFrame({"fold": fold, "gene": chosen, "rank": np.arange(1, len(chosen) + 1)}).assign(
-                set=kind, k=len(chosen), selected_on=on
+        if kind in _BY:
+            on = panel["selected_on"] if (roles == "test").any() or panel["selected_on"] == "dataset" else "train"
+            rows = np.flatnonzero(
+                {"train": roles == "train", "test_truth": roles == "test", "dataset": roles != ""}[on]
             )
-        )
+            chosen = top_genes(counts[rows], section[rows], genes, panel["k"], by=_BY[kind])
+        else:
+            on, chosen = kind, list(genes)
+        ranks = np.arange(1, len(chosen) + 1)
+        table = pd.DataFrame({"fold": fold, "gene": chosen, "rank": ranks, "set": kind, "k": len(chosen)})
+        parts.append(table.assign(selected_on=on))
     return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
 def select_panel(*, spec: Mapping[str, Any], target: Path, folds: Path, out: Path) -> None:
-    """Write ``targets/{experiment}/panel.parquet``.
+    """Write ``targets/{experiment}/panel.parquet``: fold, gene, set, k, rank, selected_on.
 
     Parameters
     ----------
     spec
-        The experiment's entry: ``panel``.
+        The experiment's entry: ``target.panel``.
     target, folds
         Its artefacts.
-    out
-        File to write; columns fold, gene, set, k, rank, selected_on.
-
-    Raises
-    ------
-    InputError
-        If a fold's sections express too few genes.
     """
-    data = read_expression(target)
-    table = panel_table(data, roles_of(read_folds(folds)[0], data.obs), spec["panel"])
+    panel, data = dict(spec["target"]["panel"]), read_target(target)
+    section = section_keys(data.obs).to_numpy()
+    roles = roles_of(read_folds(folds)[0], data.obs)
+    table = panel_table(read_counts(target), data.outputs, section, roles, panel)
     per_fold = table.groupby("gene")["fold"].nunique()
-    logger.info("%d genes in all, %d of them in every fold's panel", len(per_fold), (per_fold == per_fold.max()).sum())
-    identity = make_identity("panel", {"panel": spec["panel"]}, identities_of({"target": target, "folds": folds}))
-    write_parquet(table, out, {"panel": dict(spec["panel"]), "identity": identity})
+    logger.info("%d genes in all, %d of them in every fold's panel", len(per_fold), (per_fold == len(roles)).sum())
+    inputs = identities_of({"target": target, "folds": folds})
+    write_parquet(table, out, {"panel": panel, "identity": make_identity("panel", panel, inputs)})

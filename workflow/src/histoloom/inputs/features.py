@@ -1,0 +1,103 @@
+"""Embeddings by row: encoders side by side, read from the files when a model asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.embeddings.artefact import open_embeddings
+from histoloom.errors import InputError
+from histoloom.identity import canonical_json, sha256_text
+from histoloom.inputs.base import Index, Reader
+from histoloom.inputs.scaling import Scaler, fit_scaler
+
+BLOCK = 8192
+
+
+class Features:
+    """Embeddings of observations.
+
+    Parameters
+    ----------
+    obs
+        cohort, sample, obs_id of all rows.
+    embeddings
+        Batches by encoder.
+    encoders
+        Encoders in the order of concatenation.
+    tiles_spec
+        The tile spec that they must have seen.
+
+    Attributes
+    ----------
+    spaces
+        By encoder: card, revision, weights and dimension: two files of one space can stand for each other.
+
+    Raises
+    ------
+    InputError
+        ``embeddings-not-given``; and what `open_embeddings` and its reader raise.
+    """
+
+    def __init__(
+        self,
+        obs: pd.DataFrame,
+        embeddings: Mapping[str, Sequence[Path]],
+        encoders: Sequence[str],
+        tiles_spec: Mapping[str, Any],
+    ) -> None:
+        self.spaces: dict[str, dict[str, Any]] = {}
+        self._parts = []
+        for encoder in encoders:
+            if not embeddings.get(encoder):
+                raise InputError(
+                    f"encoder '{encoder}'", "no embeddings were given.",
+                    "embed the experiment's cohorts with it.", code="embeddings-not-given",
+                )  # fmt: skip
+            reader = open_embeddings(embeddings[encoder], tiles_spec)
+            self._parts.append((reader, reader.align(obs)))
+            self.spaces[encoder] = _space(reader.metadata[0])
+
+    def __call__(self, rows: Index) -> npt.NDArray[np.float32]:
+        """Return (len(rows), D)."""
+        out = np.empty((len(rows), sum(reader.dim for reader, _ in self._parts)), dtype=np.float32)
+        left = 0
+        for reader, position in self._parts:
+            out[:, left : left + reader.dim] = reader.rows(position[rows])
+            left += reader.dim
+        return out
+
+
+def _space(facts: Mapping[str, Any]) -> dict[str, Any]:
+    card = facts["card"]
+    return {
+        "card": card.get("name") if isinstance(card, Mapping) else card,
+        "card_sha256": sha256_text(canonical_json(card)),
+        **{key: facts.get(key) for key in ("revision", "weights_sha256", "dim")},
+    }
+
+
+class GroupScaled:
+    """Features with zero mean and unit variance within each group of rows.
+
+    Groups hold test inputs too (never labels): predictions made with them are transductive.
+    """
+
+    def __init__(self, reader: Reader, groups: npt.NDArray[np.intp]) -> None:
+        self._reader, self._groups = reader, groups
+        self._scalers: dict[int, Scaler] = {}
+
+    def __call__(self, rows: Index) -> npt.NDArray[np.float32]:
+        """Return (len(rows), D)."""
+        features: npt.NDArray[np.float32] = self._reader(rows)
+        for group in np.unique(self._groups[rows]):
+            if group not in self._scalers:
+                self._scalers[group] = fit_scaler(self._reader(np.flatnonzero(self._groups == group)))
+            own = self._groups[rows] == group
+            features[own] = self._scalers[group](features[own])
+        return features

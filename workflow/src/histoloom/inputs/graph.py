@@ -1,0 +1,62 @@
+"""Which spots of a section are neighbours, by a named rule.
+
+============  ===========================================================================
+rule          neighbours
+============  ===========================================================================
+``square4``   the 4 next to a spot in its row and column of a square array
+``square8``   these and the 4 diagonal ones
+``hex6``      the 6 at one pitch on a hexagonal array (Visium)
+a number      all spots at most so many um away, on the array's own lattice
+============  ===========================================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histoloom.errors import InputError
+from histoloom.lattice import HEXAGONAL, SQUARE, lattice_of, neighbours, positions_um
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy.sparse import csr_array
+
+# Between one pitch and the next distance of the lattice.
+RULES = {"square4": (SQUARE, 1.2), "square8": (SQUARE, 1.6), "hex6": (HEXAGONAL, 1.2)}
+
+
+def section_graph(obs: pd.DataFrame, rule: str | float) -> csr_array:
+    """Return the (n, n) symmetric 0/1 matrix of neighbours, without the diagonal.
+
+    Parameters
+    ----------
+    obs
+        One section: array_row, array_col, and pitch_um for a radius.
+
+    Raises
+    ------
+    InputError
+        ``graph-rule``: no such rule. ``graph-lattice``: a rule of the other lattice. ``graph-coordinates``: no array
+        coordinates.
+    """
+    where = f"{obs['cohort'].iloc[0]}/{obs['sample'].iloc[0]}"
+    if "array_row" not in obs or obs[["array_row", "array_col"]].isna().to_numpy().any():
+        raise InputError(
+            where, "has no array coordinates, so there is no graph of its spots.",
+            "use a model without a graph, or give array_row and array_col.", code="graph-coordinates",
+        )  # fmt: skip
+    row, column = obs["array_row"].to_numpy(float), obs["array_col"].to_numpy(float)
+    if not isinstance(rule, str):
+        return neighbours(positions_um(row, column, float(obs["pitch_um"].iloc[0])), float(rule))
+    if rule not in RULES:
+        known = f"use {', '.join(RULES)} or a radius in um."
+        raise InputError("graph", f"'{rule}' is no rule.", known, code="graph-rule")
+    lattice, radius = RULES[rule]
+    found = lattice_of(row, column)
+    if found != lattice and len(np.unique(row)) > 1:
+        raise InputError(
+            where, f"is a {found} array; {rule} is for {lattice} ones.", "use another rule.", code="graph-lattice"
+        )
+    return neighbours(positions_um(row, column, 1.0, lattice), radius)

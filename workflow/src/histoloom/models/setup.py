@@ -1,0 +1,248 @@
+"""An experiment as a model's jobs open it: target, folds, panel and inputs, checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.artefacts import identities_of, read_metadata
+from histoloom.errors import InputError
+from histoloom.folds import control_folds, read_folds, roles_of
+from histoloom.folds.seeds import rng_for
+from histoloom.identity import make_identity
+from histoloom.inputs import Inputs, open_inputs
+from histoloom.inputs.build import EMBEDDINGS, TRANSDUCTIVE
+from histoloom.kinds import ModelKind, find
+from histoloom.models.artefact import make_model
+from histoloom.models.base import FoldData, Part
+from histoloom.models.selection import rule_of
+from histoloom.obs_keys import section_keys
+from histoloom.targets import Target, TargetKind, kind_of, read_target
+
+Index = npt.NDArray[np.intp]
+Files = Mapping[str, Sequence[Path]]
+# Keys of an experiment that change what is trained; which other models it has does not.
+TRAINING_KEYS = ("train_seeds", "standardise", "selection", "shuffle_labels", "seed")
+LEAKS = "leaks"
+"""The variant that holds the predictions of a comparison, and of the fold that it is compared with."""
+
+
+@dataclass(frozen=True)
+class FoldRows:
+    """One fold: row numbers by role, and ``label_rows``: (n,) the row whose label each row is given in training."""
+
+    name: str
+    train: Index
+    val: Index
+    test: Index
+    label_rows: Index
+    comparison: bool = False
+
+
+def split_rows(
+    table: pd.DataFrame,
+    obs: pd.DataFrame,
+    shuffle: str = "none",
+    seed: int = 0,
+    comparison: frozenset[str] = frozenset(),
+) -> list[FoldRows]:
+    """Return the folds of a fold table as row numbers of the observations.
+
+    Parameters
+    ----------
+    shuffle
+        ``shuffle_labels`` of the experiment.
+    comparison
+        Folds that only serve a comparison.
+    """
+    folds = []
+    for name, roles in roles_of(table, obs).items():
+        train, val, test = (np.flatnonzero(roles == role) for role in ("train", "val", "test"))
+        label_rows = _label_rows(obs, roles, name, shuffle, seed)
+        folds.append(FoldRows(name, train, val, test, label_rows, name in comparison))
+    return folds
+
+
+def _label_rows(obs: pd.DataFrame, roles: npt.NDArray[Any], fold: str, shuffle: str, seed: int) -> Index:
+    rows = np.arange(len(obs))
+    if shuffle == "none":
+        return rows
+    # Validation belongs to the training side: true labels there would choose the epoch.
+    side = np.flatnonzero(np.isin(roles, ("train", "val")))
+    if shuffle == "everywhere":
+        rows[side] = rng_for(seed, "shuffle", fold).permutation(side)
+        return rows
+    section = section_keys(obs).to_numpy()
+    for name, at in pd.Series(side).groupby(section[side], sort=False).indices.items():
+        rows[side[at]] = rng_for(seed, "shuffle", fold, str(name)).permutation(side[at])
+    return rows
+
+
+class Setup:
+    """One model in one experiment.
+
+    Parameters
+    ----------
+    spec
+        The model's entry, with its ``name``.
+    experiment
+        The experiment's entry.
+    files
+        By role: target, folds, panel (where the target has one), ``embeddings_<encoder>``, pixels, samples.
+
+    Raises
+    ------
+    InputError
+        ``model-target``: the model does not serve the target. What `open_inputs` raises.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], experiment: Mapping[str, Any], files: Files) -> None:
+        self.spec, self.experiment, self.files = spec, experiment, files
+        self.kind: ModelKind = find("models", spec["kind"])
+        self.model = make_model(spec)
+        self.target: Target = read_target(files["target"][0])
+        self.target_kind: TargetKind = kind_of(experiment["target"]["kind"])
+        check_target(spec, experiment)
+        table, self.fold_facts = read_folds(files["folds"][0])
+        shuffle, seed = experiment["shuffle_labels"], experiment["seed"]
+        self.folds = split_rows(table, self.target.obs, shuffle, seed, control_folds(self.fold_facts["compared"]))
+
+    @cached_property
+    def panels(self) -> dict[str, list[str]]:
+        """Return the outputs of each fold; of all folds the target's where it has no panel."""
+        panel = self.files.get("panel")
+        if not panel:
+            return {fold.name: self.target.outputs for fold in self.folds}
+        table = pd.read_parquet(panel[0])
+        return {str(fold): rows["gene"].tolist() for fold, rows in table.groupby("fold", sort=False)}
+
+    @cached_property
+    def _opened(self) -> tuple[Inputs, dict[str, dict[str, Any]]]:
+        of_target = self.target.metadata["identity"]["inputs"]
+        return open_inputs(
+            self.target.obs,
+            self.kind.needs,
+            self.spec,
+            self.files,
+            tiles=self.target.metadata["tiles"],
+            standardise=self.experiment["standardise"],
+            identities=[value for role, value in of_target.items() if role.startswith("tiles.")],
+        )
+
+    @property
+    def inputs(self) -> Inputs:
+        """Return the inputs of all observations."""
+        return self._opened[0]
+
+    @property
+    def spaces(self) -> dict[str, dict[str, Any]]:
+        """Return the spaces of the encoders."""
+        return self._opened[1]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the training seeds; -1 alone for a model that draws no random numbers."""
+        return list(self.experiment["train_seeds"]) if self.kind.stochastic else [-1]
+
+    def part(self, rows: Index, fold: FoldRows) -> Part:
+        """Return training or validation observations of a fold."""
+        labels = self.target.labels(fold.label_rows[rows], self.panels[fold.name])
+        return Part(self.inputs.take(rows), labels, self._codes[0][rows], self._codes[1][rows])
+
+    @cached_property
+    def _codes(self) -> tuple[Index, Index]:
+        obs = self.target.obs
+        section = pd.factorize(section_keys(obs))[0]
+        return np.asarray(pd.factorize(obs["patient"])[0], np.intp), np.asarray(section, np.intp)
+
+    def fold_data(self, fold: FoldRows, seed: int) -> FoldData:
+        """Return what a fold's model is fitted on for a training seed."""
+        selection, patient = self.experiment["selection"], self.target.obs["patient"].to_numpy(object)
+        # The one selection that looks at test observations: a named protocol, stamped on every number.
+        val = fold.test if selection == "test_as_published" else fold.val
+        trained = len(set(patient[fold.train]) | set(patient[fold.val]))
+        rule, how = rule_of(selection, fold.name, trained, [str(p) for p in patient[fold.val][:1]])
+        return FoldData(
+            name=fold.name,
+            train=self.part(fold.train, fold),
+            val=self.part(val, fold) if rule == "val" else None,
+            target=self.target_kind,
+            outputs=tuple(self.panels[fold.name]),
+            seed=seed,
+            root_seed=self.experiment["seed"],
+            rule=rule,
+            how=how,
+            standardise=self.experiment["standardise"] == "train",
+            comparison=fold.comparison,
+        )
+
+    def identity(self, fold: str | None = None, seed: int | None = None) -> dict[str, Any]:
+        """Return the identity of the model, or of one fold's and seed's where each has a job of its own."""
+        chosen = {key: value for key, value in self.spec.items() if key != "variants"}
+        params = {"model": chosen, "experiment": {key: self.experiment[key] for key in TRAINING_KEYS}}
+        if fold is not None:
+            params |= {"fold": fold, "train_seed": seed}
+        used = {
+            role: paths
+            for role, paths in self.files.items()
+            if role in ("target", "folds", "panel", "samples", "pixels")
+        }
+        used |= {
+            f"{EMBEDDINGS}{name}": self.files.get(f"{EMBEDDINGS}{name}", []) for name in self.spec.get("inputs", [])
+        }
+        return make_identity("models", params, identities_of(used), self.experiment["seed"], self.kind.version)
+
+    def protocol(self, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the choices that every number made with this model's predictions is stamped with."""
+        meta, experiment = self.target.metadata, self.experiment
+        chosen: dict[str, Any] = {}
+        for key in ("epochs", "alpha"):
+            values = [v for c in choices.values() if key in c for v in np.atleast_1d(c[key]).tolist()]
+            if values:
+                chosen[key] = values[0] if min(values) == max(values) else [min(values), max(values)]
+        scaled = experiment["standardise"] if self.spaces else "none"
+        stamp = {key: self.fold_facts[key] for key in ("split", "on_overlap", "overlap_patients")}
+        panel = self.files.get("panel")
+        return stamp | {
+            "compared": {k: v for k, v in self.fold_facts["compared"].items() if k != "folds"},
+            "selection": experiment["selection"],
+            "chosen": chosen,
+            "tuned_on_test": experiment["selection"] == "test_as_published" and bool(chosen),
+            "standardise": scaled,
+            "transductive": scaled in TRANSDUCTIVE,
+            "shuffle_labels": experiment["shuffle_labels"],
+            "uses_test_labels": self.model.uses_test_labels,
+            "target": dict(meta["recipe"]),
+            "panel": read_metadata(panel[0])["panel"] if panel else None,
+            "sections": self.fold_facts.get("published", ""),
+            "units": meta["units"],
+            "labels": meta["labels"],
+            "truth": meta["truth"],
+            "tiles": meta["tiles"]["name"],
+            "encoders": {
+                name: {key: space[key] for key in ("card", "revision", "weights_sha256")}
+                for name, space in self.spaces.items()
+            },
+            "kind": self.spec["kind"],
+            "weights": self.spec.get("weights"),
+            "train_seeds": self.seeds if self.kind.stochastic else [],
+        }
+
+
+def check_target(spec: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
+    """Refuse a model that does not serve the kind of target; `InputError` ``model-target``."""
+    kinds, wanted = find("models", spec["kind"]).targets, experiment["target"]["kind"]
+    if wanted not in kinds:
+        raise InputError(
+            f"model '{spec.get('name', spec['kind'])}'",
+            f"of kind {spec['kind']} predicts {', '.join(sorted(kinds))}, and experiment "
+            f"'{experiment.get('name', '')}' has a target of kind {wanted}.",
+            "name another model under `models`, or another target.", code="model-target",
+        )  # fmt: skip

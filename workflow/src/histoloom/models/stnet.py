@@ -1,0 +1,128 @@
+"""ST-Net: a DenseNet-121 trained end to end on tile pixels, per fold.
+
+He et al., Nat. Biomed. Eng. 4 (2020) 827, doi:10.1038/s41551-020-0578-x, Methods; public code bryanhe/ST-Net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histoloom.embeddings.cards import load_cards
+from histoloom.errors import InputError
+from histoloom.inputs import Inputs
+from histoloom.inputs.scaling import moments
+from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.pixel_training import (
+    PixelSpec,
+    PixelTask,
+    Preparation,
+    as_arrays,
+    as_state,
+    fit_selected,
+    pretrained_state,
+    run_network,
+)
+from histoloom.networks.stnet import DENSENET121, set_output_to_mean, stnet, stnet_loss
+
+CARD = "densenet121"
+_FULL = (32, DENSENET121)
+
+
+@dataclass(frozen=True)
+class STNetSpec(PixelSpec):
+    """Keys of ``model.stnet``."""
+
+    weights: str = "imagenet"
+    growth_rate: int = 32
+    blocks: tuple[int, ...] = DENSENET121
+    lr: float = 1e-6
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    standardise_target: bool = False
+
+
+class STNetTask(PixelTask):
+    """The network of one training, its loss summed over the batch, and SGD."""
+
+    def __init__(self, spec: STNetSpec, data: FoldData) -> None:
+        self.spec = spec
+        y = data.train.dense
+        self.y_mean, self.y_scale = moments(y) if spec.standardise_target else (np.zeros(1), np.ones(1))
+        self.y = torch.from_numpy(((y - self.y_mean) / self.y_scale).astype(np.float32))
+        self.network = stnet(y.shape[1], spec.growth_rate, spec.blocks)
+        pretrained_state(load_cards()[CARD] | {"name": CARD}, spec.weights, self.network, ["classifier."])
+        set_output_to_mean(self.network, self.y.mean(dim=0))
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Return SGD with momentum."""
+        spec = self.spec
+        return torch.optim.SGD(
+            self.network.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+
+    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return the squared error, summed over the batch and averaged over outputs."""
+        return stnet_loss(self.network(images), self.y[rows].to(images.device))
+
+
+@dataclass(frozen=True)
+class FittedSTNet:
+    """A trained network, how tiles and outputs are scaled."""
+
+    spec: STNetSpec
+    arrays: Arrays
+    choices: Mapping[str, Any]
+
+    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
+        """Return (n, T); ``symmetries: 8`` is the mean over flips and quarter turns."""
+        arrays = self.arrays
+        network = stnet(len(arrays["network/classifier.bias"]), self.spec.growth_rate, self.spec.blocks)
+        network.load_state_dict(as_state(arrays))
+        network.to(job.device)
+        preparation = Preparation(
+            tuple(arrays["pixel_mean"].tolist()), tuple(arrays["pixel_sd"].tolist()), self.spec.input_px
+        )
+        symmetries = int(variant.get("symmetries", 1))
+        output = run_network(network, network, inputs, preparation, job.device, symmetries)
+        return output * arrays["y_scale"] + arrays["y_mean"]
+
+    def state(self) -> Arrays:
+        """Return the arrays."""
+        return self.arrays
+
+
+class STNet:
+    """ST-Net on any target of values."""
+
+    spec_type: ClassVar[type[Spec]] = STNetSpec
+    uses_test_labels: ClassVar[bool] = False
+
+    def __init__(self, spec: STNetSpec) -> None:
+        if spec.weights != "random" and (spec.growth_rate, tuple(spec.blocks)) != _FULL:
+            raise InputError(
+                "model of kind stnet", "a smaller network has no pretrained weights.",
+                "set `weights: random`, or leave out `growth_rate` and `blocks`.", code="stnet-width",
+            )  # fmt: skip
+        self.spec = spec
+
+    def fit(self, data: FoldData, job: JobContext) -> FittedSTNet:
+        """Fit one fold for one training seed."""
+        trained, preparation, choices = fit_selected(lambda part: STNetTask(self.spec, part), data, job, self.spec)
+        y_mean, y_scale = moments(data.train.dense) if self.spec.standardise_target else (np.zeros(1), np.ones(1))
+        arrays = as_arrays(trained.state) | {
+            "pixel_mean": np.asarray(preparation.mean),
+            "pixel_sd": np.asarray(preparation.sd),
+            "y_mean": y_mean,
+            "y_scale": y_scale,
+        }
+        return FittedSTNet(self.spec, arrays, choices)
+
+    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedSTNet:
+        """Return the fitted model of a saved state."""
+        return FittedSTNet(self.spec, state, choices)
