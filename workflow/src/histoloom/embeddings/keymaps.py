@@ -46,37 +46,37 @@ def from_hf(state: Mapping[str, torch.Tensor]) -> State:
     """
     import torch
 
-    found: State = {}
+    renamed: State = {}
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in state.items():
         layer = _LAYER.fullmatch(key)
         if key == "embeddings.mask_token":
             continue
         if layer is None:
-            found[_start(key, _HF_COMMON)] = value
+            renamed[_start(key, _HF_COMMON)] = value
             continue
         number, rest = layer.groups()
         if (qkv := _QKV.fullmatch(rest)) is not None:
             parts.setdefault(f"blocks.{number}.attn.qkv.{qkv[2]}", {})[qkv[1]] = value
         else:
-            found[f"blocks.{number}.{_start(rest, _HF_LAYER)}"] = value
+            renamed[f"blocks.{number}.{_start(rest, _HF_LAYER)}"] = value
     for key, three in parts.items():
         if set(three) == {"query", "key", "value"}:
-            found[key] = torch.cat([three["query"], three["key"], three["value"]])
+            renamed[key] = torch.cat([three["query"], three["key"], three["value"]])
         else:
-            found |= {f"{key} ({name})": value for name, value in three.items()}
-    return _registers(found)
+            renamed |= {f"{key} ({name})": value for name, value in three.items()}
+    return _registers(renamed)
 
 
 def from_dinov2(state: Mapping[str, torch.Tensor]) -> State:
     """Rename DINOv2's own checkpoints (``w12``, ``w3``, ``register_tokens``) to timm's; drops the mask token."""
-    found: State = {}
+    renamed: State = {}
     for key, value in state.items():
         if key == "mask_token":
             continue
         name = key.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
-        found["reg_token" if name == "register_tokens" else name] = value
-    return _registers(found)
+        renamed["reg_token" if name == "register_tokens" else name] = value
+    return _registers(renamed)
 
 
 def from_old_swin(state: Mapping[str, torch.Tensor]) -> State:
@@ -85,13 +85,13 @@ def from_old_swin(state: Mapping[str, torch.Tensor]) -> State:
     Buffers that follow from the sizes alone (``attn_mask``, ``relative_position_index``) are dropped.
     """
     old = "layers.0.downsample.reduction.weight" in state
-    found: State = {}
+    renamed: State = {}
     for key, value in state.items():
         if key.endswith((".attn_mask", ".relative_position_index")):
             continue
         name = re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", key)
-        found[name if old else key] = value
-    return found
+        renamed[name if old else key] = value
+    return renamed
 
 
 def from_torchvision_densenet(state: Mapping[str, torch.Tensor]) -> State:

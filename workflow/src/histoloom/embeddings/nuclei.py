@@ -90,40 +90,40 @@ def nuclear_features(h: Image, e: Image, um_per_px: float, disc_um: float) -> Fe
     real = pieces["area"] >= AREA_CLASSES_UM2[0]
     pieces = {key: value[real] for key, value in pieces.items()}
     mm2 = mask.size * um_per_px**2 / 1e6
-    found: Features = {"nuclear_share": float(mask.mean())}
-    found.update(_classes(pieces, mm2))
-    found.update(_averages(pieces))
-    found.update(_disc(pieces, mask.shape, um_per_px, disc_um))
-    found.update(_spacing(pieces))
-    found.update(_blobs(h, um_per_px, mm2))
+    features: Features = {"nuclear_share": float(mask.mean())}
+    features.update(_classes(pieces, mm2))
+    features.update(_averages(pieces))
+    features.update(_disc(pieces, mask.shape, um_per_px, disc_um))
+    features.update(_spacing(pieces))
+    features.update(_blobs(h, um_per_px, mm2))
     around = ~mask
-    found["e_around"] = float(e[around].mean()) if around.any() else 0.0
-    found["e_in_nuclei"] = float(e[mask].mean()) if mask.any() else 0.0
-    return found
+    features["e_around"] = float(e[around].mean()) if around.any() else 0.0
+    features["e_in_nuclei"] = float(e[mask].mean()) if mask.any() else 0.0
+    return features
 
 
 def _classes(pieces: dict[str, Float], mm2: float) -> Features:
     """Return densities per size class, round and elongated; order of 1 at 1,000 per mm2."""
     size = np.digitize(pieces["area"], AREA_CLASSES_UM2[1:])
     long = pieces["elongation"] > _ELONGATED
-    found: Features = {"nuclei": len(size) / mm2 / 1e3}
+    features: Features = {"nuclei": len(size) / mm2 / 1e3}
     for i, low in enumerate(AREA_CLASSES_UM2):
-        found[f"nuclei_{low:g}um2_round"] = float(((size == i) & ~long).sum() / mm2 / 1e3)
-        found[f"nuclei_{low:g}um2_long"] = float(((size == i) & long).sum() / mm2 / 1e3)
+        features[f"nuclei_{low:g}um2_round"] = float(((size == i) & ~long).sum() / mm2 / 1e3)
+        features[f"nuclei_{low:g}um2_long"] = float(((size == i) & long).sum() / mm2 / 1e3)
     # Touching nuclei make one piece: its area says how many.
-    found["nuclei_by_area"] = float(np.maximum(pieces["area"] / _TYPICAL_UM2, 1.0).sum() / mm2 / 1e3)
-    return found
+    features["nuclei_by_area"] = float(np.maximum(pieces["area"] / _TYPICAL_UM2, 1.0).sum() / mm2 / 1e3)
+    return features
 
 
 def _averages(pieces: dict[str, Float]) -> Features:
-    found: Features = {}
+    features: Features = {}
     for key, unit in (("area", 100.0), ("elongation", 1.0), ("stain", 1.0), ("chromatin", 1.0)):
         values = pieces[key] / unit
-        some = len(values) > 0
-        found[f"nucleus_{key}_mean"] = float(values.mean()) if some else 0.0
-        found[f"nucleus_{key}_sd"] = float(values.std()) if some else 0.0
-        found[f"nucleus_{key}_median"] = float(np.median(values)) if some else 0.0
-    return found
+        any_nucleus = len(values) > 0
+        features[f"nucleus_{key}_mean"] = float(values.mean()) if any_nucleus else 0.0
+        features[f"nucleus_{key}_sd"] = float(values.std()) if any_nucleus else 0.0
+        features[f"nucleus_{key}_median"] = float(np.median(values)) if any_nucleus else 0.0
+    return features
 
 
 def _disc(pieces: dict[str, Float], shape: tuple[int, ...], um_per_px: float, disc_um: float) -> Features:
@@ -154,7 +154,7 @@ def _blobs(h: Image, um_per_px: float, mm2: float) -> Features:
     """Return densities of peaks of the scale-normalised Laplacian: counts that touching nuclei do not fool."""
     from scipy import ndimage
 
-    found: Features = {}
+    features: Features = {}
     image, done = h, 0.0
     for sigma_um in (*_BLOB_SIGMAS_UM, _BLOB_SIGMAS_UM[-1] * _BLOB_RATIO):
         # Blurs add in variance: each level starts from the one before.
@@ -164,11 +164,11 @@ def _blobs(h: Image, um_per_px: float, mm2: float) -> Features:
             # Difference of Gaussians with ratio 1.6 stands in for the Laplacian (Marr and Hildreth 1980).
             response = image - level
             peak = _single((response == ndimage.maximum_filter(response, 3)) & (response > _BLOB_CONTRAST))
-            found[f"blobs_{done:g}um"] = float(peak.sum() / mm2 / 1e3)
-            found[f"blobs_{done:g}um_contrast"] = float(response[peak].mean()) if peak.any() else 0.0
+            features[f"blobs_{done:g}um"] = float(peak.sum() / mm2 / 1e3)
+            features[f"blobs_{done:g}um_contrast"] = float(response[peak].mean()) if peak.any() else 0.0
         coarse = power_of_two(min(sigma_um / um_per_px / 1.5, min(level.shape) / 8))
         image, um_per_px, done = block_mean(level, coarse), um_per_px * coarse, sigma_um
-    return found
+    return features
 
 
 def _single(peak: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -94,21 +94,21 @@ def import_embeddings(
     sections = open_sections(cohort, samples, [Path()] * len(samples), tiles, spec["tiles_spec"])
     tables = [read_table(Path(path), spec["format"]) for path in features]
     _check_one_encoder(tables, card)
-    rows, told = [], {}
+    rows, summaries = [], {}
     for section, table in zip(sections, tables, strict=True):
-        found = match(section, table, spec)
-        rows.append(found)
-        told[section.sample] = _tell(section, table, found, spec)
-        logger.info("%s/%s: %s", cohort, section.sample, told[section.sample])
-    parts = [table.features[found[found >= 0]] for table, found in zip(tables, rows, strict=True)]
-    has = [found >= 0 for found in rows]
+        matched = match(section, table, spec)
+        rows.append(matched)
+        summaries[section.sample] = _summary(section, table, matched, spec)
+        logger.info("%s/%s: %s", cohort, section.sample, summaries[section.sample])
+    parts = [table.features[matched[matched >= 0]] for table, matched in zip(tables, rows, strict=True)]
+    has = [matched >= 0 for matched in rows]
     write_embeddings(
         out,
         features=parts,
         coords=np.concatenate([s.centres[kept] for s, kept in zip(sections, has, strict=True)]),
         sample=[s.sample for s, kept in zip(sections, has, strict=True) for _ in range(int(kept.sum()))],
         obs_id=[str(i) for s, kept in zip(sections, has, strict=True) for i in s.obs_id[kept]],
-        metadata=_metadata(cohort, batch, sections, tables, card, spec, told),
+        metadata=_metadata(cohort, batch, sections, tables, card, spec, summaries),
     )
 
 
@@ -184,15 +184,15 @@ def _remedy(handle: Any) -> str:
 
 def _ids(raw: npt.NDArray[Any], path: Path) -> pd.Index:
     """Return barcodes as the samples write them."""
-    found = pd.Index([plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw], dtype=object)
-    if found.has_duplicates:
+    barcodes = pd.Index([plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw], dtype=object)
+    if barcodes.has_duplicates:
         raise InputError(
             path,
-            f"barcode '{found[found.duplicated()][0]}' appears more than once.",
+            f"barcode '{barcodes[barcodes.duplicated()][0]}' appears more than once.",
             _FETCH,
             code="features-barcode-twice",
         )
-    return found
+    return barcodes
 
 
 def match(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
@@ -281,11 +281,11 @@ def _check_grid(section: Section, table: Table, spec: Mapping[str, Any]) -> floa
     """Check that a grid was laid on this slide, in tiles of the size asked for; return their side in level-0 px."""
     side, px = grid_side(table)
     size = read_metadata(section.path)
-    told = tuple(int(table.facts.get(f"level0_{name}", size[f"slide_{name}"])) for name in ("width", "height"))
-    if told != (size["slide_width"], size["slide_height"]):
+    size_said = tuple(int(table.facts.get(f"level0_{name}", size[f"slide_{name}"])) for name in ("width", "height"))
+    if size_said != (size["slide_width"], size["slide_height"]):
         raise InputError(
             table.path,
-            f"was made on a slide of {told[0]} x {told[1]} px; that of section '{section.sample}' has "
+            f"was made on a slide of {size_said[0]} x {size_said[1]} px; that of section '{section.sample}' has "
             f"{size['slide_width']} x {size['slide_height']} px.",
             _FETCH,
             code="features-slide",
@@ -359,7 +359,7 @@ def _check_one_encoder(tables: Sequence[Table], card: Mapping[str, Any]) -> None
             )
 
 
-def _tell(section: Section, table: Table, rows: Int, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(section: Section, table: Table, rows: Int, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return what became of a section's observations: counts, and how far tiles lie from them."""
     has = rows >= 0
     side = grid_side(table)[0] if table.obs_ids is None else float(section.facts["size_level0_px"])
@@ -380,7 +380,7 @@ def _metadata(
     tables: Sequence[Table],
     card: Mapping[str, Any],
     spec: Mapping[str, Any],
-    told: Mapping[str, Mapping[str, Any]],
+    summaries: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     tiles_spec = TileSpec.from_dict(spec["tiles_spec"]).as_dict()
     chosen = {key: spec[key] for key in ("format", "max_shift_um", "max_missing")}
@@ -393,7 +393,7 @@ def _metadata(
         "cohort": cohort,
         "batch": batch,
         "samples": names,
-        "n_tiles": [told[name]["n_tiles"] - told[name]["n_missing"] for name in names],
+        "n_tiles": [summaries[name]["n_tiles"] - summaries[name]["n_missing"] for name in names],
         "card": card,
         # Begins with `local`: it is unknown which weights made the features.
         "revision": "local features",
@@ -402,6 +402,6 @@ def _metadata(
         "feature_names": None,
         "tiles_spec": tiles_spec,
         "encoder": spec["name"],
-        "precomputed": {**chosen, "encoder_said": None if said is None else str(said), "sections": told},
+        "precomputed": {**chosen, "encoder_said": None if said is None else str(said), "sections": summaries},
         "identity": make_identity("embeddings.precomputed", {**params, "cohort": cohort, "samples": names}, inputs),
     }

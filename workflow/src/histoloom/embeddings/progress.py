@@ -21,14 +21,14 @@ class Progress:
     total
         Tiles in all.
     device
-        Where the encoder computes; of a GPU, its use is told too where its driver says so.
+        Where the encoder computes; of a GPU, its use is reported too where its driver gives it.
     """
 
     def __init__(self, name: str, total: int, device: str = "cpu") -> None:
         self.name, self.total, self.device = name, total, device
         self.done = self.skipped = 0
         self.waited_s = 0.0
-        self.started = self._told = time.perf_counter()
+        self.started = self._reported = time.perf_counter()
 
     def skip(self, n: int) -> None:
         """Count tiles taken over from an earlier run."""
@@ -40,8 +40,8 @@ class Progress:
         self.waited_s = waited_s
         now = time.perf_counter()
         left = self.total - self.done - self.skipped
-        if now - self._told >= _EVERY_S or left == 0:
-            self._told = now
+        if now - self._reported >= _EVERY_S or left == 0:
+            self._reported = now
             rate = self.done / max(now - self.started, 1e-9)
             finished = self.done + self.skipped
             waited = 100 * self.waited_s / max(now - self.started, 1e-9)

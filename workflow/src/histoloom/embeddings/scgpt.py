@@ -177,15 +177,15 @@ class ScGPT:
             empty += sum(len(genes_of) == 1 for genes_of, _ in cells)
             parts.append(self._forward(cells))
         logger.info("%d of %d genes are in the vocabulary, %d cells hold none of them", shared, len(genes), empty)
-        found = np.concatenate(parts)
-        if found.shape[1] != self.dim:
+        features = np.concatenate(parts)
+        if features.shape[1] != self.dim:
             raise InputError(
                 f"card {self.card['name']}",
-                f"says dim {self.dim}, the model has {found.shape[1]}.",
+                f"says dim {self.dim}, the model has {features.shape[1]}.",
                 "fix dim.",
                 code="encoder-dim",
             )
-        return found
+        return features
 
     def close(self) -> None:
         """Forget the model."""
@@ -196,9 +196,9 @@ class ScGPT:
         cells = matcher.keys(genes, "cells")
         vocabulary = matcher.keys(list(self.vocab), "vocabulary")
         token = dict(zip(vocabulary.keys, (self.vocab[name] for name in vocabulary.names), strict=True))
-        found = np.full(len(genes), -1, np.int64)
-        found[cells.kept] = [token.get(key, -1) for key in cells.keys]
-        return found
+        tokens = np.full(len(genes), -1, np.int64)
+        tokens[cells.kept] = [token.get(key, -1) for key in cells.keys]
+        return tokens
 
     def _cell(self, row: Any, tokens: npt.NDArray[np.int64], key: str) -> tuple[npt.NDArray[np.int64], Features]:
         """Return tokens and binned values of a cell's genes, the class token first."""
@@ -312,11 +312,11 @@ def scgpt_model(settings: Mapping[str, Any], tokens: int) -> Any:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(
             path, f"is no JSON ({error}).", "fetch the checkpoint's folder anew.", code="scgpt-json"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise InputError(path, "holds no mapping.", "fetch the checkpoint's folder anew.", code="scgpt-json")
-    return found
+    return content

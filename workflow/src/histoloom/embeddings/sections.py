@@ -66,8 +66,8 @@ def open_sections(
     ValueError
         If the lists differ in length.
     """
-    found = [_open(cohort, *paths, tiles_spec=tiles_spec) for paths in zip(samples, slides, tiles, strict=True)]
-    names = [section.sample for section in found]
+    sections = [_open(cohort, *paths, tiles_spec=tiles_spec) for paths in zip(samples, slides, tiles, strict=True)]
+    names = [section.sample for section in sections]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(
@@ -76,7 +76,7 @@ def open_sections(
             "name each sample once.",
             code="sections-twice",
         )
-    return found
+    return sections
 
 
 def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Mapping[str, Any]) -> Section:

@@ -24,11 +24,13 @@ class ColourOnly(TileFeatures):
 
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
         """Return the 14 features of one tile by name; see `TileFeatures.tile_features`."""
-        found = colour_moments(tile)
+        features = colour_moments(tile)
         for name, stain in zip("hed", deconvolve(tile), strict=True):
             mean = float(stain.mean(dtype=np.float64))
-            found.update({f"{name}_mean": mean, f"{name}_sd": float((stain - np.float32(mean)).std(dtype=np.float64))})
-        return found
+            features.update(
+                {f"{name}_mean": mean, f"{name}_sd": float((stain - np.float32(mean)).std(dtype=np.float64))}
+            )
+        return features
 
 
 class NuclearDensity(TileFeatures):
@@ -58,15 +60,15 @@ class NuclearDensity(TileFeatures):
 
 def colour_moments(tile: npt.NDArray[np.uint8]) -> Features:
     """Return mean and standard deviation of R, G, B and of the spread max - min, 0-1."""
-    found: Features = {}
+    features: Features = {}
     for c, name in enumerate("rgb"):
         counts = np.bincount(tile[..., c].ravel(), minlength=256)
-        found.update(_of_histogram(name, counts))
+        features.update(_of_histogram(name, counts))
     spread = np.maximum(np.maximum(tile[..., 0], tile[..., 1]), tile[..., 2]) - np.minimum(
         np.minimum(tile[..., 0], tile[..., 1]), tile[..., 2]
     )
-    found.update(_of_histogram("spread", np.bincount(spread.ravel(), minlength=256)))
-    return found
+    features.update(_of_histogram("spread", np.bincount(spread.ravel(), minlength=256)))
+    return features
 
 
 def _of_histogram(name: str, counts: npt.NDArray[np.int64]) -> Features:

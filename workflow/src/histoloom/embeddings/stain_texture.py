@@ -70,23 +70,23 @@ class StainTexture(TileFeatures):
             um per px of the tile.
         """
         h, e, d = deconvolve(tile)
-        found: Features = {}
-        found.update(colour_moments(tile))
+        features: Features = {}
+        features.update(colour_moments(tile))
         for name, stain in (("h", h), ("e", e), ("d", d)):
-            found.update(_moments(name, stain))
-            found.update(zip((f"{name}_p{p:02d}" for p in PERCENTILES), quantiles(stain, STAIN_TOP), strict=True))
-        found["h_share"] = found["h_mean"] / (found["h_mean"] + found["e_mean"] + 1e-3)
-        found["he_corr"] = _correlation(h, e)
-        found.update(self._texture("h", h, um_per_px))
+            features.update(_moments(name, stain))
+            features.update(zip((f"{name}_p{p:02d}" for p in PERCENTILES), quantiles(stain, STAIN_TOP), strict=True))
+        features["h_share"] = features["h_mean"] / (features["h_mean"] + features["e_mean"] + 1e-3)
+        features["he_corr"] = _correlation(h, e)
+        features.update(self._texture("h", h, um_per_px))
         # Green is absorbed by both stains and never cut to zero, as eosin is on a blue slide.
-        found.update(self._texture("green", log_table()[tile[..., 1]] * np.float32(STAIN_SCALE), um_per_px))
-        found.update(_glass(tile, um_per_px))
-        found.update(nuclear_features(h, e, um_per_px, float(self.args["disc_um"])))
-        return found
+        features.update(self._texture("green", log_table()[tile[..., 1]] * np.float32(STAIN_SCALE), um_per_px))
+        features.update(_glass(tile, um_per_px))
+        features.update(nuclear_features(h, e, um_per_px, float(self.args["disc_um"])))
+        return features
 
     def _texture(self, name: str, image: Image, um_per_px: float) -> Features:
         """Return band energies, gradients and orientation of one stain at each scale."""
-        found: Features = {}
+        features: Features = {}
         base, done = image, 1
         previous, sigma_before = image, 0.0
         for scale in self.scales_um:
@@ -96,10 +96,10 @@ class StainTexture(TileFeatures):
             level, factor = smooth(base, step)
             band = block_mean(previous, factor) - level
             key = f"{name}_{scale:g}um"
-            found[f"{key}_band_sd"], found[f"{key}_band_skew"] = _sd_and_skew(band, float(band.mean()))
-            found.update(_gradients(key, level, sigma / factor))
+            features[f"{key}_band_sd"], features[f"{key}_band_skew"] = _sd_and_skew(band, float(band.mean()))
+            features.update(_gradients(key, level, sigma / factor))
             base, previous, done, sigma_before = level, level, done * factor, scale / um_per_px
-        return found
+        return features
 
 
 def _moments(name: str, image: Image) -> Features:

@@ -204,19 +204,19 @@ class TorchEncoder:
         if len(tiles) == 0:
             return lambda: np.zeros((0, self.dim), np.float32)
         with torch.inference_mode():
-            found = torch.cat(self._in_batches(torch.from_numpy(np.ascontiguousarray(tiles))))
+            features = torch.cat(self._in_batches(torch.from_numpy(np.ascontiguousarray(tiles))))
             shared = self.tokens is not None and self.tokens["mode"] == "shared"
-            if found.shape[1] != self.dim * (self.token_grid**2 if shared else 1):
+            if features.shape[1] != self.dim * (self.token_grid**2 if shared else 1):
                 raise InputError(
                     f"card {self.card['name']}",
-                    f"says dim {self.dim}, but the model gives {found.shape[1]}.",
+                    f"says dim {self.dim}, but the model gives {features.shape[1]}.",
                     "fix dim, pooling or arch_kwargs of the card.",
                     code="encoder-dim",
                 )
             if not self.on_gpu:
-                return lambda: found.numpy()
-            host = torch.empty(found.shape, dtype=torch.float32, pin_memory=True)
-            host.copy_(found, non_blocking=True)
+                return lambda: features.numpy()
+            host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
+            host.copy_(features, non_blocking=True)
             done = torch.cuda.Event()
             done.record(torch.cuda.current_stream(self.device))
 
@@ -282,12 +282,12 @@ class TorchEncoder:
         if self._uploads is None:
             return part.to(self.device)
         with torch.cuda.stream(self._uploads):
-            there = part.to(self.device, non_blocking=True)
+            on_device = part.to(self.device, non_blocking=True)
         computes = torch.cuda.current_stream(self.device)
         computes.wait_stream(self._uploads)
         # Else the allocator could give its memory away while the arithmetic still reads it.
-        there.record_stream(computes)
-        return there
+        on_device.record_stream(computes)
+        return on_device
 
     def _transform(self, batch: Any) -> Any:
         """Return normalised float32 (n, 3, input, input) for uint8 (n, h, w, 3)."""

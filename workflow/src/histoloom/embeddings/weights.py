@@ -53,7 +53,7 @@ def read_state(path: Path, card: Mapping[str, Any]) -> State:
     patterns = where.get("ignore") or []
     ignored = [name for name in state if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
     if ignored:
-        logger.info("%s: %d keys are not the encoder's and are left out: %s", path.name, len(ignored), _some(ignored))
+        logger.info("%s: %d keys are not the encoder's and are left out: %s", path.name, len(ignored), _first(ignored))
     state = {name: value for name, value in state.items() if name not in set(ignored)}
     if where.get("keys"):
         state = KEY_MAPS[where["keys"]](state)
@@ -111,7 +111,7 @@ def check_finite(path: Path, state: Mapping[str, torch.Tensor]) -> None:
 
     bad = [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
     if bad:
-        raise InputError(path, f"NaN or infinity in the weights: {_some(bad)}.", "fetch it again.", code="weights-nan")
+        raise InputError(path, f"NaN or infinity in the weights: {_first(bad)}.", "fetch it again.", code="weights-nan")
 
 
 def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
@@ -135,10 +135,10 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], whe
     ]
     if missing or unexpected or shapes:
         parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-        told = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in parts if keys)
+        differences = "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in parts if keys)
         raise InputError(
             where,
-            f"the checkpoint is not one of this architecture ({told}).",
+            f"the checkpoint is not one of this architecture ({differences}).",
             "use the checkpoint that the card names, or fix the card's arch_kwargs and checkpoint keys.",
             code="weights-keys",
         )
@@ -160,20 +160,20 @@ def resize_positions(state: State, own: Mapping[str, torch.Tensor], prefix_token
     """
     from timm.layers.pos_embed import resample_abs_pos_embed
 
-    found = dict(state)
+    resized = dict(state)
     for key, wanted in own.items():
         if how == "strict" or not key.endswith("pos_embed") or key not in state or state[key].shape == wanted.shape:
             continue
         side = math.isqrt(wanted.shape[1] - prefix_tokens)
-        found[key] = resample_abs_pos_embed(
+        resized[key] = resample_abs_pos_embed(
             state[key],
             [side, side],
             num_prefix_tokens=prefix_tokens,
             interpolation=how,
             antialias=how == "bicubic",
         )
-        logger.info("%s resampled from %s to %s", key, tuple(state[key].shape), tuple(found[key].shape))
-    return found
+        logger.info("%s resampled from %s to %s", key, tuple(state[key].shape), tuple(resized[key].shape))
+    return resized
 
 
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:
@@ -215,6 +215,6 @@ def file_hash(path: Path) -> str:
     return sha256_file(path)
 
 
-def _some(keys: list[str]) -> str:
+def _first(keys: list[str]) -> str:
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return ", ".join(keys[:_SHOWN]) + more

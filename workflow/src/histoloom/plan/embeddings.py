@@ -1,4 +1,4 @@
-"""Encoders: their cards, their batches of sections, and which of them share a pass over the pixels."""
+"""Encoders: their cards, their batches of sections, and which of them read tiles together."""
 
 from __future__ import annotations
 
