@@ -10,7 +10,7 @@ def main(snakemake):
     inputs, files = paths_by_role(snakemake.input.items()), paths_by_role(snakemake.output.items())
     outputs = {f"{role}{i}": path for role, paths in files.items() for i, path in enumerate(paths)}
     with job(snakemake.log[0], outputs.items(), threads=snakemake.threads) as out:
-        from histoloom.embeddings import embed_batch
+        from histoloom.embeddings import EncoderSpec, embed_batch
 
         numbers = range(len(files["embeddings"]))
         embed_batch(
@@ -19,7 +19,7 @@ def main(snakemake):
             samples=inputs["samples"],
             slides=inputs["slides"],
             tiles=inputs["tiles"],
-            specs=json.loads(snakemake.params.specs),
+            specs=[EncoderSpec.from_json(entry) for entry in json.loads(snakemake.params.specs)],
             out=[out[f"embeddings{i}"] for i in numbers],
             efficiency=[out[f"efficiency{i}"] for i in numbers],
             scratch=[scratch_of(path) for path in files["embeddings"]],

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from histoloom.checks.base import run_check
-from histoloom.embeddings import embed_batch
+from histoloom.embeddings import EncoderSpec, embed_batch
 from histoloom.folds import make_folds
 from histoloom.labels import LabelTask, gather_labels, label_groups
 from histoloom.metrics import score_predictions
@@ -75,7 +75,7 @@ class SimulatedWorld:
                 files = plan.embeddings.batch_files(encoder, cohort, batch)
                 embed_batch(
                     cohort=cohort, batch=batch, samples=paths(files["samples"]), slides=paths(files["slides"]),
-                    tiles=paths(files["tiles"]), specs=[plan.embeddings.spec(encoder)], out=[out],
+                    tiles=paths(files["tiles"]), specs=[EncoderSpec.from_json(plan.embeddings.spec(encoder))], out=[out],
                     efficiency=[out.with_suffix(".json")], scratch=[ready(f"scratch/{batch}/x").parent], threads=1,
                 )  # fmt: skip
 

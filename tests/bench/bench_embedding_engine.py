@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "workflow/src"), str(ROOT / "tests/unit"), str(ROOT / "tests/bench")]
+sys.path[:0] = [str(ROOT / "workflow/src"), str(ROOT / "tests"), str(ROOT / "tests/unit"), str(ROOT / "tests/bench")]
 
 from PIL import Image
 from test_embeddings import Toy
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
+from encoder_specs import full_spec, load_cards
+from histoloom.embeddings.cards import build_encoder
 from histoloom.kinds import ENCODERS, EncoderKind
 
 

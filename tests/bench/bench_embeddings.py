@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i] / p) for i, p in ((2, "workflow/src"), (1, "unit"))]
+sys.path[:0] = [str(Path(__file__).resolve().parents[i] / p) for i, p in ((2, "workflow/src"), (1, "."), (1, "unit"))]
 
-from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
+from encoder_specs import full_spec, load_cards
+from histoloom.embeddings.cards import build_encoder
 from histoloom.embeddings.stain_texture import StainTexture
 
 WANTED = 80.0

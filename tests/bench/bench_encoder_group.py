@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "workflow/src"), str(ROOT / "tests/unit"), str(ROOT / "tests/bench")]
+sys.path[:0] = [str(ROOT / "workflow/src"), str(ROOT / "tests"), str(ROOT / "tests/unit"), str(ROOT / "tests/bench")]
 
 from bench_embedding_engine import world
 from test_embeddings import Toy
 
 import histoloom.torch_compat  # noqa: F401
+from encoder_specs import full_spec, load_cards
 from histoloom.embeddings import embed_batch, reader
-from histoloom.embeddings.cards import load_cards
 
 
 class Count:
@@ -54,7 +54,7 @@ def embed_group(toy: Toy, specs: dict[str, Any], folder: Path, options: argparse
         samples=toy.paths("h5ad"),
         slides=toy.paths("png"),
         tiles=toy.paths("parquet"),
-        specs=list(specs.values()),
+        specs=[full_spec(spec) for spec in specs.values()],
         out=list(files.values()),
         efficiency=[path.with_suffix(".json") for path in files.values()],
         scratch=[folder / "scratch" / name for name in specs],

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import pytest
 import scipy.sparse as sp
 from PIL import Image
 
+from encoder_specs import full_card, full_spec, load_cards
 from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.embeddings import embed_batch, engine, open_embeddings, progress
-from histoloom.embeddings.cards import build_encoder, full_card, full_spec, load_cards
+from histoloom.embeddings.cards import build_encoder
 from histoloom.embeddings.reader import AHEAD, TileReader
 from histoloom.embeddings.sections import open_sections
 from histoloom.embeddings.stain_texture import StainTexture
@@ -80,7 +82,7 @@ class Toy:
             "samples": self.paths("h5ad", names),
             "slides": self.paths("png", names),
             "tiles": self.paths("parquet", names),
-            "specs": [spec],
+            "specs": [full_spec(spec)],
             "out": [self.folder / out],
             "efficiency": [self.folder / f"{out}.eff.json"],
             "scratch": [changes.pop("scratch", self.folder / "scratch")],
@@ -401,7 +403,9 @@ def test_pyramids_are_read_and_closed_once(toy: Toy) -> None:
 def test_what_decides_an_embedding_is_in_its_identity(changes: dict[str, Any]) -> None:
     """Of an encoder without weights neither seed nor weights decide anything."""
     spec = full_spec({"card": STAIN, "tiles_spec": TILES, "name": "st"})
-    one, other = (engine._content(s, None) for s in (spec, {**spec, **changes}))
+    if "tiles_spec" in changes:
+        changes = {"tiles_spec": TileSpec.from_dict(changes["tiles_spec"])}
+    one, other = (engine._content(s, None) for s in (spec, replace(spec, **changes)))
     assert (one != other) is bool({"upsample", "tiles_spec"} & set(changes))
     assert engine._content(spec, "a") != engine._content(spec, "b")
 

@@ -13,9 +13,10 @@ import pytest
 from test_embeddings import TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
+from encoder_specs import full_spec, load_cards
 from error_codes import has_code
 from histoloom.embeddings import open_embeddings, progress, torch_encoder
-from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
+from histoloom.embeddings.cards import build_encoder
 from histoloom.embeddings.torch_encoder import TorchEncoder
 from histoloom.errors import InputError
 
@@ -113,12 +114,12 @@ def test_compiled_batches_have_one_shape(monkeypatch: pytest.MonkeyPatch) -> Non
         ("auto", "cuda:0", 600_000, True),
         ("auto", "cuda:0", 3_000, False),
         ("auto", "cpu", 600_000, False),
-        ("auto", "cuda:0", None, False),
+        ("auto", "cuda:0", 0, False),
         (True, "cpu", 1, True),
         (False, "cuda:0", 600_000, False),
     ],
 )
-def test_compiling_is_for_large_jobs_on_a_gpu(asked: Any, device: str, tiles: int | None, compiles: bool) -> None:
+def test_compiling_is_for_large_jobs_on_a_gpu(asked: Any, device: str, tiles: int, compiles: bool) -> None:
     assert torch_encoder._compiles(asked, device, tiles) is compiles
 
 

@@ -85,12 +85,13 @@ def loads(repo: Path, home: Path, port: int, *asked: tuple[str, str], offline: b
     """Build encoders with ``weights: hub`` in a process of their own, one by (token, revision); return what it says."""
     code = f"""
     import os, sys
-    sys.path.insert(0, {str(repo / "workflow/src")!r})
+    sys.path[:0] = [{str(repo / "workflow/src")!r}, {str(repo / "tests")!r}]
     import time
     time.sleep = lambda seconds: None  # the client waits ever longer for a hub that is down
     import numpy as np
     from histoloom.errors import InputError
-    from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
+    from encoder_specs import full_spec, load_cards
+    from histoloom.embeddings.cards import build_encoder
     for token, revision in {asked!r}:
         os.environ["HF_TOKEN"] = token
         card = load_cards()["uni"] | {{"arch": "vit_tiny_patch16_224", "arch_kwargs": {ARCH}, "revision": revision}}

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 from test_embeddings import STAIN, TILES, Toy
 
+from encoder_specs import full_card, full_spec, load_cards
 from error_codes import has_code
 from histoloom.config import check, load_schema
 from histoloom.embeddings import artefact, open_embeddings
 from histoloom.embeddings.artefact import write_embeddings
-from histoloom.embeddings.cards import full_card, full_spec, load_cards
 from histoloom.embeddings.sections import PartWriter, load_part, open_sections
 from histoloom.errors import InputError
 from histoloom.kinds import ENCODERS
@@ -193,13 +193,13 @@ def test_every_card_is_valid_and_its_kind_exists() -> None:
 
 def test_defaults_of_an_encoder_and_bad_cards() -> None:
     spec = full_spec({"card": load_cards()["random_vit_tiny"], "tiles_spec": {}, "name": "r"})
-    assert (spec["weights"], spec["batch_size"], spec["seed"]) == ("random", "auto", 0)
+    assert (spec.weights, spec.batch_size, spec.seed) == ("random", "auto", 0)
     entry = {"card": "uni", "tiles": "t"}
     check(entry, load_schema("encoder"), "here")
-    assert full_spec({**entry, "card": load_cards()["uni"], "tiles_spec": {}})["weights"] == "hub"
+    assert full_spec({**entry, "card": load_cards()["uni"], "tiles_spec": {}}).weights == "hub"
     with pytest.raises(InputError, check=has_code("encoder-weights-hub")):
         full_spec({"card": load_cards()["random_vit_tiny"], "tiles_spec": {}, "name": "r", "weights": "hub"})
     with pytest.raises(InputError, match="unknown key 'arhc'"):
         full_card({**STAIN, "arhc": 1})
     # A card without weights ignores what the entry says.
-    assert full_spec({"card": STAIN, "tiles_spec": {}, "name": "s", "weights": "hub"})["weights"] == "none"
+    assert full_spec({"card": STAIN, "tiles_spec": {}, "name": "s", "weights": "hub"}).weights == "none"

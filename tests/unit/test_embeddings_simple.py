@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_nuclei_count import picture
 
-from histoloom.embeddings.cards import build_encoder, full_spec, load_cards
+from encoder_specs import full_spec, load_cards
+from histoloom.embeddings.cards import build_encoder
 from histoloom.embeddings.simple_features import ColourOnly, NuclearDensity
 from histoloom_simulation import simulate_section
 from histoloom_simulation.render import draw_slide
@@ -26,7 +27,7 @@ FIELD_UM = 112.0
 def test_cards_build_what_they_say(name: str) -> None:
     spec = full_spec({"card": load_cards()[name], "tiles": "t", "tiles_spec": {}, "name": "x"})
     encoder = build_encoder(spec, threads=1)
-    assert (spec["weights"], encoder.weights_sha256, encoder.device) == ("none", None, "cpu")
+    assert (spec.weights, encoder.weights_sha256, encoder.device) == ("none", None, "cpu")
     assert encoder.dim == load_cards()[name]["dim"] == len(encoder.feature_names or ())
     tiles = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3)).astype(np.uint8)
     together = encoder.encode(tiles, 0.5)

@@ -13,9 +13,9 @@ import pytest
 from test_embeddings import STAIN, TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
+from encoder_specs import full_spec, load_cards
 from error_codes import has_code
 from histoloom.embeddings import embed_batch, open_embeddings, reader
-from histoloom.embeddings.cards import load_cards
 from histoloom.embeddings.run_encoders import LARGEST_BATCH, tiles_at_once
 from histoloom.embeddings.stain_texture import StainTexture
 from histoloom.embeddings.timm_encoder import TimmEncoder
@@ -44,7 +44,7 @@ def together(toy: Toy, *names: str, folder: str = "group", **changes: Any) -> di
         samples=toy.paths("h5ad"),
         slides=toy.paths("png"),
         tiles=toy.paths("parquet"),
-        specs=[SPECS[name] | changes.get(name, {}) for name in names],
+        specs=[full_spec(SPECS[name] | changes.get(name, {})) for name in names],
         out=[place / f"{name}.h5" for name in names],
         efficiency=[place / f"{name}.json" for name in names],
         scratch=[place / "scratch" / name for name in names],

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bench_layout import FOLDS, FOLLOW, MPP, NOISE, PATCH_PX, SECTIONS, UNPATCHED, write_task
 from histoloom.config import check, load_schema
-from histoloom.embeddings import embed_batch, open_embeddings
+from histoloom.embeddings import EncoderSpec, embed_batch, open_embeddings
 from histoloom.errors import InputError
 from histoloom.folds import make_folds, read_folds
 from histoloom.folds.published import coverage, read_splits
@@ -74,7 +74,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     found.embeddings = root / "e.h5"
     embed_batch(
         cohort="toy", batch="b0", samples=found.samples, slides=found.slides, tiles=found.tiles,
-        specs=[{**spec, "name": "texture", "card": card, "tiles_spec": TILES}], out=[found.embeddings],
+        specs=[EncoderSpec.from_json({**spec, "name": "texture", "card": card, "tiles_spec": TILES})], out=[found.embeddings],
         efficiency=[root / "e.json"], scratch=[root / "scratch"], threads=1, device="cpu",
     )  # fmt: skip
     return found

@@ -4,6 +4,7 @@ An encoder is a class with `encode`, a line in `histoloom.kinds.ENCODERS` and a 
 """
 
 from histoloom.embeddings.artefact import EmbeddingReader, open_embeddings
+from histoloom.embeddings.cards import EncoderSpec
 from histoloom.embeddings.engine import embed_batch
 
-__all__ = ["EmbeddingReader", "embed_batch", "open_embeddings"]
+__all__ = ["EmbeddingReader", "EncoderSpec", "embed_batch", "open_embeddings"]

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from histoloom.devices import lease_device
 from histoloom.efficiency import Meter
 from histoloom.embeddings.artefact import card_content, write_embeddings
 from histoloom.embeddings.base import Encoder
-from histoloom.embeddings.cards import build_encoder, full_spec
+from histoloom.embeddings.cards import EncoderSpec, build_encoder
 from histoloom.embeddings.progress import Progress
 from histoloom.embeddings.run_encoders import EncoderRun, run_count_encoder, run_pixel_encoders
 from histoloom.embeddings.sections import Section, load_part, open_sections
@@ -24,8 +25,6 @@ from histoloom.embeddings.tokens import saved
 from histoloom.errors import InputError
 from histoloom.genes import BY_ID, BY_NAME, GeneMatcher
 from histoloom.identity import make_identity, sha256_file
-from histoloom.kinds import EncoderKind, find
-from histoloom.tiles.spec import TileSpec, same_spec
 
 
 def embed_batch(
@@ -35,7 +34,7 @@ def embed_batch(
     samples: Sequence[Path],
     slides: Sequence[Path],
     tiles: Sequence[Path],
-    specs: Sequence[Mapping[str, Any]],
+    specs: Sequence[EncoderSpec],
     out: Sequence[Path],
     efficiency: Sequence[Path],
     scratch: Sequence[Path],
@@ -52,7 +51,7 @@ def embed_batch(
     samples, slides, tiles
         Sections (h5ad), slide images and tables of tiles (parquet), in the same order.
     specs
-        Encoder entries with ``card`` (full), ``tiles_spec`` (the same for all) and ``name``.
+        Encoders, on the same tile spec.
     out
         An h5 to write for each encoder: features, coords, sample, obs_id; order of sections, then of tiles.
     efficiency
@@ -71,10 +70,9 @@ def embed_batch(
     InputError
         Tiles, weights or pixels cannot be used, a feature is not finite, or the encoders are no group.
     """
-    specs = [full_spec(spec) for spec in specs]
-    kinds = [find("encoders", spec["card"]["kind"]) for spec in specs]
-    _check_group(specs, kinds)
-    sections = open_sections(cohort, samples, slides, tiles, specs[0]["tiles_spec"])
+    kinds = [spec.kind for spec in specs]
+    _check_group(specs)
+    sections = open_sections(cohort, samples, slides, tiles, specs[0].tiles_spec.as_dict())
     n_tiles = sum(map(len, sections))
     with ExitStack() as stack:
         # A formula is computed on the CPU.
@@ -83,14 +81,14 @@ def embed_batch(
         runs: dict[int, EncoderRun] = {}
         # Those without weights first: they start worker processes, before torch has threads or a GPU.
         for i in sorted(range(len(specs)), key=lambda i: kinds[i].weights):
-            spec = specs[i]
-            encoder = build_encoder({**spec, "tiles_in_job": n_tiles}, threads=threads, device=device)
-            stack.enter_context(closing(encoder))
+            spec = replace(specs[i], tiles_in_job=n_tiles)
+            encoder = stack.enter_context(closing(build_encoder(spec, threads=threads, device=device)))
+            matching = None
             if kinds[i].reads == "counts":
-                table = {"matched_by": BY_ID if genes else BY_NAME, "table": genes and sha256_file(genes)}
-                spec = {**spec, "genes": table}
-            identities = [_part_identity(section, spec, encoder) for section in sections]
-            runs[i] = EncoderRun(spec, encoder, identities, scratch[i])
+                matching = {"matched_by": BY_ID if genes else BY_NAME, "table": genes and sha256_file(genes)}
+            content = _content(spec, encoder.weights_sha256, matching)
+            identities = [_part_identity(section, content, encoder) for section in sections]
+            runs[i] = EncoderRun(spec, encoder, identities, scratch[i], content)
         on_gpu = [run for run in runs.values() if run.on_gpu] or list(runs.values())
         progress = Progress(f"{cohort}/{batch}", n_tiles, on_gpu[0].encoder.device)
         if kinds[0].reads == "counts":
@@ -105,14 +103,14 @@ def embed_batch(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_group(specs: Sequence[Mapping[str, Any]], kinds: Sequence[EncoderKind]) -> None:
+def _check_group(specs: Sequence[EncoderSpec]) -> None:
     """Refuse encoders that cannot share the reading of tiles."""
-    for spec, kind in zip(specs, kinds, strict=True):
-        where = f"encoders '{specs[0]['name']}' and '{spec['name']}'"
-        if not same_spec(spec["tiles_spec"], specs[0]["tiles_spec"]):
+    for spec in specs:
+        where = f"encoders '{specs[0].name}' and '{spec.name}'"
+        if spec.tiles_spec != specs[0].tiles_spec:
             remedy = "put encoders of one tile spec into a group."
             raise InputError(where, "see other tiles.", remedy, code="encoder-group-tiles")
-        if kind.reads == "counts" and len(specs) > 1:
+        if spec.kind.reads == "counts" and len(specs) > 1:
             raise InputError(where, "do not both read pixels.", "leave one out.", code="encoder-group-counts")
 
 
@@ -142,46 +140,47 @@ def _write(out: Path, cohort: str, batch: str, sections: Sequence[Section], run:
         coords=np.concatenate([s.centres for s in sections]),
         sample=[s.sample for s in sections for _ in range(len(s))],
         obs_id=[str(i) for s in sections for i in s.obs_id],
-        metadata=_metadata(cohort, batch, sections, run.spec, run.encoder),
+        metadata=_metadata(cohort, batch, sections, run),
     )
 
 
-def _metadata(
-    cohort: str, batch: str, sections: Sequence[Section], spec: Mapping[str, Any], encoder: Encoder
-) -> dict[str, Any]:
+def _metadata(cohort: str, batch: str, sections: Sequence[Section], run: EncoderRun) -> dict[str, Any]:
+    spec, encoder = run.spec, run.encoder
     samples = [s.sample for s in sections]
     inputs = {f"tiles.{s.sample}": s.identity for s in sections}
-    params = {**_content(spec, encoder.weights_sha256), "cohort": cohort, "samples": samples}
+    params = {**run.content, "cohort": cohort, "samples": samples}
     return {
         "cohort": cohort,
         "batch": batch,
         "samples": samples,
         "n_tiles": [len(s) for s in sections],
-        "card": spec["card"],
+        "card": spec.card,
         "revision": encoder.revision,
         "weights_sha256": encoder.weights_sha256,
         "dim": encoder.dim,
         "feature_names": encoder.feature_names,
-        "tiles_spec": TileSpec.from_dict(spec["tiles_spec"]).as_dict(),
-        "encoder": spec["name"],
-        **({"genes_matched_by": spec["genes"]["matched_by"]} if "genes" in spec else {}),
-        **({"tokens": {**spec["tokens"], **saved(sections, spec["tokens"])}} if spec["tokens"] else {}),
+        "tiles_spec": spec.tiles_spec.as_dict(),
+        "encoder": spec.name,
+        **({"genes_matched_by": run.content["genes"]["matched_by"]} if "genes" in run.content else {}),
+        **({"tokens": {**spec.tokens, **saved(sections, spec.tokens)}} if spec.tokens else {}),
         "identity": make_identity("embeddings", params, inputs),
     }
 
 
-def _content(spec: Mapping[str, Any], weights_sha256: str | None) -> dict[str, Any]:
+def _content(
+    spec: EncoderSpec, weights_sha256: str | None, matching: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what decides an embedding: not its name, nor where weights lie, batch size, threads or device."""
     return {
-        "card": card_content(spec["card"]),
+        "card": card_content(spec.card),
         "weights_sha256": weights_sha256,
-        "upsample": spec["upsample"],
-        **({"tokens": spec["tokens"]} if spec["tokens"] else {}),
-        **({"genes": spec["genes"]} if "genes" in spec else {}),
-        "tiles_spec": TileSpec.from_dict(spec["tiles_spec"]).as_dict(),
+        "upsample": spec.upsample,
+        **({"tokens": spec.tokens} if spec.tokens else {}),
+        **({"genes": matching} if matching else {}),
+        "tiles_spec": spec.tiles_spec.as_dict(),
     }
 
 
-def _part_identity(section: Section, spec: Mapping[str, Any], encoder: Encoder) -> str:
-    params = {**_content(spec, encoder.weights_sha256), "precision": encoder.precision}
+def _part_identity(section: Section, content: Mapping[str, Any], encoder: Encoder) -> str:
+    params = {**content, "precision": encoder.precision}
     return str(make_identity("embeddings.part", params, {"tiles": section.identity})["sha256"])

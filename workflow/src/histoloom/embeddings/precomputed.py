@@ -20,7 +20,6 @@ import pandas as pd
 
 from histoloom.artefacts import identity_of, read_metadata
 from histoloom.embeddings.artefact import card_content, write_embeddings
-from histoloom.embeddings.cards import full_card
 from histoloom.embeddings.sections import Section, open_sections
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
@@ -90,7 +89,7 @@ def import_embeddings(
     InputError
         If a file is damaged, of another section, slide, encoder or tile size, or too many tiles have no feature.
     """
-    card = full_card(spec["card"])
+    card = spec["card"]
     sections = open_sections(cohort, samples, [Path()] * len(samples), tiles, spec["tiles_spec"])
     tables = [read_table(Path(path), spec["format"]) for path in features]
     _check_one_encoder(tables, card)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.embeddings.base import CountEncoder, Features
+from histoloom.embeddings.cards import EncoderSpec
 from histoloom.embeddings.progress import Progress
 from histoloom.embeddings.reader import Batch, TileRange, TileReader
 from histoloom.embeddings.sections import PartWriter, Section, load_part
@@ -23,7 +24,6 @@ from histoloom.embeddings.tokens import CellWriter, windows_of
 from histoloom.errors import InputError
 from histoloom.genes import GeneMatcher, preferred_ids
 from histoloom.samples.section import open_section
-from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)
 
@@ -41,21 +41,24 @@ class EncoderRun:
     Attributes
     ----------
     spec
-        Its full entry.
+        Its entry.
     encoder
         The encoder, weights loaded.
     identities
         What the part of each section is made from.
     scratch
         Folder of its parts.
+    content
+        What decides its features.
     tiles, seconds
         Tiles encoded, and seconds spent on submitting them and waiting for their features.
     """
 
-    spec: Mapping[str, Any]
+    spec: EncoderSpec
     encoder: Any
     identities: Sequence[str]
     scratch: Path
+    content: Mapping[str, Any]
     tiles: int = 0
     seconds: float = 0.0
 
@@ -99,7 +102,7 @@ def run_pixel_encoders(
     on_gpu = [run for run in runs if run.on_gpu]
     reader = TileReader(
         parts[0].sections,
-        TileSpec.from_dict(runs[0].spec["tiles_spec"]),
+        runs[0].spec.tiles_spec,
         tiles_at_once([run.encoder.batch_size for run in runs]),
         threads=threads if on_gpu else max(1, threads // 2),
         allocate=(on_gpu or runs)[0].encoder.allocate,
@@ -196,7 +199,7 @@ class _Started:
 
 
 def _check_finite(
-    ranges: Sequence[TileRange], features: Features, sections: Sequence[Section], spec: Mapping[str, Any]
+    ranges: Sequence[TileRange], features: Features, sections: Sequence[Section], spec: EncoderSpec
 ) -> None:
     bad = ~np.isfinite(features).all(axis=1)
     if not bad.any():
@@ -206,7 +209,7 @@ def _check_finite(
     section = sections[tiles.section]
     raise InputError(
         f"{section.slide}: tile {section.sample}/{section.obs_id[tiles.start + first - tiles.offset]}",
-        f"card '{spec['card']['name']}' gives NaN or infinity ({int(bad.sum())} tiles of this batch).",
+        f"card '{spec.card['name']}' gives NaN or infinity ({int(bad.sum())} tiles of this batch).",
         "check the weights; if the pixels are at fault, exclude the section in the sheet.",
         code="encoder-nan",
     )
@@ -217,8 +220,8 @@ class _Parts:
 
     def __init__(self, todo: Sequence[tuple[Section, str]], lacks: Sequence[bool], run: EncoderRun) -> None:
         self._todo, self._lacks, self.run = todo, lacks, run
-        self._tokens = run.spec["tokens"]
-        shared = self._tokens and self._tokens["mode"] == "shared"
+        self._tokens = run.spec.tokens or {}
+        shared = self._tokens.get("mode") == "shared"
         self._shared = [windows_of(s, self._tokens) for s, _ in todo] if shared else None
         self.sections = [s for s, _ in (self._shared or todo)]
         self._writers: dict[int, PartWriter | CellWriter] = {}

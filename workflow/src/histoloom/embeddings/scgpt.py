@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 import histoloom.torch_compat  # noqa: F401
 from histoloom.embeddings.base import Features
+from histoloom.embeddings.cards import EncoderSpec
 from histoloom.embeddings.torch_encoder import CPU_BATCH
 from histoloom.embeddings.weights import load_strictly, read_state
 from histoloom.errors import InputError
@@ -86,7 +87,7 @@ class ScGPT:
         )
 
     @classmethod
-    def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> ScGPT:
+    def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> ScGPT:
         """Build from a full encoder entry whose ``weights`` is the checkpoint's folder.
 
         Raises
@@ -98,11 +99,11 @@ class ScGPT:
 
         if threads > 0:
             torch.set_num_threads(threads)
-        card, folder = spec["card"], Path(str(spec["weights"]))
+        card, folder = spec.card, Path(spec.weights)
         lost = [name for name in (MODEL, ARGS, VOCAB) if not (folder / name).is_file()]
         if lost:
             raise InputError(
-                f"encoders.{spec['name']}.weights: {folder}",
+                f"encoders.{spec.name}.weights: {folder}",
                 f"lacks {', '.join(lost)}.",
                 f"give the folder of a published checkpoint with {MODEL}, {ARGS} and {VOCAB}.",
                 code="scgpt-folder",
@@ -126,8 +127,8 @@ class ScGPT:
             settings,
             card,
             device=device,
-            batch_size=spec["batch_size"],
-            seed=int(spec["seed"]),
+            batch_size=spec.batch_size,
+            seed=spec.seed,
             weights_sha256=digest,
         )
 

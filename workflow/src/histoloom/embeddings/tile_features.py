@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.embeddings.base import Scales
+from histoloom.embeddings.cards import EncoderSpec
 from histoloom.embeddings.workers import worker_pool
 
 Image = npt.NDArray[np.float32]
@@ -48,9 +49,9 @@ class TileFeatures(ABC):
         self.feature_names: list[str] | None = list(self.tile_features(np.full((64, 64, 3), 240, np.uint8), 1.0))
 
     @classmethod
-    def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> Self:
+    def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Self:
         """Build from an encoder entry; `device` is taken and not used, it computes on the CPU."""
-        return cls(spec["card"], threads=threads)
+        return cls(spec.card, threads=threads)
 
     @abstractmethod
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import histoloom.torch_compat  # noqa: F401 - before timm
 from histoloom.devices import find_batch_size
 from histoloom.embeddings.base import Features, Scales
+from histoloom.embeddings.cards import EncoderSpec
 from histoloom.embeddings.hub import resolved_revision
 from histoloom.embeddings.weights import (
     file_hash,
@@ -123,8 +124,8 @@ class TorchEncoder:
         )
 
     @classmethod
-    def from_spec(cls, spec: Mapping[str, Any], *, threads: int, device: str) -> Any:
-        """Build from a full encoder entry; see `histoloom.embeddings.cards.full_spec`.
+    def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Any:
+        """Build from an encoder's entry.
 
         Raises
         ------
@@ -135,30 +136,28 @@ class TorchEncoder:
 
         if threads > 0:
             torch.set_num_threads(threads)
-        card = spec["card"]
-        tile_px = spec["tiles_spec"].get("size_px")
-        if tile_px is not None:
-            _check_size(card, int(tile_px), bool(spec["upsample"]))
+        card = spec.card
+        _check_size(card, spec.tiles_spec.size_px, spec.upsample)
         path = resolve(spec)
-        model = cls.build(card, int(spec["seed"]))
+        model = cls.build(card, spec.seed)
         if path is None:
             digest, revision = hash_state(model.state_dict()), random_revision(spec)
         else:
             cls.load(model, path, card)
             digest = file_hash(path)
-            revision = resolved_revision(card, path) if spec["weights"] == "hub" else "local"
+            revision = resolved_revision(card, path) if spec.weights == "hub" else "local"
         logger.info("%s: %s on %s, weights %s (%s)", card["name"], card["arch"], device, digest[:12], revision)
         return cls(
             model,
             card,
             device=device,
-            batch_size=spec["batch_size"],
-            upsample=bool(spec["upsample"]),
+            batch_size=spec.batch_size,
+            upsample=spec.upsample,
             weights_sha256=digest,
             revision=revision,
-            compiled=_compiles(spec.get("compile", False), device, spec.get("tiles_in_job")),
-            tile_px=int(tile_px or card["input_px"] or _DEFAULT_PX),
-            tokens=spec.get("tokens"),
+            compiled=_compiles(spec.compile, device, spec.tiles_in_job),
+            tile_px=spec.tiles_spec.size_px,
+            tokens=spec.tokens,
         )
 
     @classmethod
@@ -334,10 +333,10 @@ class TorchEncoder:
         return size
 
 
-def _compiles(asked: bool | str, device: str, tiles: int | None) -> bool:
+def _compiles(asked: bool | str, device: str, tiles: int) -> bool:
     """Return whether a job compiles its model; ``"auto"`` does so on a GPU from `COMPILE_FROM` tiles on."""
     if asked == "auto":
-        return device.startswith("cuda") and (tiles or 0) >= COMPILE_FROM
+        return device.startswith("cuda") and tiles >= COMPILE_FROM
     return bool(asked)
 
 

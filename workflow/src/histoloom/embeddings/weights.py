@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histoloom.embeddings.cards import EncoderSpec
 from histoloom.embeddings.hub import checkpoint_files, fetch_from_hub
 from histoloom.embeddings.keymaps import KEY_MAPS
 from histoloom.errors import InputError
@@ -188,25 +189,25 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def resolve(spec: Mapping[str, Any]) -> Path | None:
+def resolve(spec: EncoderSpec) -> Path | None:
     """Return the checkpoint's path for ``weights`` hub or PATH, None for random.
 
     A folder stands for the first of the card's file names in it.
     """
-    if spec["weights"] == "random":
+    if spec.weights == "random":
         return None
-    if spec["weights"] == "hub":
-        return fetch_from_hub(spec["card"])
-    path = Path(spec["weights"])
+    if spec.weights == "hub":
+        return fetch_from_hub(spec.card)
+    path = Path(spec.weights)
     if path.is_dir():
-        names = checkpoint_files(spec["card"])
+        names = checkpoint_files(spec.card)
         return next((path / name for name in names if (path / name).is_file()), path / (names or ["weights"])[-1])
     return path
 
 
-def random_revision(spec: Mapping[str, Any]) -> str:
+def random_revision(spec: EncoderSpec) -> str:
     """Return what stands for the revision of seeded random weights."""
-    return f"random-seed-{spec['seed']}"
+    return f"random-seed-{spec.seed}"
 
 
 def file_hash(path: Path) -> str:
