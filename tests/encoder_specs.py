@@ -1,28 +1,12 @@
-"""Cards and entries of encoders with every default filled in, as the plan makes them."""
+"""Entries of encoders with every default filled in, as the plan makes them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from histoloom.config import RESOURCES, check, load_schema
-from histoloom.embeddings.cards import EncoderSpec
-
-
-def full_card(card: Mapping[str, Any], name: str = "") -> dict[str, Any]:
-    """Validate a card, with or without its ``name``, and fill in the schema's defaults."""
-    name = str(card.get("name", name))
-    filled = {key: value for key, value in card.items() if key != "name"}
-    check(filled, load_schema("encoder_card"), f"encoders.yaml: {name}")
-    return {"name": name, **filled}
-
-
-def load_cards() -> dict[str, dict[str, Any]]:
-    """Return all cards of ``resources/encoders.yaml`` by name."""
-    cards = yaml.safe_load((RESOURCES / "encoders.yaml").read_text())
-    return {name: full_card(card, name) for name, card in cards.items()}
+from histoloom.config import check, load_schema
+from histoloom.embeddings.cards import EncoderSpec, full_card
 
 
 def full_spec(entry: Mapping[str, Any]) -> EncoderSpec:

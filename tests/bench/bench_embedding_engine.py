@@ -26,8 +26,8 @@ from PIL import Image
 from test_embeddings import Toy
 
 import histoloom.torch_compat  # noqa: F401
-from encoder_specs import full_spec, load_cards
-from histoloom.embeddings.cards import build_encoder
+from encoder_specs import full_spec
+from histoloom.embeddings.cards import build_encoder, load_cards
 from histoloom.kinds import ENCODERS, EncoderKind
 
 

@@ -20,8 +20,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[i] / p) for i, p in ((2, "workflow/src"), (1, "."), (1, "unit"))]
 
-from encoder_specs import full_spec, load_cards
-from histoloom.embeddings.cards import build_encoder
+from encoder_specs import full_spec
+from histoloom.embeddings.cards import build_encoder, load_cards
 from histoloom.embeddings.stain_texture import StainTexture
 
 WANTED = 80.0

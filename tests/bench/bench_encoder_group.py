@@ -24,8 +24,9 @@ from bench_embedding_engine import world
 from test_embeddings import Toy
 
 import histoloom.torch_compat  # noqa: F401
-from encoder_specs import full_spec, load_cards
+from encoder_specs import full_spec
 from histoloom.embeddings import embed_batch, reader
+from histoloom.embeddings.cards import load_cards
 
 
 class Count:

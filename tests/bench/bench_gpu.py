@@ -39,9 +39,9 @@ if find_spec("openslide") is None:
     sys.modules["openslide"] = types.SimpleNamespace(OpenSlide=plain)  # type: ignore[assignment]
 
 import histoloom.torch_compat  # noqa: F401
-from encoder_specs import full_spec, load_cards
+from encoder_specs import full_spec
 from histoloom.devices import lease_device
-from histoloom.embeddings.cards import build_encoder
+from histoloom.embeddings.cards import build_encoder, load_cards
 
 SIZES = {"vit_small": (384, 8192), "vit_base": (768, 6144), "vit_large": (1024, 4096)}
 TILES = {"size_px": 224, "um_per_px": "native", "background": {"method": "none"}}

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "workflow/src"), str(ROOT / "tests")]
 
 import histoloom.torch_compat  # noqa: F401
-from encoder_specs import full_spec, load_cards
-from histoloom.embeddings.cards import build_encoder
+from encoder_specs import full_spec
+from histoloom.embeddings.cards import build_encoder, load_cards
 from histoloom.embeddings.tokens import cells_from_tokens, share_windows, token_block
 from histoloom.nuclei.find import find_nuclei, reduced
 from histoloom.report.style import figure, save

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from encoder_specs import load_cards
+from histoloom.embeddings.cards import load_cards
 from histoloom_operations.findings import FAIL, OK, WARN, Finding, as_table
 from histoloom_operations.machine import check_packages, compare_pins
 from histoloom_operations.preflight import check_run

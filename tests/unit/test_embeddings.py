@@ -21,11 +21,11 @@ import pytest
 import scipy.sparse as sp
 from PIL import Image
 
-from encoder_specs import full_card, full_spec, load_cards
+from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.embeddings import embed_batch, engine, open_embeddings, progress
-from histoloom.embeddings.cards import build_encoder
+from histoloom.embeddings.cards import build_encoder, full_card, load_cards
 from histoloom.embeddings.reader import AHEAD, TileReader
 from histoloom.embeddings.sections import open_sections
 from histoloom.embeddings.stain_texture import StainTexture

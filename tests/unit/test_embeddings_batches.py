@@ -13,10 +13,10 @@ import pytest
 from test_embeddings import TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
-from encoder_specs import full_spec, load_cards
+from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.embeddings import open_embeddings, progress, torch_encoder
-from histoloom.embeddings.cards import build_encoder
+from histoloom.embeddings.cards import build_encoder, load_cards
 from histoloom.embeddings.torch_encoder import TorchEncoder
 from histoloom.errors import InputError
 

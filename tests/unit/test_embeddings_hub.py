@@ -90,8 +90,8 @@ def loads(repo: Path, home: Path, port: int, *asked: tuple[str, str], offline: b
     time.sleep = lambda seconds: None  # the client waits ever longer for a hub that is down
     import numpy as np
     from histoloom.errors import InputError
-    from encoder_specs import full_spec, load_cards
-    from histoloom.embeddings.cards import build_encoder
+    from encoder_specs import full_spec
+    from histoloom.embeddings.cards import build_encoder, load_cards
     for token, revision in {asked!r}:
         os.environ["HF_TOKEN"] = token
         card = load_cards()["uni"] | {{"arch": "vit_tiny_patch16_224", "arch_kwargs": {ARCH}, "revision": revision}}

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import histoloom.torch_compat  # noqa: F401
-from encoder_specs import full_card, full_spec, load_cards
+from encoder_specs import full_spec
 from error_codes import has_code
-from histoloom.embeddings.cards import build_encoder
+from histoloom.embeddings.cards import build_encoder, full_card, load_cards
 from histoloom.embeddings.keymaps import KEY_MAPS
 from histoloom.embeddings.weights import read_state
 from histoloom.errors import InputError

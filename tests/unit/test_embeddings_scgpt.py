@@ -16,10 +16,10 @@ from PIL import Image
 from test_embeddings import TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
-from encoder_specs import full_spec, load_cards
+from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.embeddings import open_embeddings
-from histoloom.embeddings.cards import build_encoder
+from histoloom.embeddings.cards import build_encoder, load_cards
 from histoloom.embeddings.scgpt import bin_values, rename, scgpt_model
 from histoloom.errors import InputError
 from histoloom.genes import GeneMatcher

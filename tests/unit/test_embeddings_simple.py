@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_nuclei_count import picture
 
-from encoder_specs import full_spec, load_cards
-from histoloom.embeddings.cards import build_encoder
+from encoder_specs import full_spec
+from histoloom.embeddings.cards import build_encoder, load_cards
 from histoloom.embeddings.simple_features import ColourOnly, NuclearDensity
 from histoloom_simulation import simulate_section
 from histoloom_simulation.render import draw_slide

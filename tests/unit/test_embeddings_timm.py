@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import histoloom.torch_compat  # noqa: F401
-from encoder_specs import full_card, full_spec, load_cards
+from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.embeddings import hub
-from histoloom.embeddings.cards import build_encoder
+from histoloom.embeddings.cards import build_encoder, full_card, load_cards
 from histoloom.embeddings.timm_encoder import create_model
 from histoloom.errors import InputError
 from histoloom.identity import sha256_file

@@ -13,9 +13,10 @@ import pytest
 from test_embeddings import STAIN, TILES, Toy
 
 import histoloom.torch_compat  # noqa: F401
-from encoder_specs import full_spec, load_cards
+from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.embeddings import embed_batch, open_embeddings, reader
+from histoloom.embeddings.cards import load_cards
 from histoloom.embeddings.run_encoders import LARGEST_BATCH, tiles_at_once
 from histoloom.embeddings.stain_texture import StainTexture
 from histoloom.embeddings.timm_encoder import TimmEncoder

@@ -1,4 +1,4 @@
-"""An encoder's entry with its card, and the encoder it stands for."""
+"""Cards of encoders, an encoder's entry with its card, and the encoder it stands for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import yaml
+
+from histoloom.config import RESOURCES, check, load_schema
 from histoloom.errors import InputError
 from histoloom.kinds import EncoderKind, find, load
 from histoloom.tiles.spec import TileSpec
+
+
+def full_card(card: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Validate a card, with or without its ``name``, and fill in the schema's defaults."""
+    name = str(card.get("name", name))
+    filled = {key: value for key, value in card.items() if key != "name"}
+    check(filled, load_schema("encoder_card"), f"encoders.yaml: {name}")
+    return {"name": name, **filled}
+
+
+def load_cards() -> dict[str, dict[str, Any]]:
+    """Return all cards of ``resources/encoders.yaml`` by name."""
+    cards = yaml.safe_load((RESOURCES / "encoders.yaml").read_text())
+    return {name: full_card(card, name) for name, card in cards.items()}
 
 
 @dataclass(frozen=True)
