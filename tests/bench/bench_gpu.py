@@ -41,13 +41,13 @@ if find_spec("openslide") is None:
 import histoloom.torch_compat  # noqa: F401
 from encoder_specs import full_spec
 from histoloom.devices import lease_device
-from histoloom.embeddings.cards import build_encoder, load_cards
+from histoloom.embeddings.cards import EncoderSpec, build_encoder, load_cards
 
 SIZES = {"vit_small": (384, 8192), "vit_base": (768, 6144), "vit_large": (1024, 4096)}
 TILES = {"size_px": 224, "um_per_px": "native", "background": {"method": "none"}}
 
 
-def spec_of(size: str, **changes: Any) -> dict[str, Any]:
+def spec_of(size: str, **changes: Any) -> EncoderSpec:
     """Return the entry of a ViT with random weights."""
     card = {**load_cards()["random_vit_tiny"], "arch": f"{size}_patch16_224", "pooling": "cls", "dtype": "bfloat16"}
     card |= {"arch_kwargs": {"num_classes": 0}, "dim": SIZES[size][0], "name": size}

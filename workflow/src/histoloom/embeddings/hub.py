@@ -19,11 +19,6 @@ def fetch_from_hub(card: Mapping[str, Any]) -> Path:
     What is cached for the card's revision is taken without asking the hub. The token comes from the environment or the
     hub's own login; HF_HUB_OFFLINE is honoured by the hub's client. A card may name several files; the first that the
     repository has is taken (safetensors stand first).
-
-    Raises
-    ------
-    InputError
-        No access (names the page to accept and the variable), wrong revision or file, hub out of reach.
     """
     from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 

@@ -83,11 +83,6 @@ def run_pixel_encoders(
         Counts every batch.
     threads
         Threads that read, if an encoder computes on a GPU; with a CPU's arithmetic half of them.
-
-    Raises
-    ------
-    InputError
-        Pixels cannot be read, or a feature is not finite (names the tile).
     """
     lacks = [
         [load_part(r.scratch, s, i, r.encoder.dim) is None for s, i in zip(sections, r.identities, strict=True)]
@@ -136,13 +131,7 @@ def run_pixel_encoders(
 
 
 def run_count_encoder(sections: Sequence[Section], run: EncoderRun, matcher: GeneMatcher, progress: Progress) -> None:
-    """Encode the counts of the sections that the run has no part of yet; see `run_pixel_encoders`.
-
-    Raises
-    ------
-    InputError
-        A section lacks genes, or an observation of its tiles.
-    """
+    """Encode the counts of the sections that the run has no part of yet; see `run_pixel_encoders`."""
     encoder: CountEncoder = run.encoder
     pairs = zip(sections, run.identities, strict=True)
     lacks = [load_part(run.scratch, section, identity, encoder.dim) is None for section, identity in pairs]

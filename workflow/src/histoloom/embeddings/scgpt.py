@@ -88,13 +88,7 @@ class ScGPT:
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> ScGPT:
-        """Build from a full encoder entry whose ``weights`` is the checkpoint's folder.
-
-        Raises
-        ------
-        InputError
-            If the folder lacks a file, or the files do not fit one another.
-        """
+        """Build from a full encoder entry whose ``weights`` is the checkpoint's folder."""
         import torch
 
         if threads > 0:
@@ -155,11 +149,6 @@ class ScGPT:
         -------
         ndarray
             float32, (cells, dim), of length one. A cell without any of the genes has the class token's state alone.
-
-        Raises
-        ------
-        InputError
-            If too few genes are shared, or the model's size is not the card's dim.
         """
         tokens = self._tokens(genes, matcher)
         shared = int((tokens >= 0).sum())

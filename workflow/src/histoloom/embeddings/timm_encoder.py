@@ -57,26 +57,14 @@ class TimmEncoder(TorchEncoder):
 
 
 def create_model(card: Mapping[str, Any], seed: int) -> Any:
-    """Build the card's architecture with seeded random weights; torch's global generator is left as it was.
-
-    Raises
-    ------
-    InputError
-        If timm does not know the architecture or an argument.
-    """
+    """Build the card's architecture with seeded random weights; torch's global generator is left as it was."""
     import timm
 
     return seeded(card, seed, lambda kwargs: timm.create_model(card["arch"], pretrained=False, **kwargs))
 
 
 def seeded(card: Mapping[str, Any], seed: int, make: Any) -> Any:
-    """Call `make` with the card's arch_kwargs (classes by name) under a seed, then apply the card's ``norm_eps``.
-
-    Raises
-    ------
-    InputError
-        If the architecture or an argument is unknown.
-    """
+    """Call `make` with the card's arch_kwargs (classes by name) under a seed, then apply the card's ``norm_eps``."""
     import timm
     import torch
 

@@ -89,11 +89,6 @@ def token_block(offset: npt.ArrayLike, side: float, grid: int, k: int) -> Intege
     -------
     ndarray
         int64, (n, k), row-major numbers of patch tokens.
-
-    Raises
-    ------
-    InputError
-        If `k` is no square number or more than there are.
     """
     width = math.isqrt(k)
     if width * width != k or not 1 <= width <= grid:

@@ -125,13 +125,7 @@ class TorchEncoder:
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Any:
-        """Build from an encoder's entry.
-
-        Raises
-        ------
-        InputError
-            If the tiles are too small, the architecture is unknown, the weights do not fit, or the device is absent.
-        """
+        """Build from an encoder's entry."""
         import torch
 
         if threads > 0:
@@ -175,14 +169,7 @@ class TorchEncoder:
         return self.token_dim if self.tokens else int(self.card["dim"])
 
     def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Features:
-        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles; `um_per_px` is not used.
-
-        Raises
-        ------
-        InputError
-            If the tiles are smaller than the input and may not be enlarged, the output is not of the card's dim, or
-            one tile does not fit the device's memory.
-        """
+        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles; `um_per_px` is not used."""
         return self.submit(tiles, um_per_px)()
 
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:

@@ -37,11 +37,6 @@ def read_state(path: Path, card: Mapping[str, Any]) -> State:
     card
         Its ``checkpoint``: ``key`` of the state dict in a wrapping dict (taken where it is there), ``prefix`` to take
         off, ``ignore`` (patterns of keys that the encoder has no use for), ``keys`` (a renaming of `keymaps`).
-
-    Raises
-    ------
-    InputError
-        If the file is missing, cut short, holds code, no tensors, or a NaN.
     """
     state = _read_file(path)
     where = card["checkpoint"]
@@ -101,13 +96,7 @@ def _tensors(path: Path, state: Any) -> State:
 
 
 def check_finite(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Stop at NaN or infinity in any tensor.
-
-    Raises
-    ------
-    InputError
-        With the first ten names.
-    """
+    """Stop at NaN or infinity in any tensor."""
     import torch
 
     bad = [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
@@ -119,11 +108,6 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], whe
     """Load a state dict whose keys and shapes must be the model's own, all of them.
 
     Batch norm's counters of training steps, which old files lack and a forward pass never reads, may be absent.
-
-    Raises
-    ------
-    InputError
-        With the first ten keys that are missing, unexpected or of another shape.
     """
     own = model.state_dict()
     state = {**{k: v for k, v in own.items() if k.endswith(_COUNTER)}, **state}
