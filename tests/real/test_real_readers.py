@@ -197,7 +197,7 @@ def test_the_micro_bundle(real_data: Path, tmp_path: Path) -> None:
     assert list(section.var_names) == ["ABCC11", "ACTA2", "ACTG2", "ADAM9"]
     assert section.var["ensembl_id"].iloc[0] == "ENSG00000121270"
     np.testing.assert_allclose(section.obsm["spatial"][0] * 0.2125, [847.259912, 326.191365])
-    assert section.uns["found"]["facts"]["analysis_sw_version"] == "Xenium-1.0.1"
+    assert section.uns["stated"]["facts"]["analysis_sw_version"] == "Xenium-1.0.1"
     row["cells"] = "cells.csv.gz"
     files = {role: Path(path) for role, path in XeniumReader.files(row, {}, root).items()}
     assert XeniumReader.read(files, row, {}).n_obs == 6

@@ -114,8 +114,7 @@ def probe_rows(section: Fingerprint) -> npt.NDArray[np.int64]:
     # The deepest half: a twin is told from a neighbour by counts, and shallow spots have few.
     deep = order[len(order) // 2 :]
     chosen = np.linspace(0, len(deep) - 1, min(PROBES, len(deep))).round().astype(np.int64)
-    found: npt.NDArray[np.int64] = deep[chosen]
-    return found
+    return np.asarray(deep[chosen])
 
 
 def twin_distance(probes: Floats, candidates: Floats) -> Floats:

@@ -103,12 +103,12 @@ def picture_hashes(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     small = np.asarray(grey.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.float64)
     if small.std() < _LEAST_CONTRAST:
         return np.zeros((0, 0), dtype=bool)
-    found = []
+    hashes = []
     for flipped in (small, small[:, ::-1]):
         for turn in range(4):
             low = dctn(np.rot90(flipped, turn), norm="ortho")[:HASH_SIDE, :HASH_SIDE].ravel()[1:]
-            found.append(low > np.median(low))
-    return np.asarray(found)
+            hashes.append(low > np.median(low))
+    return np.asarray(hashes)
 
 
 def read_fingerprint(path: str | Path, table: GeneTable | None = None) -> Fingerprint:

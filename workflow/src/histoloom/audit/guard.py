@@ -39,14 +39,14 @@ def sides_of(table: pd.DataFrame) -> dict[tuple[str, str], str]:
     """
     rows = table[table["fold"] != _ALL][["fold", "cohort", "sample", "role"]].drop_duplicates()
     rows = rows.assign(name=section_keys(rows))
-    found: dict[tuple[str, str], str] = {}
+    sides: dict[tuple[str, str], str] = {}
     for fold, part in rows.groupby("fold", sort=False):
         trained = part.loc[part["role"].isin(_TRAINING), "name"]
         tested = part.loc[part["role"] == "test", "name"]
         for a in trained:
             for b in tested:
-                found.setdefault((min(a, b), max(a, b)), str(fold))
-    return found
+                sides.setdefault((min(a, b), max(a, b)), str(fold))
+    return sides
 
 
 def compare_sections(sections: Sequence[Fingerprint], sides: Mapping[tuple[str, str], str] | None) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def compare_sections(sections: Sequence[Fingerprint], sides: Mapping[tuple[str, 
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _told(rows: pd.DataFrame, most: int = 8) -> str:
+def _summary(rows: pd.DataFrame, most: int = 8) -> str:
     parts = [
         f"{row['first']} (patient {row['patient_first']}) and {row['second']} (patient {row['patient_second']}): "
         f"{row['reasons']}; {row['sides'] or 'never on both sides'}"
@@ -121,11 +121,6 @@ def audit_sections(
     out
         parquet, `COLUMNS`.
 
-    Raises
-    ------
-    InputError
-        If a section is on both sides under two names, naming all such pairs and the evidence.
-
     Notes
     -----
     It finds one *section* under two names. Another section of one person under another name has no counts and no pixels
@@ -140,12 +135,12 @@ def audit_sections(
     for verdict in ("same", "suspect"):
         rows = table[table["verdict"] == verdict]
         if len(rows):
-            logger.warning("%s by content: %s", verdict, _told(rows))
+            logger.warning("%s by content: %s", verdict, _summary(rows))
     leaks = table[(table["verdict"] == "same") & (table["sides"] != "")]
     if len(leaks) and spec.get("on_match", "stop") == "stop":
         raise InputError(
             "content guard",
-            f"the same section is on both sides under two names: {_told(leaks)}.",
+            f"the same section is on both sides under two names: {_summary(leaks)}.",
             "give both the same patient id in the sheets (the folds then keep them together), or exclude one "
             "(column `exclude`); `content_guard: report` goes on regardless.",
             code="section-on-both-sides",
@@ -172,9 +167,9 @@ def _warn_of_kinds(sections: Sequence[Fingerprint]) -> None:
         if section.genes:
             kinds.setdefault(id_kind(section.genes), []).append(section.name)
     if len(kinds) > 1:
-        told = "; ".join(f"{kind}: {', '.join(names[:3])}, {len(names)} in all" for kind, names in kinds.items())
+        summary = "; ".join(f"{kind}: {', '.join(names[:3])}, {len(names)} in all" for kind, names in kinds.items())
         logger.warning(
             "sections with other kinds of gene names are compared by totals and pictures only (%s); "
             "`genes: {match: ensembl}` lets them meet",
-            told,
+            summary,
         )

@@ -74,12 +74,6 @@ def load_gene_table(path: str | Path) -> GeneTable:
     path
         Tab-separated text with columns hgnc_id, symbol, ensembl_gene_id, prev_symbol and alias_symbol; several names in
         a cell are separated by ``|``. Further columns are ignored. HGNC's ``hgnc_complete_set.txt`` as published.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, no such table, empty, or lists a symbol twice. (Two symbols may share an Ensembl id, as
-        a few do in HGNC's.)
     """
     path = Path(path)
     if not path.is_file():
@@ -120,11 +114,11 @@ def load_gene_table(path: str | Path) -> GeneTable:
 
 def _claims(cells: Iterable[str], ids: Iterable[str]) -> dict[str, frozenset[str]]:
     """Return the genes that claim each name of ``|``-separated cells."""
-    found: dict[str, set[str]] = {}
+    claims: dict[str, set[str]] = {}
     for cell, gene in zip(cells, ids, strict=True):
         for name in filter(None, (part.strip() for part in cell.strip('"').split("|"))):
-            found.setdefault(name, set()).add(gene)
-    return {name: frozenset(genes) for name, genes in found.items()}
+            claims.setdefault(name, set()).add(gene)
+    return {name: frozenset(genes) for name, genes in claims.items()}
 
 
 def _look_up(name: str, table: GeneTable) -> tuple[str | None, str]:

@@ -42,9 +42,9 @@ def count_spot(slide: Slide, x: float, y: float, diameter_um: float, mpp: float)
     left, top = max(0, int(x - reach)), max(0, int(y - reach))
     right, bottom = min(slide.width, int(x + reach) + 1), min(slide.height, int(y + reach) + 1)
     tile, scale = reduced(slide.read(left, top, right - left, bottom - top), mpp)
-    found = find_nuclei(tile, mpp * scale)
-    inside = np.hypot(found[:, 0] * scale + left - x, found[:, 1] * scale + top - y) <= radius
-    return int(inside.sum()), float(found[inside, 2].sum())
+    nuclei = find_nuclei(tile, mpp * scale)
+    inside = np.hypot(nuclei[:, 0] * scale + left - x, nuclei[:, 1] * scale + top - y) <= radius
+    return int(inside.sum()), float(nuclei[inside, 2].sum())
 
 
 def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Path) -> None:
@@ -61,11 +61,6 @@ def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Pat
     out
         parquet: obs_id, nuclei (NaN where the disc leaves the slide), nuclei_area_um2; metadata: cohort, sample,
         patient, qc_flag, mpp, disc_um, ``median``.
-
-    Raises
-    ------
-    InputError
-        If the section's um/px or spot diameter is not known.
     """
     section = open_section(sample)
     metadata = section.metadata
@@ -79,12 +74,12 @@ def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Pat
             code="nuclei-scale",
         )
     with open_slide(slide) as picture:
-        found = [count_spot(picture, float(x), float(y), disc, mpp) for x, y in section.spatial]
+        counts = [count_spot(picture, float(x), float(y), disc, mpp) for x, y in section.spatial]
     table = pd.DataFrame(
         {
             "obs_id": list(section.obs.index),
-            "nuclei": [np.nan if item is None else float(item[0]) for item in found],
-            "nuclei_area_um2": [np.nan if item is None else item[1] for item in found],
+            "nuclei": [np.nan if item is None else float(item[0]) for item in counts],
+            "nuclei_area_um2": [np.nan if item is None else item[1] for item in counts],
         }
     )
     median = float(table["nuclei"].median())

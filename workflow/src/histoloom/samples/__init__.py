@@ -42,11 +42,6 @@ def read_section(
         h5ad to write (see `histoloom.samples.canonical.build_sample`).
     picture
         png to write.
-
-    Raises
-    ------
-    InputError
-        If the section cannot be used; whatever the fault, the remedy names the sheet's way to go on without it.
     """
     from histoloom.samples.canonical import build_sample, write_sample
     from histoloom.samples.qc import draw_section

@@ -32,12 +32,6 @@ def read_alignment(path: Path) -> FloatArray:
     -------
     ndarray
         (3, 3), H&E px -> morphology px, homogeneous; invertible.
-
-    Raises
-    ------
-    InputError
-        If the file has neither form, the matrix is singular or not affine, keypoints are too few or in one line, or it
-        stretches x and y differently by more than 10 %.
     """
     from histoloom.text_tables import read_text
 

@@ -65,24 +65,19 @@ def build_sample(
         scanpy reads them; uns["histoloom"] = JSON metadata.
     dropped_places : ndarray
         (k, 2) places that had no counts, level-0 px, for the picture.
-
-    Raises
-    ------
-    InputError
-        If anything about the section cannot be right.
     """
     row = {**row, **{k: v for k, v in reader.implied(row, spec).items() if not row.get(k)}}
     where = f"sheet row '{row['sample']}' of cohort '{cohort}'"
     section = reader.read(files, row, spec)
-    found: dict[str, Any] = section.uns.pop("found", {})
+    stated: dict[str, Any] = section.uns.pop("stated", {})
     image = files.get("image")
     with open_slide(image) if image else BlankSlide.around(np.asarray(section.obsm["spatial"])) as slide:
         hires = slide.thumbnail(HIRES_PX)
         lowres = slide.thumbnail(LOWRES_PX)
         if image:
-            _check_size(found, slide, where)
+            _check_size(stated, slide, where)
         section = _check(section, slide, lowres, where, reader)
-        facts = _measure(section, slide, row, where, reader, found)
+        facts = _measure(section, slide, row, where, reader, stated)
     _complete(section)
     dropped_places = np.asarray(section.uns.pop("dropped_places", np.empty((0, 2))))
     # The ground truth is for checks: no part of the sample.
@@ -98,7 +93,7 @@ def build_sample(
         "sample": row["sample"],
         "patient": row["patient"],
         "qc_flag": row.get("qc_flag", ""),
-        "unit": found.get("unit", reader.unit),
+        "unit": stated.get("unit", reader.unit),
         **facts,
         "slide_sha256": sha256_file(image) if image else None,
         "n_obs": section.n_obs,
@@ -231,12 +226,12 @@ def _check_on_tissue(places: FloatArray, slide: Slide, lowres: UInt8, where: str
         )
 
 
-def _check_size(found: Mapping[str, Any], slide: Slide, where: str) -> None:
+def _check_size(stated: Mapping[str, Any], slide: Slide, where: str) -> None:
     """Check that the slide has the size that the section's files state."""
-    if "slide_size" not in found:
+    if "slide_size" not in stated:
         return
-    width, height = found["slide_size"]
-    tolerance = found.get("slide_size_tolerance", _SIZE_TOLERANCE_PX)
+    width, height = stated["slide_size"]
+    tolerance = stated.get("slide_size_tolerance", _SIZE_TOLERANCE_PX)
     if abs(slide.width - width) > tolerance or abs(slide.height - height) > tolerance:
         raise InputError(
             where,
@@ -248,12 +243,12 @@ def _check_size(found: Mapping[str, Any], slide: Slide, where: str) -> None:
 
 
 def _measure(
-    section: AnnData, slide: Slide, row: Mapping[str, str], where: str, reader: type[Reader], found: Mapping[str, Any]
+    section: AnnData, slide: Slide, row: Mapping[str, str], where: str, reader: type[Reader], stated: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Decide um/px, pitch and spot diameter."""
     given = {column: cell_number(row, column, where) for column in _MEASURES}
     for column in ("pitch_um", "spot_diameter_um"):
-        given[column] = given[column] or found.get(column)
+        given[column] = given[column] or stated.get(column)
     has_array = reader.has_array
     pitch = None
     if reader.on_grid:
@@ -263,7 +258,7 @@ def _measure(
         pitch = geometry.estimate_pitch(array[:, :2], array[:, 2:])
         geometry.check_pitch(pitch, where)
     pitch_um = given["pitch_um"]
-    by_files = found.get("mpp", {})
+    by_files = stated.get("mpp", {})
     mpp, mpp_source = geometry.decide_mpp(
         sheet=given["mpp"],
         pitch=pitch_um / pitch.px if has_array and pitch_um and pitch else None,
@@ -298,7 +293,7 @@ def _measure(
         "slide_height": slide.height,
         "slide_mpp": slide.mpp,
         **({"slide_bounds": list(slide.bounds)} if slide.bounds != (0, 0) else {}),
-        **({"source_facts": found["facts"]} if found.get("facts") else {}),
+        **({"source_facts": stated["facts"]} if stated.get("facts") else {}),
     }
 
 

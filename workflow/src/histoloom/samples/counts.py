@@ -104,11 +104,6 @@ def read_counts(path: Path, layer: str = "") -> Counts:
         A text table, an h5ad, a 10x h5 or a 10x mtx folder.
     layer
         Layer of an h5ad that holds the raw counts, or ``raw``; its X when empty.
-
-    Raises
-    ------
-    InputError
-        If the path is missing, its format unknown or its values are no counts.
     """
     if not path.exists():
         raise InputError(path, "the counts are missing.", f"put them there, {EXCLUDE}", code="counts-missing")
@@ -151,11 +146,6 @@ def make_counts(
         Published ids of the columns.
     feature_types
         10x's type of each feature; given, features that are no genes are left out and counted.
-
-    Raises
-    ------
-    InputError
-        If names are missing, rows repeat, or values are no counts.
     """
     from scipy.sparse import csr_matrix, issparse
 
@@ -202,11 +192,6 @@ def read_h5ad(path: Path, layer: str = "", library: str = "") -> StoredSection:
         As `read_counts` takes them.
     library
         Value of obs ``library_id`` that names the section, where the file holds several.
-
-    Raises
-    ------
-    InputError
-        As `read_counts`; and if the file holds several sections and `library` names none of them.
     """
     import h5py
     from anndata.io import read_elem

@@ -25,12 +25,12 @@ class FilesReader(Reader):
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, image (unless `images: false`) and, where the sheet names it, positions."""
-        found = {role: join(root, need(row, role)) for role in ("counts", *(["image"] if pictured(spec) else []))}
+        files = {role: join(root, need(row, role)) for role in ("counts", *(["image"] if pictured(spec) else []))}
         if row.get("positions"):
-            found["positions"] = join(root, row["positions"])
+            files["positions"] = join(root, row["positions"])
         elif not row["counts"].endswith(".h5ad"):
             need(row, "positions")
-        return found
+        return files
 
     @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
@@ -59,13 +59,7 @@ class FilesReader(Reader):
 
 
 def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:
-    """Return the positions that an h5ad holds, as `histoloom.samples.tables.read_positions` does.
-
-    Raises
-    ------
-    InputError
-        If it has no positions or they are no numbers.
-    """
+    """Return the positions that an h5ad holds, as `histoloom.samples.tables.read_positions` does."""
     from histoloom.samples.tables import tidy_positions
 
     if stored.spatial is None or not {"array_row", "array_col"} <= set(stored.obs):

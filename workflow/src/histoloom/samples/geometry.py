@@ -79,13 +79,7 @@ def estimate_pitch(array: npt.ArrayLike, spatial: npt.ArrayLike) -> Pitch | None
 
 
 def check_pitch(pitch: Pitch | None, where: str) -> None:
-    """Check that the centres follow the array.
-
-    Raises
-    ------
-    InputError
-        If they lie further from the fitted array than spots of one array can.
-    """
+    """Check that the centres follow the array."""
     if pitch is not None and pitch.residual > _MAX_RESIDUAL:
         raise InputError(
             where,
@@ -120,11 +114,6 @@ def decide_mpp(
         The sheet's value stands even where another disagrees by more than 5 % (sheet column ``mpp_decides`` = yes).
     where
         The sheet row, for messages.
-
-    Raises
-    ------
-    InputError
-        If nothing is known, two disagree by more than 5 %, or the value is none that a microscope could have.
     """
     known: dict[MppSource, float] = {}
     if sheet is not None:
@@ -190,11 +179,6 @@ def grid_of(places: FloatArray, where: str) -> npt.NDArray[np.int64]:
     -------
     ndarray
         (n, 2): grid row (counted from the top) and grid column (from the left).
-
-    Raises
-    ------
-    InputError
-        If the places lie on no such grid.
     """
     numbers = np.empty(places.shape, np.int64)
     steps = np.concatenate([np.diff(np.unique(np.round(places[:, axis], 1))) for axis in (0, 1)])

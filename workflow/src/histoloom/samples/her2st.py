@@ -30,15 +30,15 @@ class Her2stReader(Reader):
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, spots, image (unless `images: false`) and, where the sheet names one, regions."""
         sample = need(row, "sample")
-        found = {
+        files = {
             "counts": join(root, f"data/ST-cnts/{sample}.tsv.gz"),
             "spots": join(root, f"data/ST-spotfiles/{sample}_selection.tsv"),
         }
         if pictured(spec):
-            found["image"] = join(root, need(row, "image"))
+            files["image"] = join(root, need(row, "image"))
         if row.get("regions"):
-            found["regions"] = join(root, row["regions"])
-        return found
+            files["regions"] = join(root, row["regions"])
+        return files
 
     @classmethod
     def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
@@ -98,11 +98,6 @@ def read_regions(path: Path) -> tuple[pd.Series, int]:
         Label by spot id.
     int
         Rows left out because they have no coordinates (G2 has 8, F1 has 1).
-
-    Raises
-    ------
-    InputError
-        If the table lacks a column or labels a spot twice.
     """
     from histoloom.samples.tables import as_numbers, check_unique
     from histoloom.text_tables import read_text_table

@@ -57,20 +57,14 @@ class HestReader(Reader):
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
-        """Return roles counts, metadata, image (unless `images: false`) and, where ``patches`` asks for them, patches.
-
-        Raises
-        ------
-        InputError
-            If patches are to be compared with slides that are not read.
-        """
+        """Return roles counts, metadata, image (unless `images: false`) and patches (if the cohort uses them)."""
         sample = need(row, "sample")
-        found = {
+        files = {
             "counts": join(root, f"st/{sample}.h5ad"),
             "metadata": join(root, f"metadata/{sample}.json"),
         }
         if pictured(spec):
-            found["image"] = join(root, f"wsis/{sample}.tif")
+            files["image"] = join(root, f"wsis/{sample}.tif")
         if spec.get("patches", "ignore") != "ignore":
             if not pictured(spec):
                 raise InputError(
@@ -79,8 +73,8 @@ class HestReader(Reader):
                     "set `patches: ignore`, or read the slides.",
                     code="hest-technology",
                 )
-            found["patches"] = join(root, f"patches/{sample}.h5")
-        return found
+            files["patches"] = join(root, f"patches/{sample}.h5")
+        return files
 
     @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
@@ -97,7 +91,7 @@ class HestReader(Reader):
         facts = read_facts(Path(files["metadata"]), row)
         technology = facts["st_technology"]
         section = read_spots(Path(files["counts"]), technology)
-        section.uns["found"] = _found(facts, technology)
+        section.uns["stated"] = _stated(facts, technology)
         if "patches" in files:
             _use_patches(section, files, row, facts, restrict=spec.get("patches") == "restrict")
         return section
@@ -122,13 +116,7 @@ def read_spots(path: Path, technology: str) -> AnnData:
 
 
 def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
-    """Read a sample's metadata json and check that it belongs to the sheet row.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or none, is another sample's, or its technology is unknown or not the sheet's.
-    """
+    """Read a sample's metadata json and check that it belongs to the sheet row."""
     from histoloom.text_tables import read_bytes
 
     try:
@@ -162,21 +150,21 @@ def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
     return {**facts, "st_technology": technology}
 
 
-def _found(facts: Mapping[str, Any], technology: str) -> dict[str, Any]:
+def _stated(facts: Mapping[str, Any], technology: str) -> dict[str, Any]:
     """Say what the metadata json knows, in the terms of `Reader.read`."""
-    found: dict[str, Any] = {"facts": {k: facts[k] for k in _FACTS if _is_fact(facts.get(k))}}
+    stated: dict[str, Any] = {"facts": {k: facts[k] for k in _FACTS if _is_fact(facts.get(k))}}
     estimated, embedded = (number(facts.get(f"pixel_size_um_{kind}")) for kind in ("estimated", "embedded"))
     if estimated:
-        found["mpp"] = {"estimated": estimated}
-    found["facts"].update(pixel_size_um_estimated=estimated, pixel_size_um_embedded=embedded)
+        stated["mpp"] = {"estimated": estimated}
+    stated["facts"].update(pixel_size_um_estimated=estimated, pixel_size_um_embedded=embedded)
     if technology in POOLED:
         pitch, diameter = MEASURES[technology]
-        found["pitch_um"] = number(facts.get("inter_spot_dist")) or pitch
-        found["spot_diameter_um"] = number(facts.get("spot_diameter")) or diameter
+        stated["pitch_um"] = number(facts.get("inter_spot_dist")) or pitch
+        stated["spot_diameter_um"] = number(facts.get("spot_diameter")) or diameter
     size = [number(facts.get(f"fullres_px_{side}")) for side in ("width", "height")]
     if all(size):
-        found["slide_size"] = tuple(size)
-    return found
+        stated["slide_size"] = tuple(size)
+    return stated
 
 
 def _is_fact(value: Any) -> bool:

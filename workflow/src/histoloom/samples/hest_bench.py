@@ -63,22 +63,16 @@ class HestBenchReader(HestReader):
         section.uns["dropped"] = dropped
         section.obs["in_tissue"] = True
         mpp = patches.size_px * PATCH_UM_PER_PX / side
-        found: dict[str, Any] = {"mpp": {"estimated": mpp}, "facts": {"st_technology": technology}}
+        stated: dict[str, Any] = {"mpp": {"estimated": mpp}, "facts": {"st_technology": technology}}
         if technology in POOLED:
-            found["pitch_um"], found["spot_diameter_um"] = MEASURES[technology]
-        section.uns["found"] = found
+            stated["pitch_um"], stated["spot_diameter_um"] = MEASURES[technology]
+        section.uns["stated"] = stated
         logger.info("%s: %d patches, %.1f level-0 px wide, %.4f um/px", path, len(at), side, mpp)
         return section
 
 
 def published_genes(path: Path) -> list[str]:
-    """Return the gene list of a task, ``{"genes": [...]}``.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or holds no list of names, or one twice.
-    """
+    """Return the gene list of a task, ``{"genes": [...]}``."""
     import json
 
     if not path.is_file():

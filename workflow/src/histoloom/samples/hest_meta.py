@@ -28,13 +28,7 @@ MAX_DISAGREEMENT = 0.05
 
 
 def read_hest_table(path: str | Path) -> pd.DataFrame:
-    """Read ``HEST_v*.csv``; every cell as text, index = id.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, lacks a column or repeats an id.
-    """
+    """Read ``HEST_v*.csv``; every cell as text, index = id."""
     path = Path(path)
     if not path.is_file():
         raise InputError(
@@ -85,11 +79,6 @@ def hest_rows(ids: Sequence[str], table: pd.DataFrame) -> list[dict[str, str]]:
     -------
     list of dict
         mpp is the estimated pixel size, with ``mpp_decides`` where the embedded one differs by more than 5 %.
-
-    Raises
-    ------
-    InputError
-        If an id is not in the table, naming the nearest.
     """
     rows = []
     known: dict[str, dict[str, str]] = {row["id"]: row for row in table.to_dict("records")}  # type: ignore[misc]

@@ -52,13 +52,7 @@ class Patches:
 
 
 def read_patches(path: Path) -> Patches:
-    """Read where patches lie, without their pixels.
-
-    Raises
-    ------
-    InputError
-        If the file is no patches h5, or its three arrays do not belong together.
-    """
+    """Read where patches lie, without their pixels."""
     import h5py
 
     from histoloom.samples.tables import check_unique
@@ -113,11 +107,6 @@ def check_patches(
     -------
     Index
         Ids of the spots that have a patch.
-
-    Raises
-    ------
-    InputError
-        If a patch has no spot, lies elsewhere, has another size than mpp says, or shows something else.
     """
     patches, _, side = locate_patches(path, obs_names, places)
     if mpp is not None and abs(side * mpp / (patches.size_px * PATCH_UM_PER_PX) - 1) > 0.05:
@@ -165,11 +154,6 @@ def locate_patches(
         (len(patches),) position of each patch's spot.
     side : float
         Side of a patch, level-0 px: twice the median way from corner to spot.
-
-    Raises
-    ------
-    InputError
-        If a patch has no spot or lies elsewhere.
     """
     patches = read_patches(path)
     at = obs_names.get_indexer(patches.obs_ids)
@@ -215,7 +199,7 @@ def compare_pixels(path: Path, patches: Patches, slide: Slide, side: float) -> l
     from PIL import Image
 
     chosen = np.unique(np.linspace(0, len(patches.corners) - 1, _N_COMPARED).astype(int))
-    found = []
+    differences = []
     with h5py.File(path, "r") as handle:
         for index in chosen:
             x, y = np.rint(patches.corners[index]).astype(int)
@@ -226,5 +210,5 @@ def compare_pixels(path: Path, patches: Patches, slide: Slide, side: float) -> l
             small = np.asarray(Image.fromarray(tile).resize((patches.size_px,) * 2, Image.Resampling.BOX), np.float64)
             stored = handle["img"][index]
             laid = [np.rot90(side_up, k) for side_up in (stored, stored[:, ::-1]) for k in range(4)]
-            found.append([np.abs(small - image).mean() for image in laid])
-    return [float(value) for value in np.mean(found, axis=0)] if found else [0.0]
+            differences.append([np.abs(small - image).mean() for image in laid])
+    return [float(value) for value in np.mean(differences, axis=0)] if differences else [0.0]

@@ -19,7 +19,7 @@ def plain_id(name: str) -> str:
 def number(value: Any) -> float | None:
     """Return a positive finite number of a metadata json, None for anything else (NaN, "", null)."""
     try:
-        found = float(value)
+        result = float(value)
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) and found > 0 else None
+    return result if math.isfinite(result) and result > 0 else None

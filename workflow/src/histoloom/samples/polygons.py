@@ -63,11 +63,6 @@ def write_polygons(
         The H&E's alignment csv; None: outlines are placed on the morphology image.
     pixel_size_um
         um per pixel of the morphology image.
-
-    Raises
-    ------
-    InputError
-        If the table lacks a column, has vertices that are no numbers, or an outline of fewer than three vertices.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -151,13 +146,7 @@ def _read_rings(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int
 
 
 def read_polygons(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-    """Yield (cell_id, closed ring (k, 2)) of a file that `write_polygons` wrote.
-
-    Raises
-    ------
-    InputError
-        If it is none.
-    """
+    """Yield (cell_id, closed ring (k, 2)) of a file that `write_polygons` wrote."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -197,11 +186,6 @@ def count_outlined(path: Path, obs_ids: Collection[str], outlined: Collection[st
         The section's cells.
     outlined
         The cells that have an outline.
-
-    Raises
-    ------
-    InputError
-        If none has: the outlines are those of another bundle.
     """
     known = set(outlined)
     n = sum(name in known for name in obs_ids)

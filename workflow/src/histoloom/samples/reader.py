@@ -87,26 +87,15 @@ class Reader(ABC):
             X int32 CSR; obs array_row, array_col, in_tissue, optional region; obsm["spatial"] (n, 2) = column, row in
             level-0 px; uns["dropped"] = counts by reason and, optionally, uns["dropped_places"] (k, 2) = where what was
             dropped lies. Optional: var["ensembl_id"]; obs columns of `histoloom.samples.canonical.OPTIONAL_OBS`;
-            uns["found"], a dict of what the files say about the section: "mpp" ({"alignment" or "estimated": um/px}),
+            uns["stated"], a dict of what the files say about the section: "mpp" ({"alignment" or "estimated": um/px}),
             "pitch_um", "spot_diameter_um", "slide_size" (width, height in px; "slide_size_tolerance" where it is
             rounded), "unit" (what an observation is, where the source holds several kinds) and "facts" (JSON, kept in
             the metadata).
-
-        Raises
-        ------
-        InputError
-            If the files cannot be used.
         """
 
 
 def need(row: Mapping[str, str], column: str) -> str:
-    """Return a sheet cell that must not be empty.
-
-    Raises
-    ------
-    InputError
-        If it is.
-    """
+    """Return a sheet cell that must not be empty."""
     value = row.get(column, "")
     if not value:
         raise InputError(
@@ -165,11 +154,6 @@ def join_counts_and_positions(
     max_unmatched
         Largest share of the counts' rows, and of the positions in tissue, that may have no partner; 1 where a source is
         known to give more of the one than of the other.
-
-    Raises
-    ------
-    InputError
-        If none, or too few, have both; the message shows ids of either file and how they differ.
     """
     from histoloom.samples.matching_ids import differences
 

@@ -90,11 +90,5 @@ class Section:
 
 
 def open_section(path: str | Path) -> Section:
-    """Open a section artefact.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or no section.
-    """
+    """Open a section artefact."""
     return Section(Path(path))

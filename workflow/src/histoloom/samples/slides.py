@@ -41,13 +41,7 @@ class SlidesReader(Reader):
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
-        """Lay the grid over the slide.
-
-        Raises
-        ------
-        InputError
-            If um per pixel is neither in the sheet nor in the slide file, or the slide is smaller than one square.
-        """
+        """Lay the grid over the slide."""
         from scipy.sparse import csr_matrix
 
         from histoloom.samples.canonical import cell_number

@@ -45,14 +45,14 @@ class SpatialDataReader(Reader):
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles store (a folder) and image (unless `images: false`)."""
-        found = {"store": join(root, need(row, "store"))}
+        files = {"store": join(root, need(row, "store"))}
         if pictured(spec):
-            found["image"] = join(root, need(row, "image"))
-        return found
+            files["image"] = join(root, need(row, "image"))
+        return files
 
     @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
-        """Return nothing: what the store knows is in `read`'s ``found``."""
+        """Return nothing: what the store knows is in `read`'s ``uns["stated"]``."""
         return {}
 
     @classmethod
@@ -96,7 +96,7 @@ class SpatialDataReader(Reader):
             {"row_without_shape": int((~has).sum())},
         )
         known = {key: own[key] for key in _OWN if own.get(key) is not None}
-        section.uns["found"] = {
+        section.uns["stated"] = {
             "pitch_um": PITCH_UM,
             **known,
             "mpp": {"estimated": known["mpp"]} if "mpp" in known else {},
@@ -107,25 +107,13 @@ class SpatialDataReader(Reader):
 
 
 def need_spatialdata(where: str) -> None:
-    """Check that the optional package is there.
-
-    Raises
-    ------
-    InputError
-        If it is not.
-    """
+    """Check that the optional package is there."""
     if importlib.util.find_spec("spatialdata") is None:
         raise InputError(where, "needs the package 'spatialdata'.", INSTALL, code="spatialdata-not-installed")
 
 
 def open_store(path: Path) -> Any:
-    """Open a store's tables, shapes and images (lazily).
-
-    Raises
-    ------
-    InputError
-        If it is none.
-    """
+    """Open a store's tables, shapes and images (lazily)."""
     import spatialdata
 
     if not path.is_dir():
@@ -198,12 +186,12 @@ def _centres(store: Any, shapes: str, row: Mapping[str, str], path: Path) -> pd.
                 _REMEDY,
                 code="spatialdata-system",
             )
-    found = spatialdata.get_centroids(store.shapes[shapes], coordinate_system=system).compute()
-    places = found[["x", "y"]].to_numpy(np.float64)
+    centroids = spatialdata.get_centroids(store.shapes[shapes], coordinate_system=system).compute()
+    places = centroids[["x", "y"]].to_numpy(np.float64)
     if row.get("image_element"):
         step = get_transformation(store.images[row["image_element"]], to_coordinate_system=system)
         places = _backwards(step.to_affine_matrix(("x", "y"), ("x", "y")), places, path)
-    return pd.DataFrame(places, index=found.index.astype(str), columns=["x", "y"])
+    return pd.DataFrame(places, index=centroids.index.astype(str), columns=["x", "y"])
 
 
 def _backwards(matrix: npt.NDArray[np.float64], places: npt.NDArray[np.float64], path: Path) -> npt.NDArray[np.float64]:
@@ -238,10 +226,10 @@ def _positions(obs: pd.DataFrame, places: npt.NDArray[np.float64], step_px: floa
 
     The column that names the shapes is no pathologist's region, though it is often called so.
     """
-    found = obs[[column for column in _CARRIED if column in obs and column != region_key]].copy()
-    if not {"array_row", "array_col"} <= set(found):
-        found["array_row"], found["array_col"] = np.floor(places[:, ::-1] / step_px).astype(np.int64).T
-    if "in_tissue" not in found:
-        found["in_tissue"] = True
-    found["pixel_x"], found["pixel_y"] = places[:, 0], places[:, 1]
-    return found
+    positions = obs[[column for column in _CARRIED if column in obs and column != region_key]].copy()
+    if not {"array_row", "array_col"} <= set(positions):
+        positions["array_row"], positions["array_col"] = np.floor(places[:, ::-1] / step_px).astype(np.int64).T
+    if "in_tissue" not in positions:
+        positions["in_tissue"] = True
+    positions["pixel_x"], positions["pixel_y"] = places[:, 0], places[:, 1]
+    return positions

@@ -42,12 +42,12 @@ class STNetReader(Reader):
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, spots, metadata, image (unless `images: false`) and annotation (if named)."""
-        found = {role: join(root, need(row, role)) for role in ("counts", "spots")}
+        files = {role: join(root, need(row, role)) for role in ("counts", "spots")}
         if pictured(spec):
-            found["image"] = join(root, need(row, "image"))
+            files["image"] = join(root, need(row, "image"))
         if row.get("annotation"):
-            found["annotation"] = join(root, row["annotation"])
-        return {**found, "metadata": join(root, "metadata.csv")}
+            files["annotation"] = join(root, row["annotation"])
+        return {**files, "metadata": join(root, "metadata.csv")}
 
     @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
@@ -78,13 +78,7 @@ class STNetReader(Reader):
 
 
 def whole_ids(ids: pd.Index, path: Path) -> pd.Index:
-    """Return ids ``XxY`` with both numbers rounded to the array's grid; some files hold refined coordinates.
-
-    Raises
-    ------
-    InputError
-        If an id is none.
-    """
+    """Return ids ``XxY`` with both numbers rounded to the array's grid; some files hold refined coordinates."""
     parts = pd.Series(ids.astype(str)).str.split("x", expand=True)
     numbers = parts.apply(pd.to_numeric, errors="coerce") if parts.shape[1] == 2 else pd.DataFrame([[np.nan, np.nan]])
     if numbers.isna().to_numpy().any():
@@ -100,13 +94,7 @@ def whole_ids(ids: pd.Index, path: Path) -> pd.Index:
 
 
 def read_spots(path: Path) -> pd.DataFrame:
-    """Read where the spots under tissue lie; returns as `histoloom.samples.tables.read_positions`.
-
-    Raises
-    ------
-    InputError
-        If the table has no columns X and Y, or coordinates that are no numbers.
-    """
+    """Read where the spots under tissue lie; returns as `histoloom.samples.tables.read_positions`."""
     from histoloom.samples.tables import tidy_positions
     from histoloom.text_tables import read_text_table
 
@@ -115,15 +103,15 @@ def read_spots(path: Path) -> pd.DataFrame:
     if missing:
         raise InputError(
             path,
-            f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
+            f"no column {', '.join(missing)}; columns: {', '.join(map(str, table.columns))}.",
             _FETCH,
             code="stnet-spots-columns",
         )
     ids = whole_ids(pd.Index(table.iloc[:, 0], dtype=object), path)
     array = ids.to_series().str.split("x", expand=True).astype(np.int64).to_numpy()
-    found = {"obs_id": ids, "array_row": array[:, 0], "array_col": array[:, 1]}
+    columns = {"obs_id": ids, "array_row": array[:, 0], "array_col": array[:, 1]}
     return tidy_positions(
-        pd.DataFrame({**found, "pixel_x": table["X"].to_numpy(), "pixel_y": table["Y"].to_numpy()}), path
+        pd.DataFrame({**columns, "pixel_x": table["X"].to_numpy(), "pixel_y": table["Y"].to_numpy()}), path
     )
 
 
@@ -139,11 +127,6 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
         ``tumor`` or ``non`` by spot id.
     int
         Rows left out because they have no coordinates or no label.
-
-    Raises
-    ------
-    InputError
-        If the table has no coordinates and labels, or labels a spot twice and differently.
     """
     from histoloom.text_tables import read_text
 
@@ -180,13 +163,7 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
 
 
 def read_names(path: Path) -> pd.DataFrame:
-    """Read ``metadata.csv``: columns type, patient, replicate and the four of `ROLES`, index ``<patient>_<replicate>``.
-
-    Raises
-    ------
-    InputError
-        If a column is missing.
-    """
+    """Read ``metadata.csv``: type, patient, replicate and the four of `ROLES`, index ``<patient>_<replicate>``."""
     from histoloom.samples.tables import check_unique
     from histoloom.text_tables import read_text_table
 
@@ -205,13 +182,7 @@ def read_names(path: Path) -> pd.DataFrame:
 
 
 def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None:
-    """Check a sheet row's patient and files against ``metadata.csv``.
-
-    Raises
-    ------
-    InputError
-        If the section is not in the table, or the table names another patient or other files.
-    """
+    """Check a sheet row's patient and files against ``metadata.csv``."""
     import difflib
 
     sample = row["sample"]
@@ -231,10 +202,10 @@ def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None
         if row.get(role) and Path(row[role]).name != published[column]
     }
     if wrong:
-        told = ", ".join(f"{role} '{name}' and not '{row[role]}'" for role, name in wrong.items())
+        names_in_table = ", ".join(f"{role} '{name}' and not '{row[role]}'" for role, name in wrong.items())
         raise InputError(
             path,
-            f"section '{sample}' has {told}.",
+            f"section '{sample}' has {names_in_table}.",
             "put the published names into the sheet.",
             code="stnet-names-differ",
         )

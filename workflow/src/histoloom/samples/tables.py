@@ -63,11 +63,6 @@ def read_count_table(path: Path) -> tuple[csr_matrix, pd.Index, pd.Index]:
         int32, (observations, genes).
     obs_ids, genes : Index
         Names of rows and columns, unique.
-
-    Raises
-    ------
-    InputError
-        If the table is ragged, has duplicate ids or genes, or cells that are no counts.
     """
     raw = read_bytes(path)
     if b"\r" in raw:
@@ -171,13 +166,7 @@ def _number(cell: str, obs_id: str, gene: str, path: Path) -> float:
 def check_counts(
     matrix: Any, obs_ids: Sequence[str] | pd.Index, genes: Sequence[str] | pd.Index, where: str | Path
 ) -> None:
-    """Check that a matrix, dense or sparse, holds counts.
-
-    Raises
-    ------
-    InputError
-        Naming the first observation and gene whose value is NaN, infinite, negative, fractional or beyond int32.
-    """
+    """Check that a matrix, dense or sparse, holds counts."""
     from scipy.sparse import coo_matrix, issparse
 
     values = np.asarray(matrix.data if issparse(matrix) else matrix)
@@ -224,13 +213,7 @@ def refuse_count(where: str | Path, obs_id: str, gene: str, value: Any, n_bad: i
 
 
 def check_unique(names: pd.Index, where: str | Path, what: str) -> None:
-    """Check that names are present and unique.
-
-    Raises
-    ------
-    InputError
-        Naming the first that is empty or repeated.
-    """
+    """Check that names are present and unique."""
     if names.hasnans or (names == "").any():
         raise InputError(where, f"a {what} has no name.", f"name every {what}, {EXCLUDE}", code=f"{what}-without-name")
     if not names.is_unique:
@@ -256,11 +239,6 @@ def read_positions(path: Path) -> pd.DataFrame:
     DataFrame
         Index obs_id; array_row, array_col int64; pixel_x, pixel_y float64, level-0 px; in_tissue bool; region (str, ""
         where empty) when the table has one.
-
-    Raises
-    ------
-    InputError
-        If columns are missing, ids repeat or coordinates are no numbers.
     """
     return tidy_positions(_read_table(path), path)
 
@@ -272,37 +250,37 @@ def tidy_positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     if missing:
         raise InputError(
             path,
-            f"no column for {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
+            f"no column for {', '.join(missing)}; positions: {', '.join(map(str, table.columns))}.",
             "name the columns x, y (array) and pixel_x, pixel_y (full-resolution pixels: column, row), "
             "or give Space Ranger's tissue_positions file.",
             code="positions-columns",
         )
-    found = pd.DataFrame(index=table.index)
+    positions = pd.DataFrame(index=table.index)
     for name in ("array_row", "array_col", "pixel_x", "pixel_y"):
-        found[name] = _numbers(table[columns[name]], path)
+        positions[name] = _numbers(table[columns[name]], path)
     for name in ("array_row", "array_col"):
-        if (found[name] % 1 != 0).any():
+        fractions = positions[name][positions[name] % 1 != 0]
+        if len(fractions):
             raise InputError(
                 path,
-                f"column '{columns[name]}' holds {found[name][found[name] % 1 != 0].iloc[0]}; array coordinates are "
-                "whole numbers.",
+                f"column '{columns[name]}' holds {fractions.iloc[0]}; array coordinates are whole numbers.",
                 "round them to the array's grid.",
                 code="positions-fractions",
             )
-        found[name] = found[name].astype(np.int64)
+        positions[name] = positions[name].astype(np.int64)
     in_tissue, region = columns["in_tissue"], columns["region"]
-    found["in_tissue"] = True if in_tissue is None else _flags(table[in_tissue], path)
+    positions["in_tissue"] = True if in_tissue is None else _flags(table[in_tissue], path)
     if region is not None:
         labels = table[region].astype(object)
-        found["region"] = labels.where(labels.notna(), "").astype(str).str.strip()
+        positions["region"] = labels.where(labels.notna(), "").astype(str).str.strip()
     id_column = next((c for c in _ID_COLUMNS if c in table), None)
     if id_column is None:
-        ids = found["array_row"].astype(str) + "x" + found["array_col"].astype(str)
+        ids = positions["array_row"].astype(str) + "x" + positions["array_col"].astype(str)
     else:
         ids = table[id_column].astype(str)
-    found.index = pd.Index(ids.to_numpy(), dtype=object)
-    check_unique(found.index, path, "spot")
-    return found
+    positions.index = pd.Index(ids.to_numpy(), dtype=object)
+    check_unique(positions.index, path, "spot")
+    return positions
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -28,12 +28,6 @@ def read_10x_h5(path: Path) -> Counts:
     The file holds a CSC matrix of shape (features, barcodes); its arrays are those of a CSR matrix of the transpose, so
     nothing is converted. Own code because scanpy's reader holds 64-bit indices and float counts, which a matrix of
     700,000 cells cannot afford, and trusts shape, layout and feature types.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, no such h5, holds probes in place of genes, lacks a dataset, is stored by features or
-        with swapped axes, or holds values that are no counts.
     """
     import h5py
 

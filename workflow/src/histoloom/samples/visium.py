@@ -43,10 +43,10 @@ class VisiumReader(Reader):
                 "give a folder of binned_outputs, such as binned_outputs/square_008um.",
                 code="visium-segmented",
             )
-        found = {"counts": str(folder / _COUNTS), "spatial": str(folder / "spatial")}
+        files = {"counts": str(folder / _COUNTS), "spatial": str(folder / "spatial")}
         if pictured(spec):
-            found["image"] = join(root, need(row, "image"))
-        return found
+            files["image"] = join(root, need(row, "image"))
+        return files
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
@@ -64,31 +64,25 @@ class VisiumReader(Reader):
         # The filtered matrix holds barcodes under tissue only; the rest of the array is no loss.
         dropped["outside_tissue"] = dropped.pop("position_without_counts")
         section.uns.pop("dropped_places")
-        section.uns["found"] = read_scales(folder)
-        section.uns["found"]["facts"]["other_features"] = dict(counts.other_features)
+        section.uns["stated"] = read_scales(folder)
+        section.uns["stated"]["facts"]["other_features"] = dict(counts.other_features)
         return section
 
 
 def find_positions(folder: Path) -> Path:
-    """Return the positions file of a ``spatial`` folder.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
-    found = [folder / name for name in POSITIONS if (folder / name).is_file()]
-    if not found:
-        there = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
+    """Return the positions file of a ``spatial`` folder."""
+    present = [folder / name for name in POSITIONS if (folder / name).is_file()]
+    if not present:
+        stored = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
         raise InputError(
             folder,
-            f"none of {', '.join(POSITIONS)}; there is: {there or 'nothing'}.",
+            f"none of {', '.join(POSITIONS)}; there is: {stored or 'nothing'}.",
             _REMEDY,
             code="visium-positions",
         )
-    if len(found) > 1:
-        logger.warning("%s: several generations of positions, %s is used", folder, found[0].name)
-    return found[0]
+    if len(present) > 1:
+        logger.warning("%s: several generations of positions, %s is used", folder, present[0].name)
+    return present[0]
 
 
 def read_scales(folder: Path) -> dict[str, Any]:
@@ -97,12 +91,7 @@ def read_scales(folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        As `Reader.read` describes ``uns["found"]``.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, no JSON, or a scale is no positive number.
+        As `Reader.read` describes ``uns["stated"]``.
     """
     from PIL import Image
 
@@ -115,13 +104,13 @@ def read_scales(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(path, f"no JSON ({error}).", _REMEDY, code="visium-scales") from error
     bin_um, um_per_px = number(scales.get("bin_size_um")), number(scales.get("microns_per_pixel"))
-    found: dict[str, Any] = {
+    stated: dict[str, Any] = {
         "pitch_um": bin_um or PITCH_UM,
         "spot_diameter_um": bin_um or SPOT_UM,
         "facts": {k: scales[k] for k in ("spot_diameter_fullres", "tissue_hires_scalef", "bin_size_um") if k in scales},
     }
     if um_per_px:
-        found["mpp"] = {"estimated": um_per_px}
+        stated["mpp"] = {"estimated": um_per_px}
     for name, key in (
         ("tissue_hires_image.png", "tissue_hires_scalef"),
         ("tissue_lowres_image.png", "tissue_lowres_scalef"),
@@ -135,10 +124,10 @@ def read_scales(folder: Path) -> dict[str, Any]:
             )
         try:
             with Image.open(folder / name) as image:
-                found["slide_size"] = (image.width / scale, image.height / scale)
+                stated["slide_size"] = (image.width / scale, image.height / scale)
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(folder / name, f"no readable picture ({error}).", _REMEDY, code="visium-hires") from error
         # The small image was rounded to whole pixels.
-        found["slide_size_tolerance"] = 1 + 1 / scale
+        stated["slide_size_tolerance"] = 1 + 1 / scale
         break
-    return found
+    return stated

@@ -49,15 +49,15 @@ class XeniumReader(Reader):
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, cells, experiment and, with an H&E (unless `images: false`), image and alignment."""
         bundle = need(row, "bundle")
-        found = {
+        files = {
             "counts": join(root, f"{bundle}/cell_feature_matrix.h5"),
             "cells": join(root, f"{bundle}/{row.get('cells') or 'cells.parquet'}"),
             "experiment": join(root, f"{bundle}/experiment.xenium"),
         }
         if row.get("image") and pictured(spec):
-            found["image"] = join(root, row["image"])
-            found["alignment"] = join(root, need(row, "alignment"))
-        return found
+            files["image"] = join(root, row["image"])
+            files["alignment"] = join(root, need(row, "alignment"))
+        return files
 
     @classmethod
     def polygons(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
@@ -85,8 +85,8 @@ class XeniumReader(Reader):
         facts = read_experiment(Path(files["experiment"]))
         counts, cells, dropped = _join(counts, cells, files)
         um = cells[["x_centroid", "y_centroid"]].to_numpy(np.float64)
-        places, found = _place(um, files, facts["pixel_size"])
-        inside = found.pop("inside")
+        places, stated = _place(um, files, facts["pixel_size"])
+        inside = stated.pop("inside")
         dropped |= {"outside_slide": int((~inside).sum()), "control_feature": sum(counts.other_features.values())}
         if not inside.all():
             counts, cells, places, um = counts.rows(inside), cells[inside], places[inside], um[inside]
@@ -102,20 +102,14 @@ class XeniumReader(Reader):
             }
         )
         section = assemble(counts, positions, dropped)
-        found["facts"] = {**facts, "controls": dict(counts.other_features)}
-        found["spot_diameter_um"] = _diameter(cells)
-        section.uns["found"] = found
+        stated["facts"] = {**facts, "controls": dict(counts.other_features)}
+        stated["spot_diameter_um"] = _diameter(cells)
+        section.uns["stated"] = stated
         return section
 
 
 def read_experiment(path: Path) -> dict[str, Any]:
-    """Read what ``experiment.xenium`` says of the run: pixel_size (um), version, panel, number of cells.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, no JSON or states a pixel size that is no positive number.
-    """
+    """Read what ``experiment.xenium`` says of the run: pixel_size (um), version, panel, number of cells."""
     from histoloom.text_tables import read_bytes
 
     try:
@@ -139,11 +133,6 @@ def read_cells(path: Path) -> pd.DataFrame:
     DataFrame
         Index cell id as text (published as text, number or bytes); x_centroid, y_centroid um; the other columns as
         published.
-
-    Raises
-    ------
-    InputError
-        If the table is unreadable, lacks a column, repeats an id or has a centroid that is no number.
     """
     from histoloom.samples.tables import as_numbers, as_text, check_unique
     from histoloom.text_tables import read_text_table
@@ -228,11 +217,6 @@ def check_alignment(
     -------
     ndarray
         Which cells lie on the slide.
-
-    Raises
-    ------
-    InputError
-        If more than 5 % lie outside it, or on glass where the inverse would put them on tissue.
     """
     from histoloom.samples import geometry
     from histoloom.slides import open_slide

@@ -12,13 +12,7 @@ from histoloom.slides.tiff import TiffSlide, needs_tifffile
 
 
 def open_slide(path: str | Path) -> Slide:
-    """Open a slide; use it as a context manager.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, empty, or no image that OpenSlide or Pillow can open.
-    """
+    """Open a slide; use it as a context manager."""
     import openslide
 
     path = Path(path)

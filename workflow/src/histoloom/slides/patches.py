@@ -49,13 +49,7 @@ class PatchSlide(Slide):
         self.width, self.height = (int(v) for v in np.ceil(self._corners.max(axis=0) + 2 * self._gap))
 
     def ready_tile(self, x: float, y: float, side: float, size_px: int) -> UInt8:
-        """Return the patch that is the tile around (x, y).
-
-        Raises
-        ------
-        InputError
-            If no patch lies there, or patches have another size.
-        """
+        """Return the patch that is the tile around (x, y)."""
         if size_px != self.patch_px:
             raise InputError(
                 self.path,

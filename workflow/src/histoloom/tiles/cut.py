@@ -42,11 +42,6 @@ def cut_tiles(*, sample: Path, slide: Path, spec: Mapping[str, Any], out: Path, 
         Parquet to write: obs_id, x, y (centre, level-0 px), tissue_fraction, kept, reason.
     picture
         PNG to write: the slide with its squares, and examples.
-
-    Raises
-    ------
-    InputError
-        If the slide is not the one the section was made with, or no tile is kept.
     """
     tiles, section = TileSpec.from_dict(spec), open_section(sample)
     facts = section.metadata
@@ -78,13 +73,7 @@ def _nothing_kept(sample: Path, name: str, metadata: Mapping[str, Any]) -> Input
 
 
 def check_slide(image: Slide, facts: Mapping[str, Any], sample: Path) -> None:
-    """Check that a slide has the size that the section's coordinates refer to.
-
-    Raises
-    ------
-    InputError
-        If it has not.
-    """
+    """Check that a slide has the size that the section's coordinates refer to."""
     expected = (facts.get("slide_width"), facts.get("slide_height"))
     if None not in expected and expected != (image.width, image.height):
         raise InputError(

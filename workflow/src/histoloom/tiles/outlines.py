@@ -71,11 +71,6 @@ def draw_outlines(*, sample: Path, slide: Path, tiles: Path, cells: Path, nuclei
         Its outlines (`histoloom.samples.polygons`).
     out
         PNG to write; same inputs, same bytes.
-
-    Raises
-    ------
-    InputError
-        If no kept tile is a cell with an outline.
     """
     facts, of_tiles = read_metadata(sample), read_metadata(tiles)
     frame = pd.read_parquet(tiles)
@@ -90,7 +85,9 @@ def draw_outlines(*, sample: Path, slide: Path, tiles: Path, cells: Path, nuclei
             "look at the picture of the tiles.",
             code="tiles-no-outline",
         )
-    shares = {name: share_inside(kept, found) for name, found in (("cell", rings), ("nucleus", cores))}
+    shares = {
+        name: share_inside(kept, outlines_of_kind) for name, outlines_of_kind in (("cell", rings), ("nucleus", cores))
+    }
     logger.info("%s: centres inside their own outline: %s", sample, shares)
     with open_slide(slide) as image:
         window = densest_window(
@@ -138,9 +135,11 @@ def densest_window(places: npt.NDArray[np.float64], slide: Slide, side: float) -
 
 
 def _title(facts: Mapping[str, Any], of_tiles: Mapping[str, Any], shares: Mapping[str, float]) -> str:
-    told = ", ".join(f"{100 * share:.1f} % in its own {name}" for name, share in shares.items() if np.isfinite(share))
+    summary = ", ".join(
+        f"{100 * share:.1f} % in its own {name}" for name, share in shares.items() if np.isfinite(share)
+    )
     size = f"tiles of {of_tiles['size_level0_px'] * facts['mpp']:.0f} µm"
-    return f"{facts['cohort']} / {facts['sample']}   patient {facts['patient']}\n{size}; tile centre: {told}"
+    return f"{facts['cohort']} / {facts['sample']}   patient {facts['patient']}\n{size}; tile centre: {summary}"
 
 
 def _draw(
@@ -230,9 +229,9 @@ def _show_tiles(
     # Fewer tiles than panels: the others stay empty.
     for axes, tile, name, centre in zip(panels, pixels, chosen["obs_id"], centres, strict=False):
         axes.imshow(tile, extent=(0, side, side, 0), interpolation="antialiased")
-        for found, colour in ((rings, _CELL), (cores, _NUCLEUS)):
-            if name in found:
-                _add_rings(axes, [found[name] - (centre - side / 2)], colour)
+        for outlines_of_kind, colour in ((rings, _CELL), (cores, _NUCLEUS)):
+            if name in outlines_of_kind:
+                _add_rings(axes, [outlines_of_kind[name] - (centre - side / 2)], colour)
         axes.set_title(str(name), fontsize=7)
     for axes in figure.axes:
         axes.set_axis_off()

@@ -48,13 +48,7 @@ class TileSpec:
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> TileSpec:
-        """Build from a validated entry of the config.
-
-        Raises
-        ------
-        InputError
-            If a key is unknown.
-        """
+        """Build from a validated entry of the config."""
         known, inner = {f.name for f in fields(cls)}, {f.name for f in fields(Background)}
         unknown = [k for k in spec if k not in known]
         unknown += [f"background.{k}" for k in spec.get("background", {}) if k not in inner]
