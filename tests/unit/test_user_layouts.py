@@ -235,3 +235,20 @@ def test_spots_off_the_tissue_stop(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "s.png")
     with pytest.raises(InputError, check=has_code("spots-off-tissue")):
         read(tmp_path, write_h5ad(tmp_path))
+
+
+def test_a_missing_file_is_named_with_sheet_row_and_column(tmp_path: Path) -> None:
+    from histoloom.config import load_config
+    from histoloom.plan import Plan
+
+    (tmp_path / "sheet.tsv").write_text(
+        "sample\tpatient\tcounts\timage\nS1\tP\tnone.h5ad\ts.png\nS2\tP\ta{1}.h5ad\ts.png\n"
+    )
+    raw = {"cohorts": {"mine": {"source": "files", "sheet": "sheet.tsv"}}, "experiments": {}}
+    (tmp_path / "c.yaml").write_text("")
+    plan = Plan(load_config(raw, [tmp_path / "c.yaml"]))
+    with pytest.raises(InputError, check=has_code("user-file-missing")) as error:
+        plan.sections.raw_files("mine", "S1")
+    assert "sheet.tsv: row of sample 'S1', column 'counts'" in error.value.where
+    with pytest.raises(InputError, check=has_code("path-braces")):
+        plan.sections.files("mine", "S2")

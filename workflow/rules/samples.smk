@@ -5,7 +5,7 @@
 
 rule read_section:
     input:
-        unpack(inputs(PLAN.sections.files)),
+        unpack(inputs(PLAN.sections.raw_files)),
     output:
         sample=paths.SAMPLE,
         picture=report(

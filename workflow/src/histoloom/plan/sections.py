@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from histoloom import kinds, paths
@@ -119,7 +120,38 @@ class Sections:
 
     def files(self, cohort: str, sample: str) -> dict[str, str]:
         """Return what reading a section takes, by role; ``image`` is the slide."""
-        return {role: path for role, path in self.all_files(cohort, sample).items() if role != "truth"}
+        files = {role: path for role, path in self.all_files(cohort, sample).items() if role != "truth"}
+        for path in files.values():
+            if "{" in path or "}" in path:
+                raise InputError(
+                    self._sheet_row(cohort, sample, path),
+                    f"the path '{path}' has braces, which Snakemake takes for a pattern.",
+                    "rename the file or folder without { and }.",
+                    "path-braces",
+                )
+        return files
+
+    def raw_files(self, cohort: str, sample: str) -> dict[str, str]:
+        """Return `files`; one that no rule simulates or downloads must be there."""
+        files, entry = self.files(cohort, sample), self.entry(cohort)
+        made = self._kind(cohort).simulated or (not entry.get("root") and entry["source"] in self.downloaded_sources)
+        for role, path in files.items():
+            if not made and not Path(path).exists():
+                raise InputError(
+                    self._sheet_row(cohort, sample, path),
+                    f"the file {path} ({role}) does not exist.",
+                    "correct the path, which is relative to the sheet or to the cohort's `root`; or give the section a "
+                    "reason in the sheet's 'exclude' column.",
+                    "user-file-missing",
+                )
+        return files
+
+    def _sheet_row(self, cohort: str, sample: str, path: str) -> str:
+        """Return sheet, row and, where a cell is part of the path, column."""
+        cells = self.row(cohort, sample).items()
+        columns = [name for name, cell in cells if cell and name != "sample" and str(cell) in path]
+        column = f", column '{columns[0]}'" if columns else ""
+        return f"{self.config.sheet_paths[cohort]}: row of sample '{sample}'{column}"
 
     def tables(self, cohort: str) -> dict[str, str]:
         """Return the tables that came with a cohort by name: labels, gene lists, splits."""
