@@ -133,10 +133,9 @@ class Sections:
 
     def raw_files(self, cohort: str, sample: str) -> dict[str, str]:
         """Return `files`; one that no rule simulates or downloads must be there."""
-        files, entry = self.files(cohort, sample), self.entry(cohort)
-        made = self._kind(cohort).simulated or (not entry.get("root") and entry["source"] in self.downloaded_sources)
+        files = self.files(cohort, sample)
         for role, path in files.items():
-            if not made and not Path(path).exists():
+            if not path.startswith(f"{self.config.raw_dir}/") and not Path(path).exists():
                 raise InputError(
                     self._sheet_row(cohort, sample, path),
                     f"the file {path} ({role}) does not exist.",
@@ -149,8 +148,8 @@ class Sections:
     def _sheet_row(self, cohort: str, sample: str, path: str) -> str:
         """Return sheet, row and, where a cell is part of the path, column."""
         cells = self.row(cohort, sample).items()
-        columns = [name for name, cell in cells if cell and name != "sample" and str(cell) in path]
-        column = f", column '{columns[0]}'" if columns else ""
+        parts = {name: cell for name, cell in cells if cell and cell in path}
+        column = f", column '{max(parts, key=lambda name: len(parts[name]))}'" if parts else ""
         return f"{self.config.sheet_paths[cohort]}: row of sample '{sample}'{column}"
 
     def tables(self, cohort: str) -> dict[str, str]:
