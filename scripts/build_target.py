@@ -1,4 +1,4 @@
-"""Adapter of rule build_target: what is predicted, where tissue, tile and label meet."""
+"""Adapter of rule build_target: what is predicted, for observations with tissue, tile and label."""
 
 import json
 

@@ -70,13 +70,13 @@ def identity_of(path: str | Path) -> str:
 
 def identities_of(paths: Mapping[str, str | Path | Iterable[str | Path]]) -> dict[str, str]:
     """Return identities by role; a role with several files gets one entry per file, numbered in order."""
-    found: dict[str, str] = {}
+    identities: dict[str, str] = {}
     for role, value in paths.items():
         if isinstance(value, (str, Path)):
-            found[role] = identity_of(value)
+            identities[role] = identity_of(value)
         else:
-            found.update({f"{role}.{i:04d}": identity_of(item) for i, item in enumerate(value)})
-    return found
+            identities.update({f"{role}.{i:04d}": identity_of(item) for i, item in enumerate(value)})
+    return identities
 
 
 def write_parquet(frame: pd.DataFrame, path: str | Path, metadata: Mapping[str, Any]) -> None:

@@ -199,9 +199,9 @@ class Checkpoint:
             path.unlink(missing_ok=True)
         for path in (self.path, self.previous):
             if path.is_file():
-                found = self._read(path)
-                if found is not None:
-                    return found
+                content = self._read(path)
+                if content is not None:
+                    return content
         return None
 
     def _read(self, path: Path) -> dict[str, Any] | None:

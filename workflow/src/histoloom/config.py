@@ -62,7 +62,7 @@ class Config:
     origin
         The config files, for messages.
     genes
-        How genes of different sources meet: ``match`` and ``table``.
+        How genes of different sources are matched: ``match`` and ``table``.
     """
 
     entries: Mapping[str, Mapping[str, Entry]]

@@ -59,8 +59,8 @@ class Cells:
 
         counts = np.zeros((len(centres), len(self.types)), dtype=np.int64)
         if len(self.position):
-            for i, found in enumerate(cKDTree(self.position).query_ball_point(centres, diameter_um / 2)):
-                counts[i] = np.bincount(self.kind[found], minlength=len(self.types))
+            for i, cells in enumerate(cKDTree(self.position).query_ball_point(centres, diameter_um / 2)):
+                counts[i] = np.bincount(self.kind[cells], minlength=len(self.types))
         return counts
 
 

@@ -37,14 +37,14 @@ def find_overlap(table: pd.DataFrame) -> list[dict[str, Any]]:
     """
     # An observation-level table has a row per spot; sections are all that is told.
     sections = table[["fold", "cohort", "sample", "patient", "role"]].drop_duplicates()
-    found = []
+    overlaps = []
     for fold, rows in sections.groupby("fold", sort=False):
         tested = set(_patients(rows, "test"))
         for patient in _patients(rows, "train"):
             if patient in tested:
                 sides = {role: _samples(rows, role, patient) for role in ("train", "test")}
-                found.append({"fold": str(fold), "patient": patient, **sides})
-    return found
+                overlaps.append({"fold": str(fold), "patient": patient, **sides})
+    return overlaps
 
 
 def guard_overlap(table: pd.DataFrame, on_overlap: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

@@ -32,7 +32,7 @@ def roles_of(table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, np.ndarray]:
         If the table names an observation or a section twice in a fold, or one that is not there.
     """
     sample_key, key = section_keys(obs), observation_keys(obs)
-    found: dict[str, np.ndarray] = {}
+    by_fold: dict[str, np.ndarray] = {}
     for fold, rows in table.groupby("fold", sort=False):
         roles = np.full(len(obs), "", dtype=object)
         whole = rows["obs_id"].isna().to_numpy(bool)
@@ -48,5 +48,5 @@ def roles_of(table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, np.ndarray]:
             mapped = role.reindex(against).to_numpy(object)
             hit = ~pd.isna(mapped)
             roles[hit] = mapped[hit]
-        found[str(fold)] = roles
-    return found
+        by_fold[str(fold)] = roles
+    return by_fold

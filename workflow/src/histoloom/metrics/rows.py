@@ -131,8 +131,8 @@ def read_metrics(paths: Sequence[str | Path]) -> pd.DataFrame:
 
 def read_protocols(paths: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
     """Return the metadata of metrics files by model name (for checks: by check name)."""
-    found = {}
+    protocols = {}
     for path in paths:
         metadata = read_metadata(path)
-        found[str(metadata.get("model") or Path(path).stem)] = metadata
-    return found
+        protocols[str(metadata.get("model") or Path(path).stem)] = metadata
+    return protocols
