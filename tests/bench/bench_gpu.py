@@ -158,8 +158,8 @@ def whole_job(size: str, n: int, device: str, **changes: Any) -> dict[str, Any]:
 def mlp(device: str, models: int = 72, n: int = 13_620, dim: int = 1536, n_types: int = 13, epochs: int = 2) -> None:
     """Print seconds per epoch of the stack and of a loop over stacks of one."""
     import yaml
-    from histoloom.inputs.scaling import Scaler
 
+    from histoloom.inputs.scaling import Scaler
     from histoloom.models.network import MLPSpec
     from histoloom.models.stack import Member, train_stack
 

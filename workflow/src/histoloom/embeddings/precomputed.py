@@ -83,11 +83,6 @@ def import_embeddings(
         Entry of kind precomputed with ``card`` (full), ``tiles_spec`` and ``name``.
     out
         h5 to write, as `histoloom.embeddings.embed_batch` writes it; kept tiles without a feature are left out.
-
-    Raises
-    ------
-    InputError
-        If a file is damaged, of another section, slide, encoder or tile size, or too many tiles have no feature.
     """
     card = spec["card"]
     sections = open_sections(cohort, samples, [Path()] * len(samples), tiles, spec["tiles_spec"])
@@ -120,11 +115,6 @@ def read_table(path: Path, form: str) -> Table:
         The h5.
     form
         ``"trident"`` or ``"hest"``.
-
-    Raises
-    ------
-    InputError
-        If it is none of that form, its arrays do not belong together, a feature is not finite, or an id comes twice.
     """
     import h5py
 
@@ -205,11 +195,6 @@ def match(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
         Its features.
     spec
         ``format``, ``max_shift_um``, ``max_missing``, ``tiles_spec``.
-
-    Raises
-    ------
-    InputError
-        If tiles are of another size, slide or section, or too many observations have no row.
     """
     rows = _by_place(section, table, spec) if table.obs_ids is None else _by_id(section, table, spec)
     lost = rows < 0
@@ -304,13 +289,7 @@ def _check_grid(section: Section, table: Table, spec: Mapping[str, Any]) -> floa
 
 
 def grid_side(table: Table) -> tuple[float, int]:
-    """Return the side of a grid's tiles in level-0 px, and in their own px.
-
-    Raises
-    ------
-    InputError
-        If the attributes of ``coords`` do not say.
-    """
+    """Return the side of a grid's tiles in level-0 px, and in their own px."""
     facts = table.facts
     try:
         px = int(facts["patch_size"])
