@@ -184,7 +184,7 @@ class Embeddings:
         """Return how many GPUs an embedding job can use."""
         return self._kind(encoder).gpu
 
-    # groups of encoders -------------------------------------------------------------------------------------------------
+    # groups of encoders -----------------------------------------------------------------------------------------------
 
     def used_encoders(self, cohort: str) -> list[str]:
         """Return the encoders that the experiments which are to run ask for on a cohort, in the config's order."""
