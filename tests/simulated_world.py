@@ -12,11 +12,11 @@ from histoloom.embeddings import EncoderSpec, embed_batch
 from histoloom.folds import make_folds
 from histoloom.labels import LabelTask, gather_labels, label_groups
 from histoloom.metrics import score_predictions
-from histoloom.models import predict_model, train_model
+from histoloom.models import fit_models, predict_models
 from histoloom.plan import Plan
 from histoloom.references import build_reference
 from histoloom.samples import read_section
-from histoloom.targets import build_target
+from histoloom.targets import make_target
 from histoloom.tiles import cut_tiles
 from histoloom_simulation import write_reference, write_section
 
@@ -138,25 +138,19 @@ class SimulatedWorld:
             entry = plan.config.get("experiments", experiment)
             self.labels(entry["labels"], cohort)
         target, folds = ready(f"results/targets/{experiment}/target.h5ad"), ready(f"results/folds/{experiment}.parquet")
-        build_target(
-            spec=plan.experiments.spec(experiment, "target"), out=target,
-            **{role: paths(files) for role, files in plan.models.target_files(experiment).items()},
-        )  # fmt: skip
+        files = {role: paths(names) for role, names in plan.models.target_files(experiment).items()}
+        make_target(spec=plan.experiments.spec(experiment, "target"), files=files, out=target)
         spec = plan.experiments.spec(experiment, "folds")
         make_folds(spec=spec, target=target, seed=spec.get("seed", 0), out=folds)
         fitted, made = ready(f"models/{experiment}.{model}.pt"), ready(f"predictions/{experiment}.{model}.h5ad")
-        choices: dict[str, Any] = {
+        reads = {role: paths(names) for role, names in plan.models.inputs(experiment, model).items()}
+        given: dict[str, Any] = {
             "spec": plan.models.spec(model),
             "experiment": plan.experiments.spec(experiment, "training"),
-            "embeddings": {
-                role.removeprefix("embeddings_"): paths(files)
-                for role, files in plan.models.inputs(experiment, model).items()
-            },
+            "files": {**reads, "target": [target], "folds": [folds]},
         }
-        train_model(
-            **choices, target=target, folds=folds, out=fitted, efficiency=fitted.with_suffix(".json"), threads=1
-        )
-        predict_model(**choices, model=fitted, target=target, folds=folds, variant=variant, out=made)
+        fit_models(**given, out=fitted, efficiency=fitted.with_suffix(".json"))
+        predict_models(**given, models=[fitted], variant=variant, out=made)
         leaks = variant == "leaks"
         out = ready(f"results/metrics/{'leaks/' * leaks}{experiment}/{model}.parquet")
         score_predictions(

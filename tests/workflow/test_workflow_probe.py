@@ -12,6 +12,7 @@ from support import run
 from bench_layout import FOLDS, SECTIONS, write_sheet, write_task
 
 pytestmark = pytest.mark.workflow
+MODELS = ("texture", "texture_inner")
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +21,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     write_task(folder / "mirror/hest_bench", "IDC")
     write_sheet(folder / "toy.tsv")
-    probe = {
-        "task": "probe", "paper": "hest_bench", "title": "HEST-bench, a toy IDC", "cohorts": ["idc"], "tiles": "patch",
-        "encoders": ["texture"], "split": "published", "panel": {"genes": "published"}, "content_guard": "off",
+    bench = {
+        "task": "evaluate", "paper": "hest_bench", "title": "HEST-bench, a toy IDC", "cohorts": ["idc"],
+        "tiles": "patch", "split": "published", "target": {"kind": "expression", "panel": {"genes": "published"}},
+        "models": ["texture", "texture_inner"], "content_guard": "off",
     }  # fmt: skip
     config = {
         "cohorts": {"idc": {"source": "hest_bench", "task": "IDC", "folds": len(FOLDS), "sheet": "toy.tsv"}},
         "tiles": {"patch": {"size_px": 224, "um_per_px": 0.5, "background": {"method": "none"}}},
         "encoders": {"texture": {"card": "stain_texture", "tiles": "patch"}},
-        "experiments": {"bench": probe},
+        "models": {
+            "texture": {"kind": "pca_ridge", "inputs": ["texture"]},
+            "texture_inner": {"kind": "pca_ridge", "inputs": ["texture"], "alpha": "inner"},
+        },
+        "experiments": {"bench": bench},
     }
     (folder / "c.yaml").write_text(yaml.safe_dump(config))
     run(folder, "--config", "mirror_dir=mirror", config=folder / "c.yaml")
@@ -36,13 +42,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_task_ends_in_a_table_and_a_figure(finished: Path) -> None:
-    table = pd.read_csv(finished / "results/tables/bench/probe.csv").set_index("alpha")
-    assert sorted(table.index) == ["inner", "published"]
-    assert (table["n_folds"] == len(FOLDS)).all()
-    assert (table["n_patients"] == len(set(SECTIONS.values()))).all()
+    rows = pd.concat([pd.read_parquet(finished / f"results/metrics/bench/{m}.parquet") for m in MODELS])
+    whole = rows[(rows["metric"] == "pcc_bench") & (rows["aggregation"] == "cohort") & (rows["target"] == "")]
+    assert sorted(whole["model"]) == sorted(MODELS)
+    assert (whole["n"] == len(FOLDS)).all()
     # Half of the genes follow the picture.
-    assert (table["pcc_bench"] > 0.25).all()
-    assert (finished / "results/figures/bench/probe.png").stat().st_size > 5000
+    assert (whole["value"] > 0.25).all()
+    assert (finished / "results/tables/bench/summary.csv").stat().st_size > 100
     for sample in SECTIONS:
         assert (finished / f"results/figures/samples/idc/{sample}.png").stat().st_size > 5000
     taken = finished / "results/sources/hest_bench/IDC"
@@ -52,7 +58,8 @@ def test_a_task_ends_in_a_table_and_a_figure(finished: Path) -> None:
 def test_own_rows_stand_beside_the_leaderboard_and_claim_nothing(finished: Path) -> None:
     table = pd.read_csv(finished / "results/tables/hest_bench/table1.csv")
     own = table[table["experiment"] == "bench"]
-    assert own["row"].tolist() == ["texture, published alpha", "texture, inner alpha"]
+    assert set(own["status"]) == {"not comparable"}
+    assert len(own) == len(MODELS)
     assert set(own["status"]) == {"not comparable"}
     assert own["details"].str.contains("no such model").all()
     assert own["published"].isna().all()

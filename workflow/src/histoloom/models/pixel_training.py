@@ -1,8 +1,9 @@
 """Training on tile pixels: one loop for every model that reads them.
 
 Tiles of a fold lie on the device as uint8 when they fit, else they are read from the packed files batch by batch.
-Flips, quarter turns, resizing and normalisation are done on the device, a batch at a time. Lightning Fabric carries device and
-precision; the loop owns epochs, selection and checkpoints. A fit that was interrupted and goes on equals an unbroken one.
+Flips, quarter turns, resizing and normalisation are done on the device, a batch at a time. Lightning Fabric carries
+device and precision; the loop owns epochs, selection and checkpoints. A fit that was interrupted and goes on equals an
+unbroken one.
 """
 
 from __future__ import annotations
