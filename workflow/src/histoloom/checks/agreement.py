@@ -71,16 +71,16 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
     with figure(7.6, 1.7 + 0.42 * max(len(pairs), 3)) as fig:
         ax = fig.subplots()
         for y, pair in enumerate(pairs.to_dict("records")):
-            mine = sections[(sections["target"] == pair["target"]) & (sections["target2"] == pair["target2"])]
+            points = sections[(sections["target"] == pair["target"]) & (sections["target2"] == pair["target2"])]
             if np.isfinite(pair["mean"]):
                 ax.barh(y, pair["mean"], 0.62, color="#DDE7EE", zorder=1)
                 ax.plot([pair["mean"]] * 2, [y - 0.31, y + 0.31], color="black", lw=1.4, zorder=2)
-            for shift, point in zip(jitter(len(mine), 0.36), mine.to_dict("records"), strict=True):
+            for shift, point in zip(jitter(len(points), 0.36), points.to_dict("records"), strict=True):
                 fill = PALETTE[names.index(point["sample"])] if few else PALETTE[0]
                 ax.plot(point["value"], y + shift, "o", ms=5, mec="white", mew=0.5, zorder=3,
                         color=FLAGGED if point["qc_flag"] else fill,
                         label=point["sample"] if few else None)  # fmt: skip
-            undefined = int(mine["value"].isna().sum())
+            undefined = int(points["value"].isna().sum())
             if undefined:
                 ax.text(1.01, y, f"{undefined} undefined", va="center", ha="left", fontsize=7, color="#777777",
                         transform=ax.get_yaxis_transform())  # fmt: skip

@@ -134,16 +134,16 @@ def draw_by_region(
     with figure(7.0, 1.8 + 0.36 * max(len(mean), 3)) as fig:
         ax = fig.subplots()
         ax.barh(range(len(mean)), mean, 0.66, color="#D5DDE3")
-        beside: dict[str, Any] = {
+        margin: dict[str, Any] = {
             "va": "center",
             "fontsize": 7,
             "color": "#555555",
             "transform": ax.get_yaxis_transform(),
         }
         for y, name in enumerate(mean.index):
-            mine = sections[sections["target"] == name].sort_values("sample")
-            ax.plot(mine["value"], y + jitter(len(mine), 0.36), "o", ms=4, color=PALETTE[0], mec="white", mew=0.4)
-            ax.text(1.01, y, f"{int(mine['n'].sum())} spots, {len(mine)} sect.", **beside)
+            points = sections[sections["target"] == name].sort_values("sample")
+            ax.plot(points["value"], y + jitter(len(points), 0.36), "o", ms=4, color=PALETTE[0], mec="white", mew=0.4)
+            ax.text(1.01, y, f"{int(points['n'].sum())} spots, {len(points)} sect.", **margin)
         ax.set_yticks(range(len(mean)), mean.index)
         ax.set_xlim(*limits)
         ax.set_xlabel(f"{what}; points: sections")

@@ -79,8 +79,8 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         for y, (name, row) in enumerate(mean.iterrows()):
             good = row["reliability"] >= IDENTIFIABLE
             ax.barh(y, row["ceiling"], 0.72, color="#D5DDE3" if good else "#F0E9DF", zorder=1)
-            mine = sections[sections["target"] == name]
-            for shift, point in zip(jitter(len(mine), 0.4), mine.to_dict("records"), strict=True):
+            points = sections[sections["target"] == name]
+            for shift, point in zip(jitter(len(points), 0.4), points.to_dict("records"), strict=True):
                 tone = PALETTE[names.index(point["sample"])] if few else PALETTE[0]
                 label = point["sample"] if few and not y else None
                 tone = FLAGGED if point["qc_flag"] else tone
@@ -95,6 +95,6 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         good = int((mean["reliability"] >= IDENTIFIABLE).sum())
         of = {"none": "", "log1p": " (log1p)", "proportion": " (proportions)"}[spec.get("transform", "none")]
         count = f"{good} of {len(mean)} types identifiable, {len(names)} section{'s'[: len(names) > 1]}"
-        text = f"{spec['labels']}{of}, counts split in two: {count}"
+        text = f"{spec.get('labels') or spec['experiment']}{of}, counts split in two: {count}"
         fig.suptitle(**heading(title, text))
         save(fig, out)

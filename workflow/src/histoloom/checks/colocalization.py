@@ -106,10 +106,10 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
         if len(index) < _LEAST:
             logger.warning("%s/%s: %d placed observations, no Moran's R", place["cohort"], place["sample"], len(index))
             continue
-        here, values = obs.iloc[index], labels.values[index]
-        weights = protocol_weights(here, moran)
+        placed, values = obs.iloc[index], labels.values[index]
+        weights = protocol_weights(placed, moran)
         observed = morans_r(values, weights)
-        array = here[["array_row", "array_col"]].to_numpy(dtype=float)
+        array = placed[["array_row", "array_col"]].to_numpy(dtype=float)
         null = null_maps(
             values,
             weights,
@@ -118,7 +118,7 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
             count=count,
             seed=seed,
             least=int(spec.get("least_shift", 3)),
-            lattice=str(here["lattice"].iloc[0]),
+            lattice=str(placed["lattice"].iloc[0]),
         )
         p = permutation_p(observed, null)
         for metric, matrix in (("morans_r", observed), ("morans_p", p), ("morans_q", _q_matrix(p))):
@@ -161,8 +161,8 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         limit = max(float(np.nanmax(np.abs(r[off]))), 1e-6)
         image = ax.imshow(np.where(off, r, np.nan), cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
         ax.set_facecolor("#D9D9D9")
-        found = (q <= spec["fdr"]) & off
-        for i, j in np.argwhere(found):
+        beyond = (q <= spec["fdr"]) & off
+        for i, j in np.argwhere(beyond):
             ax.plot(j, i, "o", ms=2.8, mfc="black", mec="white", mew=0.4)
         size = float(np.clip(200 / len(names), 5, 8))
         ax.set_xticks(range(len(names)), short_names(names, 24), rotation=90, fontsize=size)
@@ -171,7 +171,7 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         fig.colorbar(image, ax=ax, shrink=0.7, pad=0.02).set_label("bivariate Moran's R (diagonal not drawn)")
         tests = int(np.isfinite(q[off]).sum() / 2)
         text = (
-            f"{spec['labels']}: {int(found.sum() / 2)} of {tests} pairs at FDR {spec['fdr']:g} (dots), "
+            f"{spec['labels']}: {int(beyond.sum() / 2)} of {tests} pairs at FDR {spec['fdr']:g} (dots), "
             f"{spec['permutations']} {spec['scheme']} permutations\n{one['n'].max()} patients; W "
             f"{(spec.get('moran') or {}).get('protocol', 'array')}: {w.get('w_neighbours', np.nan):.1f} neighbours, "
             f"self {w.get('w_self_share', np.nan):.0%} of all weight"

@@ -34,7 +34,7 @@ def score(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Pat
 
 def read_nuclei(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[str, str]]:
     """Return counted nuclei by ``cohort/sample/obs_id``, and qc_flags by section, of a cohort."""
-    found, qc_flags = [], {}
+    parts, qc_flags = [], {}
     for path in paths:
         metadata = read_metadata(path)
         if metadata.get("cohort") != cohort:
@@ -42,15 +42,15 @@ def read_nuclei(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[str
         table = pd.read_parquet(path)
         qc_flags[str(metadata["sample"])] = str(metadata.get("qc_flag") or "")
         keys = obs_keys(cohort, str(metadata["sample"]), table["obs_id"])
-        found.append(pd.Series(table["nuclei"].to_numpy(dtype=float), index=pd.Index(keys)))
-    if not found:
+        parts.append(pd.Series(table["nuclei"].to_numpy(dtype=float), index=pd.Index(keys)))
+    if not parts:
         raise InputError(
             f"cohort '{cohort}'",
             "nuclei of none of its sections were counted.",
             "count them first.",
             code="check-no-nuclei",
         )
-    return pd.concat(found), qc_flags
+    return pd.concat(parts), qc_flags
 
 
 def score_nuclei(labels: Labels, nuclei: pd.Series) -> list[pd.DataFrame]:
@@ -72,8 +72,8 @@ def score_nuclei(labels: Labels, nuclei: pd.Series) -> list[pd.DataFrame]:
         r, n = pearson_columns(total[known, None], counted[known, None])
         nuclei_sum = counted[known].sum()
         ratio = float(total[known].sum() / nuclei_sum) if nuclei_sum > 0 else np.nan
-        for metric, found in (("nuclei_cc", float(r[0])), ("nuclei_ratio", ratio)):
-            value = np.nan if shares else found
+        for metric, number in (("nuclei_cc", float(r[0])), ("nuclei_ratio", ratio)):
+            value = np.nan if shares else number
             rows.append({"metric": metric, "value": value, "n": int(n[0]), "n_nan": int(np.isnan(value)), **place})
         median = float(np.median(counted[known])) if len(known) else np.nan
         medians.append(
@@ -97,10 +97,10 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         axes = fig.subplots(1, 2, sharey=True)
         for ax, metric in zip(axes, ("nuclei_cc", "nuclei_ratio"), strict=True):
             for i, model in enumerate(models):
-                mine = sections[(sections["metric"] == metric) & (sections["model"] == model)]
-                y = np.array([names.index(f"{a}/{b}") for a, b in zip(mine["cohort"], mine["sample"], strict=True)])
+                points = sections[(sections["metric"] == metric) & (sections["model"] == model)]
+                y = np.array([names.index(f"{a}/{b}") for a, b in zip(points["cohort"], points["sample"], strict=True)])
                 shift = (i - (len(models) - 1) / 2) * 0.6 / max(len(models), 1)
-                ax.plot(mine["value"], y + shift, "o", ms=5, color=PALETTE[i % len(PALETTE)], label=model)
+                ax.plot(points["value"], y + shift, "o", ms=5, color=PALETTE[i % len(PALETTE)], label=model)
             ax.grid(axis="x", color="#E6E6E6", lw=0.6)
         if not np.isfinite(sections.loc[sections["metric"] == "nuclei_cc", "value"]).any():
             axes[0].text(0.5, 0.5, "undefined: proportions have no total", ha="center", transform=axes[0].transAxes,

@@ -39,8 +39,8 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         for (kind, region), part in wide.groupby(["target", "target2"], sort=False):
             ax.text(0.0, y - 0.8, f"{kind} in {region}", fontsize=8, fontweight="bold", va="center",
                     transform=ax.get_yaxis_transform())  # fmt: skip
-            for (cohort, sample), here in part.groupby(["cohort", "sample"], sort=True):
-                for row in here.to_dict("records"):
+            for (cohort, sample), section in part.groupby(["cohort", "sample"], sort=True):
+                for row in section.to_dict("records"):
                     i = models.index(row["model"])
                     at = y + (i - (len(models) - 1) / 2) * 0.7 / len(models)
                     tone = PALETTE[i % len(PALETTE)]

@@ -110,10 +110,10 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
             return
         y, ticks, names = 0.0, [], []
         for number, (kind, region) in enumerate(order):
-            mine = wide[(wide["target"] == kind) & (wide["target2"] == region)].sort_values("sample")
+            points = wide[(wide["target"] == kind) & (wide["target2"] == region)].sort_values("sample")
             face = PALETTE[number % len(PALETTE)]
             top = y
-            for row in mine.to_dict("records"):
+            for row in points.to_dict("records"):
                 tone = FLAGGED if row["qc_flag"] else face
                 if np.isfinite(row.get("auroc_low", np.nan)):
                     ax.plot([row["auroc_low"], row["auroc_high"]], [y, y], color=tone, lw=2)
@@ -121,8 +121,8 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
                 ticks.append(y)
                 names.append(f"{row['sample']} ({int(row['n_inside'])} of {int(row['n'])})")
                 y += 1
-            mean = mine.loc[mine["qc_flag"] == "", "auroc"].mean()
-            text = f"{_few(kind)} in {_few(region)}: mean {mean:.2f}, {len(mine)} sections"
+            mean = points.loc[points["qc_flag"] == "", "auroc"].mean()
+            text = f"{_few(kind)} in {_few(region)}: mean {mean:.2f}, {len(points)} sections"
             if skipped.get((kind, region), 0):
                 text += f" ({int(skipped[kind, region])} without both sides)"
             ax.text(

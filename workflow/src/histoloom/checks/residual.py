@@ -57,9 +57,9 @@ def score_residual(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) 
     rows = []
     for place, index in labels.sections():
         for name in ["all", *sorted(set(region[index]) - {""})]:
-            here = left[index if name == "all" else index[region[index] == name]]
-            known = np.isfinite(here)
-            value = float(here[known].mean()) if known.any() else np.nan
+            excess = left[index if name == "all" else index[region[index] == name]]
+            known = np.isfinite(excess)
+            value = float(excess[known].mean()) if known.any() else np.nan
             numbers = {"value": value, "n": int(known.sum()), "n_nan": int((~known).sum())}
             rows.append({"metric": "excess_residual", "target": name, **numbers, **place})
     return [roll_up(pd.DataFrame(rows), types=False)]

@@ -70,14 +70,14 @@ def differences(names: Sequence[str], variants: Sequence[Labels]) -> dict[str, d
     specs = [dict(item.metadata.get("spec") or {}) for item in variants]
     keys = sorted({key for spec in specs for key in spec})
     differ = [key for key in keys if len({canonical_json(spec.get(key)) for spec in specs}) > 1]
-    found = {}
+    choices = {}
     for name, spec, item in zip(names, specs, variants, strict=True):
         chosen = {key: spec[key] for key in differ if key in spec}
         if chosen.get("n_cells_per_location") == "nuclei":
             cells = sorted({float(fit["n_cells_per_location"]) for fit in item.metadata.get("qc") or []})
             chosen["n_cells_per_location"] = "nuclei: " + ", ".join(f"{value:g}" for value in cells)
-        found[name] = chosen
-    return found
+        choices[name] = chosen
+    return choices
 
 
 def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: Sequence[Labels]) -> list[pd.DataFrame]:
@@ -136,11 +136,11 @@ def _choices(names: list[str], rows: pd.DataFrame) -> list[str]:
     stamp = json.loads(rows["protocol"].iloc[0] or "{}") if len(rows) else {}
     variants = (stamp.get("labels") or {}).get("variants") or {}
     first = variants.get(names[0]) or {}
-    found = []
+    lines = []
     for name in names:
         own = [f"{key} {value}" for key, value in (variants.get(name) or {}).items() if value != first.get(key)]
-        found.append(f"{name}\n{', '.join(own)}" if own else name)
-    return found
+        lines.append(f"{name}\n{', '.join(own)}" if own else name)
+    return lines
 
 
 def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:

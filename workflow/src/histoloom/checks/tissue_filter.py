@@ -65,11 +65,11 @@ def score_kept(
         place = {"fold": "", "cohort": cohort, "sample": sample, "patient": str(metadata.get("patient", "")),
                  "qc_flag": qc_flags.get(sample, "")}  # fmt: skip
         for name in ["all", *sorted(set(region) - {""})]:
-            here = np.ones(len(table), dtype=bool) if name == "all" else region == name
+            inside = np.ones(len(table), dtype=bool) if name == "all" else region == name
             for metric, values in (("kept", kept), ("background", background)):
-                share = float(values[here].mean())
+                share = float(values[inside].mean())
                 rows.append(
-                    {"metric": metric, "target": name, "value": share, "n": int(here.sum()), "n_nan": 0, **place}
+                    {"metric": metric, "target": name, "value": share, "n": int(inside.sum()), "n_nan": 0, **place}
                 )
     if not rows:
         raise InputError(

@@ -24,8 +24,8 @@ def reliability(r: Floats) -> Floats:
     """Return the reliability of the whole from the correlation of its halves; 0 where they do not correlate."""
     r = np.asarray(r, dtype=np.float64)
     positive = np.where(np.isnan(r), np.nan, np.maximum(r, 0.0))
-    found: Floats = 2.0 * positive / (1.0 + positive)
-    return found
+    whole: Floats = 2.0 * positive / (1.0 + positive)
+    return whole
 
 
 def halves_rows(place: Mapping[str, str], types: Sequence[str], first: Floats, second: Floats) -> pd.DataFrame:
@@ -72,16 +72,16 @@ def attainable(metrics: pd.DataFrame, ceilings: pd.DataFrame, models: Sequence[s
     for model in models:
         table[f"cc_{model}"] = sections(own[own["model"] == model], "cc").reindex(table.index)
     scored = sorted(set(section_keys(own[own["aggregation"] == "section"])))
-    here = obs_keys(table.index.get_level_values("cohort"), table.index.get_level_values("sample"))
-    table = table[here.isin(scored)] if scored else table
+    sections_of_rows = obs_keys(table.index.get_level_values("cohort"), table.index.get_level_values("sample"))
+    table = table[sections_of_rows.isin(scored)] if scored else table
     by_patient = table.groupby(["cohort", "target", "patient"], sort=True).mean()
-    found = by_patient.groupby(["cohort", "target"], sort=True).mean()
+    means = by_patient.groupby(["cohort", "target"], sort=True).mean()
     counts = table["ceiling"].groupby(["cohort", "target"], sort=True).count()
-    found.insert(2, "identifiable", found["reliability"] >= IDENTIFIABLE)
-    found.insert(3, "n_sections", counts.reindex(found.index).astype(int))
+    means.insert(2, "identifiable", means["reliability"] >= IDENTIFIABLE)
+    means.insert(3, "n_sections", counts.reindex(means.index).astype(int))
     for model in models:
-        cc, top = found[f"cc_{model}"], found["ceiling"]
-        found[f"share_{model}"] = np.where(found["identifiable"] & (top > 0), cc / top.where(top > 0), np.nan)
-    return found.reset_index().sort_values(
+        cc, top = means[f"cc_{model}"], means["ceiling"]
+        means[f"share_{model}"] = np.where(means["identifiable"] & (top > 0), cc / top.where(top > 0), np.nan)
+    return means.reset_index().sort_values(
         ["cohort", "reliability"], ascending=[True, False], kind="stable", ignore_index=True
     )

@@ -46,7 +46,7 @@ def paired_rows(sections: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]]) 
         Each fold's own section rows, and ``cc_with``, ``cc_without``, ``leakage_effect`` rolled up.
     """
     own = sections.assign(aggregation="section")
-    what = sections["fold"].map({fold: about["what"] for fold, about in folds.items()})
+    what = sections["fold"].map({fold: facts["what"] for fold, facts in folds.items()})
     # A type that one draw cannot correlate is left out of the pair: means over other draws would not be of the same.
     sides = {
         side: part.groupby(_SECTION, sort=True)["value"].agg(lambda v: v.mean(skipna=False))

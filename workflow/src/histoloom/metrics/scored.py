@@ -113,7 +113,7 @@ def train_means(target: Path, folds: Path, types: Sequence[str] | None = None) -
     Parameters
     ----------
     target, folds
-        The experiment's artefacts. A class target holds ``label`` in obs; its means are shares of the classes.
+        The experiment's artefacts. The X of a class target says who is of which class: its means are shares.
     types
         Columns wanted, those that the target lacks left out; None: all.
 
@@ -126,10 +126,7 @@ def train_means(target: Path, folds: Path, types: Sequence[str] | None = None) -
     """
     table = read_table(target, layers=[])
     obs = table.obs
-    if "label" in obs and table.metadata.get("kind") == "cell_class":
-        values: Any = (obs["label"].astype(str).to_numpy()[:, None] == np.array(table.var_names)).astype(float)
-    else:
-        values = table.X
+    values = table.X
     chosen = table.var_names if types is None else [name for name in types if name in set(table.var_names)]
     if chosen != table.var_names:
         position = {name: i for i, name in enumerate(table.var_names)}

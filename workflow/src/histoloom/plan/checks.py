@@ -42,13 +42,14 @@ class Checks:
         return {"experiment": subject if isinstance(subject, str) else "labels", "what": check}
 
     def ceilings(self, experiment: str) -> list[str]:
-        """Return the checks of kind ceiling on an experiment's labels, their transform and its cohorts."""
+        """Return the checks that say what an experiment could reach: of its labels, or of its expression."""
         entry, checks = self.experiments.entry(experiment), self.config.entries["checks"]
         return [
             name
             for name in self.named()
-            if checks[name]["kind"] == "ceiling"
-            and checks[name]["labels"] == entry["labels"]
-            and checks[name]["transform"] == entry["target"]["transform"]
-            and set(checks[name]["cohorts"]) & set(self.experiments.cohorts(experiment))
+            if (checks[name]["kind"] == "expression_ceiling" and checks[name]["experiment"] == experiment)
+            or (checks[name]["kind"] == "ceiling"
+            and checks[name]["labels"] == entry.get("labels")
+            and checks[name]["transform"] == entry["target"].get("transform")
+            and set(checks[name]["cohorts"]) & set(self.experiments.cohorts(experiment)))
         ]
