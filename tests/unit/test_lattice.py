@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from modelworld import experiment
 
 from error_codes import has_code
 from histoloom.errors import InputError
+from histoloom.folds import build_folds
 from histoloom.lattice import FREE, HEXAGONAL, KINDS, SQUARE, cells_of, lattice_of, neighbours, positions_um
+from histoloom.metrics.moran import protocol_weights, spatial_weights
+from histoloom.metrics.significance import grid_shifts
 
 
 def visium(rows: int = 12, columns: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -88,3 +93,86 @@ def test_bad_lattices() -> None:
         positions_um([0, 1], [0, 1], 0.0, SQUARE)
     with pytest.raises(InputError, check=has_code("lattice-kind")):
         positions_um([0, 1], [0, 1], 100.0, "round")
+
+
+def sections(array=visium, pitch: float = 100.0, side: int = 20) -> pd.DataFrame:
+    frames = []
+    for sample, patient in (("A1", "A"), ("B1", "B")):
+        row, column = array(side, side)
+        obs_id = [f"{r}x{c}" for r, c in zip(row, column, strict=True)]
+        frames.append(
+            pd.DataFrame({"cohort": "one", "sample": sample, "patient": patient, "obs_id": obs_id, "array_row": row,
+                          "array_col": column, "pitch_um": pitch})
+        )  # fmt: skip
+    obs = pd.concat(frames)
+    return obs.set_axis(obs["cohort"] + "/" + obs["sample"] + "/" + obs["obs_id"])
+
+
+def block_folds(obs: pd.DataFrame, **given) -> pd.DataFrame:
+    spec = experiment(
+        split="spatial_block", cohorts=["one"], on_overlap="allow", **{"block_um": 500, "n_folds": 2, **given}
+    )
+    table, _ = build_folds(spec, obs, 3)
+    return table[table["fold"] != "all"].merge(obs, on=["cohort", "sample", "patient", "obs_id"])
+
+
+@pytest.mark.parametrize(("array", "pitch"), [(visium, 100.0), (square, 200.0), (square, 55.0)])
+def test_blocks_and_buffers_are_um_on_every_lattice(array, pitch) -> None:
+    buffer = 1.5 * pitch
+    table = block_folds(sections(array, pitch), block_um=5 * pitch, buffer_um=buffer)
+    for _, rows in table.groupby(["fold", "sample"]):
+        row, column = rows["array_row"].to_numpy(), rows["array_col"].to_numpy()
+        # Independent of the module: Visium's columns are half a pitch apart, its rows sqrt(3)/2.
+        step = (0.75**0.5, 0.5) if array is visium else (1.0, 1.0)
+        places = np.column_stack([row * step[0], column * step[1]]) * pitch
+        test = places[(rows["role"] == "test").to_numpy()]
+        nearest = np.sqrt(((places[:, None] - test[None]) ** 2).sum(-1)).min(1)
+        assert ((nearest >= buffer) == (rows["role"] == "train")).all()
+        extent = [np.ptp(places[(rows["block"] == block).to_numpy()], axis=0).max() for block in set(rows["block"])]
+        assert max(extent) < 5 * pitch
+        assert max(extent) > 3.9 * pitch
+
+
+@pytest.mark.parametrize(("array", "pitch"), [(visium, 100.0), (square, 200.0)])
+def test_a_spot_exactly_at_the_buffer_trains(array, pitch) -> None:
+    dropped = block_folds(sections(array, pitch), block_um=5 * pitch, buffer_um=pitch)
+    assert not (dropped["role"] == "dropped").any()
+    more = block_folds(sections(array, pitch), block_um=5 * pitch, buffer_um=pitch * 1.01)
+    assert (more["role"] == "dropped").any()
+
+
+def test_pooled_weights_take_each_sections_own_pitch_and_lattice() -> None:
+    """W over a Visium and a square section: each spot has the neighbours that its own section's W gives it."""
+    parts = [sections(visium, 100.0).query("sample == 'A1'"), sections(square, 200.0).query("sample == 'B1'")]
+    pooled = protocol_weights(pd.concat(parts), {}).tocsr()
+    for part, start in zip(parts, (0, 400), strict=True):
+        alone = protocol_weights(part, {})
+        block = pooled[start : start + 400, start : start + 400]
+        assert (block != 0).sum() == (alone != 0).sum()
+        ratio = block.sum() / alone.sum()
+        assert abs(block - alone * ratio).max() < 1e-12
+    assert pooled[:400, 400:].nnz == 0
+    inner = np.diff(protocol_weights(parts[0], {}).indptr).max() - 1
+    # 240 um and a cutoff of .2: rings up to 430 um, which hold 60 of the hexagonal array's spots.
+    distance = np.hypot(*np.meshgrid(np.arange(-10, 11) * 50.0, np.arange(-10, 11) * 75**0.5 * 10))
+    parity = np.add.outer(np.arange(-10, 11), np.arange(-10, 11)) % 2 == 0
+    assert inner == ((distance <= 240 * np.sqrt(-2 * np.log(0.2))) & parity).sum() - 1
+
+
+def test_slides_of_a_hexagonal_array_put_spots_on_spots() -> None:
+    row, column = visium(14, 15)
+    source, moved = grid_shifts(
+        np.column_stack([row, column]).astype(float), np.random.default_rng(0), 50, least=3, lattice=HEXAGONAL
+    )
+    assert (moved[:, 0] % 2 == 0).all()
+    assert (source >= 0).all()
+    assert all(len(np.unique(draw)) == len(row) for draw in source)
+    # Without the lattice half of the draws would find nothing.
+    blind, _ = grid_shifts(np.column_stack([row, column]).astype(float), np.random.default_rng(0), 50, least=3)
+    assert (blind >= 0).mean() < 0.6
+
+
+def test_a_map_too_dense_is_refused_before_it_fills_the_memory() -> None:
+    cells = np.random.default_rng(0).uniform(0, 500, (20_000, 2))
+    with pytest.raises(InputError, check=has_code("moran-too-dense")):
+        spatial_weights(cells, np.zeros(len(cells)))

@@ -16,6 +16,7 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.folds.seeds import rng_for
 from histoloom.kinds import SPLITS
+from histoloom.lattice import positions_um
 
 ALL = "all"  # the fold in which everyone trains: the model for new slides
 # Splits that leak on purpose, to measure the leakage effect.
@@ -196,18 +197,19 @@ class _SpatialBlock(_Observations):
 
         position = self._um(section)
         distance, _ = cKDTree(position[tested]).query(position)
-        return np.asarray(distance < spec["buffer_um"])
+        # A spot exactly at the distance stays, whatever the rounding.
+        return np.asarray(distance < spec["buffer_um"] * (1 - 1e-9))
 
     @staticmethod
     def _um(section: pd.DataFrame) -> np.ndarray:
-        """Return (n, 2) array positions in um."""
+        """Return (n, 2) positions in um, on the section's own lattice."""
         if section["pitch_um"].isna().any():
             raise InputError(
                 f"{section['cohort'].iloc[0]}/{section['sample'].iloc[0]}",
                 "has no pitch, so blocks in um cannot be laid.",
                 "give `pitch_um` in the cohort's sheet.",
             )
-        return section[["array_row", "array_col"]].to_numpy(float) * section[["pitch_um"]].to_numpy(float)
+        return positions_um(section["array_row"], section["array_col"], float(section["pitch_um"].iloc[0]))
 
 
 leave_one_patient_out: Split = _LeaveOneOut(("patient",), "patient")
