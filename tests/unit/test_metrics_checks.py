@@ -11,6 +11,7 @@ from metrics_inputs import make_obs, make_values, write_labels, write_section
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 
+from error_codes import has_code
 from histoloom.checks.base import run_check
 from histoloom.checks.labelled import Labels
 from histoloom.checks.regions import score_regions
@@ -91,7 +92,7 @@ def test_labels_against_labels_through_a_map_of_sums_on_shared_observations(tmp_
 
 def test_a_map_that_names_no_type_is_refused(tmp_path, truth):
     path, _ = truth
-    with pytest.raises(InputError, match=r"checks.j.map.*'Cancerous' is no type"):
+    with pytest.raises(InputError, check=has_code("check-unknown-type")):
         run_check(
             spec=spec("labels", map={"Plasma": "Cancerous"}), labels=[path], against=[path], out=tmp_path / "j.parquet"
         )
@@ -129,7 +130,7 @@ def test_auroc_against_sklearn_on_annotated_spots_only(tmp_path):
 def test_an_unknown_region_lists_those_there_are(tmp_path):
     _, _, sections, labels = regions_case(tmp_path)
     entry = spec("regions", pairs=[{"type": "Plasma", "region": "fat"}])
-    with pytest.raises(InputError, match="connective tissue, immune infiltrate"):
+    with pytest.raises(InputError, check=has_code("check-unknown-region")):
         run_check(spec=entry, labels=[labels], against=sections, out=tmp_path / "j.parquet")
 
 

@@ -7,6 +7,7 @@ import pytest
 from metrics_inputs import SPEC, make_obs, make_values, write_inputs
 from scipy.spatial.distance import cdist
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
 from histoloom.metrics.moran import map_similarity, morans_r, spatial_weights
@@ -91,7 +92,7 @@ def test_signs_attracting_repelling_independent():
 
 
 def test_unknown_positions_are_named():
-    with pytest.raises(InputError, match="pitch_um"):
+    with pytest.raises(InputError, check=has_code("moran-positions")):
         spatial_weights(np.full((3, 2), np.nan), np.zeros(3))
 
 

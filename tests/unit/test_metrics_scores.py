@@ -11,6 +11,7 @@ import pytest
 from metrics_inputs import SPEC, TYPES, lopo_folds, make_obs, make_values, write_inputs
 from scipy.stats import pearsonr
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
 from histoloom.metrics.rows import COLUMNS, read_metrics
@@ -238,7 +239,7 @@ def test_predictions_of_unknown_observations_are_refused(tmp_path):
     other = write_inputs(
         tmp_path / "two", obs[obs["patient"] != "C"], values[obs["patient"] != "C"], values[obs["patient"] != "C"]
     )
-    with pytest.raises(InputError, match="not in the target"):
+    with pytest.raises(InputError, check=has_code("predictions-unknown-observations")):
         score_predictions(
             spec=SPEC, experiment="loo", model="ridge", predictions=paths["predictions"], target=other["target"],
             folds=other["folds"], out=tmp_path / "m.parquet",

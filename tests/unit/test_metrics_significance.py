@@ -9,6 +9,7 @@ from metrics_inputs import make_obs, write_labels, write_section
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binom
 
+from error_codes import has_code
 from histoloom.checks.base import run_check
 from histoloom.config import check, load_schema
 from histoloom.errors import InputError
@@ -88,7 +89,7 @@ def test_slides_are_slides():
     for row, step in zip(source, steps, strict=True):
         assert (array[row] == (array + step) % 6).all()
         assert max(min(s, 6 - s) for s in step) >= 2
-    with pytest.raises(InputError, match="too small"):
+    with pytest.raises(InputError, check=has_code("permutations-small-array")):
         grid_shifts(array[:2], np.random.default_rng(0), 5, least=3)
 
 
