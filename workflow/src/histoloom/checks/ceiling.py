@@ -16,7 +16,7 @@ from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.ceiling import IDENTIFIABLE, halves_rows
 from histoloom.report.style import PALETTE, figure, jitter, save, short_names
-from histoloom.targets.build import apply_recipe
+from histoloom.targets.abundance import apply_recipe
 
 
 def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:

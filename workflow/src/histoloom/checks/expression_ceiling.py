@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from histoloom import paths
 from histoloom.artefacts import read_table
@@ -62,7 +63,7 @@ def score(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Pat
         for half in HALVES:
             counts = thin_counts(section.counts, half, int(spec["seed"]), f"{section.cohort}/{section.sample}")[rows]
             totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-            halves.append(expression_of(counts[:, columns], recipe, totals).toarray())
+            halves.append(expression_of(csr_array(counts[:, columns]), recipe, totals).toarray())
         place = {
             "fold": "", "cohort": section.cohort, "sample": section.sample, "patient": str(obs["patient"].iloc[0]),
             "qc_flag": str(section.metadata.get("qc_flag") or ""),

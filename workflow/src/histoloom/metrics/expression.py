@@ -18,26 +18,15 @@ left out, and a row with any is not the same.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import identities_of, read_metadata
-from histoloom.identity import canonical_json, make_identity
 from histoloom.metrics.aggregate import mean_by, over_types, roll_up
-from histoloom.metrics.continuous import score_continuous, section_rows, value_rows
-from histoloom.metrics.protocol import HEADLINE, stamp
-from histoloom.metrics.rows import assemble, write_metrics
-from histoloom.metrics.scored import Scored, read_predictions
+from histoloom.metrics.continuous import score_continuous, value_rows
+from histoloom.metrics.rows import assemble
+from histoloom.metrics.scored import Scored
 from histoloom.stats import Floats, is_constant, pearson_cross, score_columns
 
-logger = logging.getLogger(__name__)
-
-AGAINST = "expression"
 BENCH = "gene over the fold>genes>folds"
 """HEST-bench's aggregation, as its stamp says."""
 PUBLISHED = "gene of a section>genes chosen on its truth>sections>folds"
@@ -131,33 +120,3 @@ def score(scored: Scored) -> pd.DataFrame:
     ways = ((bench_rows(scored), BENCH), (published_rows(scored), PUBLISHED), (profile_rows(scored), ""))
     own = [rows.assign(against="labels", protocol=way) for rows, way in ways if len(rows)]
     return assemble([*score_continuous(scored), *own])
-
-
-def score_probe(
-    *, spec: Mapping[str, Any], experiment: str, encoder: str, predictions: Sequence[Path], target: Path, out: Path
-) -> None:
-    """Write ``metrics/{experiment}/{encoder}.parquet`` of an experiment with ``task: probe``.
-
-    `predictions` are one artefact per way to choose alpha, the rows' variant.
-    """
-    facts = read_metadata(target)
-    parts = []
-    for path in map(Path, predictions):
-        scored = read_predictions(path)
-        bench = bench_rows(scored)
-        undefined = int(bench.loc[(bench["aggregation"] == "fold") & (bench["target"] != ""), "n_nan"].sum())
-        common = stamp(spec, scored.metadata, facts, scored.obs) | {"undefined_genes": undefined}
-        variant = str(scored.metadata["variant"])
-        own = section_rows(scored, scored.prediction, scored.reference["labels"], errors=False)
-        own = roll_up(own[own["metric"] == "cc"].assign(metric="pcc"), types=True)
-        for rows, aggregation in ((own, HEADLINE), (bench, BENCH)):
-            protocol = canonical_json({**common, "aggregation": aggregation})
-            parts.append(assemble([rows]).assign(variant=variant, protocol=protocol, against=AGAINST))
-        logger.info("%s/%s, %s alpha: %d undefined gene correlations", experiment, encoder, variant, undefined)
-    frame = assemble(parts, experiment=experiment, model=encoder)
-    identity = make_identity(
-        "metrics",
-        {"spec": dict(spec), "model": encoder},
-        identities_of({"predictions": list(predictions), "target": target}),
-    )
-    write_metrics(frame, out, {"experiment": experiment, "model": encoder, "identity": identity})

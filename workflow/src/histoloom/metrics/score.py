@@ -71,6 +71,9 @@ def score_predictions(
             rows["variant"] = str(scored.metadata.get("variant", path.stem))
             _warn(rows, f"{experiment}/{model}/{rows['variant'].iloc[0]}")
         stamped = stamp(spec, scored.metadata, scored.target, scored.obs)
+        bench = rows[(rows["metric"] == "pcc_bench") & (rows["aggregation"] == "fold") & (rows["target"] != "")]
+        if len(bench):
+            stamped["undefined_genes"] = int(bench["n_nan"].sum())
         parts.append(rows.assign(protocol=_protocols(rows, stamped)))
     frame = assemble(parts, experiment=experiment, model=model)
     metadata["identity"] = make_identity(

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from histoloom.metrics.expression import AGAINST
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.efficiency import efficiency_page, efficiency_table
 from histoloom.report.pages import Page, number
@@ -46,7 +45,7 @@ def _runs(metrics: pd.DataFrame, spec: Mapping[str, Any]) -> Iterator[tuple[str,
     """Yield experiment, model (of a probe: with its choice of alpha), cohort and rows, in the config's order."""
     rows = metrics[
         (metrics["aggregation"] == "cohort")
-        & metrics["against"].isin(["labels", AGAINST])
+        & (metrics["against"] == "labels")
         & (metrics["target"] == "")
         & (metrics["train_seed"] == -1)
     ]
