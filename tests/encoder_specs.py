@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from histoloom.config import check, load_schema
+from histoloom.schemas import check, load_schema
 from histoloom.embeddings.cards import EncoderSpec, full_card
 
 

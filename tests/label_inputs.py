@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from histoloom.config import fill_defaults, load_schema
+from histoloom.schemas import fill_defaults, load_schema
 
 # Neither alphabetical nor ordered by size, so that a swap of columns shows.
 TYPES = ["Tumour", "B cells", "Stroma", "Adipocytes"]

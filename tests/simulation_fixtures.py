@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from histoloom.config import check, load_schema
+from histoloom.schemas import check, load_schema
 
 SHEET = Path(__file__).resolve().parent.parent / "config" / "cohorts" / "simulated.tsv"
 

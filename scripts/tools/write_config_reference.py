@@ -11,7 +11,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
-from histoloom.config import KINDS, SCHEMAS, load_schema
+from histoloom.config import KINDS
+from histoloom.schemas import SCHEMAS, load_schema
 
 PAGES = ROOT / "docs" / "reference"
 NOTE = "<!-- made by `make reference` from workflow/schemas -->"

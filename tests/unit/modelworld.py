@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import write_parquet
-from histoloom.config import check, load_schema
 from histoloom.identity import sha256_text
+from histoloom.schemas import check, load_schema
 
 TILES = {"size_px": 224, "um_per_px": 0.5, "border": "drop"}
 TYPES = ["B", "T", "epithelial", "stroma"]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from histoloom.config import load_config
+from error_codes import has_code
+from histoloom.config import OLD_KEYS, load_config
 from histoloom.errors import InputError
 from histoloom.plan import Plan
 
@@ -319,3 +320,20 @@ def test_a_transfer_is_compared_where_the_sheets_say_that_patients_are_shared(tm
     plan = load(raw, tmp_path / "c.yaml")
     assert plan.experiments.leakage_tests() == ["shared"]
     assert plan.experiments.evaluations() == list(raw["experiments"])
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "instead"), OLD_KEYS, ids=[".".join(map(str, item[:3])) for item in OLD_KEYS]
+)
+def test_old_keys_are_answered_with_the_new_ones(section: str, key: str, value: str | None, instead: str) -> None:
+    raw = demo()
+    (raw[section]["demo"] if section else raw)[key] = value or {}
+    with pytest.raises(InputError, check=has_code("config-old-key")) as caught:
+        load(raw)
+    assert caught.value.where.endswith(f"{section}.demo.{key}" if section else key)
+    assert instead in str(caught.value)
+
+
+def test_an_old_column_of_a_sheet_is_answered_with_the_new_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, check=has_code("config-old-key"), match="qc_flag"):
+        own(tmp_path, [row("S1", badge="torn")])

@@ -9,8 +9,8 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import yaml
-from histoloom.inputs import Inputs
 
+from histoloom.inputs import Inputs
 from histoloom.kinds import MODELS, ModelKind, Need
 from histoloom.models.base import FoldData, JobContext, Part
 from histoloom.targets import abundance

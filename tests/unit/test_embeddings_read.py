@@ -16,13 +16,13 @@ from test_embeddings import STAIN, TILES, Toy
 
 from encoder_specs import full_spec
 from error_codes import has_code
-from histoloom.config import check, load_schema
 from histoloom.embeddings import artefact, open_embeddings
 from histoloom.embeddings.artefact import write_embeddings
 from histoloom.embeddings.cards import full_card, load_cards
 from histoloom.embeddings.sections import PartWriter, load_part, open_sections
 from histoloom.errors import InputError
 from histoloom.kinds import ENCODERS
+from histoloom.schemas import check, load_schema
 
 
 @pytest.fixture

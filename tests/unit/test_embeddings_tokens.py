@@ -13,11 +13,11 @@ import histoloom.torch_compat  # noqa: F401
 from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.artefacts import read_metadata
-from histoloom.config import check, load_schema
 from histoloom.embeddings import open_embeddings
 from histoloom.embeddings.cards import build_encoder, full_card, load_cards
 from histoloom.embeddings.tokens import cells_from_tokens, share_windows, token_block
 from histoloom.errors import InputError
+from histoloom.schemas import check, load_schema
 from histoloom.slides import open_slide
 from histoloom.tiles import read_tiles
 from token_trade_off import cosine, trade_off

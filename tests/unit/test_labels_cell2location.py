@@ -15,7 +15,6 @@ import pytest
 
 from histoloom.artefacts import write_parquet
 from histoloom.checks.base import run_check
-from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.labels import gather_labels, label_groups
 from histoloom.labels.artefact import LabelTask
@@ -24,6 +23,7 @@ from histoloom.labels.prepare import prepare
 from histoloom.labels.thinning import thin_section
 from histoloom.metrics.rows import read_metrics
 from histoloom.references.fitting import history_summary, import_cell2location, relative_fall
+from histoloom.schemas import check, load_schema
 from label_inputs import TYPES, label_spec, metadata, run_labels, signatures, true_cells, write_reference, write_section
 
 SPEC = {

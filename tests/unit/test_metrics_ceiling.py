@@ -14,11 +14,11 @@ from scipy.sparse import csr_matrix
 import label_inputs as inputs
 from error_codes import has_code
 from histoloom.checks.base import run_check
-from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.labels.thinning import thin_counts, thin_section
 from histoloom.metrics.ceiling import attainable, reliability
 from histoloom.metrics.rows import assemble, read_metrics
+from histoloom.schemas import check, load_schema
 from histoloom.stats import pearson_columns
 
 

@@ -14,12 +14,12 @@ from error_codes import has_code
 from histoloom.artefacts import write_parquet
 from histoloom.checks.base import draw_check, run_check
 from histoloom.checks.labelled import read_predicted
-from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.attainable import report_attainable
 from histoloom.report.results import with_marks
+from histoloom.schemas import check, load_schema
 
 OBS = make_obs({("A", "A1"): 49, ("A", "A2"): 49, ("B", "B1"): 49})
 NAMES = ["Plasma", "Cancer", "Fibro"]

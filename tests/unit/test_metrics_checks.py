@@ -15,11 +15,11 @@ from error_codes import has_code
 from histoloom.checks.base import run_check
 from histoloom.checks.labelled import Labels
 from histoloom.checks.regions import score_regions
-from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics.auroc import auroc_with_interval
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.uncertainty import bootstrap_interval
+from histoloom.schemas import check, load_schema
 
 NAMES = ["Plasma", "Cancer", "Fibro"]
 OBS = make_obs({("A", "A1"): 40, ("A", "A2"): 30, ("B", "B1"): 40})

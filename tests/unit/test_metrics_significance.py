@@ -11,11 +11,11 @@ from scipy.stats import binom
 
 from error_codes import has_code
 from histoloom.checks.base import run_check
-from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics.moran import morans_r, protocol_weights, spatial_weights, weight_diagnostics
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.significance import false_discovery, grid_shifts, null_maps, permutation_p
+from histoloom.schemas import check, load_schema
 
 
 def tissue(side: int = 16, seed: int = 0) -> np.ndarray:

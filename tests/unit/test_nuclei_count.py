@@ -14,11 +14,11 @@ from scipy.ndimage import gaussian_filter
 
 from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.checks.base import run_check
-from histoloom.config import check, load_schema
 from histoloom.errors import InputError
 from histoloom.metrics.rows import read_metrics
 from histoloom.nuclei import count_nuclei
 from histoloom.nuclei.find import find_nuclei
+from histoloom.schemas import check, load_schema
 from simulation_fixtures import sheet_row, simulated_spec
 
 

@@ -20,7 +20,6 @@ from sklearn.preprocessing import StandardScaler
 
 from bench_layout import FOLDS, FOLLOW, MPP, NOISE, PATCH_PX, SECTIONS, UNPATCHED, write_task
 from error_codes import has_code
-from histoloom.config import check, load_schema
 from histoloom.embeddings import EncoderSpec, embed_batch, open_embeddings
 from histoloom.errors import InputError
 from histoloom.folds import make_folds, read_folds
@@ -32,6 +31,7 @@ from histoloom.models import fit_models, predict_models
 from histoloom.models.artefact import load_models
 from histoloom.samples import read_section
 from histoloom.samples.hest_bench import HestBenchReader, published_genes
+from histoloom.schemas import check, load_schema
 from histoloom.slides import open_slide
 from histoloom.targets import make_target, read_target
 from histoloom.targets.base import read_counts

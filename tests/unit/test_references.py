@@ -15,12 +15,12 @@ from scipy.io import mmwrite
 from scipy.sparse import csc_matrix, csr_matrix
 
 from error_codes import has_code
-from histoloom.config import load_schema
 from histoloom.errors import InputError
 from histoloom.references import build_reference
 from histoloom.references.build import choose_cells, equal_shares
 from histoloom.references.genes import passes_gene_filter
 from histoloom.references.signatures import depth_factors
+from histoloom.schemas import load_schema
 from label_inputs import TYPES, metadata, reference_spec, signatures
 
 KEEP_ALL = {"cell_count_cutoff": 1, "cell_percentage_cutoff2": 0.001, "nonz_mean_cutoff": 0.1}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from histoloom.config import check, load_schema
 from histoloom.metrics.rows import assemble
 from histoloom.report.paper_tables import paper_cells, paper_page
 from histoloom.report.published import load_published
+from histoloom.schemas import check, load_schema
 
 FOLDER = Path(__file__).resolve().parents[2] / "resources" / "published"
 DATA_SETS = ("IDC-LymphNode", "SKCM", "READ", "COAD", "IDC", "PSC")

@@ -13,7 +13,6 @@ import pytest
 from metrics_inputs import SPEC, make_obs, make_values, write_inputs
 
 from error_codes import has_code
-from histoloom.config import load_schema
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
 from histoloom.metrics.rows import read_metrics
@@ -22,6 +21,7 @@ from histoloom.report.paper_tables import paper_cells, write_paper_table
 from histoloom.report.published import DEVIATES, NOT_COMPARABLE, NOT_RUN, SAME, compare, load_published, run_stamp
 from histoloom.report.results import read_results
 from histoloom.report.summary import write_summary
+from histoloom.schemas import load_schema
 
 MLP = {
     "kind": "mlp",

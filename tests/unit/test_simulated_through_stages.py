@@ -13,10 +13,10 @@ import pytest
 
 from barcode_reader import decode_barcode
 from histoloom.artefacts import read_metadata
-from histoloom.config import fill_defaults, load_schema
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.her2st import SimulatedReader
+from histoloom.schemas import fill_defaults, load_schema
 from histoloom.slides import open_slide
 from histoloom.tiles import cut_tiles, read_tiles
 from histoloom_simulation import write_section

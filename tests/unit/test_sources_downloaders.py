@@ -11,9 +11,9 @@ import pytest
 from download_inputs import DATA, entry, fetch, left, record
 
 from error_codes import has_code
-from histoloom.config import load_schema
 from histoloom.errors import InputError
 from histoloom.jobs import job
+from histoloom.schemas import load_schema
 from histoloom.sources import LISTS, registry_entry
 from histoloom.sources.fetch import fetch_file
 from histoloom.sources.registry import DOWNLOADERS, find_entry, is_pattern, load_registry, with_mirrors

@@ -12,8 +12,8 @@ import pytest
 from tiles_inputs import PINK, save, write_sample
 
 from histoloom.artefacts import read_metadata
-from histoloom.config import load_schema
 from histoloom.errors import InputError
+from histoloom.schemas import load_schema
 from histoloom.slides import open_slide
 from histoloom.tiles import TileSpec, cut_tiles
 from histoloom.tiles.background import tissue_fraction, tissue_px

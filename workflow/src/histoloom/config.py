@@ -6,22 +6,16 @@ Imports nothing heavy: the Snakefile calls it at every start.
 from __future__ import annotations
 
 import copy
-import difflib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import yaml
-
 from histoloom import kinds
 from histoloom.errors import InputError
+from histoloom.schemas import SCHEMAS, check, load_schema, nearest
 from histoloom.text_tables import read_text_table
 
-SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 RESOURCES = Path(__file__).resolve().parents[3] / "resources"
 
 # Section of the config -> (schema prefix, key that chooses the schema). None: one schema for all entries.
@@ -43,6 +37,15 @@ RENAMED = {
     ("experiment", "abundance"): "`task: evaluate`; abundance is its default target",
     ("experiment", "probe"): "`task: evaluate` with `target: {kind: expression}` and models of kind pca_ridge",
 }
+
+# Keys of earlier versions: section (empty: top level), key, value (None: any), and what to write now.
+OLD_KEYS: Sequence[tuple[str, str, str | None, str]] = (
+    ("", "judges", None, "`checks`"),
+    ("", "passes", None, "`encoder_groups`"),
+    ("cohorts", "plants", None, "`effects`"),
+    ("experiments", "split", "leak_price", "`split: paired_leakage`"),
+    ("experiments", "sisters", None, "`other_sections`"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Config:
         if name not in known:
             raise InputError(
                 f"{self.origin}: {section}.{name}",
-                f"no entry of that name; {section} has: {', '.join(known) or 'none'}.{_nearest(name, known)}",
+                f"no entry of that name; {section} has: {', '.join(known) or 'none'}.{nearest(name, known)}",
                 f"use one of these or add '{name}' under {section}.",
             )
         return known[name]
@@ -94,69 +97,20 @@ class Config:
         return path.replace("{mirror_dir}", self.mirror_dir or ".").replace("{raw_dir}", self.raw_dir)
 
 
-def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean '{close[0]}'?" if close else ""
-
-
-@cache
-def load_schema(name: str) -> dict[str, Any]:
-    """Return ``workflow/schemas/<name>.schema.yaml``."""
-    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
-
-
-def affected(schema: str, entry: Mapping[str, Any], part: str) -> Entry:
-    """Return the keys of an entry whose schema says that they affect a part of the workflow (``x-affects``)."""
-    keys = load_schema(schema)["properties"]
-    return {key: value for key, value in entry.items() if part in keys[key]["x-affects"]}
-
-
 def _kind_values(prefix: str) -> list[str]:
     return sorted(p.name.split(".")[1] for p in SCHEMAS.glob(f"{prefix}.*.schema.yaml"))
 
 
-def fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
-    """Put a schema's defaults into a value, in depth; explicit values stay."""
-    if not isinstance(value, dict):
-        return
-    for key, sub in schema.get("properties", {}).items():
-        if key not in value and "default" in sub:
-            value[key] = copy.deepcopy(sub["default"])
-        if key in value:
-            fill_defaults(value[key], sub)
-            if isinstance(value[key], list) and isinstance(sub.get("items"), dict):
-                for item in value[key]:
-                    fill_defaults(item, sub["items"])
-
-
-def _explain(error: jsonschema.ValidationError) -> tuple[str, str]:
-    """Turn a validator's error into (problem, remedy)."""
-    if error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
-        unknown = [k for k in error.instance if k not in known]
-        close = "".join(_nearest(k, known) for k in unknown)
-        return f"unknown key {', '.join(map(repr, unknown))}.{close}", f"allowed keys: {', '.join(known)}."
-    if error.validator == "required":
-        missing = [k for k in error.validator_value if k not in error.instance]
-        about = "; ".join(f"{k}: {error.schema['properties'].get(k, {}).get('description', '')}" for k in missing)
-        return f"key {', '.join(map(repr, missing))} is missing.", f"add it ({about})."
-    about = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
-    return f"{error.message}.", str(about or "see config/README.md")
-
-
-def check(value: Any, schema: Mapping[str, Any], where: str) -> None:
-    """Validate a value and fill in the schema's defaults; the first error in document order names file and key."""
-    validator = jsonschema.Draft202012Validator(schema)
-    # An unknown key first: it is often the misspelt one that is missed.
-    errors = sorted(
-        validator.iter_errors(value),
-        key=lambda e: (e.validator != "additionalProperties", [str(p) for p in e.absolute_path], e.message),
-    )
-    if errors:
-        key = ".".join(str(p) for p in errors[0].absolute_path)
-        problem, remedy = _explain(errors[0])
-        raise InputError(f"{where}.{key}" if key else where, problem, remedy)
-    fill_defaults(value, schema)
+def refuse_old_keys(raw: Mapping[str, Any], origin: str) -> None:
+    """Answer a key of an earlier version with the one that took its place."""
+    for section, key, value, instead in OLD_KEYS:
+        entries = (raw.get(section) or {}) if section else {"": raw}
+        for name, entry in entries.items():
+            if isinstance(entry, Mapping) and key in entry and value in (None, entry[key]):
+                where = ".".join(filter(None, (section, str(name), key)))
+                old = f"`{key}: {value}`" if value else f"`{key}`"
+                problem = f"{old} is of an earlier version."
+                raise InputError(f"{origin}: {where}", problem, f"write {instead}.", "config-old-key")
 
 
 def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
@@ -176,7 +130,7 @@ def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
             raise InputError(
                 f"{where}.{chooser}",
                 f"{'is missing' if kind is None else f'{kind!r} is unknown'}; known: {', '.join(kinds)}."
-                + _nearest(str(kind), kinds),
+                + nearest(str(kind), kinds),
                 "use one of these.",
             )
         schema = f"{prefix}.{kind}"
@@ -185,8 +139,8 @@ def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
     return entry
 
 
-logger = logging.getLogger(__name__)
-_OLD_COLUMNS = {"badge": "qc_flag"}
+# Columns of sheets of earlier versions.
+OLD_COLUMNS: Mapping[str, str] = {"badge": "qc_flag"}
 
 
 def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
@@ -202,10 +156,11 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
     if not path.is_file():
         raise InputError(path, "the cohort sheet does not exist.", "fix `sheet:`; it is relative to the config file.")
     frame = read_text_table(path)
-    for old, new in _OLD_COLUMNS.items():
-        if old in frame and new not in frame:
-            logger.warning("%s: column '%s' is now called '%s'", path, old, new)
-            frame = frame.rename(columns={old: new})
+    for old, new in OLD_COLUMNS.items():
+        if old in frame:
+            raise InputError(
+                path, f"column '{old}' is of an earlier version.", f"call it '{new}'.", code="config-old-key"
+            )
     rows: list[dict[str, str]] = frame.to_dict("records")  # type: ignore[assignment]
     schema = load_schema(f"sheet.{source}")
     seen: dict[str, int] = {}
@@ -241,6 +196,7 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
     """
     origin = " + ".join(str(f) for f in files) or "config"
     top = copy.deepcopy(dict(raw))
+    refuse_old_keys(top, origin)
     check(top, load_schema("config"), origin)
     entries = {
         section: {name: _check_entry(section, name, entry, origin) for name, entry in (top.get(section) or {}).items()}
@@ -278,7 +234,7 @@ def _check_subset(name: str, cohort: Entry, rows: list[dict[str, str]], origin: 
         if sample not in known:
             raise InputError(
                 f"{origin}: cohorts.{name}.samples",
-                f"'{sample}' is not in the sheet.{_nearest(sample, known)}",
+                f"'{sample}' is not in the sheet.{nearest(sample, known)}",
                 f"use samples of the sheet: {', '.join(known[:40])}.",
             )
 
@@ -341,7 +297,7 @@ def check_names(config: Config) -> None:
         if name not in known:
             raise InputError(
                 f"{config.origin}: {where}",
-                f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{_nearest(name, known)}",
+                f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{nearest(name, known)}",
                 f"use one of these or add '{name}' under {section}.",
             )
     runnable = [*config.entries["experiments"], *config.entries["checks"]]
@@ -349,7 +305,7 @@ def check_names(config: Config) -> None:
         if name not in runnable:
             raise InputError(
                 f"{config.origin}: only",
-                f"'{name}' is neither an experiment nor a check.{_nearest(name, runnable)}",
+                f"'{name}' is neither an experiment nor a check.{nearest(name, runnable)}",
                 f"use some of: {', '.join(runnable)}.",
             )
     for name, entry in config.entries["experiments"].items():

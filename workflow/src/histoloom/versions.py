@@ -18,7 +18,7 @@ from histoloom.errors import InputError
 
 SRC = Path(__file__).resolve().parents[1]
 # What these do shows in params and inputs: a new kind must not make every section be read again.
-_UNTRACKED = frozenset(f"histoloom.{name}" for name in ("config", "errors", "jobs", "kinds", "versions"))
+_UNTRACKED = frozenset(f"histoloom.{name}" for name in ("config", "errors", "jobs", "kinds", "schemas", "versions"))
 _IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+([\w.]+))", re.M)
 
 

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 import yaml
 
-from histoloom.config import RESOURCES, check, load_schema
+from histoloom.config import RESOURCES
 from histoloom.errors import InputError
 from histoloom.kinds import EncoderKind, find, load
+from histoloom.schemas import check, load_schema
 from histoloom.tiles.spec import TileSpec
 
 

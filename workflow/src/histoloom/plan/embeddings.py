@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from histoloom import kinds, paths
-from histoloom.config import RESOURCES, Config, check, load_schema
+from histoloom.config import RESOURCES, Config
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_text
 from histoloom.job_resources import NEEDS
 from histoloom.plan.experiments import Experiments
 from histoloom.plan.sections import Sections
+from histoloom.schemas import check, load_schema, read_yaml
 
 _WEIGHTS_WITHOUT_FILE = frozenset({"card", "hub", "random"})
 
@@ -72,7 +71,7 @@ class Embeddings:
     def cards(self) -> dict[str, Any]:
         """Encoder cards by name, defaults filled in: those of ``resources/encoders.yaml`` and the config's own."""
         path = RESOURCES / "encoders.yaml"
-        cards = yaml.safe_load(path.read_text())
+        cards = read_yaml(path)
         for name, card in cards.items():
             check(card, load_schema("encoder_card"), f"{path}: {name}")
         for name in self.config.entries["cards"]:
@@ -184,7 +183,7 @@ class Embeddings:
         """Return how many GPUs an embedding job can use."""
         return self._kind(encoder).gpu
 
-    # groups of encoders -----------------------------------------------------------------------------------------------
+    # groups of encoders ----------------------------------------------------------------------------------------
 
     def used_encoders(self, cohort: str) -> list[str]:
         """Return the encoders that the experiments which are to run ask for on a cohort, in the config's order."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from histoloom import kinds, paths
-from histoloom.config import Config, affected
+from histoloom.config import Config
 from histoloom.folds import is_compared
 from histoloom.plan.sections import Row, Sections
+from histoloom.schemas import affected
 
 
 class Experiments:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from histoloom import kinds, paths
-from histoloom.config import Config, fill_defaults, load_schema
+from histoloom.config import Config
 from histoloom.errors import InputError
 from histoloom.plan.sections import Sections
+from histoloom.schemas import fill_defaults, load_schema
 
 # Where a file lies is tracked as an input, by its content; a moved mirror must not refit a reference.
 _PATHS = frozenset({"path", "folder", "annotation"})

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from histoloom.config import check, load_schema
 from histoloom.errors import InputError
+from histoloom.schemas import check, load_schema
 
 CHECKSUMS = ("sha256", "git_blob_sha1", "md5")
 """Columns that can prove a file, strongest first."""
