@@ -247,3 +247,14 @@ def test_every_schema_is_closed_and_explains_its_keys() -> None:
         if path.name.startswith(("sheet.", "config.", "published.")):
             continue
         walk(load_schema(path.name.removesuffix(".schema.yaml")), path.name)
+
+
+def test_every_key_of_an_experiment_says_what_it_affects() -> None:
+    """A key that affects nothing would leave a stale artefact behind."""
+    parts = {"target", "folds", "audit", "training", "fit", "scoring", "applying", "report"}
+    for path in (ROOT / "workflow" / "schemas").glob("experiment.*.schema.yaml"):
+        for key, sub in load_schema(path.name.removesuffix(".schema.yaml"))["properties"].items():
+            assert sub["x-affects"] or key in {"task", "title", "models"}, f"{path.name}: {key}"
+            assert set(sub["x-affects"]) <= parts, f"{path.name}: {key}"
+            # What changes a fit must reach the training job.
+            assert "fit" not in sub["x-affects"] or "training" in sub["x-affects"], f"{path.name}: {key}"

@@ -43,6 +43,8 @@ OLD_KEYS: Sequence[tuple[str, str, str | None, str]] = (
     ("", "judges", None, "`checks`"),
     ("", "passes", None, "`encoder_groups`"),
     ("cohorts", "plants", None, "`effects`"),
+    ("experiments", "task", "abundance", "`task: evaluate`"),
+    ("experiments", "task", "probe", "`task: evaluate`, `target: {kind: expression}` and models of kind pca_ridge"),
     ("experiments", "split", "leak_price", "`split: paired_leakage`"),
     ("experiments", "sisters", None, "`other_sections`"),
 )

@@ -53,7 +53,7 @@ def _put_shared(part: Any, shared: Mapping[str, Any]) -> None:
 def affected(schema: str, entry: Mapping[str, Any], part: str) -> dict[str, Any]:
     """Return the keys of an entry whose schema says that they affect a part of the workflow (``x-affects``)."""
     keys = load_schema(schema)["properties"]
-    return {key: value for key, value in entry.items() if part in keys[key]["x-affects"]}
+    return {key: value for key, value in entry.items() if part in keys.get(key, {}).get("x-affects", ())}
 
 
 def fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:

@@ -17,10 +17,6 @@ from histoloom.folds.splits import ALL, COLUMNS, DELIBERATE, Rows, Spec, Split, 
 from histoloom.identity import make_identity
 from histoloom.kinds import load
 
-_SPEC_KEYS = (
-    "split", "on_overlap", "selection", "n_folds", "block_um", "buffer_um",
-    "cohorts", "train_cohorts", "test_cohorts", "draws", "other_sections",
-)  # fmt: skip
 # Splits that cut through sections.
 _OBSERVATION_SPLITS = frozenset({"random", "spatial_block", "paired_leakage"})
 
@@ -102,7 +98,7 @@ def make_folds(*, spec: Mapping[str, Any], target: Path, seed: int, out: Path, s
     Parameters
     ----------
     spec
-        The experiment's entry.
+        What of the experiment's entry affects folds.
     target
         Its target artefact.
     seed
@@ -126,7 +122,7 @@ def make_folds(*, spec: Mapping[str, Any], target: Path, seed: int, out: Path, s
         obs = read_elem(handle["obs"])
     for column in ("cohort", "sample", "patient", "obs_id"):
         obs[column] = obs[column].astype(str)
-    params = {key: spec[key] for key in _SPEC_KEYS if key in spec}
+    params = {key: value for key, value in spec.items() if key not in {"name", "seed"}}
     folds = read_splits(splits) if splits else []
     table, facts = build_folds({**spec, "published_folds": folds}, obs, seed)
     if folds:

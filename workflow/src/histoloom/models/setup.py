@@ -24,12 +24,11 @@ from histoloom.models.artefact import make_model
 from histoloom.models.base import FoldData, Part
 from histoloom.models.selection import rule_of
 from histoloom.obs_keys import section_keys
+from histoloom.schemas import affected
 from histoloom.targets import Target, TargetKind, kind_of, read_target
 
 Index = npt.NDArray[np.intp]
 Files = Mapping[str, Sequence[Path]]
-# Keys of an experiment that change what is trained; which other models it has does not.
-TRAINING_KEYS = ("train_seeds", "standardise", "selection", "shuffle_labels", "seed")
 LEAKS = "leaks"
 """The variant that holds the predictions of a comparison, and of the fold that it is compared with."""
 
@@ -186,7 +185,7 @@ class Setup:
     def identity(self, fold: str | None = None, seed: int | None = None) -> dict[str, Any]:
         """Return the identity of the model, or of one fold's and seed's where each has a job of its own."""
         chosen = {key: value for key, value in self.spec.items() if key != "variants"}
-        params = {"model": chosen, "experiment": {key: self.experiment[key] for key in TRAINING_KEYS}}
+        params = {"model": chosen, "experiment": affected("experiment.evaluate", self.experiment, "fit")}
         if fold is not None:
             params |= {"fold": fold, "train_seed": seed}
         used = {
