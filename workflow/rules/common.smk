@@ -5,7 +5,6 @@ from inspect import signature
 
 from histoloom import paths
 from histoloom.identity import canonical_json
-from histoloom.kinds import LIGHT
 from histoloom.job_resources import NEEDS, memory_mb, runtime_minutes
 from histoloom.plan import Plan
 from histoloom.versions import code_of, version_of
@@ -108,50 +107,3 @@ def check_wildcards(rules):
         names = {name for ask in asked for name in getattr(ask, "wildcards", [])}
         if missing := sorted(names - known.wildcard_names):
             raise WorkflowError(f"{known.name} has no wildcard {', '.join(missing)}.")
-
-
-# Rules that still name methods as text; each will pass the method itself.
-def find_method(name):
-    parts = (PLAN.sections, PLAN.labels, PLAN.experiments, PLAN.embeddings)
-    parts += (PLAN.models, PLAN.checks, PLAN.report)
-    names = {
-        "experiment_results": "results",
-        "leak_results": "leakage_results",
-        "experiment_title": "title",
-        "check_files": "files",
-        "check_chapter": "chapter",
-        "check_columns": "columns",
-        "audit_samples": "sample_files",
-        "model_embeddings": "inputs",
-    }
-    if name.startswith("check_"):
-        return getattr(PLAN.checks, names[name])
-    if name.startswith("model_"):
-        return getattr(PLAN.models, names.get(name, name[6:]))
-    if name in {"experiment_results", "experiment_title"}:
-        return getattr(PLAN.report, names[name])
-    name = names.get(name, name)
-    return next(getattr(part, name) for part in parts if hasattr(part, name))
-
-
-def get(method, *names, **arguments):
-    return inputs(find_method(method))
-
-
-def get_spec(method, *names, section=None, part=None):
-    if method == "experiment_spec":
-        whole = part in {"all", "report"}
-        return (
-            spec(PLAN.report.spec) if whole else spec(PLAN.experiments.spec, part=part)
-        )
-    if method == "named_entry":
-        return spec(getattr(PLAN, section).spec)
-    return spec(find_method(method))
-
-
-def get_memory(rule, *kind):
-    return memory(NEEDS.get(rule, LIGHT))
-
-
-def get_runtime(rule, *kind):
-    return runtime(NEEDS.get(rule, LIGHT))
