@@ -23,7 +23,7 @@ _AGAIN = "fetch it again, or leave it out: a section by a reason in the sheet's 
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Return a file's bytes without byte order mark, unpacked when they are gzip (told by the bytes, not the name).
+    """Return a file's bytes without byte order mark, unpacked when they are gzip (by the bytes, not the name).
 
     Raises
     ------

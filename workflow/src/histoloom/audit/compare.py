@@ -111,7 +111,7 @@ def totals_spread(first: Fingerprint, second: Fingerprint) -> float:
 def probe_rows(section: Fingerprint) -> npt.NDArray[np.int64]:
     """Return the spots that are looked for elsewhere: those in the middle of the section's depth, spread evenly."""
     order = np.argsort(section.pairs[:, 0], kind="stable")
-    # The deepest half: a twin is told from a neighbour by counts, and shallow spots have few.
+    # The deepest half: a twin differs from a neighbour in counts, and shallow spots have few.
     deep = order[len(order) // 2 :]
     chosen = np.linspace(0, len(deep) - 1, min(PROBES, len(deep))).round().astype(np.int64)
     return np.asarray(deep[chosen])

@@ -116,7 +116,7 @@ def audit_sections(
     folds
         The experiment's folds; None: two patients are two sides.
     genes
-        Table through which genes of several cohorts meet (`histoloom.genes`); without it a cohort with ids and one with
+        Table through which genes of several cohorts are matched (`histoloom.genes`); without it a cohort with ids and one with
         symbols are compared by totals and pictures only.
     out
         parquet, `COLUMNS`.
@@ -161,7 +161,7 @@ def audit_sections(
 
 
 def _warn_of_kinds(sections: Sequence[Fingerprint]) -> None:
-    """Say which sections' genes cannot meet."""
+    """Say which sections' genes cannot be matched."""
     kinds: dict[str, list[str]] = {}
     for section in sections:
         if section.genes:
@@ -170,6 +170,6 @@ def _warn_of_kinds(sections: Sequence[Fingerprint]) -> None:
         summary = "; ".join(f"{kind}: {', '.join(names[:3])}, {len(names)} in all" for kind, names in kinds.items())
         logger.warning(
             "sections with other kinds of gene names are compared by totals and pictures only (%s); "
-            "`genes: {match: ensembl}` lets them meet",
+            "`genes: {match: ensembl}` matches them",
             summary,
         )

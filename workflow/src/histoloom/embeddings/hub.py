@@ -1,4 +1,4 @@
-"""Checkpoints from the Hugging Face hub: pinned, cached, offline when told, and refusals that say what to do."""
+"""Checkpoints from the Hugging Face hub: pinned, cached, offline on request, and refusals that say what to do."""
 
 from __future__ import annotations
 

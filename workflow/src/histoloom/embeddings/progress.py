@@ -12,7 +12,7 @@ _EVERY_S = 5.0
 
 
 class Progress:
-    """Tiles done, tiles/s and time left, told to the log every few seconds.
+    """Tiles done, tiles/s and time left, logged every few seconds.
 
     Parameters
     ----------

@@ -138,7 +138,7 @@ def resize_positions(state: State, own: Mapping[str, torch.Tensor], prefix_token
     state, own
         The checkpoint's and the model's tensors; every key that ends in ``pos_embed`` is looked at.
     prefix_tokens
-        Positions of class and register tokens, which keep theirs.
+        Positions of class and register tokens, which keep their own.
     how
         ``"bilinear"`` (not antialiased, as CONCH does) or ``"bicubic"`` (antialiased, timm's way); ``"strict"``
         changes nothing, so that another grid stops the loading.

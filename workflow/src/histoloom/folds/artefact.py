@@ -35,8 +35,8 @@ def fold_ids(spec: Spec, rows: Rows) -> list[str]:
         Its sections, in order, with at least cohort, sample and patient.
     """
     split: Split = load("splits", spec["split"])
-    found = [*split.ids(spec, rows), *drop_ids(spec, rows)]
-    return found if spec["split"] in DELIBERATE else [*found, ALL]
+    names = [*split.ids(spec, rows), *drop_ids(spec, rows)]
+    return names if spec["split"] in DELIBERATE else [*names, ALL]
 
 
 def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -190,10 +190,10 @@ def describe(spec: Spec, table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, An
         what = {_TRANSFER: {"what": PUBLISHED, "draw": -1}, first: {"what": SHARED_DROPPED, "draw": -1}}
         what |= {fold: {"what": RANDOM_DROP, "draw": i} for i, fold in enumerate(draws)}
         there = set(table["fold"])
-        what = {fold: about for fold, about in what.items() if fold in there}
+        what = {fold: facts for fold, facts in what.items() if fold in there}
         more = {"shared_patients": shared_patients(spec, rows)}
     roles = roles_of(table, obs)
-    folds = {fold: {**about, **_sizes(obs, roles[fold])} for fold, about in what.items()}
+    folds = {fold: {**facts, **_sizes(obs, roles[fold])} for fold, facts in what.items()}
     return {"kind": spec["split"], "matched": MATCHED, "draws": spec["draws"], **more, "folds": folds}
 
 
@@ -213,7 +213,7 @@ def _sizes(obs: pd.DataFrame, role: np.ndarray) -> dict[str, int]:
 
 def control_folds(compared: Mapping[str, Any]) -> frozenset[str]:
     """Return the folds of a comparison that must not feed a headline."""
-    return frozenset(f for f, about in compared.get("folds", {}).items() if about["what"] != PUBLISHED)
+    return frozenset(f for f, facts in compared.get("folds", {}).items() if facts["what"] != PUBLISHED)
 
 
 def check_compared(compared: Mapping[str, Any], table: pd.DataFrame, obs: pd.DataFrame) -> None:
@@ -231,7 +231,7 @@ def check_compared(compared: Mapping[str, Any], table: pd.DataFrame, obs: pd.Dat
     section = section_keys(obs).to_numpy()
 
     def by_what(what: str) -> list[str]:
-        return [fold for fold, about in compared["folds"].items() if about["what"] == what]
+        return [fold for fold, facts in compared["folds"].items() if facts["what"] == what]
 
     def refuse(fold: str, problem: str) -> None:
         raise InputError(f"fold '{fold}'", problem, "remove the folds and run again.")
@@ -251,13 +251,13 @@ def check_compared(compared: Mapping[str, Any], table: pd.DataFrame, obs: pd.Dat
         if leaked(clean):
             refuse(clean, f"trains on patients that it tests: {', '.join(sorted(leaked(clean)))}; it must not.")
     for fold in by_what(WITH):
-        about = compared["folds"][fold]
-        (pair,) = [f for f in by_what(WITHOUT) if compared["folds"][f]["tests"] == about["tests"]]
+        facts = compared["folds"][fold]
+        (pair,) = [f for f in by_what(WITHOUT) if compared["folds"][f]["tests"] == facts["tests"]]
         match(fold, pair)
-        if leaked(fold) != {about["patient"]}:
-            refuse(fold, f"must train on patient {about['patient']} and on no other that it tests.")
-        if (section[roles[fold] == "train"] == about["tests"]).any():
-            refuse(fold, f"trains on the section that it tests, {about['tests']}.")
+        if leaked(fold) != {facts["patient"]}:
+            refuse(fold, f"must train on patient {facts['patient']} and on no other that it tests.")
+        if (section[roles[fold] == "train"] == facts["tests"]).any():
+            refuse(fold, f"trains on the section that it tests, {facts['tests']}.")
     for fold in by_what(RANDOM_DROP):
         match(fold, by_what(SHARED_DROPPED)[0])
         if leaked(fold) != set(compared["shared_patients"]):

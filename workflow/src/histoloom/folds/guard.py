@@ -35,7 +35,7 @@ def find_overlap(table: pd.DataFrame) -> list[dict[str, Any]]:
     table
         Fold table with columns fold, cohort, sample, patient, role.
     """
-    # An observation-level table has a row per spot; sections are all that is told.
+    # An observation-level table has a row per spot; the message names sections only.
     sections = table[["fold", "cohort", "sample", "patient", "role"]].drop_duplicates()
     overlaps = []
     for fold, rows in sections.groupby("fold", sort=False):

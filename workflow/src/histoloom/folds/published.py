@@ -98,12 +98,12 @@ def coverage(folds: Sequence[Mapping[str, Sequence[str]]], present: Sequence[str
     left_out = sorted(named - set(present))
     untested = sorted(named - set(tested))
     again = sorted({s for s in tested if tested.count(s) > 1})
-    told = [
+    remarks = [
         f"{what} {', '.join(names)}"
         for what, names in (("without", left_out), ("never tested", untested), ("tested more than once", again))
         if names
     ]
-    return "; ".join(told) or "as published"
+    return "; ".join(remarks) or "as published"
 
 
 published: Split = _Published()

@@ -54,9 +54,9 @@ def section_graph(obs: pd.DataFrame, rule: str | float) -> csr_array:
         known = f"use {', '.join(RULES)} or a radius in um."
         raise InputError("graph", f"'{rule}' is no rule.", known, code="graph-rule")
     lattice, radius = RULES[rule]
-    found = lattice_of(row, column)
-    if found != lattice and len(np.unique(row)) > 1:
+    detected = lattice_of(row, column)
+    if detected != lattice and len(np.unique(row)) > 1:
         raise InputError(
-            where, f"is a {found} array; {rule} is for {lattice} ones.", "use another rule.", code="graph-lattice"
+            where, f"is a {detected} array; {rule} is for {lattice} ones.", "use another rule.", code="graph-lattice"
         )
     return neighbours(positions_um(row, column, 1.0, lattice), radius)

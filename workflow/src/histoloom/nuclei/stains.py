@@ -16,7 +16,7 @@ STAIN_SCALE = 4.0
 """Stain concentrations are multiplied by this for features of order 1; skimage's are of order 0.1."""
 
 STAIN_TOP = 2.5
-"""Largest stain concentration told apart."""
+"""Largest stain concentration that is distinguished."""
 _EPSILON = 1e-6
 
 

@@ -119,7 +119,7 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
     """Read the pathologist's table of a section.
 
     The file has CR, CRLF or LF line ends. Its header may be one name short, so that every name stands one column too
-    far left; the columns are told by what they hold. Coordinates are rounded to the array's grid.
+    far left; the columns are recognised by their content. Coordinates are rounded to the array's grid.
 
     Returns
     -------

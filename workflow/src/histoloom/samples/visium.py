@@ -1,7 +1,7 @@
 """Visium as Space Ranger leaves it: the ``outs`` folder, and the full-resolution image that it was given.
 
 Counts are ``filtered_feature_bc_matrix.h5``, places ``spatial/tissue_positions*`` of either generation (``_list.csv``
-without a header before Space Ranger 2, ``.csv`` with one since, ``.parquet`` for Visium HD), told apart by content,
+without a header before Space Ranger 2, ``.csv`` with one since, ``.parquet`` for Visium HD), recognised by content,
 not by name. ``spatial/`` also says how large the full-resolution image was; another one is refused. For Visium HD give
 a folder of ``binned_outputs``.
 """

@@ -1,7 +1,7 @@
 """Published patches in place of a slide: ``patches/<id>.h5`` of HEST and HEST-bench, where the slide is not given.
 
 The frame is the slide's own level 0. A tile that is one of the patches comes out as it is stored, to the byte; no other
-tile can be had. Overviews are drawn from the patches.
+tile can be read. Overviews are drawn from the patches.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from histoloom.errors import InputError
 
 @dataclass(frozen=True)
 class Background:
-    """How tissue is told from glass; fields as in ``workflow/schemas/tiles.schema.yaml``."""
+    """How tissue is separated from glass; fields as in ``workflow/schemas/tiles.schema.yaml``."""
 
     method: Literal["none", "rgb", "saturation", "optical_density"] = "optical_density"
     min_tissue: float = 0.1
@@ -37,7 +37,7 @@ class TileSpec:
     pad
         What padding shows: ``"white"`` or ``"reflect"``.
     background
-        How tissue is told from glass.
+        How tissue is separated from glass.
     """
 
     size_px: int = 224
