@@ -91,7 +91,8 @@ class LabelsKind(Kind):
     Attributes
     ----------
     reads
-        Counts of a group of sections; or, for a whole cohort in one job, a published table or the simulation's truth.
+        Counts of a group of sections; or, for a whole cohort in one job, a published table, the simulation's truth or a
+        file of the user.
     gpu
         How many GPUs a job can use.
     threads_matter
@@ -100,7 +101,7 @@ class LabelsKind(Kind):
         Of `label_groups`.
     """
 
-    reads: Literal["counts", "table", "truth"] = "counts"
+    reads: Literal["counts", "table", "truth", "file"] = "counts"
     gpu: int = 0
     threads_matter: bool = False
     memory: Memory = LIGHT
@@ -267,6 +268,7 @@ LABELS: dict[str, LabelsKind] = {
     ),
     "published": LabelsKind("histoloom.labels.published:label_published", reads="table"),
     "truth": LabelsKind("histoloom.labels.published:label_truth", reads="truth"),
+    "table": LabelsKind("histoloom.labels.own_table:label_own_table", reads="file"),
 }
 
 _FORMULA = Memory(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1)

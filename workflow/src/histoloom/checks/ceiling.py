@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom import paths
+from histoloom import kinds, paths
 from histoloom.checks.base import FLAGGED, Plan, Result, heading, paired
 from histoloom.checks.labelled import Labels
 from histoloom.errors import InputError
@@ -21,6 +21,14 @@ from histoloom.targets.abundance import apply_recipe
 
 def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the labels of the first and of the second halves."""
+    method = plan.config.get("labels", entry["labels"])["method"]
+    if kinds.LABELS[method].whole_cohort:
+        raise InputError(
+            f"{plan.config.origin}: a check of kind ceiling",
+            f"labels '{entry['labels']}' ({method}) are read from a table: half of the counts gives the same labels.",
+            "name labels that are made from counts.",
+            code="ceiling-no-counts",
+        )
     names = [f"{entry['labels']}-half{half}s{entry['seed']}" for half in (0, 1)]
     first, second = ([paths.LABELS.format(labels=name, cohort=c) for c in entry["cohorts"]] for name in names)
     return {"labels": first, "against": second}

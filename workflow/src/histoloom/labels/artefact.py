@@ -84,7 +84,7 @@ class LabelTask:
 
 def science(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of an entry decides the labels of one seed: one more seed leaves the others what they were."""
-    return {key: value for key, value in spec.items() if key not in {"seeds", "fits_per_job"}}
+    return {key: value for key, value in spec.items() if key not in {"seeds", "fits_per_job", "path"}}
 
 
 @dataclass(frozen=True)

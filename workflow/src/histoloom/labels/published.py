@@ -56,7 +56,7 @@ def label_published(task: LabelTask) -> GroupLabels:
                 )
             with archive.open(by_name[wanted]) as handle:
                 frames.append(_read_table(handle, f"{path}:{by_name[wanted]}"))
-    return _join(task, sections, frames, [f"{path}:{s.sample}" for s in sections])
+    return join_tables(task, sections, frames, [f"{path}:{s.sample}" for s in sections])
 
 
 def label_truth(task: LabelTask) -> GroupLabels:
@@ -76,12 +76,15 @@ def label_truth(task: LabelTask) -> GroupLabels:
         with matches[0].open("rb") as handle:
             frames.append(_read_table(handle, str(matches[0])))
         places.append(str(matches[0]))
-    return _join(task, sections, frames, places)
+    return join_tables(task, sections, frames, places)
 
 
 def _read_table(handle: IO[bytes], where: str) -> pd.DataFrame:
-    """Read one section's table; index = obs_id, columns = types."""
-    frame = pd.read_csv(handle, sep="\t", index_col=0, float_precision="round_trip")
+    return check_table(pd.read_csv(handle, sep="\t", index_col=0, float_precision="round_trip"), where)
+
+
+def check_table(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return one section's table (index = obs_id, columns = types) as float; names are unique and no cell is empty."""
     frame.index = frame.index.astype(str).str.strip()
     frame = frame.drop(columns=[c for c in _NOT_TYPES if c in frame.columns])
     frame.columns = pd.Index([str(c).strip() for c in frame.columns])
@@ -106,8 +109,8 @@ def _read_table(handle: IO[bytes], where: str) -> pd.DataFrame:
     return numbers.astype(float)
 
 
-def _join(task: LabelTask, sections: list[Section], frames: list[pd.DataFrame], places: list[str]) -> GroupLabels:
-    """Join tables to the sections' spots by id."""
+def join_tables(task: LabelTask, sections: list[Section], frames: list[pd.DataFrame], places: list[str]) -> GroupLabels:
+    """Join a table per section to the section's spots by id; `places` name the tables in messages."""
     types = sorted(frames[0].columns)
     obs, values, dropped, unmatched = [], [], {}, {}
     for section, frame, where in zip(sections, frames, places, strict=True):

@@ -12,6 +12,7 @@ from histoloom.schemas import fill_defaults, load_schema
 
 # Where a file lies is tracked as an input, by its content; a moved mirror must not refit a reference.
 _PATHS = frozenset({"path", "folder", "annotation"})
+_NOT_SCIENCE = frozenset({"seeds", "fits_per_job", "path"})
 Fit = tuple[str, int, list[str]]  # group, seed, the group's sections
 
 
@@ -42,7 +43,7 @@ class Labels:
 
     def spec(self, labels: str) -> dict[str, Any]:
         """Return what of a label method's entry decides the labels of one seed: one more must not refit the others."""
-        return {key: value for key, value in self.entry(labels).items() if key not in {"seeds", "fits_per_job"}}
+        return {key: value for key, value in self.entry(labels).items() if key not in _NOT_SCIENCE}
 
     def _kind(self, labels: str) -> kinds.LabelsKind:
         return kinds.LABELS[self.entry(labels)["method"]]
@@ -116,10 +117,14 @@ class Labels:
         }
 
     def tables(self, labels: str, cohort: str, group: str) -> list[str]:
-        """Return the published tables, or those of the simulation's ground truth, that a label job reads."""
+        """Return the published tables, the user's own, or the simulation's ground truth, that a label job reads."""
         reads, source = self._kind(labels).reads, self.sections.entry(cohort)["source"]
         if reads == "counts":
             return []
+        if reads == "file":
+            path = self.config.place(self.entry(labels)["path"]).replace("{cohort}", cohort)
+            names = [path.replace("{sample}", s) for s in self.groups(labels, cohort)[group]]
+            return list(dict.fromkeys(names))
         if reads == "table":
             tables, name = self.sections.tables(cohort), self.entry(labels)["table"]
             if name not in tables:
