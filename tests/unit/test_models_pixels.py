@@ -81,8 +81,8 @@ def test_a_fold_is_learnt_and_its_cost_is_recorded(bench):
     models = [fit(bench, f"{p}{s}", fold=f"patient-{p}", seed=s, epochs=12) for p in "ABC" for s in (0, 1)]
     cost = json.loads((bench.folder / "e.json").read_text())
     assert (cost["items"], cost["epochs"]) == (1, 12)
-    assert cost["images"] == 12 * 66
-    assert cost["images_per_s"] > 0
+    assert cost["examples"] == 12 * 66
+    assert cost["examples_per_s"] > 0
     spec = model_spec("stnet", **{**SMALL, "epochs": 12}, variants={"one": {}, "eight": {"symmetries": 8}})
     results = {}
     for variant in ("one", "eight"):

@@ -96,12 +96,12 @@ def gather(paths: Sequence[Path], out: Path) -> None:
     """Write one record of several jobs: seconds and items added up, peaks of memory the largest of all."""
     records = [json.loads(Path(path).read_text()) for path in paths]
     gathered = dict(records[0])
-    for key in ("seconds", "items", "epochs", "images"):
+    for key in ("seconds", "items", "epochs", "examples"):
         if all(key in record for record in records):
             gathered[key] = round(sum(record[key] for record in records), 3)
     for key in ("peak_rss_mb", "peak_gpu_mb"):
         gathered[key] = max((record[key] for record in records if record[key] is not None), default=None)
     gathered["items_per_s"] = round(gathered["items"] / max(gathered["seconds"], 1e-9), 4)
-    if "images" in gathered:
-        gathered["images_per_s"] = round(gathered["images"] / max(gathered["seconds"], 1e-9), 2)
+    if "examples" in gathered:
+        gathered["examples_per_s"] = round(gathered["examples"] / max(gathered["seconds"], 1e-9), 2)
     Path(out).write_text(json.dumps(gathered, indent=1, sort_keys=True) + "\n")

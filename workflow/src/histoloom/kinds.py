@@ -301,6 +301,13 @@ _VALUES = frozenset({"abundance", "expression"})
 _CLASSES = frozenset({"cell_class"})
 _FIT = Memory(600, file_mb=20, base_minutes=30, minutes_per_mb=1)
 _FEATURES = frozenset({Need.FEATURES})
+_PIXELS = frozenset({Need.PIXELS})
+_PER_FOLD: dict[str, Any] = {
+    "job": "fold",
+    "gpu": 1,
+    "stochastic": True,
+    "memory": Memory(4000, file_mb=4, base_minutes=240, minutes_per_mb=3),  # a guess
+}
 MODELS: dict[str, ModelKind] = {
     "mlp": ModelKind(
         "histoloom.models.mlp:MLP",
@@ -317,14 +324,21 @@ MODELS: dict[str, ModelKind] = {
     "logistic_regression": ModelKind(
         "histoloom.models.logistic:LogisticRegression", _CLASSES, _FEATURES, baseline="encoder, linear", memory=_FIT
     ),
-    "stnet": ModelKind(
-        "histoloom.models.stnet:STNet",
-        _VALUES,
-        frozenset({Need.PIXELS}),
+    "stnet": ModelKind("histoloom.models.stnet:STNet", _VALUES, _PIXELS, **_PER_FOLD),
+    "bleep": ModelKind("histoloom.models.bleep:BLEEP", _VALUES, _PIXELS, **_PER_FOLD),
+    "cmrcnet": ModelKind("histoloom.models.cmrcnet:CMRCNet", _VALUES, _PIXELS, **_PER_FOLD),
+    "histogene": ModelKind(
+        "histoloom.models.histogene:HisToGeneModel", _VALUES, _PIXELS | {Need.COORDINATES}, **_PER_FOLD
+    ),
+    "hist2cell": ModelKind("histoloom.models.hist2cell:Hist2CellModel", _VALUES, _PIXELS | {Need.GRAPH}, **_PER_FOLD),
+    "cell_transformer": ModelKind(
+        "histoloom.models.cell_transformer:CellTransformerModel",
+        _CLASSES,
+        _FEATURES | {Need.COORDINATES},
         job="fold",
         gpu=1,
         stochastic=True,
-        memory=Memory(4000, file_mb=4, base_minutes=240, minutes_per_mb=3),  # a guess
+        memory=Memory(2000, file_mb=4, base_minutes=120, minutes_per_mb=1),  # a guess
     ),
     "section_mean": ModelKind("histoloom.models.baselines:SectionMean", _VALUES, baseline="section mean", memory=_FIT),
     "train_mean": ModelKind("histoloom.models.baselines:TrainMean", _VALUES, baseline="training mean", memory=_FIT),

@@ -70,6 +70,11 @@ class Inputs:
         features: npt.NDArray[np.float32] = self._read("features", rows)
         return features
 
+    def feature_widths(self) -> list[int]:
+        """Return the dimension of each encoder, in the model's order."""
+        widths: list[int] = self._readers["features"].widths  # type: ignore[attr-defined]
+        return widths
+
     def pixels(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.uint8]:
         """Return (b, h, w, 3) tiles."""
         pixels: npt.NDArray[np.uint8] = self._read("pixels", rows)

@@ -13,7 +13,7 @@ import pandas as pd
 from histoloom.embeddings.artefact import open_embeddings
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_text
-from histoloom.inputs.base import Index, Reader
+from histoloom.inputs.base import Index
 from histoloom.inputs.scaling import Scaler, fit_scaler
 
 BLOCK = 8192
@@ -63,9 +63,14 @@ class Features:
             self._parts.append((reader, reader.align(obs)))
             self.spaces[encoder] = _space(reader.metadata[0])
 
+    @property
+    def widths(self) -> list[int]:
+        """Return the dimension of each encoder."""
+        return [reader.dim for reader, _ in self._parts]
+
     def __call__(self, rows: Index) -> npt.NDArray[np.float32]:
         """Return (len(rows), D)."""
-        out = np.empty((len(rows), sum(reader.dim for reader, _ in self._parts)), dtype=np.float32)
+        out = np.empty((len(rows), sum(self.widths)), dtype=np.float32)
         left = 0
         for reader, position in self._parts:
             out[:, left : left + reader.dim] = reader.rows(position[rows])
@@ -88,8 +93,8 @@ class GroupScaled:
     Groups hold test inputs too (never labels): predictions made with them are transductive.
     """
 
-    def __init__(self, reader: Reader, groups: npt.NDArray[np.intp]) -> None:
-        self._reader, self._groups = reader, groups
+    def __init__(self, reader: Features, groups: npt.NDArray[np.intp]) -> None:
+        self._reader, self._groups, self.widths = reader, groups, reader.widths
         self._scalers: dict[int, Scaler] = {}
 
     def __call__(self, rows: Index) -> npt.NDArray[np.float32]:

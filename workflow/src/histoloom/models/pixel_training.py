@@ -1,51 +1,43 @@
-"""Training on tile pixels: one loop for every model that reads them.
+"""Training on tile pixels, on the loop of `histoloom.models.training`.
 
 Tiles of a fold lie on the device as uint8 when they fit, else they are read from the packed files batch by batch.
-Flips, quarter turns, resizing and normalisation are done on the device, a batch at a time. Lightning Fabric carries
-device and precision; the loop owns epochs, selection and checkpoints. A fit that was interrupted and goes on equals an
-unbroken one.
+Flips, quarter turns, resizing and normalisation are done on the device, a batch at a time.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-import histoloom.torch_compat  # noqa: F401 - before lightning, which imports torchvision
-from histoloom.checkpoints import Checkpoint, random_state, set_random_state
-from histoloom.errors import InputError
 from histoloom.inputs import Inputs
-from histoloom.models.base import FoldData, JobContext, Predictions, Spec
-from histoloom.models.selection import choose
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+from histoloom.models.base import Arrays, FoldData, JobContext, Predictions
+from histoloom.models.training import Task, TrainedNetwork, TrainingSpec, as_arrays, fit_selected
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SCALES = {
+    "imagenet": IMAGENET,
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "raw": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
+}
+"""Mean and SD by colour, in units of 1 = 255, that an input's scale means; ``raw`` gives 0..255."""
 MEMORY_SHARE = 0.5
 """Share of a GPU's free memory that tiles may take."""
 PREDICTION_BATCH = 256
 
 
 @dataclass(frozen=True)
-class PixelSpec(Spec):
+class PixelSpec(TrainingSpec):
     """Keys that every model on pixels has."""
 
-    batch_size: int
-    epochs: int
     input_px: int | None = None
-    normalise: Literal["train", "imagenet"] = "imagenet"
+    normalise: Literal["train", "imagenet", "unit", "raw"] = "imagenet"
     augment: bool = True
-    precision: str = "32-true"
 
 
 class Tiles:
@@ -133,235 +125,62 @@ class Preparation:
         return x.contiguous(memory_format=torch.channels_last)
 
 
-class PixelTask:
-    """What a model adds to the loop: network, optimiser, loss and, where they differ, batches and prediction.
-
-    Attributes
-    ----------
-    network
-        All that is trained, as one module on the CPU; the loop moves it.
-    """
-
-    network: nn.Module
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        """Return the optimiser of the network's parameters."""
-        raise NotImplementedError
-
-    def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
-        """Set what changes by epoch (from 0), such as the learning rate."""
-
-    def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
-        """Return the epoch's batches of training rows; shuffled, in order of use."""
-        return list(torch.randperm(n, generator=generator).split(self.batch_size))
-
-    batch_size: int = 32
-
-    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Return the loss of a batch, whose rows of the training part are given (on the CPU)."""
-        raise NotImplementedError
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return (b, T) of a batch, for validation."""
-        output: Tensor = self.network(images)
-        return output
+def preparation_of(data: FoldData, spec: PixelSpec) -> Preparation:
+    """Return how tiles are scaled, fitted on training tiles where the spec says so."""
+    scale = channel_moments(data.train.inputs) if spec.normalise == "train" else SCALES[spec.normalise]
+    return Preparation(*scale, spec.input_px)
 
 
-@dataclass
-class TrainedNetwork:
-    """A trained network's ``state``, the ``epoch`` kept (from 1) and validation scores by epoch."""
-
-    state: dict[str, Tensor]
-    epoch: int
-    curve: list[float]
-
-
-def fit_selected(
+def fit_pixels(
     make: Callable[[FoldData], PixelTask], data: FoldData, job: JobContext, spec: PixelSpec
-) -> tuple[TrainedNetwork, Preparation, dict[str, Any]]:
-    """Fit one fold under the experiment's selection.
+) -> tuple[TrainedNetwork, Arrays, dict[str, Any]]:
+    """Fit one fold as `fit_selected`; also return the arrays of its state, with how tiles are prepared."""
+    trained, choices = fit_selected(make, data, job, spec)
+    preparation = preparation_of(data, spec)
+    scale = {"pixel_mean": np.asarray(preparation.mean), "pixel_sd": np.asarray(preparation.sd)}
+    return trained, as_arrays(trained.state) | scale, choices
+
+
+def saved_preparation(arrays: Arrays, spec: PixelSpec) -> Preparation:
+    """Return how tiles are prepared, from the arrays of a fitted model."""
+    return Preparation(tuple(arrays["pixel_mean"].tolist()), tuple(arrays["pixel_sd"].tolist()), spec.input_px)
+
+
+class PixelTask(Task):
+    """A task on tiles: what `Task` asks, with a loss of prepared images.
 
     Parameters
     ----------
-    make
-        Makes the task of a training part; called once per training, after the global generators are seeded.
-
-    Returns
-    -------
-    network, preparation
-        What prediction needs.
-    choices
-        ``how`` and ``epochs``.
+    data
+        The training part.
+    device
+        Where tiles lie or go to.
     """
-    best: list[TrainedNetwork] = []
 
-    def by_score() -> int:
-        if data.rule == "val":
-            best.append(train(make, data, job, spec, spec.epochs, "fit"))
-            return best[0].epoch
-        curves = []
-        for number, (train_rows, val_rows) in enumerate(data.inner()):
-            inner = replace(data, train=data.train.take(train_rows), val=data.train.take(val_rows))
-            curves.append(train(make, inner, job, spec, spec.epochs, f"inner{number}").curve)
-        return int(np.argmax(np.mean(curves, axis=0))) + 1
+    memory_format = torch.channels_last
 
-    choices = choose(data, "epochs", spec.epochs, by_score)
-    trained = best[0] if best else train(make, replace(data, val=None), job, spec, choices["epochs"], "fit")
-    return trained, preparation_of(data, spec), choices
+    def __init__(self, spec: PixelSpec, data: FoldData, device: str) -> None:
+        self.device, self.augment = device, spec.augment
+        self.preparation = preparation_of(data, spec)
+        self.tiles = Tiles(data.train.inputs, device)
 
+    def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the loss of a batch, its tiles under random symmetries where the spec says so."""
+        codes = torch.randint(0, 8, (len(rows),), generator=generator) if self.augment else None
+        return self.image_loss(self.preparation(self.tiles.batch(rows), codes), rows)
 
-def preparation_of(data: FoldData, spec: PixelSpec) -> Preparation:
-    """Return how tiles are scaled, fitted on training tiles where the spec says so."""
-    return Preparation(*(channel_moments(data.train.inputs) if spec.normalise == "train" else IMAGENET), spec.input_px)
+    def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return the loss of prepared images (b, 3, h, w)."""
+        raise NotImplementedError
 
+    def predict(self, images: Tensor) -> Tensor:
+        """Return (b, T) of prepared images, for validation."""
+        output: Tensor = self.network(images)
+        return output
 
-def open_fabric(device: str, precision: str) -> Fabric:
-    """Return Fabric on the leased device; 16-bit precision on a CPU is refused by name."""
-    from lightning.fabric import Fabric
-
-    kind, _, number = device.partition(":")
-    if kind == "cpu" and precision == "16-mixed":
-        raise InputError("precision", "16-mixed needs a GPU.", "use 32-true or bf16-mixed.", code="precision-device")
-    accelerator, devices = ("cuda", [int(number or 0)]) if kind == "cuda" else ("cpu", 1)
-    return Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
-
-
-def train(
-    make: Callable[[FoldData], PixelTask], data: FoldData, job: JobContext, spec: PixelSpec, epochs: int, word: str
-) -> TrainedNetwork:
-    """Train for a number of epochs; with validation observations the epoch with the best score is kept.
-
-    Raises
-    ------
-    FloatingPointError
-        At a loss that is not finite, with epoch and batch; the last checkpoint stays.
-    """
-    stream = data.stream(word)
-    torch.manual_seed(stream)
-    torch.backends.cudnn.deterministic = True
-    generator = torch.Generator().manual_seed(stream)
-    preparation = preparation_of(data, spec)
-    task = make(data)
-    task.batch_size = spec.batch_size
-    fabric = open_fabric(job.device, spec.precision)
-    if job.device.startswith("cuda"):
-        task.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network, optimiser = fabric.setup(task.network, task.optimiser())
-    task.network = network
-    tiles, state = Tiles(data.train.inputs, job.device), _Progress()
-    facts = [word, data.name, data.seed, epochs, len(data.train), 0 if data.val is None else len(data.val)]
-    start = time.perf_counter()
-    with job.checkpoint(f"{word}-{data.name}-{data.seed}", facts) as checkpoint:
-        if checkpoint is not None and (saved := checkpoint.load()) is not None:
-            state.restore(saved, network, optimiser, generator, fabric)
-        seen = 0
-        while state.epoch < epochs:
-            network.train()
-            if not state.batches:
-                task.start_epoch(optimiser, state.epoch)
-                state.batches = task.batches(len(data.train), generator)
-            total = len(state.batches)
-            while state.batches:
-                rows = state.batches.pop(0)
-                codes = torch.randint(0, 8, (len(rows),), generator=generator) if spec.augment else None
-                loss = task.loss(preparation(tiles.batch(rows), codes), rows)
-                if not math.isfinite(loss.item()):
-                    done = total - len(state.batches)
-                    raise FloatingPointError(
-                        f"{data.name}: the loss is {loss.item()} in epoch {state.epoch + 1}, batch {done}; lower the "
-                        "learning rate"
-                    )
-                optimiser.zero_grad()
-                fabric.backward(loss)
-                optimiser.step()
-                seen += len(rows)
-                if state.batches:
-                    state.tick(checkpoint, network, optimiser, generator, fabric, epochs)
-            state.epoch += 1
-            _end_epoch(state, task, data, preparation, job, network, epochs)
-            state.tick(checkpoint, network, optimiser, generator, fabric, epochs)
-    seconds = time.perf_counter() - start
-    job.record["epochs"] = job.record.get("epochs", 0) + state.epoch
-    job.record["images"] = job.record.get("images", 0) + seen
-    job.record["images_per_s"] = round(seen / seconds, 2)
-    job.record["tiles_on_device"] = tiles.held
-    job.log.info("%s: %d epochs, %.1f images/s", data.name, state.epoch, seen / seconds)
-    return TrainedNetwork(state.best or _weights(network), state.best_epoch or state.epoch, state.curve)
-
-
-def _weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-
-
-def _end_epoch(
-    state: _Progress,
-    task: PixelTask,
-    data: FoldData,
-    preparation: Preparation,
-    job: JobContext,
-    network: nn.Module,
-    epochs: int,
-) -> None:
-    if data.val is None:
-        return
-    prediction = run_network(network, task.predict, data.val.inputs, preparation, job.device)
-    score = data.target.selection_score(prediction, data.val.y, data.val.section)
-    if not state.curve or score > max(state.curve):
-        state.best, state.best_epoch = _weights(network), state.epoch
-    state.curve.append(score)
-    job.log.info("%s: epoch %d of %d, validation score %.4f", data.name, state.epoch, epochs, score)
-
-
-class _Progress:
-    """How far a training is: epochs done, batches left in this one, validation scores, the best weights so far."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.batches: list[Tensor] = []
-        self.curve: list[float] = []
-        self.best: dict[str, Tensor] | None = None
-        self.best_epoch = 0
-
-    def tick(
-        self,
-        checkpoint: Checkpoint | None,
-        network: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        generator: torch.Generator,
-        fabric: Fabric,
-        epochs: int,
-    ) -> None:
-        """Save when it is time; see `Checkpoint.tick`."""
-        if checkpoint is None:
-            return
-
-        def state() -> dict[str, Any]:
-            return {
-                "progress": vars(self),
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "precision": fabric.strategy.precision.state_dict(),
-                "generator": generator.get_state(),
-                "random": random_state(),
-            }
-
-        checkpoint.tick(state, f"epoch {self.epoch} of {epochs}, {len(self.batches)} batches left")
-
-    def restore(
-        self,
-        saved: Mapping[str, Any],
-        network: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        generator: torch.Generator,
-        fabric: Fabric,
-    ) -> None:
-        """Go on from a saved state."""
-        vars(self).update(saved["progress"])
-        network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
-        fabric.strategy.precision.load_state_dict(saved["precision"])
-        generator.set_state(saved["generator"])
-        set_random_state(saved["random"])
+    def predict_inputs(self, inputs: Inputs) -> Predictions:
+        """Return (n, T) of validation observations."""
+        return run_network(self.network, self.predict, inputs, self.preparation, self.device)
 
 
 def run_network(
@@ -404,7 +223,7 @@ def pretrained_state(card: Mapping[str, Any], weights: str, network: nn.Module, 
     Raises
     ------
     InputError
-        The file is not available (names what to copy where), or is of another architecture.
+        The file is not to be had (names what to copy where), or is of another architecture.
     """
     from histoloom.embeddings.hub import fetch_from_hub
     from histoloom.embeddings.weights import load_strictly, read_state
@@ -415,13 +234,3 @@ def pretrained_state(card: Mapping[str, Any], weights: str, network: nn.Module, 
     own = {name: value for name, value in network.state_dict().items() if name.startswith(tuple(head))}
     given = {name: value for name, value in read_state(path, card).items() if not name.startswith(tuple(head))}
     load_strictly(network, given | own, str(path))
-
-
-def as_arrays(state: Mapping[str, Tensor], prefix: str = "network/") -> dict[str, npt.NDArray[Any]]:
-    """Return a state dict as arrays to save."""
-    return {prefix + name: value.detach().cpu().numpy() for name, value in state.items()}
-
-
-def as_state(arrays: Mapping[str, npt.NDArray[Any]], prefix: str = "network/") -> dict[str, Tensor]:
-    """Return the state dict of saved arrays."""
-    return {n.removeprefix(prefix): torch.from_numpy(np.array(a)) for n, a in arrays.items() if n.startswith(prefix)}

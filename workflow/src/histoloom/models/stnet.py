@@ -21,13 +21,12 @@ from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spe
 from histoloom.models.pixel_training import (
     PixelSpec,
     PixelTask,
-    Preparation,
-    as_arrays,
-    as_state,
-    fit_selected,
+    fit_pixels,
     pretrained_state,
     run_network,
+    saved_preparation,
 )
+from histoloom.models.training import as_state
 from histoloom.networks.stnet import DENSENET121, set_output_to_mean, stnet, stnet_loss
 
 CARD = "densenet121"
@@ -50,7 +49,8 @@ class STNetSpec(PixelSpec):
 class STNetTask(PixelTask):
     """The network of one training, its loss summed over the batch, and SGD."""
 
-    def __init__(self, spec: STNetSpec, data: FoldData) -> None:
+    def __init__(self, spec: STNetSpec, data: FoldData, device: str) -> None:
+        super().__init__(spec, data, device)
         self.spec = spec
         y = data.train.dense
         self.y_mean, self.y_scale = moments(y) if spec.standardise_target else (np.zeros(1), np.ones(1))
@@ -66,7 +66,7 @@ class STNetTask(PixelTask):
             self.network.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
         )
 
-    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
+    def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
         """Return the squared error, summed over the batch and averaged over outputs."""
         return stnet_loss(self.network(images), self.y[rows].to(images.device))
 
@@ -85,10 +85,7 @@ class FittedSTNet:
         network = stnet(len(arrays["network/classifier.bias"]), self.spec.growth_rate, self.spec.blocks)
         network.load_state_dict(as_state(arrays))
         network.to(job.device)
-        preparation = Preparation(
-            tuple(arrays["pixel_mean"].tolist()), tuple(arrays["pixel_sd"].tolist()), self.spec.input_px
-        )
-        symmetries = int(variant.get("symmetries", 1))
+        preparation, symmetries = saved_preparation(arrays, self.spec), int(variant.get("symmetries", 1))
         output = run_network(network, network, inputs, preparation, job.device, symmetries)
         return output * arrays["y_scale"] + arrays["y_mean"]
 
@@ -113,15 +110,9 @@ class STNet:
 
     def fit(self, data: FoldData, job: JobContext) -> FittedSTNet:
         """Fit one fold for one training seed."""
-        trained, preparation, choices = fit_selected(lambda part: STNetTask(self.spec, part), data, job, self.spec)
+        _, arrays, choices = fit_pixels(lambda part: STNetTask(self.spec, part, job.device), data, job, self.spec)
         y_mean, y_scale = moments(data.train.dense) if self.spec.standardise_target else (np.zeros(1), np.ones(1))
-        arrays = as_arrays(trained.state) | {
-            "pixel_mean": np.asarray(preparation.mean),
-            "pixel_sd": np.asarray(preparation.sd),
-            "y_mean": y_mean,
-            "y_scale": y_scale,
-        }
-        return FittedSTNet(self.spec, arrays, choices)
+        return FittedSTNet(self.spec, {**arrays, "y_mean": y_mean, "y_scale": y_scale}, choices)
 
     def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedSTNet:
         """Return the fitted model of a saved state."""

@@ -51,3 +51,7 @@ class Bleep(nn.Module):
     def embed_spots(self, expression: torch.Tensor) -> torch.Tensor:
         """Map expression (n, n_genes) to (n, width)."""
         return self.spot_projection(expression)
+
+    def forward(self, images: torch.Tensor, expression: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both embeddings, each (n, width)."""
+        return self.embed_images(images), self.embed_spots(expression)

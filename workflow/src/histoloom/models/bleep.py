@@ -1,0 +1,80 @@
+"""BLEEP: a convolutional image encoder aligned with expression; prediction by retrieval.
+
+Xie et al., NeurIPS 2023, arXiv:2306.01859, section 3; public code bowang-lab/BLEEP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from histoloom.embeddings.cards import load_cards
+from histoloom.errors import InputError
+from histoloom.models.base import FoldData, Spec
+from histoloom.models.pixel_training import pretrained_state
+from histoloom.models.retrieval import ContrastiveTask, RetrievalModel, RetrievalSpec
+from histoloom.networks.bleep import Bleep
+from histoloom.networks.contrastive import contrastive_losses
+
+CARD = "resnet50"
+
+
+@dataclass(frozen=True)
+class BleepSpec(RetrievalSpec):
+    """Keys of ``model.bleep``."""
+
+    weights: str = "imagenet"
+    architecture: str = "resnet50"
+    dropout: float = 0.1
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Normalised pixels and a rate that does not depend on the batch norm of a large batch.
+        "default": {"batch_size": 128, "epochs": 30, "lr": 1e-4, "weight_decay": 1e-3},
+        # Constant rate, 128 pairs on each device; the authors trained up to 150 epochs.
+        "as_code": {"batch_size": 128, "epochs": 150, "lr": 1e-3, "weight_decay": 1e-3},
+        "as_paper": {"batch_size": 512, "epochs": 150, "lr": 1e-3, "weight_decay": 1e-3},
+    }
+
+
+class BleepTask(ContrastiveTask):
+    """Mean contrastive loss of a batch."""
+
+    def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        embedded, profiles = self.network(images, self.y[rows].to(images.device))
+        spec = self.spec
+        losses = contrastive_losses(
+            embedded, profiles, spec.temperature, temperature_in_targets="divide", detach_targets=spec.detach_targets
+        )
+        return losses.mean()
+
+
+class BLEEP(RetrievalModel):
+    """BLEEP on any target of values; the profile is the target."""
+
+    spec_type: ClassVar[type[Spec]] = BleepSpec
+
+    def __init__(self, spec: BleepSpec) -> None:
+        if spec.weights == "imagenet" and spec.architecture != "resnet50":
+            raise InputError(
+                "model of kind bleep",
+                f"there is no card of ImageNet weights for '{spec.architecture}'.",
+                "set `weights: random` or the path of a file, or use resnet50.",
+                code="bleep-weights",
+            )
+        super().__init__(spec)
+
+    def make_network(self, n_outputs: int) -> Bleep:
+        """Return the untrained network."""
+        spec = self.spec
+        return Bleep(n_outputs, spec.width, spec.dropout, spec.architecture)
+
+    def make_task(self, data: FoldData, device: str) -> BleepTask:
+        """Return the task of a training part, its image encoder started as the config says."""
+        network = self.make_network(data.train.dense.shape[1])
+        card = load_cards()[CARD] | {"name": CARD}
+        pretrained_state(card, self.spec.weights, network.image_encoder.model, ["fc."])
+        return BleepTask(self.spec, data, device, network)

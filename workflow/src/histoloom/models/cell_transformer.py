@@ -1,0 +1,238 @@
+"""Transformers over the modalities of a cell: genes, morphology and place (CellSymphony paper, section 2.3).
+
+Public code: paulhacosta/xenium_project. Encoders are named under ``inputs``: genes first, then morphology.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from histoloom.errors import InputError
+from histoloom.inputs import Inputs
+from histoloom.inputs.scaling import Scaler
+from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.training import Task, TrainingSpec, as_arrays, as_state, fit_selected
+from histoloom.networks.cell_transformers import CellTransformer, Kind
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellTransformerSpec(TrainingSpec):
+    """Keys of ``model.cell_transformer``; ``settings`` names the values of keys that the config leaves out."""
+
+    architecture: Kind
+    batch_size: int = 64
+    epochs: int = 20
+    lr: float = 3e-5
+    weight_decay: float = 0.01
+    width: int = 512
+    heads: int = 8
+    n_layers: int = 6
+    hidden: int = 2048
+    dropout: float = 0.1
+    class_weights: bool = False
+    one_cycle: bool = False
+    coordinates: Literal["pixels", "unit", "um"] = "unit"
+    period_um: float = 1000.0
+    frequencies: tuple[float, ...] = (1.0,)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {"class_weights": True, "coordinates": "unit", "frequencies": [1.0, 2.0, 4.0, 8.0]},
+        # Weights and schedule in the multimodal model only; one frequency over pixels.
+        "as_code": {"coordinates": "pixels"},
+        # The text: class weights in all models.
+        "as_paper": {"class_weights": True, "coordinates": "pixels"},
+    }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Make the settings: the named ones, overridden by keys of the config."""
+        name = entry.get("settings", "default")
+        preset = dict(cls.presets[name])
+        if name != "default" and entry["architecture"] == "multi":
+            preset |= {"class_weights": True, "one_cycle": True}
+        return super().from_json({**preset, **entry})
+
+    @property
+    def n_modalities(self) -> int:
+        """Return how many encoders the architecture takes."""
+        return 2 if self.architecture in ("dual", "multi") else 1
+
+
+def place(inputs: Inputs, spec: CellTransformerSpec) -> npt.NDArray[np.float32]:
+    """Return coordinates (n, 2) in periods of the position encoding.
+
+    ``pixels``: as they are, so that the encoding is a hash of the sub-pixel remainder (public code); ``unit``: 0..1
+    along the longer side of each section, from its own corner; ``um``: from that corner, in units of ``period_um``.
+    """
+    obs = inputs.obs
+    xy = obs[["x", "y"]].to_numpy(np.float64)
+    if spec.coordinates == "pixels":
+        return xy.astype(np.float32)
+    for _, rows in inputs.sections():
+        xy[rows] -= xy[rows].min(axis=0)
+        if spec.coordinates == "unit":
+            xy[rows] /= max(float(xy[rows].max()), 1e-9)
+    if spec.coordinates == "um":
+        if "um_per_px" not in obs or obs["um_per_px"].isna().to_numpy().any():
+            raise InputError(
+                "coordinates: um",
+                "a section's um per px is not known.",
+                "use `coordinates: unit`, or give the sections' mpp.",
+                code="cell-transformer-um",
+            )
+        xy *= obs[["um_per_px"]].to_numpy(np.float64) / spec.period_um
+    return xy.astype(np.float32)
+
+
+class _Cells:
+    """Features and coordinates of cells by block; features are scaled as the fold's training ones."""
+
+    def __init__(self, inputs: Inputs, spec: CellTransformerSpec, scaler: Scaler) -> None:
+        self._inputs, self._scaler = inputs, scaler
+        self.widths = inputs.feature_widths()
+        if len(self.widths) != spec.n_modalities:
+            raise InputError(
+                "inputs",
+                f"architecture {spec.architecture} takes {spec.n_modalities} encoders, {len(self.widths)} are named.",
+                "name genes first, then morphology, or choose another architecture.",
+                code="cell-transformer-inputs",
+            )
+        has_place = spec.architecture in ("spatial", "multi")
+        self._place = torch.from_numpy(place(inputs, spec)) if has_place else None
+
+    def batch(self, rows: Tensor, device: str) -> list[Tensor | None]:
+        """Return genes, morphology and coordinates of some rows on the device."""
+        features = torch.from_numpy(self._scaler(self._inputs.features(rows.numpy()))).to(device)
+        parts: list[Tensor | None] = list(features.split(self.widths, dim=1))
+        parts += [None] * (2 - len(parts))
+        return [*parts, None if self._place is None else self._place[rows].to(device)]
+
+
+def make_network(spec: CellTransformerSpec, n_classes: int, widths: list[int]) -> CellTransformer:
+    """Return the untrained network."""
+    return CellTransformer(
+        spec.architecture,
+        n_classes,
+        gene_dim=widths[0],
+        morph_dim=widths[-1],
+        width=spec.width,
+        heads=spec.heads,
+        n_layers=spec.n_layers,
+        hidden=spec.hidden,
+        dropout=spec.dropout,
+        frequencies=tuple(spec.frequencies),
+    )
+
+
+def predict_cells(network: Any, cells: _Cells, n: int, device: str) -> Predictions:
+    """Return class probabilities (n, C) float32."""
+    network.eval()
+    with torch.inference_mode():
+        parts = [network(*cells.batch(rows, device)).float().softmax(1).cpu() for rows in torch.arange(n).split(_BLOCK)]
+    probabilities: Predictions = torch.cat(parts).numpy()
+    return probabilities
+
+
+class CellTransformerTask(Task):
+    """Cross-entropy of a batch, AdamW, one cycle of the learning rate where the spec says so."""
+
+    def __init__(self, spec: CellTransformerSpec, data: FoldData, device: str) -> None:
+        self.spec, self.device, self.batch_size = spec, device, spec.batch_size
+        self.scaler = data.scaler(data.train.inputs.features())
+        self.cells = _Cells(data.train.inputs, spec, self.scaler)
+        self.y = torch.from_numpy(np.asarray(data.train.y, np.int64))
+        self.network: Any = make_network(spec, len(data.outputs), self.cells.widths)
+        self._schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+        counts = torch.bincount(self.y, minlength=len(data.outputs))
+        self.weights = (1 / (counts + 1e-8)).float().to(device) if spec.class_weights else None
+        self._steps = 0
+        self._total = -(-len(self.y) // spec.batch_size) * spec.epochs
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Return AdamW."""
+        return torch.optim.AdamW(self.network.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay)
+
+    def start_step(self, optimiser: torch.optim.Optimizer, step: int) -> None:
+        """Set rate and first moment of a step from 0: OneCycleLR's defaults, as a function of the step alone."""
+        if not self.spec.one_cycle:
+            return
+        rate, beta = one_cycle(step, self._total, self.spec.lr)
+        for group in optimiser.param_groups:
+            group["lr"], group["betas"] = rate, (beta, group["betas"][1])
+
+    def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the loss of a batch."""
+        logits = self.network(*self.cells.batch(rows, self.device))
+        return F.cross_entropy(logits, self.y[rows].to(self.device), self.weights)
+
+    def predict_inputs(self, inputs: Inputs) -> Predictions:
+        """Return probabilities (n, C) of validation cells."""
+        return predict_cells(self.network, _Cells(inputs, self.spec, self.scaler), len(inputs), self.device)
+
+
+def one_cycle(step: int, total: int, max_lr: float) -> tuple[float, float]:
+    """Return learning rate and beta1 of torch's OneCycleLR with its defaults, at a step from 0."""
+    warm_up = 0.3 * total - 1
+    low, end = max_lr / 25, max_lr / 25 / 1e4
+
+    def between(a: float, b: float, share: float) -> float:
+        return float(b + (a - b) / 2 * (1 + np.cos(np.pi * share)))
+
+    if step <= warm_up:
+        share = step / warm_up
+        return between(low, max_lr, share), between(0.95, 0.85, share)
+    share = (step - warm_up) / (total - 1 - warm_up)
+    return between(max_lr, end, share), between(0.85, 0.95, share)
+
+
+@dataclass(frozen=True)
+class FittedCellTransformer:
+    """A trained network and the scaling of its inputs."""
+
+    spec: CellTransformerSpec
+    arrays: Arrays
+    choices: Mapping[str, Any]
+
+    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
+        """Return class probabilities (n, C)."""
+        cells = _Cells(inputs, self.spec, Scaler(self.arrays["feature_mean"], self.arrays["feature_scale"]))
+        network = make_network(self.spec, len(self.arrays["network/classifier.1.bias"]), cells.widths)
+        network.load_state_dict(as_state(self.arrays))
+        return predict_cells(network.to(job.device), cells, len(inputs), job.device)
+
+    def state(self) -> Arrays:
+        """Return the arrays."""
+        return self.arrays
+
+
+class CellTransformerModel:
+    """One of the four transformers on cell classes."""
+
+    spec_type: ClassVar[type[Spec]] = CellTransformerSpec
+    uses_test_labels: ClassVar[bool] = False
+
+    def __init__(self, spec: CellTransformerSpec) -> None:
+        self.spec = spec
+
+    def fit(self, data: FoldData, job: JobContext) -> FittedCellTransformer:
+        """Fit one fold for one training seed."""
+        trained, choices = fit_selected(
+            lambda part: CellTransformerTask(self.spec, part, job.device), data, job, self.spec
+        )
+        scaler = data.scaler(data.train.inputs.features())
+        arrays = as_arrays(trained.state) | {"feature_mean": scaler.mean, "feature_scale": scaler.scale}
+        return FittedCellTransformer(self.spec, arrays, choices)
+
+    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedCellTransformer:
+        """Return the fitted model of a saved state."""
+        return FittedCellTransformer(self.spec, state, choices)

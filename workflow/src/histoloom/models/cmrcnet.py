@@ -1,0 +1,87 @@
+"""CMRCNet: contrastive alignment with masked cross-modal reconstruction; prediction by retrieval.
+
+The paper and its public code (ngfufdrdh/CMRCNet) differ: ``settings: as_code`` and ``as_paper`` name both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from histoloom.models.base import FoldData, Spec
+from histoloom.models.retrieval import ContrastiveTask, RetrievalModel, RetrievalSpec
+from histoloom.networks.cmrcnet import Cmrcnet, cmrcnet_loss, init_like_public_code
+
+
+@dataclass(frozen=True)
+class CmrcnetSpec(RetrievalSpec):
+    """Keys of ``model.cmrcnet``."""
+
+    patch_px: int = 32
+    depth: int = 8
+    encoder_dim: int = 768
+    mask_rate: float = 0.5
+    activation: Literal["elu", "selu"] = "elu"
+    loss_form: Literal["code", "paper"] = "code"
+    reconstruct: Literal["image", "expression", "none"] = "image"
+    reconstruction_loss: Literal["mse", "cosine"] = "mse"
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {"batch_size": 64, "epochs": 60, "lr": 1e-4, "min_lr": 1e-5},
+        "as_code": {"batch_size": 64, "epochs": 60, "lr": 1e-4, "min_lr": 1e-5},
+        "as_paper": {
+            "batch_size": 64,
+            "epochs": 60,
+            "lr": 1e-4,
+            "min_lr": 1e-5,
+            "activation": "selu",
+            "loss_form": "paper",
+        },
+    }
+
+
+class CmrcnetTask(ContrastiveTask):
+    """Contrastive and reconstruction loss of a batch."""
+
+    def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        spec: Any = self.spec
+        embedded, profiles, reconstruction = self.network(images, self.y[rows].to(images.device))
+        return cmrcnet_loss(
+            embedded,
+            profiles,
+            None if spec.reconstruct == "none" else reconstruction,
+            form=spec.loss_form,
+            temperature=spec.temperature,
+            kind=spec.reconstruction_loss,
+            target="expression" if spec.reconstruct == "expression" else "image",
+        )
+
+
+class CMRCNet(RetrievalModel):
+    """CMRCNet on any target of values; the profile is the target."""
+
+    spec_type: ClassVar[type[Spec]] = CmrcnetSpec
+
+    def make_network(self, n_outputs: int) -> Cmrcnet:
+        """Return the untrained network."""
+        spec = self.spec
+        return Cmrcnet(
+            n_outputs,
+            image_px=spec.input_px or 224,
+            patch_px=spec.patch_px,
+            depth=spec.depth,
+            encoder_dim=spec.encoder_dim,
+            width=spec.width,
+            mask_keep=1 - spec.mask_rate,
+            activation=spec.activation,
+        )
+
+    def make_task(self, data: FoldData, device: str) -> CmrcnetTask:
+        """Return the task of a training part, started from random weights as the public code draws them."""
+        network = self.make_network(data.train.dense.shape[1])
+        init_like_public_code(network)
+        return CmrcnetTask(self.spec, data, device, network)

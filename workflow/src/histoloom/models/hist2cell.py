@@ -1,0 +1,249 @@
+"""Hist2Cell: image features, a graph of spots and a transformer over the batch, trained per fold.
+
+Zhao et al., doi:10.1101/2024.02.17.580852; public code Weiqin-Zhao/Hist2Cell. A batch is a number of centres with their
+two-hop neighbours and the edges among them. A prediction depends on what else is in its batch, so the order of nodes is
+part of the protocol: section, array_row, array_col.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import block_diag, csr_array
+from torch import Tensor
+
+from histoloom.embeddings.cards import load_cards
+from histoloom.inputs import Inputs
+from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.pixel_training import (
+    PixelSpec,
+    PixelTask,
+    Preparation,
+    Tiles,
+    fit_pixels,
+    pretrained_state,
+    saved_preparation,
+)
+from histoloom.models.training import as_state
+from histoloom.networks.hist2cell import Hist2Cell
+
+CARD = "resnet18"
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Hist2CellSpec(PixelSpec):
+    """Keys of ``model.hist2cell``; a named setting (``settings``) gives the values that the config leaves out.
+
+    `batch_size` counts centres.
+    """
+
+    weights: str = "imagenet"
+    depth: int = 3
+    dropout: float = 0.3
+    lr: float = 1e-4
+    min_lr: float = 1e-5
+    weight_decay: float = 1e-4
+    period: int = 20
+    rectify: bool = True
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {"batch_size": 16, "epochs": 20, "augment": False, "normalise": "imagenet"},
+        # The last ReLU is missing in the training notebook of 2024; the rate rises again after 20 epochs.
+        "as_code": {"batch_size": 16, "epochs": 5, "augment": False, "normalise": "imagenet"},
+        "as_code_2024": {
+            "batch_size": 16,
+            "epochs": 5,
+            "augment": False,
+            "normalise": "imagenet",
+            "rectify": False,
+        },
+    }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Make the settings: the named ones, overridden by keys of the config."""
+        return super().from_json({**cls.presets[entry.get("settings", "default")], **entry})
+
+
+@dataclass(frozen=True)
+class NodeBatch:
+    """Nodes of a batch, centres first, and the edges among them.
+
+    Attributes
+    ----------
+    nodes
+        (m,) rows of the inputs: centres, then first ring, then second, each in order of row.
+    n_centres
+        How many of them are centres.
+    edges
+        (2, E) within the batch, source over target.
+    """
+
+    nodes: Tensor
+    n_centres: int
+    edges: Tensor
+
+
+class SpotGraph:
+    """The graph of all spots of some inputs, block-diagonal over sections, with two-hop batches.
+
+    Attributes
+    ----------
+    order
+        (n,) rows sorted by section, array_row, array_col: the fixed order of nodes.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        blocks, rows = [], []
+        for section, index in inputs.sections():
+            blocks.append(inputs.graph(section))
+            rows.append(index)
+        place = np.concatenate(rows)
+        whole = csr_array(block_diag(blocks, format="csr"))
+        back = np.empty_like(place)
+        back[place] = np.arange(len(place))
+        self.adjacency = csr_array(whole[back][:, back])
+        self.adjacency.sort_indices()
+        row, column = inputs.obs["array_row"].to_numpy(), inputs.obs["array_col"].to_numpy()
+        self.order = np.concatenate([index[np.lexsort((column[index], row[index]))] for index in rows])
+
+    def _neighbours(self, nodes: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        return np.unique(self.adjacency[nodes].indices).astype(np.intp)
+
+    def batch(self, centres: npt.NDArray[np.intp]) -> NodeBatch:
+        """Return centres with two hops and the induced edges."""
+        first = np.setdiff1d(self._neighbours(centres), centres)
+        second = np.setdiff1d(self._neighbours(first), np.concatenate([centres, first])) if len(first) else first
+        nodes = np.concatenate([centres, first, second])
+        induced = self.adjacency[nodes][:, nodes].tocoo()
+        edges = torch.from_numpy(np.stack([induced.row, induced.col]).astype(np.int64))
+        return NodeBatch(torch.from_numpy(nodes), len(centres), edges)
+
+    def consecutive(self, size: int) -> list[NodeBatch]:
+        """Return batches of `size` consecutive centres in the fixed order."""
+        return [self.batch(self.order[start : start + size]) for start in range(0, len(self.order), size)]
+
+
+def predict_nodes(
+    network: Hist2Cell, inputs: Inputs, graph: SpotGraph, preparation: Preparation, device: str, size: int
+) -> Predictions:
+    """Return (n, T) float32 in evaluation mode: each image once, then batch by batch.
+
+    Image features do not depend on the batch in evaluation mode, so this equals a forward pass of every batch.
+    """
+    network.eval()
+    tiles, out = Tiles(inputs, device, hold=False), None
+    with torch.inference_mode():
+        rows = torch.arange(len(inputs))
+        features = torch.cat([network.image_features(preparation(tiles.batch(part))) for part in rows.split(_BLOCK)])
+        for batch in graph.consecutive(size):
+            nodes, edges = batch.nodes.to(features.device), batch.edges.to(features.device)
+            values = network.predict_from_features(features[nodes], edges)[: batch.n_centres].float().cpu().numpy()
+            out = np.empty((len(inputs), values.shape[1]), np.float32) if out is None else out
+            out[batch.nodes[: batch.n_centres].numpy()] = values
+    if out is None:
+        raise ValueError("no observations")
+    return out
+
+
+class Hist2CellTask(PixelTask):
+    """Mean squared error over all nodes of a batch, Adam with coupled decay, cosine schedule by epoch."""
+
+    def __init__(self, spec: Hist2CellSpec, data: FoldData, device: str) -> None:
+        super().__init__(spec, data, device)
+        self.spec = spec
+        self.y = torch.from_numpy(np.asarray(data.train.dense, np.float32))
+        self.graph = SpotGraph(data.train.inputs)
+        network = Hist2Cell(self.y.shape[1], spec.depth, spec.dropout, spec.rectify)
+        pretrained_trunk(network, spec.weights)
+        self.network: Any = network
+        self._raw = network
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Return Adam; its decay is on every parameter."""
+        spec = self.spec
+        return torch.optim.Adam(self.network.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
+
+    def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
+        """Set the learning rate: it falls for `period` epochs and then rises again, as in the public code."""
+        spec = self.spec
+        rate = spec.min_lr + (spec.lr - spec.min_lr) * (1 + np.cos(np.pi * epoch / spec.period)) / 2
+        for group in optimiser.param_groups:
+            group["lr"] = float(rate)
+
+    def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """Return batches of nodes; their first `batch_size` are the centres, drawn at random."""
+        centres = torch.randperm(n, generator=generator).split(self.batch_size)
+        return [self.graph.batch(part.numpy()).nodes for part in centres]
+
+    def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return the loss over all nodes."""
+        nodes = rows.numpy()
+        induced = self.graph.adjacency[nodes][:, nodes].tocoo()
+        edges = torch.from_numpy(np.stack([induced.row, induced.col]).astype(np.int64)).to(images.device)
+        predicted = self.network(images, edges)
+        return torch.nn.functional.mse_loss(predicted, self.y[rows].to(images.device))
+
+    def predict_inputs(self, inputs: Inputs) -> Predictions:
+        """Return (n, T) of validation observations."""
+        return predict_nodes(self._raw, inputs, SpotGraph(inputs), self.preparation, self.device, self.batch_size)
+
+
+def pretrained_trunk(network: Hist2Cell, weights: str) -> None:
+    """Start the trunk from ImageNet weights, a file or as it is."""
+    import timm
+
+    trunk: Any = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    pretrained_state(load_cards()[CARD] | {"name": CARD}, weights, trunk, ["fc."])
+    if weights != "random":
+        names = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4")
+        for own, name in zip(network.resnet18, names, strict=True):
+            own.load_state_dict(trunk.get_submodule(name).state_dict())
+
+
+@dataclass(frozen=True)
+class FittedHist2Cell:
+    """A trained network."""
+
+    spec: Hist2CellSpec
+    arrays: Arrays
+    choices: Mapping[str, Any]
+
+    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
+        """Return (n, T), in batches of consecutive nodes in the fixed order."""
+        spec = self.spec
+        n_outputs = len(self.arrays["network/spot_head.fc2.bias"])
+        network = Hist2Cell(n_outputs, spec.depth, spec.dropout, rectify=True)
+        network.load_state_dict(as_state(self.arrays))
+        preparation = saved_preparation(self.arrays, spec)
+        network.to(job.device)
+        return predict_nodes(network, inputs, SpotGraph(inputs), preparation, job.device, spec.batch_size)
+
+    def state(self) -> Arrays:
+        """Return the arrays."""
+        return self.arrays
+
+
+class Hist2CellModel:
+    """Hist2Cell on abundance or expression."""
+
+    spec_type: ClassVar[type[Spec]] = Hist2CellSpec
+    uses_test_labels: ClassVar[bool] = False
+
+    def __init__(self, spec: Hist2CellSpec) -> None:
+        self.spec = spec
+
+    def fit(self, data: FoldData, job: JobContext) -> FittedHist2Cell:
+        """Fit one fold for one training seed."""
+        _, arrays, choices = fit_pixels(lambda part: Hist2CellTask(self.spec, part, job.device), data, job, self.spec)
+        return FittedHist2Cell(self.spec, arrays, choices)
+
+    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedHist2Cell:
+        """Return the fitted model of a saved state."""
+        return FittedHist2Cell(self.spec, state, choices)

@@ -1,0 +1,179 @@
+"""HisToGene: a transformer over all spots of a section, trained per fold; one section is one batch.
+
+Pang et al., bioRxiv 2021, doi:10.1101/2021.11.28.470212; public code maxpmx/HisToGene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histoloom.errors import InputError
+from histoloom.inputs import Inputs
+from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.pixel_training import PixelSpec, PixelTask, Preparation, Tiles, fit_pixels, saved_preparation
+from histoloom.models.training import as_state
+from histoloom.networks.histogene import HisToGene
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class HisToGeneSpec(PixelSpec):
+    """Keys of ``model.histogene``; a named setting (``settings``) gives the values that the config leaves out."""
+
+    input_px: int = 112
+    lr: float = 1e-5
+    dim: int = 1024
+    n_layers: int = 8
+    heads: int = 16
+    n_pos: int = 64
+    dropout: float = 0.1
+    positions: Literal["array", "hexagonal_rows"] = "array"
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {"batch_size": 1, "epochs": 100, "augment": False, "normalise": "unit", "lr": 1e-4},
+        # Pixels of 0..255 as they are; the learning rate belongs to that scale.
+        "as_code": {"batch_size": 1, "epochs": 100, "augment": False, "normalise": "raw", "lr": 1e-5},
+        "as_paper": {"batch_size": 1, "epochs": 100, "augment": False, "normalise": "raw", "lr": 1e-5, "n_layers": 4},
+    }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Make the settings: the named ones, overridden by keys of the config."""
+        return super().from_json({**cls.presets[entry.get("settings", "default")], **entry})
+
+
+def array_positions(inputs: Inputs, spec: HisToGeneSpec) -> Tensor:
+    """Return (n, 2) positions x, y in the tables: array column and row, from 0 within each section.
+
+    ``hexagonal_rows`` halves the column, which counts 0..127 on a Visium array of which every row uses every second.
+
+    Raises
+    ------
+    InputError
+        ``histogene-coordinates``: no array coordinates; ``histogene-positions``: the array is larger than the tables.
+    """
+    obs = inputs.obs
+    if "array_row" not in obs or obs[["array_row", "array_col"]].isna().to_numpy().any():
+        raise InputError(
+            "model of kind histogene",
+            "an observation has no array coordinates.",
+            "use a model without positions, or give array_row and array_col.",
+            code="histogene-coordinates",
+        )
+    xy = obs[["array_col", "array_row"]].to_numpy(np.int64)
+    if spec.positions == "hexagonal_rows":
+        xy[:, 0] //= 2
+    for (cohort, sample), rows in inputs.sections():
+        xy[rows] -= xy[rows].min(axis=0)
+        if xy[rows].max() >= spec.n_pos:
+            raise InputError(
+                f"{cohort}/{sample}",
+                f"its array has {xy[rows].max() + 1} positions along one axis, the tables have {spec.n_pos}.",
+                "raise `n_pos`, or on a hexagonal array set `positions: hexagonal_rows` and `n_pos: 78`.",
+                code="histogene-positions",
+            )
+    return torch.from_numpy(xy)
+
+
+def flatten_patches(images: Tensor) -> Tensor:
+    """Return (1, n, 3 * h * w) of images (n, 3, h, w), each flattened in the order x, y, channel."""
+    return images.permute(0, 3, 2, 1).flatten(1)[None]
+
+
+def predict_sections(
+    network: Any, inputs: Inputs, positions: Tensor, preparation: Preparation, device: str
+) -> Predictions:
+    """Return (n, T) float32: every section at once, in evaluation mode."""
+    network.eval()
+    tiles, out = Tiles(inputs, device, hold=False), None
+    with torch.inference_mode():
+        for _, index in inputs.sections():
+            rows = torch.from_numpy(index)
+            patches = [flatten_patches(preparation(tiles.batch(part))) for part in rows.split(_BLOCK)]
+            values = network(torch.cat(patches, 1), positions[rows][None].to(device))[0].float().cpu().numpy()
+            out = np.empty((len(inputs), values.shape[1]), np.float32) if out is None else out
+            out[index] = values
+    if out is None:
+        raise ValueError("no observations")
+    return out
+
+
+class HisToGeneTask(PixelTask):
+    """Mean squared error over all spots of a section, Adam."""
+
+    def __init__(self, spec: HisToGeneSpec, data: FoldData, device: str) -> None:
+        super().__init__(spec, data, device)
+        self.spec, self.network = spec, make_network(spec, data.train.dense.shape[1])
+        self.y = torch.from_numpy(np.asarray(data.train.dense, np.float32))
+        self.positions = array_positions(data.train.inputs, spec)
+        self.sections = [torch.from_numpy(rows) for _, rows in data.train.inputs.sections()]
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Return Adam without decay."""
+        return torch.optim.Adam(self.network.parameters(), lr=self.spec.lr)
+
+    def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """Return the sections in random order."""
+        order = torch.randperm(len(self.sections), generator=generator).tolist()
+        return [self.sections[number] for number in order]
+
+    def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return the loss of a section."""
+        predicted = self.network(flatten_patches(images), self.positions[rows][None].to(images.device))
+        return torch.nn.functional.mse_loss(predicted[0], self.y[rows].to(images.device))
+
+    def predict_inputs(self, inputs: Inputs) -> Predictions:
+        """Return (n, T) of validation observations, section by section."""
+        return predict_sections(self.network, inputs, array_positions(inputs, self.spec), self.preparation, self.device)
+
+
+def make_network(spec: HisToGeneSpec, n_outputs: int) -> HisToGene:
+    """Return the untrained network."""
+    return HisToGene(n_outputs, spec.input_px, spec.dim, spec.n_layers, spec.heads, spec.n_pos, spec.dropout)
+
+
+@dataclass(frozen=True)
+class FittedHisToGene:
+    """A trained network."""
+
+    spec: HisToGeneSpec
+    arrays: Arrays
+    choices: Mapping[str, Any]
+
+    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
+        """Return (n, T)."""
+        network = make_network(self.spec, len(self.arrays["network/gene_head.1.bias"]))
+        network.load_state_dict(as_state(self.arrays))
+        preparation = saved_preparation(self.arrays, self.spec)
+        positions = array_positions(inputs, self.spec)
+        return predict_sections(network.to(job.device), inputs, positions, preparation, job.device)
+
+    def state(self) -> Arrays:
+        """Return the arrays."""
+        return self.arrays
+
+
+class HisToGeneModel:
+    """HisToGene on any target of values."""
+
+    spec_type: ClassVar[type[Spec]] = HisToGeneSpec
+    uses_test_labels: ClassVar[bool] = False
+
+    def __init__(self, spec: HisToGeneSpec) -> None:
+        self.spec = spec
+
+    def fit(self, data: FoldData, job: JobContext) -> FittedHisToGene:
+        """Fit one fold for one training seed."""
+        _, arrays, choices = fit_pixels(lambda part: HisToGeneTask(self.spec, part, job.device), data, job, self.spec)
+        return FittedHisToGene(self.spec, arrays, choices)
+
+    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedHisToGene:
+        """Return the fitted model of a saved state."""
+        return FittedHisToGene(self.spec, state, choices)

@@ -1,0 +1,176 @@
+"""Models that predict by retrieval: images and profiles in one space, values from the nearest training observations.
+
+BLEEP: Xie et al., NeurIPS 2023, arXiv:2306.01859. CMRCNet: public code ngfufdrdh/CMRCNet. Keys, profiles and values are
+training observations of the fold only, with the labels that training was given: shuffled ones in a negative control.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histoloom.errors import InputError
+from histoloom.inputs import Inputs
+from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.pixel_training import PixelSpec, PixelTask, fit_pixels, run_network, saved_preparation
+from histoloom.models.training import as_state
+from histoloom.networks.retrieval import distance_weights, find_neighbours, predict_from_neighbours
+
+Method = Literal["simple", "average", "weighted"]
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class RetrievalSpec(PixelSpec):
+    """Keys that both models have; a named setting (``settings``) gives the values that the config leaves out."""
+
+    lr: float = 1e-4
+    min_lr: float | None = None
+    weight_decay: float = 1e-3
+    width: int = 256
+    temperature: float = 1.0
+    detach_targets: bool = False
+    drop_last: bool = True
+    k: int = 50
+    method: Method = "average"
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Make the settings: the named ones, overridden by keys of the config."""
+        return super().from_json({**cls.presets[entry.get("settings", "default")], **entry})
+
+
+def embed_profiles(network: Any, profiles: Tensor, device: str) -> Tensor:
+    """Return the keys of profiles (n, width), in evaluation mode, on the device."""
+    network.eval()
+    with torch.inference_mode():
+        return torch.cat([network.embed_spots(part.to(device)).float() for part in profiles.split(_BLOCK)])
+
+
+def retrieve(queries: Tensor, keys: Tensor, values: Tensor, k: int, method: Method) -> Tensor:
+    """Return values (n_queries, T) of the k nearest keys, combined.
+
+    Raises
+    ------
+    InputError
+        ``retrieval-k``: there are fewer keys than k.
+    """
+    if k > len(keys):
+        raise InputError(
+            "k",
+            f"{k} neighbours were asked of {len(keys)} training observations.",
+            "lower k, or give the fold more training sections.",
+            code="retrieval-k",
+        )
+    index = find_neighbours(queries, keys, k)
+    weights = distance_weights(queries, keys, index) if method == "weighted" else None
+    return predict_from_neighbours(values, index, method, weights)
+
+
+class ContrastiveTask(PixelTask):
+    """Contrastive training of one fold: AdamW, cosine schedule where a smallest rate is given.
+
+    Validation predicts by retrieval from the keys of that epoch.
+    """
+
+    def __init__(self, spec: RetrievalSpec, data: FoldData, device: str, network: Any) -> None:
+        super().__init__(spec, data, device)
+        # The loop wraps `network`; embedding one modality alone goes to the module itself.
+        self.spec, self.network, self._raw = spec, network, network
+        self.y = torch.from_numpy(np.asarray(data.train.dense, np.float32))
+        self._keys: Tensor | None = None
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Return AdamW on every parameter, biases and norms too, as the public codes have it."""
+        return torch.optim.AdamW(self.network.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay)
+
+    def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
+        """Set the learning rate; the public code steps its schedule before each epoch."""
+        self._keys = None
+        low, high = self.spec.min_lr, self.spec.lr
+        if low is not None:
+            rate = low + (high - low) * (1 + math.cos(math.pi * (epoch + 1) / self.spec.epochs)) / 2
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+
+    def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """Return shuffled batches; a last one that is short is left out, since its loss has fewer negatives."""
+        batches = super().batches(n, generator)
+        if self.spec.drop_last and len(batches) > 1 and len(batches[-1]) < self.batch_size:
+            batches.pop()
+        return batches
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return values (b, T) retrieved with the setting's own k."""
+        if self._keys is None:
+            self._keys = embed_profiles(self._raw, self.y, self.device)
+        return retrieve(
+            self._raw.embed_images(images), self._keys, self.y.to(self.device), self.spec.k, self.spec.method
+        )
+
+
+@dataclass(frozen=True)
+class FittedRetrieval:
+    """A trained network with its keys and their values."""
+
+    spec: RetrievalSpec
+    make: Callable[[int], Any]
+    arrays: Arrays
+    choices: Mapping[str, Any]
+
+    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
+        """Return (n, T); a variant may set ``k`` and ``method``."""
+        arrays, values = self.arrays, torch.from_numpy(np.array(self.arrays["values"])).to(job.device)
+        network = self.make(values.shape[1])
+        network.load_state_dict(as_state(arrays))
+        network.to(job.device)
+        keys = torch.from_numpy(np.array(arrays["keys"])).to(job.device)
+        queries = run_network(network, network.embed_images, inputs, saved_preparation(arrays, self.spec), job.device)
+        k, method = int(variant.get("k", self.spec.k)), variant.get("method", self.spec.method)
+        predicted = retrieve(torch.from_numpy(queries).to(job.device), keys, values, k, method)
+        return predicted.cpu().numpy()
+
+    def state(self) -> Arrays:
+        """Return the arrays."""
+        return self.arrays
+
+
+class RetrievalModel:
+    """What both models share: fit one fold, keep network and keys."""
+
+    spec_type: ClassVar[type[Spec]]
+    uses_test_labels: ClassVar[bool] = False
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+
+    @abstractmethod
+    def make_network(self, n_outputs: int) -> Any:
+        """Return the untrained network for profiles of n_outputs values."""
+
+    @abstractmethod
+    def make_task(self, data: FoldData, device: str) -> ContrastiveTask:
+        """Return the task of a training part."""
+
+    def fit(self, data: FoldData, job: JobContext) -> FittedRetrieval:
+        """Fit one fold for one training seed."""
+        values = np.asarray(data.train.dense, np.float32)
+        trained, arrays, choices = fit_pixels(lambda part: self.make_task(part, job.device), data, job, self.spec)
+        network = self.make_network(values.shape[1])
+        network.load_state_dict(trained.state)
+        keys = embed_profiles(network.to(job.device), torch.from_numpy(values), job.device).cpu().numpy()
+        arrays = {**arrays, "keys": keys, "values": values}
+        return FittedRetrieval(self.spec, self.make_network, arrays, choices)
+
+    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedRetrieval:
+        """Return the fitted model of a saved state."""
+        return FittedRetrieval(self.spec, self.make_network, state, choices)

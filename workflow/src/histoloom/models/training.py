@@ -1,0 +1,269 @@
+"""Training a network on one fold: one loop for every model that is trained by steps.
+
+Lightning Fabric carries device and precision; the loop owns epochs, selection and checkpoints. A fit that was
+interrupted and goes on equals an unbroken one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+import histoloom.torch_compat  # noqa: F401 - before lightning, which imports torchvision
+from histoloom.checkpoints import Checkpoint, random_state, set_random_state
+from histoloom.errors import InputError
+from histoloom.inputs import Inputs
+from histoloom.models.base import FoldData, JobContext, Predictions, Spec
+from histoloom.models.selection import choose
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+@dataclass(frozen=True)
+class TrainingSpec(Spec):
+    """Keys that every model has that is trained by steps."""
+
+    batch_size: int
+    epochs: int
+    precision: str = "32-true"
+
+
+class Task:
+    """What a model adds to the loop: network, optimiser, loss and, where they differ, batches and schedule.
+
+    Attributes
+    ----------
+    network
+        All that is trained, as one module on the CPU; the loop moves it, and wraps it for its precision.
+    batch_size
+        Set by the loop.
+    memory_format
+        Of the network's weights on a GPU.
+    """
+
+    network: nn.Module
+    batch_size: int = 32
+    memory_format: torch.memory_format | None = None
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Return the optimiser of the network's parameters."""
+        raise NotImplementedError
+
+    def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
+        """Set what changes by epoch (from 0), such as the learning rate."""
+
+    def start_step(self, optimiser: torch.optim.Optimizer, step: int) -> None:
+        """Set what changes by step (from 0, over all epochs)."""
+
+    def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """Return the epoch's batches of training rows; shuffled, in order of use."""
+        return list(torch.randperm(n, generator=generator).split(self.batch_size))
+
+    def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the loss of a batch, whose rows of the training part are given (on the CPU)."""
+        raise NotImplementedError
+
+    def predict_inputs(self, inputs: Inputs) -> Predictions:
+        """Return (n, T) of validation observations, in evaluation mode."""
+        raise NotImplementedError
+
+
+@dataclass
+class TrainedNetwork:
+    """A trained network's ``state``, the ``epoch`` kept (from 1) and validation scores by epoch."""
+
+    state: dict[str, Tensor]
+    epoch: int
+    curve: list[float]
+
+
+def fit_selected(
+    make: Callable[[FoldData], Task], data: FoldData, job: JobContext, spec: TrainingSpec
+) -> tuple[TrainedNetwork, dict[str, Any]]:
+    """Fit one fold under the experiment's selection.
+
+    Parameters
+    ----------
+    make
+        Makes the task of a training part; called once per training, after the global generators are seeded.
+
+    Returns
+    -------
+    network
+        As trained.
+    choices
+        ``how`` and ``epochs``.
+    """
+    best: list[TrainedNetwork] = []
+
+    def by_score() -> int:
+        if data.rule == "val":
+            best.append(train(make, data, job, spec, spec.epochs, "fit"))
+            return best[0].epoch
+        curves = []
+        for number, (train_rows, val_rows) in enumerate(data.inner()):
+            inner = replace(data, train=data.train.take(train_rows), val=data.train.take(val_rows))
+            curves.append(train(make, inner, job, spec, spec.epochs, f"inner{number}").curve)
+        return int(np.argmax(np.mean(curves, axis=0))) + 1
+
+    choices = choose(data, "epochs", spec.epochs, by_score)
+    trained = best[0] if best else train(make, replace(data, val=None), job, spec, choices["epochs"], "fit")
+    return trained, choices
+
+
+def open_fabric(device: str, precision: str) -> Fabric:
+    """Return Fabric on the leased device; 16-bit precision on a CPU is refused by name."""
+    from lightning.fabric import Fabric
+
+    kind, _, number = device.partition(":")
+    if kind == "cpu" and precision == "16-mixed":
+        raise InputError("precision", "16-mixed needs a GPU.", "use 32-true or bf16-mixed.", code="precision-device")
+    accelerator, devices = ("cuda", [int(number or 0)]) if kind == "cuda" else ("cpu", 1)
+    return Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
+
+
+def train(
+    make: Callable[[FoldData], Task], data: FoldData, job: JobContext, spec: TrainingSpec, epochs: int, word: str
+) -> TrainedNetwork:
+    """Train for a number of epochs; with validation observations the epoch with the best score is kept.
+
+    Raises
+    ------
+    FloatingPointError
+        At a loss that is not finite, with epoch and batch; the last checkpoint stays.
+    """
+    stream = data.stream(word)
+    torch.manual_seed(stream)
+    torch.backends.cudnn.deterministic = True
+    generator = torch.Generator().manual_seed(stream)
+    task = make(data)
+    task.batch_size = spec.batch_size
+    fabric = open_fabric(job.device, spec.precision)
+    if job.device.startswith("cuda") and task.memory_format is not None:
+        task.network.to(memory_format=task.memory_format)  # type: ignore[call-overload]
+    network, optimiser = fabric.setup(task.network, task.optimiser())
+    task.network = network
+    state = _Progress()
+    facts = [word, data.name, data.seed, epochs, len(data.train), 0 if data.val is None else len(data.val)]
+    start, seen = time.perf_counter(), 0
+    with job.checkpoint(f"{word}-{data.name}-{data.seed}", facts) as checkpoint:
+        if checkpoint is not None and (saved := checkpoint.load()) is not None:
+            state.restore(saved, network, optimiser, generator, fabric)
+        while state.epoch < epochs:
+            network.train()
+            if not state.batches:
+                state.batches = task.batches(len(data.train), generator)
+            task.start_epoch(optimiser, state.epoch)
+            total = len(state.batches)
+            while state.batches:
+                rows = state.batches.pop(0)
+                task.start_step(optimiser, state.step)
+                loss = task.loss(rows, generator)
+                if not math.isfinite(loss.item()):
+                    done = total - len(state.batches)
+                    raise FloatingPointError(
+                        f"{data.name}: the loss is {loss.item()} in epoch {state.epoch + 1}, batch {done}; lower the "
+                        "learning rate"
+                    )
+                optimiser.zero_grad()
+                fabric.backward(loss)
+                optimiser.step()
+                state.step += 1
+                seen += len(rows)
+                if state.batches:
+                    state.tick(checkpoint, network, optimiser, generator, fabric, epochs)
+            state.epoch += 1
+            _end_epoch(state, task, data, job, epochs)
+            state.tick(checkpoint, network, optimiser, generator, fabric, epochs)
+    seconds = time.perf_counter() - start
+    job.record["epochs"] = job.record.get("epochs", 0) + state.epoch
+    job.record["examples"] = job.record.get("examples", 0) + seen
+    job.record["examples_per_s"] = round(seen / seconds, 2)
+    job.log.info("%s: %d epochs, %.1f examples/s", data.name, state.epoch, seen / seconds)
+    return TrainedNetwork(state.best or _weights(network), state.best_epoch or state.epoch, state.curve)
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+def _end_epoch(state: _Progress, task: Task, data: FoldData, job: JobContext, epochs: int) -> None:
+    if data.val is None:
+        return
+    score = data.target.selection_score(task.predict_inputs(data.val.inputs), data.val.y, data.val.section)
+    if not state.curve or score > max(state.curve):
+        state.best, state.best_epoch = _weights(task.network), state.epoch
+    state.curve.append(score)
+    job.log.info("%s: epoch %d of %d, validation score %.4f", data.name, state.epoch, epochs, score)
+
+
+class _Progress:
+    """How far a training is: epochs done, batches left in this one, validation scores, the best weights so far."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.step = 0
+        self.batches: list[Tensor] = []
+        self.curve: list[float] = []
+        self.best: dict[str, Tensor] | None = None
+        self.best_epoch = 0
+
+    def tick(
+        self,
+        checkpoint: Checkpoint | None,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        generator: torch.Generator,
+        fabric: Fabric,
+        epochs: int,
+    ) -> None:
+        """Save when it is time; see `Checkpoint.tick`."""
+        if checkpoint is None:
+            return
+
+        def state() -> dict[str, Any]:
+            return {
+                "progress": vars(self),
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "precision": fabric.strategy.precision.state_dict(),
+                "generator": generator.get_state(),
+                "random": random_state(),
+            }
+
+        checkpoint.tick(state, f"epoch {self.epoch} of {epochs}, {len(self.batches)} batches left")
+
+    def restore(
+        self,
+        saved: Mapping[str, Any],
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        generator: torch.Generator,
+        fabric: Fabric,
+    ) -> None:
+        """Go on from a saved state."""
+        vars(self).update(saved["progress"])
+        network.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+        fabric.strategy.precision.load_state_dict(saved["precision"])
+        generator.set_state(saved["generator"])
+        set_random_state(saved["random"])
+
+
+def as_arrays(state: Mapping[str, Tensor], prefix: str = "network/") -> dict[str, npt.NDArray[Any]]:
+    """Return a state dict as arrays to save."""
+    return {prefix + name: value.detach().cpu().numpy() for name, value in state.items()}
+
+
+def as_state(arrays: Mapping[str, npt.NDArray[Any]], prefix: str = "network/") -> dict[str, Tensor]:
+    """Return the state dict of saved arrays."""
+    return {n.removeprefix(prefix): torch.from_numpy(np.array(a)) for n, a in arrays.items() if n.startswith(prefix)}
