@@ -223,7 +223,7 @@ def pretrained_state(card: Mapping[str, Any], weights: str, network: nn.Module, 
     Raises
     ------
     InputError
-        The file is not to be had (names what to copy where), or is of another architecture.
+        The file is not available (names what to copy where), or is of another architecture.
     """
     from histoloom.embeddings.hub import fetch_from_hub
     from histoloom.embeddings.weights import load_strictly, read_state
