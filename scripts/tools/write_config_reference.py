@@ -75,6 +75,7 @@ def pages() -> dict[Path, str]:
             parts[section].append(table(prefix))
         if chooser is not None:
             parts[section] += kinds(prefix, f"`{chooser}: ")
+    parts["targets"] = ["# experiments.NAME.target", *kinds("target", "`kind: ")]
     parts["sheets"] = ["# Columns of cohort sheets", *kinds("sheet", "`source: ")]
     parts["files"] = ["# Columns of resources/files/*.tsv", table("files")]
     links = [f"* [{name.replace('_', ' ')}]({name}.md)" for name in parts]

@@ -79,10 +79,10 @@ def _explain(error: jsonschema.ValidationError) -> tuple[str, str]:
         return f"unknown key {', '.join(map(repr, unknown))}.{close}", f"allowed keys: {', '.join(known)}."
     if error.validator == "required":
         missing = [k for k in error.validator_value if k not in error.instance]
-        about = "; ".join(f"{k}: {error.schema['properties'].get(k, {}).get('description', '')}" for k in missing)
-        return f"key {', '.join(map(repr, missing))} is missing.", f"add it ({about})."
-    about = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
-    return f"{error.message}.", str(about or "see config/README.md")
+        hint = "; ".join(f"{k}: {error.schema['properties'].get(k, {}).get('description', '')}" for k in missing)
+        return f"key {', '.join(map(repr, missing))} is missing.", f"add it ({hint})."
+    hint = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
+    return f"{error.message}.", str(hint or "see config/README.md")
 
 
 def check(value: Any, schema: Mapping[str, Any], where: str) -> None:

@@ -116,8 +116,8 @@ def audit_sections(
     folds
         The experiment's folds; None: two patients are two sides.
     genes
-        Table through which genes of several cohorts are matched (`histoloom.genes`); without it a cohort with ids and one with
-        symbols are compared by totals and pictures only.
+        Table through which genes of several cohorts are matched (`histoloom.genes`); without it a cohort with ids and
+        one with symbols are compared by totals and pictures only.
     out
         parquet, `COLUMNS`.
 

@@ -87,7 +87,7 @@ def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: S
     ----------
     spec
         The check's entry; ``merge``: new name -> types. Where one entry has the new name and the other the types, the
-        other's are summed: labels at two levels of a reference meet at the coarser one.
+        other's are summed: labels at two levels of a reference are compared at the coarser one.
     names
         Names of the labels entries.
     variants
