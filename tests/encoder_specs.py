@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from histoloom.schemas import check, load_schema
 from histoloom.embeddings.cards import EncoderSpec, full_card
+from histoloom.schemas import check, load_schema
 
 
 def full_spec(entry: Mapping[str, Any]) -> EncoderSpec:

@@ -15,6 +15,7 @@ from reference_outputs import (
     needs_reference,
     normal,
     paper_c_value,
+    without_dropout,
 )
 
 pytestmark = needs_reference
