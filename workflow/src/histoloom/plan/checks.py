@@ -48,8 +48,10 @@ class Checks:
             name
             for name in self.named()
             if (checks[name]["kind"] == "expression_ceiling" and checks[name]["experiment"] == experiment)
-            or (checks[name]["kind"] == "ceiling"
-            and checks[name]["labels"] == entry.get("labels")
-            and checks[name]["transform"] == entry["target"].get("transform")
-            and set(checks[name]["cohorts"]) & set(self.experiments.cohorts(experiment)))
+            or (
+                checks[name]["kind"] == "ceiling"
+                and checks[name]["labels"] == entry.get("labels")
+                and checks[name]["transform"] == entry["target"].get("transform")
+                and set(checks[name]["cohorts"]) & set(self.experiments.cohorts(experiment))
+            )
         ]
