@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -11,6 +14,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
+import histoloom
 from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.obs_keys import obs_keys, observation_keys, section_keys
@@ -101,3 +105,11 @@ def test_keys_join_text_and_categories() -> None:
     assert list(observation_keys(obs)) == ["a/1/x", "b/1/007"]
     assert list(obs_keys("a", "s", obs["obs_id"])) == ["a/s/x", "a/s/007"]
     assert obs_keys("a", pd.Index([], dtype=object)).empty
+
+
+def test_stages_that_read_a_section_import_no_anndata() -> None:
+    rooms = "import histoloom.tiles.cut, histoloom.nuclei.count, histoloom.audit.guard, histoloom.samples"
+    code = f"import sys; {rooms}; print(*sys.modules)"
+    env = {**os.environ, "PYTHONPATH": str(Path(histoloom.__file__).parents[1])}
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    assert not {"anndata", "scanpy", "torch", "matplotlib"} & set(modules.split())

@@ -117,7 +117,7 @@ def read_fingerprint(path: str | Path, table: GeneTable | None = None) -> Finger
     Parameters
     ----------
     path
-        h5ad of a section; it may have no genes (a slide without expression), then only its picture speaks.
+        h5ad of a section; it may have no genes (a slide without expression), then only its picture is compared.
     table
         See `canonical_names`.
     """

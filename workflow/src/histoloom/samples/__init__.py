@@ -12,6 +12,9 @@ from typing import Any
 
 from histoloom.errors import InputError
 from histoloom.kinds import load
+from histoloom.samples.section import Section, open_section
+
+__all__ = ["Section", "open_section", "read_section"]
 
 
 def read_section(
