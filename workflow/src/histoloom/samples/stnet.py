@@ -103,7 +103,7 @@ def read_spots(path: Path) -> pd.DataFrame:
     if missing:
         raise InputError(
             path,
-            f"no column {', '.join(missing)}; columns: {', '.join(map(str, table.columns))}.",
+            f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
             _FETCH,
             code="stnet-spots-columns",
         )

@@ -250,7 +250,7 @@ def tidy_positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     if missing:
         raise InputError(
             path,
-            f"no column for {', '.join(missing)}; positions: {', '.join(map(str, table.columns))}.",
+            f"no column for {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
             "name the columns x, y (array) and pixel_x, pixel_y (full-resolution pixels: column, row), "
             "or give Space Ranger's tissue_positions file.",
             code="positions-columns",
