@@ -44,7 +44,7 @@ BASE = [
     "job_resources",
 ]
 FLOW = [
-    "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "cells", "networks", "models", "probe", "audit",
+    "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "inputs", "cells", "networks", "models", "audit",
     "metrics", "report", "checks",
 ]  # fmt: skip
 # They know every stage by name; no stage may import them.

@@ -59,7 +59,7 @@ def pixels(tmp_path_factory):
                  "identity": {"sha256": sha256_text("p" + name), "inputs": {"tiles": tiles["identity"]["sha256"]}}}  # fmt: skip
         packed[-1].with_name(f"{name}.npy.json").write_text(json.dumps(facts))
     bench = lay(world, folder / "e", train_seeds=[0, 1])
-    bench.embeddings, bench.more = {}, {"pixels": packed}
+    bench.embeddings, bench.more, bench.world = {}, {"pixels": packed}, world
     return bench
 
 
