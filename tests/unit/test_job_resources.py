@@ -42,6 +42,14 @@ RULES = {
     for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)
 }
 
+SCRIPTS = {
+    rule: script
+    for path in (ROOT / "workflow/rules").glob("*.smk")
+    for rule, script in re.findall(
+        r"^rule (\w+):\n(?:.*\n)*?        \"../../scripts/(\w+).py\"", path.read_text(), re.M
+    )
+}
+
 
 @pytest.fixture
 def sized(tmp_path: Path):
@@ -172,9 +180,9 @@ def test_only_rules_with_long_fits_are_warned_early() -> None:
     asked = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())["set-resources"]
     warned = {rule for rule, wishes in asked.items() if "--signal=TERM@" in str(wishes.get("slurm_extra"))}
     listening = {
-        path.stem
-        for path in (ROOT / "scripts").glob("*.py")
-        if re.search(r"\bscratch=scratch\) as out", path.read_text())
+        rule
+        for rule, script in SCRIPTS.items()
+        if re.search(r"\bscratch=scratch\) as out", (ROOT / "scripts" / f"{script}.py").read_text())
     }
     assert warned == listening
 
