@@ -16,7 +16,6 @@ from histoloom.report.published import (
     DEVIATES,
     NOT_COMPARABLE,
     NOT_RUN,
-    PROBE,
     SAME,
     Published,
     Row,
@@ -25,6 +24,7 @@ from histoloom.report.published import (
     load_published,
     run_stamp,
 )
+from histoloom.report.results import display_names, pick
 
 CELL_COLUMNS = [
     "table", "row", "ran", "experiment", "column", "metric", "form", "value", "n", "n_nan", "status", "details",
@@ -42,21 +42,19 @@ _LEGEND = (
 
 
 def _runs(metrics: pd.DataFrame, spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
-    """Yield experiment, model (of a probe: with its choice of alpha), cohort and rows, in the config's order."""
-    rows = metrics[
-        (metrics["aggregation"] == "cohort")
-        & (metrics["against"] == "labels")
-        & (metrics["target"] == "")
-        & (metrics["train_seed"] == -1)
-    ]
+    """Yield experiment, model, cohort and rows (those of a variant apart), in the config's order."""
+    rows = pick(metrics, aggregation="cohort", against="labels", target="", train_seed=-1)
     for experiment, entry in spec["experiments"].items():
         for model in entry["models"]:
-            mine = rows[(rows["experiment"] == experiment) & (rows["model"] == model)]
-            ways = entry["alpha"] if entry.get("task") == PROBE else [None]
-            for way in ways:
-                of_way = mine if way is None else mine[mine["variant"] == way]
-                for cohort, part in of_way.groupby("cohort", sort=True):
-                    yield experiment, model if way is None else f"{model}, {way} alpha", str(cohort), part
+            own = pick(rows, experiment=experiment, model=model)
+            for (_, cohort), part in own.groupby(["variant", "cohort"], sort=True):
+                yield experiment, model, str(cohort), part
+
+
+def _undefined(metrics: pd.DataFrame, row: pd.Series) -> int:
+    """Return the genes without a correlation in the folds that a value is the mean of."""
+    place = {name: row[name] for name in ("experiment", "model", "variant", "metric", "cohort")}
+    return int(pick(metrics, aggregation="fold", target="", **place)["n_nan"].sum())
 
 
 def describe(protocol: Mapping[str, Any]) -> str:
@@ -88,11 +86,12 @@ def _own_column(metric: str, entry: Mapping[str, Any], cohort: str) -> str:
 
 
 def _cell(
-    table: Published, entry: Mapping[str, Any], model: str, cohort: str, row: pd.Series, form: str
+    table: Published, entry: Mapping[str, Any], cohort: str, row: pd.Series, form: str, undefined: int
 ) -> tuple[dict[str, Any], tuple[str, str] | None]:
     """Return a run's cell and, where it fills one, the published cell (row, column) it stands for."""
-    protocol = json.loads(row["protocol"])
-    stamp = {**run_stamp(protocol, entry, cohort), "diagonal": _FORMS.get(form, "")}
+    protocol = {**json.loads(row["protocol"]), "undefined_genes": undefined}
+    model = (entry.get("model_specs") or {}).get(row["model"])
+    stamp = {**run_stamp(protocol, entry, cohort, model), "diagonal": _FORMS.get(form, "")}
     column = _column_of(table, row["metric"], stamp)
     theirs = table.find(str(protocol.get("kind")), encoder_cards(protocol))
     title = column["title"] if column else _own_column(row["metric"], entry, cohort)
@@ -102,7 +101,8 @@ def _cell(
     else:
         status = compare(table.stamp(column), stamp, theirs, protocol)
     cell: dict[str, Any] = {
-        "row": model, "ran": describe(protocol), "column": title + (f" ({_FORMS[form]})" if form else ""),
+        "row": display_names(row.to_frame().T).iloc[0], "ran": describe(protocol),
+        "column": title + (f" ({_FORMS[form]})" if form else ""),
         "metric": row["metric"], "form": form, "value": row["value"], "n": row["n"], "n_nan": row["n_nan"],
         "status": status.status, "details": status.details,
     }  # fmt: skip
@@ -145,14 +145,14 @@ def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame
     wanted = list(dict.fromkeys(column["metric"] for column in table.columns))
     cells: list[dict[str, Any]] = []
     covered: set[tuple[str, str]] = set()
-    for experiment, model, cohort, rows in _runs(metrics, spec):
+    for experiment, _, cohort, rows in _runs(metrics, spec):
         entry = spec["experiments"][experiment]
         if layout == LISTED or (entry["split"] == "transfer") != (layout == "transfer"):
             continue
         for metric in wanted:
             for form in _FORMS if metric.startswith("coloc") else ("",):
                 for _, row in rows[(rows["metric"] == metric) & (rows["gene_set"] == form)].iterrows():
-                    cell, stands_for = _cell(table, entry, model, cohort, row, form)
+                    cell, stands_for = _cell(table, entry, cohort, row, form, _undefined(metrics, row))
                     cells.append({**cell, "experiment": experiment})
                     covered |= {stands_for} if stands_for else set()
     for row in table.rows.values():
@@ -201,11 +201,11 @@ def paper_page(table: Published, cells: pd.DataFrame) -> Page:
         rows.append(head | {column: shown.get(column, "") for column in columns})
     page.table(pd.DataFrame(rows))
     page.text(_LEGEND)
-    told = cells[(cells["status"] != NOT_RUN) & (cells["details"] != "")]
-    if len(told):
+    explained = cells[(cells["status"] != NOT_RUN) & (cells["details"] != "")]
+    if len(explained):
         page.heading("Why")
         by = ["row", "experiment", "status", "details"]
-        why = told.groupby(by, sort=False)["column"].agg("; ".join).reset_index()
+        why = explained.groupby(by, sort=False)["column"].agg("; ".join).reset_index()
         page.table(why[["row", "experiment", "column", "status", "details"]])
     return page
 

@@ -87,7 +87,7 @@ def load_published(folder: str | Path, paper: str) -> dict[int, Published]:
     InputError
         If there are none, or a file lacks a key.
     """
-    found: dict[int, Published] = {}
+    tables: dict[int, Published] = {}
     for path in sorted(Path(folder).glob(f"{paper}_table*.yaml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         try:
@@ -95,12 +95,12 @@ def load_published(folder: str | Path, paper: str) -> dict[int, Published]:
                 row["id"]: Row(row["id"], row["kind"], tuple(row["encoders"]), row["not_run"], row["values"])
                 for row in content["rows"]
             }
-            found[int(content["table"])] = Published(content, rows)
+            tables[int(content["table"])] = Published(content, rows)
         except KeyError as error:
             raise InputError(path, f"lacks {error}.", "see workflow/schemas/published.schema.yaml.") from error
-    if not found:
+    if not tables:
         raise InputError(folder, f"holds no published table of paper '{paper}'.", "fix `paper:` or add the table.")
-    return found
+    return tables
 
 
 def encoder_cards(protocol: Mapping[str, Any]) -> list[str]:
@@ -121,7 +121,9 @@ def weights_of(protocol: Mapping[str, Any]) -> str:
     return "hub" if revisions else "none"
 
 
-def run_stamp(protocol: Mapping[str, Any], entry: Mapping[str, Any], cohort: str) -> dict[str, Any]:
+def run_stamp(
+    protocol: Mapping[str, Any], entry: Mapping[str, Any], cohort: str, model: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a run's protocol in the words of published stamps.
 
     Parameters
@@ -132,66 +134,55 @@ def run_stamp(protocol: Mapping[str, Any], entry: Mapping[str, Any], cohort: str
         The experiment's entry with ``sources`` (by cohort) and ``label_spec``.
     cohort
         The cohort tested on.
+    model
+        The model's entry.
     """
-    if protocol.get("kind") == PROBE:
-        return _probe_stamp(protocol, entry, cohort)
-    labels, target = entry.get("label_spec") or {}, protocol.get("target") or {}
+    target, sources = protocol.get("target") or {}, entry.get("sources") or {}
     tiles = protocol.get("tiles_spec")
     tiles = tiles if isinstance(tiles, Mapping) else {}
-    sources = entry.get("sources") or {}
-    trained = sorted({str(sources.get(c, UNSTATED)) for c in entry.get("train_cohorts") or []})
-    return {
+    stamp: dict[str, Any] = {
         "source": sources.get(cohort, UNSTATED),
-        "train_source": trained[0] if len(trained) == 1 else trained,
-        "label_method": labels.get("method", UNSTATED),
-        "reference": labels.get("reference") or "none",
         "weights": weights_of(protocol),
         "tile_px": tiles.get("size_px", UNSTATED),
         "tile_um_per_px": tiles.get("um_per_px", UNSTATED),
         "split": protocol.get("split", UNSTATED),
-        "selection": protocol.get("selection", UNSTATED),
         "standardise": protocol.get("standardise", UNSTATED),
+        "aggregation": protocol.get("aggregation", UNSTATED),
+    }
+    if target.get("kind") == "expression":
+        panel, model = protocol.get("panel") or target.get("panel") or {}, model or {}
+        return stamp | {
+            "background": (tiles.get("background") or {}).get("method", UNSTATED),
+            "sections": protocol.get("sections") or UNSTATED,
+            "panel": panel.get("genes", UNSTATED),
+            "size_factor": target.get("size_factor", UNSTATED),
+            "log": target.get("log", UNSTATED),
+            "components": model.get("components", UNSTATED),
+            "alpha": model.get("alpha", UNSTATED),
+            "undefined_genes": protocol.get("undefined_genes", UNSTATED),
+            "n_observations": (protocol.get("n_observations") or {}).get(cohort, UNSTATED),
+        }
+    labels = entry.get("label_spec") or {}
+    trained = sorted({str(sources.get(c, UNSTATED)) for c in entry.get("train_cohorts") or []})
+    return stamp | {
+        "train_source": trained[0] if len(trained) == 1 else trained,
+        "label_method": labels.get("method", UNSTATED),
+        "reference": labels.get("reference") or "none",
+        "selection": protocol.get("selection", UNSTATED),
         "target_statistic": target.get("statistic", UNSTATED),
         "target_transform": target.get("transform", UNSTATED),
         "train_seeds": len(protocol.get("train_seeds") or []),
-        "aggregation": protocol.get("aggregation", UNSTATED),
         "similarity": "row",
         "length_scale_um": (protocol.get("moran") or {}).get("length_scale_um", UNSTATED),
         **{key: (protocol.get(key) or {}).get(cohort, UNSTATED) for key in _COUNTS},
     }
 
 
-PROBE = "probe"
-
-
-def _probe_stamp(protocol: Mapping[str, Any], entry: Mapping[str, Any], cohort: str) -> dict[str, Any]:
-    """Return the stamp of a probe, whose target is expression and whose model is a fixed recipe."""
-    tiles, panel, recipe = (protocol.get(key) or {} for key in ("tiles_spec", "panel", "expression"))
-    return {
-        "source": (entry.get("sources") or {}).get(cohort, UNSTATED),
-        "weights": weights_of(protocol),
-        "tile_px": tiles.get("size_px", UNSTATED),
-        "tile_um_per_px": tiles.get("um_per_px", UNSTATED),
-        "background": (tiles.get("background") or {}).get("method", UNSTATED),
-        "split": protocol.get("split", UNSTATED),
-        "sections": protocol.get("sections") or UNSTATED,
-        "panel": panel.get("genes", UNSTATED),
-        "size_factor": recipe.get("size_factor", UNSTATED),
-        "log": recipe.get("log", UNSTATED),
-        "standardise": protocol.get("standardise", UNSTATED),
-        "components": protocol.get("components", UNSTATED),
-        "alpha": protocol.get("alpha", UNSTATED),
-        "undefined_genes": protocol.get("undefined_genes", UNSTATED),
-        "aggregation": protocol.get("aggregation", UNSTATED),
-        "n_observations": (protocol.get("n_observations") or {}).get(cohort, UNSTATED),
-    }
-
-
 _COUNTS = ("n_patients", "n_sections", "n_observations")
 
 
-def _marks(protocol: Mapping[str, Any]) -> list[str]:
-    """Return what no published value was made under, and must be told."""
+def _reasons(protocol: Mapping[str, Any]) -> list[str]:
+    """Return what no published value was made under."""
     marks = []
     if protocol.get("split") in DELIBERATE:
         marks.append("leaks on purpose")
@@ -220,19 +211,19 @@ def compare(
     """
     if run.get("source") == "simulated":
         return Status(NOT_COMPARABLE, "simulated cohort")
-    reasons = _marks(protocol)
+    reasons = _reasons(protocol)
     if row is None:
         reasons.insert(0, "no such model in the paper")
     stated = {key: value for key, value in published.items() if value != UNSTATED}
     differing = [key for key, value in stated.items() if run.get(key, UNSTATED) != value]
-    reasons += [_told(key, stated, run) for key in differing if key in FUNDAMENTAL]
+    reasons += [_difference(key, stated, run) for key in differing if key in FUNDAMENTAL]
     if reasons:
         return Status(NOT_COMPARABLE, "; ".join(reasons))
     if differing:
-        return Status(DEVIATES, "; ".join(_told(key, stated, run) for key in differing))
+        return Status(DEVIATES, "; ".join(_difference(key, stated, run) for key in differing))
     silent = sorted(key for key, value in published.items() if value == UNSTATED)
     return Status(SAME, f"paper silent on: {', '.join(silent)}" if silent else "")
 
 
-def _told(key: str, stated: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+def _difference(key: str, stated: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     return f"{key.replace('_', ' ')} {run.get(key, UNSTATED)} instead of {stated[key]}"

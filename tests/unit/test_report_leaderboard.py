@@ -13,41 +13,44 @@ import yaml
 from histoloom.identity import canonical_json
 from histoloom.metrics.rows import assemble
 from histoloom.report.paper_tables import paper_cells, paper_page
-from histoloom.report.probes import draw_probes, probe_page, probe_rows
 from histoloom.report.published import load_published
 
 FOLDER = Path(__file__).resolve().parents[2] / "resources" / "published"
-ENTRY = {"task": "probe", "split": "published", "alpha": ["published", "inner"], "models": ["mine"]}
+MODEL = {"kind": "pca_ridge", "inputs": ["mine"], "components": 256, "alpha": "published"}
+ENTRY = {"split": "published", "models": ["mine", "mine_inner"], "model_specs": {"mine": MODEL}}
 SPEC = {"paper": "hest_bench", "experiments": {"e": {**ENTRY, "sources": {"idc": "hest_bench IDC"}}}}
 
 
 def protocol(**changes: Any) -> dict[str, Any]:
+    recipe = {"kind": "expression", "size_factor": "none", "target_sum": 10000, "log": "log1p"}
     return {
-        "kind": "probe", "split": "published", "sections": "as published", "standardise": "train", "components": 256,
-        "alpha": "published", "undefined_genes": 0, "panel": {"genes": "published", "k": 50, "selected_on": "train"},
-        "expression": {"size_factor": "none", "target_sum": 10000, "log": "log1p"}, "tiles": "patch",
+        "kind": "pca_ridge", "split": "published", "sections": "as published", "standardise": "train",
+        "panel": {"genes": "published", "k": 50, "selected_on": "train"}, "target": recipe, "tiles": "patch",
         "tiles_spec": {"size_px": 224, "um_per_px": 0.5, "background": {"method": "none"}},
         "encoders": {"mine": {"card": "uni", "revision": "0" * 40}}, "n_observations": {"idc": 99},
-        "aggregation": "gene over the fold>genes>folds", "per_fold": {"f": {"alpha": 0.01, "components": 256}},
-        "alphas_tried": [],
+        "aggregation": "gene over the fold>genes>folds",
         **changes,
     }  # fmt: skip
 
 
-def metrics(value: float = 0.6, *, variant: str = "published", **changes: Any) -> pd.DataFrame:
-    stamp = protocol(alpha=variant, **changes)
-    common = {"cohort": "idc", "variant": variant, "n_nan": 0, "protocol": canonical_json(stamp)}
+def metrics(value: float = 0.6, *, model: str = "mine", undefined: int = 0, **changes: Any) -> pd.DataFrame:
+    common = {"cohort": "idc", "variant": "default", "n_nan": 0, "protocol": canonical_json(protocol(**changes))}
     place = {"fold": "f", "patient": "P", "sample": "S"}
     rows = [
         {"metric": "pcc_bench", "aggregation": "cohort", "value": value, "n": 4},
-        {"metric": "pcc_bench", "aggregation": "fold", "value": value, "n": 50, "fold": "f"},
-        {"metric": "pcc", "aggregation": "cohort", "value": value / 2, "n": 4},
-        {"metric": "pcc", "aggregation": "patient", "value": value / 2, "n": 1, **place},
-        {"metric": "pcc", "aggregation": "section", "value": value / 2, "n": 9, "target": "G", **place},
+        {"metric": "pcc_bench", "aggregation": "fold", "value": value, "n": 50, "fold": "f", "n_nan": undefined},
+        {"metric": "cc", "aggregation": "cohort", "value": value / 2, "n": 4},
+        {"metric": "cc", "aggregation": "patient", "value": value / 2, "n": 1, **place},
+        {"metric": "cc", "aggregation": "section", "value": value / 2, "n": 9, "target": "G", **place},
     ]
-    return assemble(
-        [pd.DataFrame([{**common, **row} for row in rows])], experiment="e", model="mine", against="expression"
-    )
+    frame = pd.DataFrame([{**common, **row} for row in rows])
+    return assemble([frame], experiment="e", model=model, against="labels")
+
+
+def spec_of(**model: Any) -> dict[str, Any]:
+    """Return the paper's spec with a model of other settings."""
+    entry = {**SPEC["experiments"]["e"], "model_specs": {"mine": {**MODEL, **model}}}
+    return {"paper": "hest_bench", "experiments": {"e": entry}}
 
 
 def cell(rows: pd.DataFrame, spec: dict[str, Any] = SPEC) -> pd.Series:
@@ -67,21 +70,30 @@ def test_the_same_protocol_stands_beside_its_row_with_a_difference() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"variant": "inner"}, "alpha inner instead of published"),
-        ({"components": None}, "components None instead of 256"),
         ({"split": "leave_one_patient_out"}, "split leave_one_patient_out instead of published"),
         ({"sections": "without TENX99"}, "sections without TENX99 instead of as published"),
         ({"panel": {"genes": "hvg"}}, "panel hvg instead of published"),
-        ({"expression": {"size_factor": "total", "log": "log1p"}}, "size factor total instead of none"),
-        ({"undefined_genes": 2}, "undefined genes 2 instead of 0"),
+        (
+            {"target": {"kind": "expression", "size_factor": "total", "log": "log1p"}},
+            "size factor total instead of none",
+        ),
+        ({"undefined": 2}, "undefined genes 2 instead of 0"),
         ({"tiles_spec": {"size_px": 224, "um_per_px": "native"}}, "tile um per px native instead of 0.5"),
     ],
 )
 def test_any_other_choice_deviates_and_is_listed(changes: dict[str, Any], says: str) -> None:
-    found = cell(metrics(0.6, **changes))
-    assert found["status"] == "deviates"
-    assert says in found["details"]
-    assert np.isnan(found["difference"])
+    deviating = cell(metrics(0.6, **changes))
+    assert deviating["status"] == "deviates"
+    assert says in deviating["details"]
+    assert np.isnan(deviating["difference"])
+
+
+@pytest.mark.parametrize("model", [{"alpha": "inner"}, {"components": None}])
+def test_other_settings_of_the_model_deviate(model: dict[str, Any]) -> None:
+    deviating = cell(metrics(0.6), spec_of(**model))
+    ((key, value),) = model.items()
+    assert deviating["status"] == "deviates"
+    assert f"{key} {value} instead of {MODEL[key]}" in deviating["details"]
 
 
 def test_other_weights_encoders_and_cohorts_are_not_compared() -> None:
@@ -96,7 +108,7 @@ def test_other_weights_encoders_and_cohorts_are_not_compared() -> None:
 def test_the_headline_of_ours_never_stands_in_the_leaderboard() -> None:
     rows = metrics(0.6)
     table = load_published(FOLDER, "hest_bench")[1]
-    assert set(paper_cells(table, SPEC, rows[rows["metric"] == "pcc"])["status"]) == {"not run"}
+    assert set(paper_cells(table, SPEC, rows[rows["metric"] == "cc"])["status"]) == {"not run"}
 
 
 def test_published_averages_are_the_means_of_the_tasks_within_rounding() -> None:
@@ -109,36 +121,13 @@ def test_published_averages_are_the_means_of_the_tasks_within_rounding() -> None
 
 
 def test_a_leaderboard_is_one_row_per_model_with_short_cells() -> None:
-    rows = pd.concat([metrics(0.6), metrics(0.61, variant="inner")])
+    rows = pd.concat([metrics(0.6), metrics(0.61, model="mine_inner")])
     table = load_published(FOLDER, "hest_bench")[1]
     text = paper_page(table, paper_cells(table, SPEC, rows)).markdown()
-    mine = next(line for line in text.splitlines() if line.startswith("| mine, published alpha"))
+    mine = next(line for line in text.splitlines() if line.startswith("| mine ("))
     assert "0.6000; same; published 0.5890, difference 0.0110" in mine
     (uni,) = [line for line in text.splitlines() if line.startswith("| UNI (")]
     assert "not run: gated weights" in uni
     assert uni.count("not run") == 1
     assert "0.2943" in uni
     assert "0.5890" not in uni
-
-
-def test_own_table_gives_both_numbers_and_their_protocol(tmp_path: Path) -> None:
-    rows = pd.concat([metrics(0.6), metrics(float("nan"), variant="inner", alphas_tried=[0.01, 1])])
-    table = probe_rows(rows).set_index("alpha")
-    assert table.loc["published", "pcc_bench"] == 0.6
-    assert table.loc["published", "pcc"] == 0.3
-    assert table["at_edge"].tolist() == [0, 1]
-    text = probe_page("T", probe_rows(rows)).markdown()
-    assert "0.01 (at the edge in 1)" in text
-    for words in (
-        "0.600",
-        "0.300",
-        "–",
-        "published (as published)",
-        "published genes (chosen on all sections)",
-        "log1p",
-    ):
-        assert words in text
-    draw_probes(rows, "T", tmp_path / "a.png")
-    draw_probes(rows, "T", tmp_path / "b.png")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    draw_probes(rows.assign(value=np.nan), "T", tmp_path / "c.png")
