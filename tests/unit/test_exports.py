@@ -180,7 +180,7 @@ def test_qupath_spots_are_circles_and_pseudo_spots_squares(tmp_path: Path) -> No
 
 def test_what_is_no_sample_is_refused(tmp_path: Path) -> None:
     anndata.AnnData(np.zeros((2, 2))).write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(InputError, check=has_code("export-no-section")):
+    with pytest.raises(InputError, check=has_code("section-metadata")):
         write_section(sample=tmp_path / "a.h5ad", out=tmp_path / "a.geojson")
 
 

@@ -17,17 +17,18 @@ import pandas as pd
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
+from histoloom.samples.section import open_section
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from shapely import Polygon
+
+    from histoloom.samples.section import Section
 
 logger = logging.getLogger(__name__)
 
 CASE_COLOURS = {"hit": (0, 158, 115), "false positive": (213, 94, 0), "miss": (0, 114, 178)}
 _COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
             (127, 127, 127))  # fmt: skip
-_BLOCK = 4096
 _SQUARES = frozenset({"Xenium", "Visium HD"})
 
 
@@ -59,20 +60,14 @@ def write_section(
     Raises
     ------
     InputError
-        If the file is no section, a gene is not in it, or no cell has an outline.
+        If a gene is not in the section, or no cell has an outline.
     """
-    import anndata
-
-    facts = read_metadata(sample)
-    if "mpp" not in facts or "sample" not in facts:
-        raise InputError(sample, "is no section.", "give a file of results/samples/.", code="export-no-section")
-    section = anndata.read_h5ad(sample)
-    unknown = [gene for gene in genes if gene not in section.var_names]
+    section = open_section(sample)
+    unknown = [gene for gene in genes if gene not in section.var.index]
     if unknown:
         raise InputError(sample, f"has no gene {', '.join(unknown)}.", "use names of var.", code="export-unknown-gene")
-    if in_tissue_only:
-        section = section[section.obs["in_tissue"].to_numpy()]
-    _write(_section_features(section, facts, list(genes), cells, nuclei), out)
+    inside = section.obs["in_tissue"].to_numpy(dtype=bool) if in_tissue_only else np.ones(len(section.obs), dtype=bool)
+    _write(_section_features(section, np.flatnonzero(inside), list(genes), cells, nuclei), out)
 
 
 def write_predictions(*, values: pd.DataFrame, centres: np.ndarray, side: float, out: Path) -> None:
@@ -173,41 +168,36 @@ def _write(features: Iterable[Mapping[str, Any]], out: Path) -> None:
 
 
 def _section_features(
-    section: AnnData, facts: Mapping[str, Any], genes: list[str], cells: Path | None, nuclei: Path | None
+    section: Section, rows: np.ndarray, genes: list[str], cells: Path | None, nuclei: Path | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield features in the section's order."""
+    """Yield features of observations in the section's order."""
     import shapely
     from shapely.geometry import mapping
 
     from histoloom.samples.polygons import count_outlined, largest_outlines
 
     outlines, cores = largest_outlines(cells), largest_outlines(nuclei)
+    obs, centres, facts = section.obs.iloc[rows], section.spatial[rows], section.metadata
     if cells:
-        count_outlined(cells, section.obs_names, outlines)
-    centres = np.asarray(section.obsm["spatial"])
+        count_outlined(cells, obs.index, outlines)
     radius = facts["spot_diameter_um"] / facts["mpp"] / 2
-    square = facts.get("source_facts", {}).get("st_technology") in _SQUARES
+    ends = "square" if facts.get("source_facts", {}).get("st_technology") in _SQUARES else "round"
     is_cell = facts.get("unit") == "cell"
-    regions = section.obs["region"].astype(str).to_numpy() if "region" in section.obs else np.full(len(centres), "")
-    colours = _class_colours(sorted(set(regions) - {""}))
-    depth, number = section.obs["n_counts"].to_numpy(), section.obs["n_genes"].to_numpy()
-    columns = section.var_names.get_indexer(genes) if genes else []
-    for start in range(0, section.n_obs, _BLOCK):
-        block = slice(start, min(start + _BLOCK, section.n_obs))
-        counts = section.X[block][:, columns].toarray() if len(columns) else np.empty((_BLOCK, 0))
-        for offset, name in enumerate(section.obs_names[block]):
-            at = start + offset
-            if str(name) in outlines:
-                shape = shapely.Polygon(np.round(outlines[str(name)], 2))
-            else:
-                whole = shapely.Point(centres[at]).buffer(
-                    radius, quad_segs=6, cap_style="square" if square else "round"
-                )
-                shape = shapely.transform(whole, lambda xy: np.round(xy, 2))
-            measured = {"counts": int(depth[at]), "genes": int(number[at])}
-            measured |= {gene: int(value) for gene, value in zip(genes, counts[offset], strict=True)}
-            region = (regions[at], colours[regions[at]]) if regions[at] else None
-            feature = _feature(shape, "cell" if is_cell else "detection", str(name), measured, region)
-            if is_cell and str(name) in cores:
-                feature["nucleusGeometry"] = mapping(shapely.Polygon(np.round(cores[str(name)], 2)))
-            yield feature
+    regions = obs["region"].astype(str).to_numpy() if "region" in obs else np.full(len(obs), "")
+    colours = _class_colours(sorted({str(region) for region in regions} - {""}))
+    depth, number = obs["n_counts"].to_numpy(), obs["n_genes"].to_numpy()
+    counts = section.counts[rows][:, section.var.index.get_indexer(pd.Index(genes))].tocsr() if genes else None
+    for at, name in enumerate(map(str, obs.index)):
+        if name in outlines:
+            shape = shapely.Polygon(np.round(outlines[name], 2))
+        else:
+            whole = shapely.Point(centres[at]).buffer(radius, quad_segs=6, cap_style=ends)
+            shape = shapely.transform(whole, lambda xy: np.round(xy, 2))
+        measured = {"counts": int(depth[at]), "genes": int(number[at])}
+        if counts is not None:
+            measured |= {gene: int(value) for gene, value in zip(genes, counts[[at]].toarray()[0], strict=True)}
+        region = (regions[at], colours[regions[at]]) if regions[at] else None
+        feature = _feature(shape, "cell" if is_cell else "detection", name, measured, region)
+        if is_cell and name in cores:
+            feature["nucleusGeometry"] = mapping(shapely.Polygon(np.round(cores[name], 2)))
+        yield feature

@@ -89,9 +89,9 @@ def _circles(section: Any, facts: Any, model: Any, identity: Any) -> Any:
 
 def _outlines(section: Any, path: Path, geopandas: Any, model: Any, identity: Any) -> Any:
     """Return outlines in the cells' order; of several nuclei of a cell the largest."""
-    found = geopandas.read_parquet(path)
-    found = found.iloc[np.argsort(-found.geometry.area.to_numpy(), kind="stable")].drop_duplicates("cell_id")
-    found = found.set_index("cell_id")
-    count_outlined(path, section.obs_names, found.index)
-    names = section.obs_names[section.obs_names.isin(found.index)]
-    return model.parse(found.loc[names, ["geometry"]], transformations={"global": identity})
+    outlines = geopandas.read_parquet(path)
+    outlines = outlines.iloc[np.argsort(-outlines.geometry.area.to_numpy(), kind="stable")].drop_duplicates("cell_id")
+    outlines = outlines.set_index("cell_id")
+    count_outlined(path, section.obs_names, outlines.index)
+    names = section.obs_names[section.obs_names.isin(outlines.index)]
+    return model.parse(outlines.loc[names, ["geometry"]], transformations={"global": identity})

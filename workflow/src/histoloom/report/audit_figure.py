@@ -23,18 +23,7 @@ _GROUPS = (
 
 
 def draw_audit(*, table: Path, title: str, out: Path) -> None:
-    """Draw the evidence of the content guard.
-
-    Parameters
-    ----------
-    table
-        parquet of `histoloom.audit.audit_sections`.
-    title
-        Heading.
-    out
-        png: one panel per kind of evidence, one point per pair of sections, the limit as a line. Pairs for which a kind
-        of evidence is not defined are counted.
-    """
+    """Draw the evidence of `histoloom.audit.audit_sections`: a panel per kind, a point per pair of sections."""
     rows, limits = pd.read_parquet(table), read_metadata(table)["limits"]
     same_patient = rows["patient_first"] == rows["patient_second"]
     group = np.where(rows["verdict"] == "same", 2, np.where(same_patient, 1, 0))

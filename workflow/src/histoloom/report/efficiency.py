@@ -30,13 +30,7 @@ _MEASURED = ("seconds", "peak_gpu_mb", "peak_rss_mb", "items", "items_per_s", "d
 
 
 def read_records(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Read training records, ``<experiment>/<model>.json``.
-
-    Returns
-    -------
-    DataFrame
-        experiment, model and what was measured.
-    """
+    """Read training records, ``<experiment>/<model>.json``: experiment, model and what was measured."""
     records = []
     for path in map(Path, paths):
         try:
@@ -52,12 +46,7 @@ def read_records(paths: Sequence[str | Path]) -> pd.DataFrame:
 def add_ratios(records: pd.DataFrame, baseline: Sequence[str]) -> pd.DataFrame:
     """Add ``ratio`` and ``ratio_to``: seconds over those of the baseline, within an experiment and its hardware.
 
-    Parameters
-    ----------
-    records
-        From `read_records`.
-    baseline
-        Models that are the paper's baseline; where none ran, the slowest model of the group is the baseline.
+    The baseline is a model of `baseline`; where none ran, the slowest of the group.
     """
     parts = []
     for _, group in records.groupby(["experiment", "hardware", "device"], sort=False, dropna=False):
@@ -80,21 +69,9 @@ def _time_column(table: Published, stamp: Mapping[str, Any]) -> dict[str, Any] |
 def efficiency_table(
     table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame, efficiency: Sequence[Path]
 ) -> pd.DataFrame:
-    """Return one row per trained model, then the paper's cells that did not run.
+    """Return one row per trained model, `EFFICIENCY_COLUMNS`, then the paper's cells that did not run.
 
-    Parameters
-    ----------
-    table
-        With layout ``efficiency``; ``baseline`` names the row that its ratios refer to.
-    spec, metrics
-        As for `histoloom.report.paper_tables.paper_cells`; the metrics' stamps say what each model was.
-    efficiency
-        Training records.
-
-    Returns
-    -------
-    DataFrame
-        `EFFICIENCY_COLUMNS`; ``ratio`` is seconds over those of ``ratio_to``.
+    ``ratio`` is seconds over those of ``ratio_to``. The metrics' stamps say what each model was.
     """
     stamps = metrics.drop_duplicates(["experiment", "model"])[["experiment", "model", "cohort", "protocol"]]
     keys = list(zip(stamps["experiment"], stamps["model"], strict=True))
@@ -112,8 +89,11 @@ def efficiency_table(
         if entry is None:
             continue
         stamp = {**run_stamp(protocol, entry, cohorts.get(key, "")), "hardware": record["hardware"]}
-        theirs, column = table.find(str(protocol.get("kind")), encoder_cards(protocol)), _time_column(table, stamp)
-        status = compare(table.stamp(column) if column else {}, stamp, theirs, protocol)
+        published_row, column = (
+            table.find(str(protocol.get("kind")), encoder_cards(protocol)),
+            _time_column(table, stamp),
+        )
+        status = compare(table.stamp(column) if column else {}, stamp, published_row, protocol)
         if column is None and status.status != NOT_COMPARABLE:
             status = Status(NOT_COMPARABLE, "no such column")
         row: dict[str, Any] = {
@@ -121,10 +101,10 @@ def efficiency_table(
             "row": record["model"], "ran": str(protocol.get("kind", "unstated")),
             "column": column["title"] if column else "training, s", "status": status.status, "details": status.details,
         }  # fmt: skip
-        if column and theirs and status.status != NOT_COMPARABLE:
-            covered.add((theirs.name, column["id"]))
-            row["published"] = theirs.values[column["id"]]
-            row["published_ratio"] = _ratio(table, theirs.name, column["id"])
+        if column and published_row and status.status != NOT_COMPARABLE:
+            covered.add((published_row.name, column["id"]))
+            row["published"] = published_row.values[column["id"]]
+            row["published_ratio"] = _ratio(table, published_row.name, column["id"])
             if status.status == SAME and kinds.get(str(record["ratio_to"])) == (named.kind if named else None):
                 row["difference"] = record["ratio"] - row["published_ratio"]
         rows.append(row)
@@ -155,8 +135,8 @@ def efficiency_page(table: Published, frame: pd.DataFrame) -> Page:
     content = table.content
     page = Page(f"Table {content['table']} of {content['paper']}: {content['title']}")
     page.text(content["citation"] + ".")
-    ours, theirs = frame[frame["status"] != NOT_RUN], frame[frame["status"] == NOT_RUN]
-    if len(ours):
+    measured, printed = frame[frame["status"] != NOT_RUN], frame[frame["status"] == NOT_RUN]
+    if len(measured):
         page.heading("Measured in this run")
         page.table(
             pd.DataFrame(
@@ -172,20 +152,20 @@ def efficiency_page(table: Published, frame: pd.DataFrame) -> Page:
                         "status": r["status"],
                         "details": r["details"],
                     }
-                    for r in ours.to_dict("records")
+                    for r in measured.to_dict("records")
                 ]
             )
         )
     page.text("Seconds depend on the machine; only ratios within one experiment and its hardware may be compared.")
-    if len(theirs):
+    if len(printed):
         page.heading("Published, not run here (hardware unstated)")
-        wide = theirs.pivot_table(index="row", columns="column", values="published", sort=False)
-        ratio = theirs.pivot_table(index="row", columns="column", values="published_ratio", sort=False)
+        wide = printed.pivot_table(index="row", columns="column", values="published", sort=False)
+        ratio = printed.pivot_table(index="row", columns="column", values="published_ratio", sort=False)
         shown = pd.DataFrame(
             {c: [f"{number(v, 0)} (ratio {number(r)})" for v, r in zip(wide[c], ratio[c], strict=True)] for c in wide}
         )
         shown.insert(0, "model", list(wide.index))
-        reasons = theirs.groupby("row", sort=False)["details"].first()
+        reasons = printed.groupby("row", sort=False)["details"].first()
         page.table(shown.assign(status=[f"{NOT_RUN}: {reasons[name]}" for name in wide.index]))
         page.text(f"Ratios to {content['baseline']}.")
     return page

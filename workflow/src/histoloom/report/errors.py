@@ -98,18 +98,9 @@ def _turns(score: pd.Series, patient: pd.Series, each: int) -> list[int]:
 
 
 def draw_errors(*, cases: pd.DataFrame, samples: Sequence[Path], slides: Sequence[Path], title: str, out: Path) -> None:
-    """Draw the cases as tiles of their slides.
+    """Draw cases (from `find_cases`) as tiles of their slides, one line per type.
 
-    Parameters
-    ----------
-    cases
-        From `find_cases`.
-    samples, slides
-        Section artefacts and their slides, in the same order; those of all sections with a case.
-    title
-        Heading.
-    out
-        png: one line per type; ranks of label and prediction under each tile, the spot as a circle, a bar of 50 um.
+    `samples` and `slides` are those of all sections with a case, in the same order.
     """
     facts = {}
     for sample, slide in zip(samples, slides, strict=True):
@@ -150,7 +141,7 @@ def _read_tiles(cases: pd.DataFrame, facts: Mapping[tuple[str, str], Any]) -> di
     """Return a picture of each case; each slide is opened once."""
     from PIL import Image
 
-    found = {}
+    tiles = {}
     for key, part in cases.groupby(["cohort", "sample"], sort=True):
         cohort, sample = (str(name) for name in cast("tuple[str, str]", key))
         if (cohort, sample) not in facts:
@@ -171,8 +162,8 @@ def _read_tiles(cases: pd.DataFrame, facts: Mapping[tuple[str, str], Any]) -> di
                 pixels = slide.read(left, top, right - left, bottom - top)[: len(canvas) - dy, : len(canvas) - dx]
                 canvas[dy : dy + pixels.shape[0], dx : dx + pixels.shape[1]] = pixels
                 image = Image.fromarray(canvas).resize((_TILE_PX, _TILE_PX), Image.Resampling.BOX)
-                found[cohort, sample, str(obs_id)] = np.asarray(image)
-    return found
+                tiles[cohort, sample, str(obs_id)] = np.asarray(image)
+    return tiles
 
 
 def _draw_tile(ax: Any, tile: np.ndarray, metadata: Mapping[str, Any], row: Mapping[str, Any]) -> None:

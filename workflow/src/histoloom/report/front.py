@@ -121,17 +121,7 @@ def picture(path: Path) -> str:
 def experiment_block(
     entry: Mapping[str, Any], summary: Path, baselines: Path, figures: Sequence[Path], attainable: Path | None = None
 ) -> str:
-    """Return the part of the page about one experiment.
-
-    Parameters
-    ----------
-    entry
-        The experiment's entry: ``name``, ``title``, ``target``, ``baselines``.
-    summary, baselines, attainable
-        Its tables (csv).
-    figures
-        Its baseline comparison, bars, and maps of its models.
-    """
+    """Return the part of the page about one experiment: its entry, tables (csv) and figures."""
     words = WORDS[(entry.get("target") or {}).get("kind", "abundance")]
     table, compared = _read(summary), _read(baselines)
     levels = {item["level"]: bool(item["baseline"]) for item in entry.get("baselines") or ()}
@@ -194,12 +184,7 @@ def _ceiling(attainable: Path | None, cohort: str) -> float | None:
 def write_front(*, entries: Sequence[Mapping[str, Any]], files: Mapping[str, Sequence[Path]], out: Path) -> None:
     """Write the front page as a fragment of html.
 
-    Parameters
-    ----------
-    entries
-        The experiments' entries.
-    files
-        ``tables`` (csv) and ``figures`` of all of them; their folder says of which experiment they are.
+    ``tables`` (csv) and ``figures`` are those of all experiments; their folder says of which.
     """
     parts = [_CSS, "<div class='hl'>"]
     for entry in entries:

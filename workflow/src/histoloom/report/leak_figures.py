@@ -27,17 +27,7 @@ _STEPS = (
 
 
 def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -> None:
-    """Draw what a leak is worth in an experiment, a panel per model.
-
-    Parameters
-    ----------
-    spec
-        The experiment's entry; ``models`` gives the order.
-    metrics
-        Files of `histoloom.metrics.leakage`, one per model.
-    out
-        png.
-    """
+    """Draw the leakage effect in an experiment, a panel per model."""
     table, compared, models = read_leaks(spec, metrics)
     table = table[table["against"] == "labels"]
     defined = set(table.loc[table["cc" if "cc" in table else "cc_with"].notna(), "model"])
@@ -64,12 +54,12 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
             label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
         fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
-        told = _paired_told(table, models, compared) if paired else _transfer_told(compared)
-        fig.suptitle(f"{title}\n{told}", x=0.01, ha="left", fontsize=9.5)
+        heading = _paired_heading(table, models, compared) if paired else _transfer_heading(compared)
+        fig.suptitle(f"{title}\n{heading}", x=0.01, ha="left", fontsize=9.5)
         save(fig, out)
 
 
-def _paired_told(table: pd.DataFrame, models: Sequence[str], compared: Mapping[str, Any]) -> str:
+def _paired_heading(table: pd.DataFrame, models: Sequence[str], compared: Mapping[str, Any]) -> str:
     cohort = table[(table["level"] == "cohort") & table["model"].isin(models)]
     parts = []
     for row in cohort.to_dict("records"):
@@ -88,7 +78,7 @@ def _paired_told(table: pd.DataFrame, models: Sequence[str], compared: Mapping[s
 
 
 def _paired_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) -> None:
-    names = sorted({about["patient"] for about in compared["folds"].values()})
+    names = sorted({fold["patient"] for fold in compared["folds"].values()})
     sections = table[table["level"] == "section"].sort_values(["patient", "sample"], kind="stable")
     for row in sections.to_dict("records"):
         tone = PALETTE[names.index(row["patient"]) % len(PALETTE)]
@@ -121,12 +111,12 @@ def _section_names(ax: Axes, sections: pd.DataFrame, most: int = 12) -> None:
                     arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#999999"})  # fmt: skip
 
 
-def _transfer_told(compared: Mapping[str, Any]) -> str:
-    sizes = {about["what"]: about["n_train"] for about in compared["folds"].values()}
+def _transfer_heading(compared: Mapping[str, Any]) -> str:
+    sizes = {fold["what"]: fold["n_train"] for fold in compared["folds"].values()}
     words = zip(TRAININGS, ("(a), (b)", "(c)", "random drop"), strict=True)
-    told = ", ".join(f"{word} {sizes[what]}" for what, word in words if what in sizes)
+    counts = ", ".join(f"{word} {sizes[what]}" for what, word in words if what in sizes)
     shared = len(compared["shared_patients"])
-    return f"{shared} patient{'s' * (shared != 1)} on both sides as published;\nobservations in training: {told}"
+    return f"{shared} patient{'s' * (shared != 1)} on both sides as published;\nobservations in training: {counts}"
 
 
 def _transfer_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) -> None:
@@ -137,13 +127,13 @@ def _transfer_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) 
         for i, (what, group, _) in enumerate(_STEPS)
     }
     for key in dict.fromkeys(k for part in places.values() for k in part.index):
-        found = {i: part.loc[key] for i, part in places.items() if key in part.index}
-        qc_flag = next(iter(found.values()))["qc_flag"]
+        by_step = {i: part.loc[key] for i, part in places.items() if key in part.index}
+        qc_flag = next(iter(by_step.values()))["qc_flag"]
         tone = PALETTE[1] if key[1] in shared else PALETTE[0]
-        # Lines join the trainings that are told apart for the same patients; (b) is (a) with patients left out.
-        line = [i for i in (0, 2, 3) if i in found]
-        ax.plot(line, [found[i]["cc"] for i in line], lw=0.7, color=tone, alpha=0.45, zorder=1)
-        ax.plot(list(found), [row["cc"] for row in found.values()], "o", ms=4.2, color=tone, alpha=0.8, zorder=2,
+        # Lines join the trainings of the same patients; (b) is (a) with patients left out.
+        line = [i for i in (0, 2, 3) if i in by_step]
+        ax.plot(line, [by_step[i]["cc"] for i in line], lw=0.7, color=tone, alpha=0.45, zorder=1)
+        ax.plot(list(by_step), [row["cc"] for row in by_step.values()], "o", ms=4.2, color=tone, alpha=0.8, zorder=2,
                 mfc="white" if qc_flag else tone,
                 label=("patient on both sides" if key[1] in shared else "unshared patient")
                 + (f" [{qc_flag}]" if qc_flag else ""))  # fmt: skip

@@ -32,22 +32,10 @@ _NO_P = f"Below {MIN_PATIENTS} patients no p is given: no pattern of signs could
 
 
 def paired_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> pd.DataFrame:
-    """Return CC with and without a sibling in training, per section, patient and cohort.
+    """Return CC with and without another section of the patient in training, per section, patient and cohort.
 
-    Parameters
-    ----------
-    rows
-        Rows of `histoloom.metrics.leakage`.
-    folds
-        What each fold is, from the metadata of the metrics.
-    models
-        In the order wanted.
-
-    Returns
-    -------
-    DataFrame
-        `PAIRED_COLUMNS`. ``n_train`` is that of both models of a pair, ``n_leaked`` how much of it the siblings are in
-        the one that has them. p: exact sign-flip test over patients, in rows of level cohort.
+    `folds` says what each fold is (metadata of the metrics). ``n_train`` is that of both models of a pair, ``n_leaked``
+    how much of it is of the tested patient. p: exact sign-flip test over patients, in rows of level cohort.
     """
     rows = rows[(rows["target"] == "") & (rows["train_seed"] == -1)]
     sizes = pd.DataFrame.from_dict(dict(folds), orient="index")
@@ -61,7 +49,7 @@ def paired_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mod
             n_test=("n_test", "first"),
         )
     )
-    found: list[pd.DataFrame] = []
+    tables: list[pd.DataFrame] = []
     for (model, against), part in rows.groupby(["model", "against"], sort=False):
         own = part[(part["metric"] == "cc") & part["fold"].isin(sizes.index[sizes["what"] == "with"])]
         spread = own.groupby(["cohort", "sample"])["value"].std()
@@ -82,9 +70,9 @@ def paired_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mod
                 table["cc_with_sd_draws"] = spread.reindex(pair).to_numpy()
                 table["n_types"], table["n_types_undefined"] = counts["n"].to_numpy(), counts["n_nan"].to_numpy()
             if level == "cohort":
-                table = table.assign(**_over_patients(found[-1], table["cohort"]))
-            found.append(table)
-    frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+                table = table.assign(**_over_patients(tables[-1], table["cohort"]))
+            tables.append(table)
+    frame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     rank = frame["model"].map({m: i for i, m in enumerate(models)})
     frame = frame.reindex(columns=PAIRED_COLUMNS).loc[rank.sort_values(kind="stable").index].reset_index(drop=True)
     whole = ["n_draws", "n_types", "n_types_undefined", "n_test", "n_train", "n_patients", "n_patients_higher"]
@@ -105,16 +93,7 @@ def _over_patients(patients: pd.DataFrame, cohorts: pd.Series) -> dict[str, list
 def transfer_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> pd.DataFrame:
     """Return a transfer's CC by training and by who is tested, per patient and cohort.
 
-    Parameters
-    ----------
-    rows, folds, models
-        As for `paired_table`.
-
-    Returns
-    -------
-    DataFrame
-        `TRANSFER_COLUMNS`. ``cc`` of random drops is the mean over draws, ``cc_low_draw`` and ``cc_high_draw`` their
-        range.
+    ``cc`` of random drops is the mean over draws, ``cc_low_draw`` and ``cc_high_draw`` their range.
     """
     rows = rows[(rows["target"] == "") & (rows["train_seed"] == -1) & (rows["metric"] == "cc")]
     rows = rows[rows["aggregation"].isin(["patient", "cohort"]) & rows["model"].isin(models)]
@@ -122,36 +101,28 @@ def transfer_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], m
     rows = rows.assign(training=rows["fold"].map(sizes["what"]), tested=rows["variant"], level=rows["aggregation"])
     by = ["model", "against", "cohort", "level", "patient", "qc_flag", "tested", "training"]
     draws = rows.groupby(by, sort=False)["value"]
-    found = draws.agg(n_draws="size", cc="mean", cc_low_draw="min", cc_high_draw="max").reset_index()
+    table = draws.agg(n_draws="size", cc="mean", cc_low_draw="min", cc_high_draw="max").reset_index()
     means = sizes.groupby("what")[["n_train", "n_train_sections", "n_train_patients", "n_leaked"]].mean()
-    found = found.join(means, on="training")
+    table = table.join(means, on="training")
     patients = rows[(rows["level"] == "patient") & (rows["qc_flag"] == "")]
     counts = patients.groupby(["model", "against", "cohort", "tested"])["patient"].nunique()
-    key = pd.MultiIndex.from_frame(found[["model", "against", "cohort", "tested"]])
-    found["n_patients"] = np.where(found["level"] == "cohort", counts.reindex(key).to_numpy(), np.nan)
+    key = pd.MultiIndex.from_frame(table[["model", "against", "cohort", "tested"]])
+    table["n_patients"] = np.where(table["level"] == "cohort", counts.reindex(key).to_numpy(), np.nan)
     order = [{m: i for i, m in enumerate(models)}, {g: i for i, g in enumerate(GROUPS)},
              {t: i for i, t in enumerate(TRAININGS)}]  # fmt: skip
-    ranks = {f"_{c}": found[c].map(o) for c, o in zip(("model", "tested", "training"), order, strict=True)}
-    found = found.assign(**ranks).sort_values(
+    ranks = {f"_{c}": table[c].map(o) for c, o in zip(("model", "tested", "training"), order, strict=True)}
+    table = table.assign(**ranks).sort_values(
         ["against", "cohort", "_model", "level", "_tested", "patient", "_training"], kind="stable"
     )
-    return found.reindex(columns=TRANSFER_COLUMNS).reset_index(drop=True)
+    return table.reindex(columns=TRANSFER_COLUMNS).reset_index(drop=True)
 
 
 def read_leaks(spec: Mapping[str, Any], metrics: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
-    """Return the table of an experiment's comparison, what was compared, and its models in order.
-
-    Parameters
-    ----------
-    spec
-        The experiment's entry; ``models`` gives the order.
-    metrics
-        Files of `histoloom.metrics.leakage`, one per model.
-    """
-    rows, about = read_metrics(metrics), read_protocols(metrics)
-    there = set(rows["model"])
-    models = [m for m in (spec.get("models") or sorted(there)) if m in there]
-    compared: dict[str, Any] = about[models[0]]["compared"]
+    """Return the table of an experiment's comparison, what was compared, and its models in order."""
+    rows, metadata = read_metrics(metrics), read_protocols(metrics)
+    scored = set(rows["model"])
+    models = [m for m in (spec.get("models") or sorted(scored)) if m in scored]
+    compared: dict[str, Any] = metadata[models[0]]["compared"]
     table = paired_table if compared["kind"] == PAIRED else transfer_table
     return table(rows, compared["folds"], models), compared, models
 
@@ -243,18 +214,18 @@ def _transfer_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any])
 def _training_sizes(folds: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     names = {"as_published": "(a), (b) as published", "shared_dropped": "(c) shared dropped"}
     return pd.DataFrame(
-        [{"training": names.get(about["what"], f"random drop {about['draw']}"), "observations": str(about["n_train"]),
-          "sections": str(about["n_train_sections"]), "patients": str(about["n_train_patients"]),
-          "observations of tested patients": str(about["n_leaked"])}
-         for about in sorted(folds.values(), key=lambda a: (TRAININGS.index(a["what"]), a["draw"]))]
+        [{"training": names.get(fold["what"], f"random drop {fold['draw']}"), "observations": str(fold["n_train"]),
+          "sections": str(fold["n_train_sections"]), "patients": str(fold["n_train_patients"]),
+          "observations of tested patients": str(fold["n_leaked"])}
+         for fold in sorted(folds.values(), key=lambda a: (TRAININGS.index(a["what"]), a["draw"]))]
     )  # fmt: skip
 
 
 def _cc(part: pd.DataFrame, tested: str, training: str) -> str:
-    found = part[(part["tested"] == tested) & (part["training"] == training)]
-    if found.empty:
+    chosen = part[(part["tested"] == tested) & (part["training"] == training)]
+    if chosen.empty:
         return "–"
-    row = found.iloc[0]
+    row = chosen.iloc[0]
     several = row["n_draws"] > 1
     spread = f" [{number(row['cc_low_draw'])}, {number(row['cc_high_draw'])}]" if several else ""
     return number(row["cc"]) + spread
@@ -272,16 +243,16 @@ def _columns(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_group(part: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
-    found = []
+    lines = []
     for key, rows in part.groupby(["model", "cohort", "tested"], sort=False):
         model, cohort, tested = map(str, key)
-        mine = patients[(patients["model"] == model) & (patients["cohort"] == cohort) & (patients["tested"] == tested)]
-        wide = mine[mine["qc_flag"] == ""].set_index(["patient", "training"])["cc"].unstack("training")
+        own = patients[(patients["model"] == model) & (patients["cohort"] == cohort) & (patients["tested"] == tested)]
+        wide = own[own["qc_flag"] == ""].set_index(["patient", "training"])["cc"].unstack("training")
         gain = (wide.get("random_drop", np.nan) - wide.get("shared_dropped", np.nan)) * np.ones(len(wide))
-        found.append(
+        lines.append(
             {"model": model, "cohort": cohort, "tested": tested.replace("_", " "), "patients": str(len(wide)),
              **{name: _cc(rows, tested, name) for name in TRAININGS},
              "random drop − (c)": number(pd.Series(gain).mean()), "p": number(sign_flip_p(gain), 4)}
         )  # fmt: skip
     names = {"as_published": "(a) as published", "shared_dropped": "(c) shared dropped", "random_drop": "random drop"}
-    return pd.DataFrame(found).rename(columns=names)
+    return pd.DataFrame(lines).rename(columns=names)

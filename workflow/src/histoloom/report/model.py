@@ -17,15 +17,8 @@ def report_model(
 ) -> None:
     """Draw a model's predictions over a section, ranks of types, colocalization and errors.
 
-    Parameters
-    ----------
-    experiment, model, title
-        Names, and the experiment's heading.
-    files
-        Of roles ``predictions``, ``metrics``, ``target`` and ``folds`` the first; ``samples`` and ``slides`` of all
-        sections in the same order.
-    out
-        Path by role: the figures ``maps``, ``ranks``, ``colocalization`` and ``errors``, and the table ``cases``.
+    `files` by role: the first of ``predictions``, ``metrics``, ``target`` and ``folds``; ``samples`` and ``slides`` of
+    all sections in the same order.
     """
     predictions, metrics = files["predictions"][0], files["metrics"][0]
     target, folds = files["target"][0], files["folds"][0]

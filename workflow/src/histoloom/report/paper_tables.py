@@ -93,25 +93,25 @@ def _cell(
     model = (entry.get("model_specs") or {}).get(row["model"])
     stamp = {**run_stamp(protocol, entry, cohort, model), "diagonal": _FORMS.get(form, "")}
     column = _column_of(table, row["metric"], stamp)
-    theirs = table.find(str(protocol.get("kind")), encoder_cards(protocol))
+    published_row = table.find(str(protocol.get("kind")), encoder_cards(protocol))
     title = column["title"] if column else _own_column(row["metric"], entry, cohort)
     if column is None:
-        status = compare({}, stamp, theirs, protocol)
+        status = compare({}, stamp, published_row, protocol)
         status = type(status)(NOT_COMPARABLE, status.details if status.status == NOT_COMPARABLE else "no such column")
     else:
-        status = compare(table.stamp(column), stamp, theirs, protocol)
+        status = compare(table.stamp(column), stamp, published_row, protocol)
     cell: dict[str, Any] = {
         "row": display_names(row.to_frame().T).iloc[0], "ran": describe(protocol),
         "column": title + (f" ({_FORMS[form]})" if form else ""),
         "metric": row["metric"], "form": form, "value": row["value"], "n": row["n"], "n_nan": row["n_nan"],
         "status": status.status, "details": status.details,
     }  # fmt: skip
-    if column is None or theirs is None or status.status not in {SAME, DEVIATES}:
+    if column is None or published_row is None or status.status not in {SAME, DEVIATES}:
         return cell, None
-    cell["published"] = theirs.values.get(column["id"])
+    cell["published"] = published_row.values.get(column["id"])
     if status.status == SAME and cell["published"] is not None:
         cell["difference"] = float(row["value"]) - float(cell["published"])
-    return cell, (theirs.name, column["id"])
+    return cell, (published_row.name, column["id"])
 
 
 def _not_run(table: Published, row: Row, covered: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
@@ -124,22 +124,10 @@ def _not_run(table: Published, row: Row, covered: set[tuple[str, str]]) -> Itera
 
 
 def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return every cell of a published table's layout: ours first, then the paper's that did not run.
+    """Return every cell of a published table's layout, `CELL_COLUMNS`: ours first, then the paper's that did not run.
 
-    Parameters
-    ----------
-    table
-        With layout ``cohort`` (experiments that train and test on the same cohorts), ``transfer``, or ``listed`` (no
-        run of ours is such a row yet: every cell stands as printed, with status ``not run``).
-    spec
-        ``experiments``: entries by name, with ``sources`` and ``label_spec``.
-    metrics
-        Metric rows of these experiments.
-
-    Returns
-    -------
-    DataFrame
-        `CELL_COLUMNS`, one row per cell.
+    A table has the layout ``cohort`` (experiments that train and test on the same cohorts), ``transfer``, or
+    ``listed``: no run of ours is such a row yet, and every cell stands as printed, with status ``not run``.
     """
     layout = table.content["layout"]
     wanted = list(dict.fromkeys(column["metric"] for column in table.columns))
@@ -219,20 +207,10 @@ def write_paper_table(
     published_dir: Path,
     out: Mapping[str, Path],
 ) -> None:
-    """Write one table of a paper.
+    """Write one table of a paper as ``csv``, ``md`` and ``html``.
 
-    Parameters
-    ----------
-    spec
-        ``paper`` and ``experiments`` (entries by name, each with ``sources`` by cohort and ``label_spec``).
-    metrics
-        Metrics of these experiments.
-    efficiency
-        Training records, ``<experiment>/<model>.json``.
-    published_dir
-        Folder of ``<paper>_table<i>.yaml``.
-    out
-        Path by role ``csv``, ``md``, ``html``.
+    `spec` holds ``paper`` and ``experiments``: entries by name, each with ``sources`` by cohort, ``label_spec`` and
+    ``model_specs``.
     """
     table = load_published(published_dir, spec["paper"])[number_of_table]
     rows = read_metrics(metrics)

@@ -126,16 +126,8 @@ def run_stamp(
 ) -> dict[str, Any]:
     """Return a run's protocol in the words of published stamps.
 
-    Parameters
-    ----------
-    protocol
-        Of its metric rows.
-    entry
-        The experiment's entry with ``sources`` (by cohort) and ``label_spec``.
-    cohort
-        The cohort tested on.
-    model
-        The model's entry.
+    `entry` is the experiment's with ``sources`` (by cohort) and ``label_spec``, `cohort` the one tested on, `model` the
+    model's entry.
     """
     target, sources = protocol.get("target") or {}, entry.get("sources") or {}
     tiles = protocol.get("tiles_spec")
@@ -196,19 +188,7 @@ def _reasons(protocol: Mapping[str, Any]) -> list[str]:
 def compare(
     published: Mapping[str, Any], run: Mapping[str, Any], row: Row | None, protocol: Mapping[str, Any]
 ) -> Status:
-    """Say whether a run's value may stand next to a published one.
-
-    Parameters
-    ----------
-    published
-        Stamp of the published cell; `row` None stands for "no such row".
-    run
-        Stamp of the run, from `run_stamp`.
-    row
-        The published row that the run's model is.
-    protocol
-        The run's own stamp, for marks like shuffled labels.
-    """
+    """Say whether a run's value (stamp `run`) may stand next to a published one of `row`; None: no such row."""
     if run.get("source") == "simulated":
         return Status(NOT_COMPARABLE, "simulated cohort")
     reasons = _reasons(protocol)

@@ -105,17 +105,7 @@ def draw_slide(
     types: Sequence[str] | None = None,
     most: int = 10,
 ) -> None:
-    """Draw the slide, the most abundant type of each tile, and the types that vary most over the slide.
-
-    Parameters
-    ----------
-    predictions, cohort, sample
-        See `read_slide_predictions`.
-    section
-        The section's artefact, for its picture.
-    types
-        Types to draw instead of the `most` that vary most.
-    """
+    """Draw the slide, the most abundant type of each tile, and `types`; None: the `most` that vary most."""
     values, xy, facts = read_slide_predictions(predictions, cohort, sample)
     thumbnail = read_thumbnail(section)
     spread = values.std(axis=0).sort_values(ascending=False, kind="stable")

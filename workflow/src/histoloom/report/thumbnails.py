@@ -9,23 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from histoloom.artefacts import read_metadata
+from histoloom.artefacts import read_elements
 from histoloom.errors import InputError
+from histoloom.samples.section import open_section
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """The picture of a section.
-
-    Attributes
-    ----------
-    image
-        (h, w, 3) uint8.
-    scale
-        Thumbnail px per level-0 px.
-    metadata
-        Of the section.
-    """
+    """The picture of a section: image (h, w, 3) uint8, thumbnail px per level-0 px, and the section's metadata."""
 
     image: np.ndarray
     scale: float
@@ -40,32 +31,19 @@ class Thumbnail:
 
 def read_thumbnail(path: str | Path) -> Thumbnail:
     """Read the picture that lies in a section's artefact."""
-    import h5py
-
-    metadata = read_metadata(path)
-    with h5py.File(path, "r") as handle:
-        group = handle.get(f"uns/spatial/{metadata.get('sample')}")
-        if group is None:
-            raise InputError(
-                path,
-                "holds no picture of the section.",
-                "remove it, so that it is made anew.",
-                code="report-no-picture",
-            )
-        image = np.asarray(group["images/hires"])
-        scale = float(group["scalefactors/tissue_hires_scalef"][()])
-    return Thumbnail(image, scale, metadata)
+    section = open_section(path)
+    image, key = section.picture("hires"), f"uns/spatial/{section.sample}/scalefactors/tissue_hires_scalef"
+    if image is None:
+        problem = "holds no picture of the section."
+        raise InputError(path, problem, "remove it, so that it is made anew.", code="report-no-picture")
+    return Thumbnail(image, float(read_elements(path, [key])[key]), section.metadata)
 
 
 def find_section(samples: Sequence[str | Path], cohort: str, sample: str) -> Path:
     """Return the artefact of a section among several."""
     for path in map(Path, samples):
-        metadata = read_metadata(path)
-        if (metadata.get("cohort"), metadata.get("sample")) == (cohort, sample):
+        section = open_section(path)
+        if (section.cohort, section.sample) == (cohort, sample):
             return path
-    raise InputError(
-        f"{cohort}/{sample}",
-        "its section artefact is not among those given.",
-        "give the sections that were predicted.",
-        code="report-no-section",
-    )
+    problem = "its section artefact is not among those given."
+    raise InputError(f"{cohort}/{sample}", problem, "give the sections that were predicted.", code="report-no-section")
