@@ -88,16 +88,14 @@ class Report:
 
     @cached_property
     def _chapters(self) -> list[str]:
-        evaluations, probes = self.experiments.evaluations(), self.experiments.named("probe")
+        evaluations = self.experiments.evaluations()
         present = {self.checks.chapter(name) for name in self.checks.named()} | {"What was measured"}
         if evaluations:
             present |= {"In short", "How good is it", "Compared with baselines"}
-        if probes:
-            present.add("Compared with baselines")
         if any(self.models.draws_maps(m) for name in evaluations for m in self.experiments.entry(name)["models"]):
             present.add("Where does it fail")
         leakage = self.experiments.leakage_tests()
-        if leakage or any(self.experiments.audit_file(name) for name in [*evaluations, *probes]):
+        if leakage or any(self.experiments.audit_file(name) for name in evaluations):
             present.add("Leakage")
         if self.papers():
             present.add("Next to the papers")
@@ -151,7 +149,8 @@ class Report:
         # Tasks of one benchmark are cohorts of their own.
         sources = {name: " ".join(filter(None, (c["source"], c.get("task")))) for name, c in cohorts.items()}
         labels = {"label_spec": self.config.get("labels", entry["labels"])} if entry["labels"] else {}
-        return {**entry, "sources": sources, **labels}
+        models = {name: self.models.spec(name) for name in entry["models"]}
+        return {**entry, "sources": sources, "model_specs": models, **labels}
 
     # targets -------------------------------------------------------------------------------------------------
 
