@@ -1,4 +1,4 @@
-"""Published tables and whether a number of ours may stand next to one of theirs.
+"""Published tables and whether a number of ours may stand next to a published one.
 
 A run is compared with a published cell stamp by stamp. What decides is the rule, in this order:
 

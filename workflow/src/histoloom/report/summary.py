@@ -135,7 +135,7 @@ def _headline(table: pd.DataFrame, results: Results) -> pd.DataFrame:
                 rows[words.score], rows[f"{words.score}_low"], rows[f"{words.score}_high"], strict=True
             )
         ]
-        shown = pd.DataFrame({"model": [_marked(row) for row in rows.to_dict("records")]})
+        shown = pd.DataFrame({"model": [_format_value(row) for row in rows.to_dict("records")]})
         shown["cohort"] = cohort + (f" [{flag}]" if flag else "")
         shown["against"] = against
         shown[words.score_name] = mark_best(interval, rows[words.score].where(fair))
@@ -169,7 +169,7 @@ def _without_constants(
     )
 
 
-def _marked(row: Mapping[Any, Any]) -> str:
+def _format_value(row: Mapping[Any, Any]) -> str:
     """Return a model's name and what sets its protocol apart."""
     protocol = json.loads(row["protocol"])
     marks = [text for key, text in _MARKS.items() if protocol.get(key)]
