@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,11 +14,13 @@ from metrics_inputs import SPEC, TYPES, make_obs, make_values, write_inputs, wri
 from error_codes import has_code
 from histoloom.checks.base import draw_check, run_check
 from histoloom.errors import InputError
+from histoloom.identity import canonical_json
 from histoloom.metrics import score_predictions
 from histoloom.metrics.scored import read_predictions
 from histoloom.report.coloc import cluster_order, draw_coloc
+from histoloom.report.errors import find_cases
 from histoloom.report.experiment import report_experiment
-from histoloom.report.maps import choose_types, draw_maps, draw_ranks, median_section
+from histoloom.report.maps import choose_types, draw_maps, draw_ranks, median_section, rank_types
 from histoloom.report.slides import draw_slide, write_slide_geojson, write_slide_table
 
 SPEC_DRAWN = {**SPEC, "models": ["flat", "ridge"]}
@@ -176,3 +179,35 @@ def test_the_slide_table_has_places_and_types(drawn, tmp_path):
     table = pd.read_csv(tmp_path / "A2.tsv", sep="\t")
     assert table.columns.tolist() == ["obs_id", "x", "y", *TYPES]
     assert table[["x", "y"]].to_numpy() == pytest.approx(obs.loc[obs["sample"] == "A2", ["x", "y"]].to_numpy())
+
+
+def test_genes_outside_a_folds_panel_are_in_no_picture_and_no_rank_of_it(tmp_path):
+    obs = make_obs({(p, f"{p}1"): 30 for p in "ABC"})
+    values = make_values(obs)
+    made = values + np.random.default_rng(0).normal(size=values.shape)
+    paths = write_inputs(tmp_path, obs, values, made)
+    # Each fold has no value of one gene of its own; gene 4 is of the target only.
+    data = anndata.read_h5ad(paths["predictions"])[:, :4].copy()
+    for fold, gene in zip("ABC", (0, 1, 3), strict=True):
+        rows = (data.obs["fold"] == f"patient-{fold}").to_numpy()
+        data.X[rows, gene] = data.layers["labels"][rows, gene] = np.nan
+    data.uns["histoloom"] = canonical_json({**json.loads(data.uns["histoloom"]), "target_kind": "expression"})
+    data.write_h5ad(paths["predictions"])
+    samples = [write_section(tmp_path / f"{s}.h5ad", "demo", s, part) for s, part in obs.groupby("sample")]
+    scored = read_predictions(paths["predictions"])
+    ranks = rank_types(scored, "patient-B", paths["target"], paths["folds"])
+    panel, tested = [0, 2, 3], (obs["patient"] == "B").to_numpy()
+    assert list(ranks.index) == [TYPES[i] for i in panel]
+    for column, part in (("training", values[~tested]), ("test", values[tested]), ("prediction", made[tested])):
+        order = sorted(panel, key=lambda i, part=part: -part[:, i].mean())
+        assert list(ranks.sort_values(column).index) == [TYPES[i] for i in order]
+    cases = find_cases(paths["predictions"])
+    assert set(cases["target"]) == set(TYPES[:4])
+    assert np.isfinite(cases[["label", "prediction", "label_rank"]]).all(axis=None)
+    for gene, fold in zip((0, 1, 3), "ABC", strict=True):
+        assert fold not in set(cases.loc[cases["target"] == TYPES[gene], "patient"])
+    names = {"experiment": "loo", "model": "ridge"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_maps(**names, predictions=paths["predictions"], samples=samples, out=tmp_path / "maps.png")
+        draw_ranks(**names, **paths, out=tmp_path / "ranks.png")

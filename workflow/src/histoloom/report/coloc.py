@@ -55,7 +55,7 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
     maps = rows[rows["metric"].isin(["morans_r", "morans_r_reference"])]
     with figure(12.5, 6.2) as fig:
         if maps.empty:
-            note(fig.subplots(), "no Moran's R: the sections have no array coordinates, or all have a QC flag")
+            note(fig.subplots(), "no Moran's R: it is of abundances, in sections with array coordinates and no QC flag")
             save(fig, out)
             return
         cohort = cohort or str(maps.nlargest(1, "n")["cohort"].iloc[0])

@@ -141,7 +141,7 @@ def experiment_block(
         parts.append(
             f"<p>Predicted: {words.target} per {words.observation} from H&amp;E, labels "
             f"{html.escape(_labels(protocol))}, {html.escape(split)}. Measured on cohort {html.escape(str(cohort))}: "
-            f"{row['n_patients']} held-out patients, {row['n_sections']} sections, {row['n_types']} {words.item}s.</p>"
+            f"{row['n_patients']} held-out patients, {row['n_sections']} sections, {row['n_types']} {words.items}.</p>"
         )
         headline = with_interval(row[words.score], row[f"{words.score}_low"], row[f"{words.score}_high"])
         parts.append(f"<p class='big'>{words.score_name} {headline} <small>({html.escape(best)})</small></p>")

@@ -12,6 +12,7 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.metrics.scored import Scored, read_predictions, train_means
 from histoloom.report.pages import number, spread_ratio
+from histoloom.report.results import words_of
 from histoloom.report.style import (
     PALETTE,
     crop,
@@ -63,6 +64,11 @@ def choose_types(types: Sequence[str], r: np.ndarray, most: int = 4) -> list[int
     return [int(order[i]) for i in dict.fromkeys(places)]
 
 
+def labelled(scored: Scored, index: np.ndarray) -> np.ndarray:
+    """Return the columns with a label in these observations: those of the fold's panel, where each fold has its own."""
+    return np.flatnonzero(np.isfinite(scored.reference["labels"][index]).any(axis=0))
+
+
 def positions(path: Path) -> np.ndarray:
     """Return the centres (n, 2) of predicted observations, level-0 px."""
     import h5py
@@ -112,9 +118,11 @@ def draw_maps(
             where = f"holds no prediction of {section[0]}/{section[1]}."
             raise InputError(predictions, where, "name a tested section.", code="report-no-section")
         fold, cohort, sample, index = chosen[["fold", "cohort", "sample", "index"]].iloc[0]
-    label, predicted = scored.reference["labels"][index], scored.prediction[index]
+    panel = labelled(scored, index)
+    names = [scored.types[i] for i in panel]
+    label, predicted = (m[np.ix_(index, panel)] for m in (scored.reference["labels"], scored.prediction))
     r, _ = score_columns(predicted, label)
-    columns = type_columns(predictions, scored.types, types) if types else choose_types(scored.types, r)
+    columns = type_columns(predictions, names, types) if types else choose_types(names, r)
     thumbnail = read_thumbnail(find_section(samples, cohort, sample))
     xy = positions(predictions)[index]
     side = side_of(xy)
@@ -142,13 +150,13 @@ def draw_maps(
                 beyond = "both" if line == 2 else "both" if values.min() < low else "max"
                 fig.colorbar(drawn, ax=ax, shrink=0.75, pad=0.01, extend=beyond).outline.set_visible(False)
                 if line < 2:
-                    rank = f"{what}: rank {ranks[what][column]} of {len(scored.types)}"
+                    rank = f"{what}: rank {ranks[what][column]} of {len(names)}"
                     cc = (
                         f"r = {number(r[column], 2)}, SD ratio {spread_ratio(ratio[column])}"
                         if np.isfinite(r[column])
                         else "r undefined"
                     )
-                    title = f"{scored.types[column]}\n{rank}" if line == 0 else f"{rank}\n{cc}"
+                    title = f"{names[column]}\n{rank}" if line == 0 else f"{rank}\n{cc}"
                 else:
                     title = f"{what}\n{number(own[0], 2)} to {number(own[1], 2)}"
                 ax.set_title(title, fontsize=8.5)
@@ -170,10 +178,21 @@ def type_columns(path: Path, types: Sequence[str], wanted: Sequence[str]) -> lis
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return ranks of columns by mean, 1 = most abundant."""
+    """Return ranks of columns by mean, 1 = highest."""
     from scipy.stats import rankdata
 
     return rankdata(-np.nanmean(values, axis=0), method="ordinal").astype(int)
+
+
+def rank_types(scored: Scored, fold: str, target: Path, folds: Path) -> pd.DataFrame:
+    """Return the ranks of a fold's types by mean of labels in ``training``, in ``test``, and of ``prediction``."""
+    at = np.flatnonzero(scored.obs["fold"] == fold)
+    panel = labelled(scored, at)
+    names = [scored.types[i] for i in panel]
+    means, _ = train_means(target, folds, names)
+    test, predicted = (m[np.ix_(at, panel)] for m in (scored.reference["labels"], scored.prediction))
+    values = {"training": means.loc[[fold], names].to_numpy(dtype=float), "test": test, "prediction": predicted}
+    return pd.DataFrame({name: _ranks(matrix) for name, matrix in values.items()}, index=names)
 
 
 def draw_ranks(
@@ -185,42 +204,35 @@ def draw_ranks(
     """
     scored = read_predictions(predictions)
     fold, _, _, _ = median_section(scored)
-    means, _ = train_means(target, folds)
-    at = (scored.obs["fold"] == fold).to_numpy()
-    train = means.loc[fold].to_numpy(dtype=float)
-    columns = [train, scored.reference["labels"][at].mean(axis=0), scored.prediction[at].mean(axis=0)]
-    ranks = [_ranks(column[None, :]) for column in columns]
-    shown = [int(i) for i in np.argsort(ranks[0]) if ranks[0][i] <= most]
-    with figure(7.4, 1.4 + 0.22 * max(len(shown), 6)) as fig:
+    table = rank_types(scored, fold, target, folds).sort_values("training").head(most)
+    obs = scored.obs[scored.obs["fold"] == fold]
+    words = words_of(scored.metadata)
+    with figure(7.4, 1.4 + 0.22 * max(len(table), 6)) as fig:
         ax = fig.subplots()
-        if not shown:
-            note(ax, "no type")
+        if table.empty:
+            note(ax, f"no {words.item}")
             save(fig, out)
             return
-        shift = np.asarray([abs(int(ranks[0][i]) - int(ranks[1][i])) for i in shown])
-        moved = set(np.argsort(-shift, kind="stable")[: min(4, len(shown))]) if shift.max() > 0 else set()
-        for place, i in enumerate(shown):
-            strong = place in moved and shift[place] > 0
-            ax.plot(
-                range(3), [rank[i] for rank in ranks], "-o", ms=3.5, lw=1.8 if strong else 0.9,
-                color=PALETTE[sorted(moved).index(place) % 6] if strong else "#B5B5B5", zorder=3 if strong else 2,
-            )  # fmt: skip
-        left, right = (sorted(shown, key=lambda i: ranks[k][i]) for k in (0, 2))
-        for order, k, x, side in ((left, 0, -0.05, "right"), (right, 2, 2.05, "left")):
-            for i, name in zip(order, short_names([scored.types[i] for i in order], 26), strict=True):
-                text = f"{name}  {ranks[k][i]}" if side == "right" else f"{ranks[k][i]}  {name}"
-                ax.text(x, ranks[k][i], text, ha=side, va="center", fontsize=7.5)
-        patients = scored.obs.loc[at, "patient"].nunique()
-        ax.set_xticks(
-            range(3), ["labels,\ntraining", f"labels,\ntest (n = {int(at.sum())} spots)", "prediction,\ntest"]
-        )
+        shift = (table["training"] - table["test"]).abs().to_numpy()
+        moved = sorted(i for i in np.argsort(-shift, kind="stable")[:4] if shift[i] > 0)
+        for place, ranks in enumerate(table.to_numpy()):
+            tone = PALETTE[moved.index(place)] if place in moved else "#B5B5B5"
+            wide, top = (1.8, 3) if place in moved else (0.9, 2)
+            ax.plot(range(3), ranks, "-o", ms=3.5, lw=wide, color=tone, zorder=top)
+        for name, first, last in zip(short_names(list(table.index), 26), table["training"], table["prediction"],
+                                     strict=True):  # fmt: skip
+            ax.text(-0.05, first, f"{name}  {first}", ha="right", va="center", fontsize=7.5)
+            ax.text(2.05, last, f"{last}  {name}", ha="left", va="center", fontsize=7.5)
+        ax.set_xticks(range(3), ["labels,\ntraining", f"labels,\ntest (n = {len(obs)} {words.observation}s)",
+                                 "prediction,\ntest"])  # fmt: skip
         ax.set_xlim(-1.15, 3.15)
-        ax.set_ylim(max(ranks[k][i] for k in range(3) for i in shown) + 0.8, 0.2)
+        ax.set_ylim(table.to_numpy().max() + 0.8, 0.2)
         ax.set_yticks([])
         ax.spines[["left", "bottom"]].set_visible(False)
+        patients = obs["patient"].nunique()
         fig.suptitle(
-            f"{experiment}, {model}: rank of {len(shown)} types by mean abundance\n"
-            f"fold {fold}, {patients} test patient{'s' if patients != 1 else ''}; coloured: the largest shifts",
+            f"{experiment}, {model}: rank of {len(table)} {words.items} by mean\n"
+            f"fold {fold}, {patients} test patient{'s' * (patients != 1)}; coloured: the largest shifts",
             x=0.01, ha="left", fontsize=9.5,
         )  # fmt: skip
         save(fig, out)

@@ -44,6 +44,11 @@ class Words:
     correlates: bool = True
     target: str = "cell types"
 
+    @property
+    def items(self) -> str:
+        """Return the plural of `item`."""
+        return self.item + ("es" if self.item.endswith("s") else "s")
+
 
 WORDS = {
     "abundance": Words("cc", "CC", "l1", "L1", "type"),
@@ -52,6 +57,11 @@ WORDS = {
         "macro_f1", "macro F1", "balanced_accuracy", "balanced accuracy", "class", "cell", "f1", False, "classes"
     ),
 }
+
+
+def words_of(metadata: Mapping[str, Any]) -> Words:
+    """Return the words of predictions, by their metadata."""
+    return WORDS[metadata.get("target_kind") or "abundance"]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ SUMMARY_COLUMNS = [
     "l1", "l1_mean_predictor", "l1_skill", "coloc_cosine", "coloc_correlation", *_COUNTS, "protocol",
 ]  # fmt: skip
 _READING = (
-    "CC: Pearson's r per {item} over the {observation}s of a section, mean over {item}s, sections of a patient, then "
+    "CC: Pearson's r per {item} over the {observation}s of a section, mean over {items}, sections of a patient, then "
     "patients. CC says nothing of amplitude: the SD ratio is the spread of the prediction over that of the label "
     "within a section (⚠: below 0.1, a nearly flat prediction), the slope that of the prediction on the label. Skill = "
     "1 - L1 / L1 of the training mean: below 0 is worse than that mean. Interval: bootstrap over patients, from "
@@ -229,8 +229,8 @@ def _by_item(results: Results, against: str) -> pd.DataFrame:
 
 def _undefined(results: Results) -> pd.DataFrame:
     """Return which scores are undefined: per model, the types, by the set of sections they are undefined in."""
-    item = results.words.item
-    rows = pick(results.rows, metric=results.words.item_score, aggregation="section", train_seed=-1)
+    words = results.words
+    rows = pick(results.rows, metric=words.item_score, aggregation="section", train_seed=-1)
     rows = rows[rows["target"] != ""]
     lines = []
     for (against, model), part in rows.groupby(["against", "model"], sort=True):
@@ -240,7 +240,7 @@ def _undefined(results: Results) -> pd.DataFrame:
         for names, items in sorted(by_sections.items()):
             every = len(items) == part["target"].nunique(), len(names) == part["sample"].nunique()
             lines.append(
-                {"against": str(against), "model": str(model), f"{item}s": "all" if every[0] else listed(items),
+                {"against": str(against), "model": str(model), words.items: "all" if every[0] else listed(items),
                  "sections": "all" if every[1] else listed(names)}
             )  # fmt: skip
     return pd.DataFrame(lines)
@@ -257,7 +257,7 @@ def write_summary(results: Results, out: Mapping[str, Path]) -> None:
         Path by role: ``csv`` (all numbers), ``md`` and ``html`` (for people).
     """
     table, words = summarise(results), results.words
-    item = {"item": words.item, "observation": words.observation}
+    item = {"item": words.item, "items": words.items, "observation": words.observation}
     plain, flagged = table[table["qc_flag"] == ""], table[table["qc_flag"] != ""]
     page = Page(results.title)
     page.table(_headline(plain, results))
