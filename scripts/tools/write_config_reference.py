@@ -41,6 +41,8 @@ def rows_of(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         nested = "properties" in sub
         if "default" in sub and not (nested and sub["default"] == {}):
             default = f"`{json.dumps(sub['default'], ensure_ascii=False)}`"
+        if "x-default-from" in sub:
+            default = f"that of `{sub['x-default-from']}`"
         description = " ".join(str(sub.get("description", "")).split()).replace("|", "\\|")
         yield f"`{prefix}{key}`", "mapping" if nested else type_of(sub), default, description
         yield from rows_of(sub, f"{prefix}{key}.")

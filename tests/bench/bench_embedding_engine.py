@@ -28,7 +28,8 @@ from test_embeddings import Toy
 import histoloom.torch_compat  # noqa: F401
 from encoder_specs import full_spec
 from histoloom.embeddings.cards import build_encoder, load_cards
-from histoloom.kinds import ENCODERS, EncoderKind
+from histoloom.kind_entries import EncoderKind
+from histoloom.kinds import ENCODERS
 
 
 class Free:

@@ -11,7 +11,8 @@ import pandas as pd
 import yaml
 
 from histoloom.inputs import Inputs
-from histoloom.kinds import MODELS, ModelKind, Need
+from histoloom.kind_entries import ModelKind, Need
+from histoloom.kinds import MODELS
 from histoloom.models.base import FoldData, JobContext, Part
 from histoloom.targets import abundance
 
@@ -49,7 +50,7 @@ def test_the_model_of_the_manual_fits_restores_and_predicts() -> None:
 
 
 def test_the_entry_and_the_schema_of_the_manual_are_valid() -> None:
-    from histoloom.kinds import Memory
+    from histoloom.kind_entries import Memory
 
     entry = eval("{" + block("python", "ModelKind(") + "}", {"ModelKind": ModelKind, "Need": Need, "Memory": Memory})
     assert isinstance(entry["nearest"], ModelKind)

@@ -31,7 +31,8 @@ from histoloom.embeddings.sections import open_sections
 from histoloom.embeddings.stain_texture import StainTexture
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
-from histoloom.kinds import ENCODERS, EncoderKind
+from histoloom.kind_entries import EncoderKind
+from histoloom.kinds import ENCODERS
 from histoloom.slides import open_slide
 from histoloom.tiles import TileSpec, cut_tiles, read_tiles
 

@@ -34,6 +34,7 @@ BASE = [
     "jobs",
     "versions",
     "kinds",
+    "kind_entries",
     "torch_compat",
     "stats",
     "lattice",
@@ -235,9 +236,12 @@ def test_every_schema_is_closed_and_explains_its_keys() -> None:
         if "properties" in schema:
             # A target's other keys are those of its kind, in a schema of their own.
             assert schema.get("additionalProperties") is False or where.endswith(".target"), where
+            required = {k for part in (schema, *schema.get("oneOf", [])) for k in part.get("required", [])}
             for key, sub in schema["properties"].items():
                 assert sub.get("description"), f"{where}.{key} has no description"
-                assert key in schema.get("required", []) or "default" in sub or where.endswith(".target"), (
+                # A default may come from the model's named settings, which its class holds.
+                has_default = "default" in sub or sub.get("x-default-from") in schema["properties"]
+                assert key in required or has_default or where.endswith(".target"), (
                     f"{where}.{key}: neither required nor default"
                 )
                 walk(sub, f"{where}.{key}")

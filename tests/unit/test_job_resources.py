@@ -19,7 +19,7 @@ from histoloom.job_resources import (
     memory_mb,
     runtime_minutes,
 )
-from histoloom.kinds import Memory
+from histoloom.kind_entries import Memory
 
 # What the profiles grant to jobs whose need does not follow their input.
 SMALL = Memory(1000 - OVERHEAD_MB, base_minutes=20)

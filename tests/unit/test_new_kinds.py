@@ -13,7 +13,7 @@ from modelbench import files_of, lay
 from test_models_pixels import pixels  # noqa: F401 - a fixture
 
 from histoloom import config, kinds
-from histoloom.kinds import ModelKind, Need, TargetKind
+from histoloom.kind_entries import ModelKind, Need, TargetKind
 from histoloom.metrics import score_predictions
 from histoloom.metrics.rows import read_metrics
 from histoloom.models import fit_models, predict_models

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from histoloom.kinds import LIGHT, Memory
+from histoloom.kind_entries import LIGHT, Memory
 
 # What a scheduler counts besides the tool: the two workflow processes around a cluster job, 170 MB each, measured.
 OVERHEAD_MB = 350

@@ -2,7 +2,7 @@
 
 Results of a stage change when its version is raised by hand. Jobs of cheap stages also run again when their code
 changes, or code that they import; costly stages name no modules, so that a comment burns no GPU hours. The version of a
-model is its kind's (`histoloom.kinds.ModelKind.version`).
+model is its kind's (`histoloom.kind_entries.ModelKind.version`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from histoloom.errors import InputError
 
 SRC = Path(__file__).resolve().parents[1]
 # What these do shows in params and inputs: a new kind must not make every section be read again.
-_UNTRACKED = frozenset(f"histoloom.{name}" for name in ("config", "errors", "jobs", "kinds", "schemas", "versions"))
+_UNTRACKED = frozenset(
+    f"histoloom.{name}" for name in ("config", "errors", "jobs", "kinds", "kind_entries", "schemas", "versions")
+)
 _IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+([\w.]+))", re.M)
 
 

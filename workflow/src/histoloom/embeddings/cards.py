@@ -10,7 +10,8 @@ import yaml
 
 from histoloom.config import RESOURCES
 from histoloom.errors import InputError
-from histoloom.kinds import EncoderKind, find, load
+from histoloom.kind_entries import EncoderKind
+from histoloom.kinds import find, load
 from histoloom.schemas import check, load_schema
 from histoloom.tiles.spec import TileSpec
 

@@ -86,7 +86,7 @@ class Inputs:
 
     def sections(self) -> Iterator[tuple[SectionKey, Index]]:
         """Yield each section with the numbers of its rows, in order of appearance."""
-        groups = self.obs.groupby(["cohort", "sample"], sort=False, observed=True).indices
+        groups: Mapping[Any, Any] = self.obs.groupby(["cohort", "sample"], sort=False, observed=True).indices
         for (cohort, sample), rows in groups.items():
             yield (str(cohort), str(sample)), np.asarray(rows, dtype=np.intp)
 
@@ -124,7 +124,7 @@ def locate(obs: pd.DataFrame, keys: Sequence[pd.DataFrame], what: str, remedy: s
     columns = ["cohort", "sample", "obs_id"]
     index = pd.MultiIndex.from_frame(pd.concat([k[columns] for k in keys], ignore_index=True).astype(object))
     if index.has_duplicates:
-        twice = "/".join(index[index.duplicated()][0])
+        twice = "/".join(map(str, index[index.duplicated()].to_list()[0]))
         raise InputError(what, f"observation {twice} appears twice.", "name each file once.", code=f"{what}-twice")
     at = index.get_indexer(pd.MultiIndex.from_frame(obs[columns].astype(object)))
     if (at < 0).any():

@@ -14,7 +14,7 @@ from histoloom.embeddings.artefact import embedded_keys
 from histoloom.inputs.base import COLUMNS, Inputs, Reader
 from histoloom.inputs.features import Features, GroupScaled
 from histoloom.inputs.pixels import Pixels, pixel_keys
-from histoloom.kinds import Need
+from histoloom.kind_entries import Need
 from histoloom.obs_keys import observation_keys
 
 EMBEDDINGS = "embeddings_"
@@ -59,8 +59,8 @@ def open_inputs(
         features = Features(table, embeddings, spec["inputs"], tiles["spec"])
         readers["features"], spaces = features, features.spaces
         if standardise in _GROUPS:
-            groups = table.groupby(_GROUPS[standardise], sort=False, observed=True).ngroup().to_numpy(np.intp)
-            readers["features"] = GroupScaled(features, groups)
+            groups = table.groupby(_GROUPS[standardise], sort=False, observed=True).ngroup()
+            readers["features"] = GroupScaled(features, np.asarray(groups, np.intp))
     if Need.PIXELS in needs:
         readers["pixels"] = Pixels(table, files.get("pixels", []), tiles["spec"], identities)
     if Need.EXPRESSION in needs:

@@ -30,11 +30,17 @@ Predictions = npt.NDArray[np.floating]
 
 
 class Spec:
-    """Settings of a model: a frozen dataclass whose fields are keys of the model's schema."""
+    """Settings of a model: a frozen dataclass whose fields are keys of the model's schema.
+
+    `presets` are values, by name, of keys that the entry leaves out; its key ``settings`` says which.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
         """Make the settings from a validated entry; keys that are no field (kind, inputs, variants) are left out."""
+        entry = {**cls.presets[entry.get("settings", "default")], **entry}
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         return cls(**{n: tuple(entry[n]) if isinstance(entry[n], list) else entry[n] for n in names if n in entry})
 

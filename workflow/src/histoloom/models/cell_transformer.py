@@ -55,12 +55,10 @@ class CellTransformerSpec(TrainingSpec):
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """Make the settings: the named ones, overridden by keys of the config."""
-        name = entry.get("settings", "default")
-        preset = dict(cls.presets[name])
-        if name != "default" and entry["architecture"] == "multi":
-            preset |= {"class_weights": True, "one_cycle": True}
-        return super().from_json({**preset, **entry})
+        """Make the settings; the papers' ones have a further choice for the multimodal model."""
+        if entry.get("settings", "default") != "default" and entry["architecture"] == "multi":
+            entry = {"class_weights": True, "one_cycle": True, **entry}
+        return super().from_json(entry)
 
     @property
     def n_modalities(self) -> int:

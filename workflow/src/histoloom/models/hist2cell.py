@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,11 +64,6 @@ class Hist2CellSpec(PixelSpec):
             "rectify": False,
         },
     }
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """Make the settings: the named ones, overridden by keys of the config."""
-        return super().from_json({**cls.presets[entry.get("settings", "default")], **entry})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -42,11 +42,6 @@ class HisToGeneSpec(PixelSpec):
         "as_code": {"batch_size": 1, "epochs": 100, "augment": False, "normalise": "raw", "lr": 1e-5},
         "as_paper": {"batch_size": 1, "epochs": 100, "augment": False, "normalise": "raw", "lr": 1e-5, "n_layers": 4},
     }
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """Make the settings: the named ones, overridden by keys of the config."""
-        return super().from_json({**cls.presets[entry.get("settings", "default")], **entry})
 
 
 def array_positions(inputs: Inputs, spec: HisToGeneSpec) -> Tensor:

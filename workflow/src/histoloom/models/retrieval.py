@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -40,13 +40,6 @@ class RetrievalSpec(PixelSpec):
     drop_last: bool = True
     k: int = 50
     method: Method = "average"
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """Make the settings: the named ones, overridden by keys of the config."""
-        return super().from_json({**cls.presets[entry.get("settings", "default")], **entry})
 
 
 def embed_profiles(network: Any, profiles: Tensor, device: str) -> Tensor:

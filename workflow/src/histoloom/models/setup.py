@@ -19,7 +19,8 @@ from histoloom.folds.seeds import rng_for
 from histoloom.identity import make_identity
 from histoloom.inputs import Inputs, open_inputs
 from histoloom.inputs.build import EMBEDDINGS, TRANSDUCTIVE
-from histoloom.kinds import ModelKind, find
+from histoloom.kind_entries import ModelKind
+from histoloom.kinds import find
 from histoloom.models.artefact import make_model
 from histoloom.models.base import FoldData, Part
 from histoloom.models.selection import rule_of
@@ -185,7 +186,10 @@ class Setup:
     def identity(self, fold: str | None = None, seed: int | None = None) -> dict[str, Any]:
         """Return the identity of the model, or of one fold's and seed's where each has a job of its own."""
         chosen = {key: value for key, value in self.spec.items() if key != "variants"}
-        params = {"model": chosen, "experiment": affected("experiment.evaluate", self.experiment, "fit")}
+        params: dict[str, Any] = {
+            "model": chosen,
+            "experiment": affected("experiment.evaluate", self.experiment, "fit"),
+        }
         if fold is not None:
             params |= {"fold": fold, "train_seed": seed}
         used = {

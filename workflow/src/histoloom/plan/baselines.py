@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from histoloom.kinds import ENCODERS, LEVELS, MODELS, Need
+from histoloom.kind_entries import Need
+from histoloom.kinds import ENCODERS, LEVELS, MODELS
 
 _LINEAR = "encoder, linear"
 

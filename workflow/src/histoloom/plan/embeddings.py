@@ -12,6 +12,7 @@ from histoloom.config import RESOURCES, Config
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_text
 from histoloom.job_resources import NEEDS
+from histoloom.kind_entries import EncoderKind, Memory
 from histoloom.plan.experiments import Experiments
 from histoloom.plan.sections import Sections
 from histoloom.schemas import check, load_schema, read_yaml
@@ -172,10 +173,10 @@ class Embeddings:
         reads_counts = self._kind(encoder).reads == "counts"
         return self.sections.gene_table([self.sections.gene_origin(cohort), "vocabulary"]) if reads_counts else []
 
-    def _kind(self, encoder: str) -> kinds.EncoderKind:
+    def _kind(self, encoder: str) -> EncoderKind:
         return kinds.ENCODERS[self.spec(encoder)["card"]["kind"]]
 
-    def memory(self, encoder: str) -> kinds.Memory:
+    def memory(self, encoder: str) -> Memory:
         """Return what an embedding job takes."""
         return self._kind(encoder).memory
 
@@ -233,7 +234,7 @@ class Embeddings:
         weights = dict.fromkeys(path for of_one in files for path in of_one["weights"])
         return {**files[0], "weights": list(weights)}
 
-    def group_memory(self, group: EncoderGroup) -> kinds.Memory:
+    def group_memory(self, group: EncoderGroup) -> Memory:
         """Return what a job of a group takes: several networks at once, or the heaviest of simple features."""
         heaviest = max((self._kind(encoder) for encoder in group.encoders), key=lambda kind: kind.memory.base_mb)
         return NEEDS["embed_group"] if heaviest.weights else heaviest.memory

@@ -7,6 +7,7 @@ from typing import Any
 from histoloom import kinds, paths
 from histoloom.config import Config
 from histoloom.errors import InputError
+from histoloom.kind_entries import LabelsKind, Memory
 from histoloom.plan.sections import Sections
 from histoloom.schemas import fill_defaults, load_schema
 
@@ -45,14 +46,14 @@ class Labels:
         """Return what of a label method's entry decides the labels of one seed: one more must not refit the others."""
         return {key: value for key, value in self.entry(labels).items() if key not in _NOT_SCIENCE}
 
-    def _kind(self, labels: str) -> kinds.LabelsKind:
+    def _kind(self, labels: str) -> LabelsKind:
         return kinds.LABELS[self.entry(labels)["method"]]
 
     def gpu(self, labels: str) -> int:
         """Return how many GPUs a label job can use."""
         return self._kind(labels).gpu
 
-    def memory(self, labels: str) -> kinds.Memory:
+    def memory(self, labels: str) -> Memory:
         """Return what a label job takes."""
         return self._kind(labels).memory
 

@@ -8,7 +8,8 @@ from histoloom import kinds, paths
 from histoloom.config import Config
 from histoloom.folds import ALL, fold_ids
 from histoloom.identity import canonical_json
-from histoloom.kinds import LEVELS, Need
+from histoloom.kind_entries import Memory, ModelKind, Need
+from histoloom.kinds import LEVELS
 from histoloom.plan.baselines import is_baseline, level_of
 from histoloom.plan.embeddings import Embeddings
 from histoloom.plan.experiments import Experiments
@@ -24,7 +25,7 @@ class Models:
         """Return a model's entry with its name."""
         return {**self.config.get("models", model), "name": model}
 
-    def kind(self, model: str) -> kinds.ModelKind:
+    def kind(self, model: str) -> ModelKind:
         """Return what is known of a model's kind."""
         return kinds.MODELS[self.config.get("models", model)["kind"]]
 
@@ -36,7 +37,7 @@ class Models:
         """Return how many GPUs a training job can use."""
         return self.kind(model).gpu
 
-    def memory(self, model: str) -> kinds.Memory:
+    def memory(self, model: str) -> Memory:
         """Return what a training job takes."""
         return self.kind(model).memory
 

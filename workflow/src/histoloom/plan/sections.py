@@ -11,6 +11,7 @@ from histoloom import kinds, paths
 from histoloom.config import RESOURCES, Config
 from histoloom.errors import InputError
 from histoloom.job_resources import NEEDS
+from histoloom.kind_entries import Memory, SourceKind
 from histoloom.sources.registry import load_registry
 
 Row = dict[str, str]
@@ -40,11 +41,11 @@ class Sections:
         """Return a tile spec's entry."""
         return self.config.get("tiles", tiles)
 
-    def memory(self, cohort: str) -> kinds.Memory:
+    def memory(self, cohort: str) -> Memory:
         """Return what reading a section takes."""
         return self._kind(cohort).memory or NEEDS["read_section"]
 
-    def _kind(self, cohort: str) -> kinds.SourceKind:
+    def _kind(self, cohort: str) -> SourceKind:
         return kinds.SOURCES[self.entry(cohort)["source"]]
 
     # rows ----------------------------------------------------------------------------------------------------

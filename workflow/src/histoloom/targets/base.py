@@ -148,7 +148,7 @@ def read_target(path: str | Path) -> Target:
     table = read_table(path, layers=["ground_truth"])
     values = table.X
     if "label" in table.obs:
-        values = pd.Index(table.var_names).get_indexer(table.obs["label"])
+        values = pd.Index(table.var_names).get_indexer(pd.Index(table.obs["label"]))
     return Target(table.obs, values, table.var_names, table.layers.get("ground_truth"), table.metadata)
 
 
