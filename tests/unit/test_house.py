@@ -236,7 +236,8 @@ def test_every_schema_is_closed_and_explains_its_keys() -> None:
         if "properties" in schema:
             # A target's other keys are those of its kind, in a schema of their own.
             assert schema.get("additionalProperties") is False or where.endswith(".target"), where
-            required = {k for part in (schema, *schema.get("oneOf", [])) for k in part.get("required", [])}
+            parts = (schema, *schema.get("oneOf", []), schema.get("then", {}))
+            required = {key for part in parts for key in part.get("required", [])}
             for key, sub in schema["properties"].items():
                 assert sub.get("description"), f"{where}.{key} has no description"
                 # A default may come from the model's named settings, which its class holds.

@@ -12,6 +12,7 @@ import yaml
 from modelbench import files_of, lay
 from test_models_pixels import pixels  # noqa: F401 - a fixture
 
+import histoloom.schemas
 from histoloom import config, kinds
 from histoloom.kind_entries import ModelKind, Need, TargetKind
 from histoloom.metrics import score_predictions
@@ -96,15 +97,16 @@ def registered(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "workflow/schemas", schemas)
     (schemas / "model.toy_nearest.schema.yaml").write_text(yaml.safe_dump(MODEL_SCHEMA))
     (schemas / "target.toy_halves.schema.yaml").write_text(yaml.safe_dump(TARGET_SCHEMA))
-    monkeypatch.setattr(config, "SCHEMAS", schemas)
-    config.load_schema.cache_clear()
+    for module in (config, histoloom.schemas):
+        monkeypatch.setattr(module, "SCHEMAS", schemas)
+    histoloom.schemas.load_schema.cache_clear()
     everything = frozenset({"abundance", "expression", "cell_class", "toy_halves"})
     toy = ModelKind("toy_kinds:Nearest", everything, frozenset({Need.PIXELS}), job="fold")
     monkeypatch.setitem(kinds.MODELS, "toy_nearest", toy)
     halves = TargetKind("toy_kinds:Halves", "histoloom.metrics.cell_class:score")
     monkeypatch.setitem(kinds.TARGETS, "toy_halves", halves)
     yield
-    config.load_schema.cache_clear()
+    histoloom.schemas.load_schema.cache_clear()
     sys.modules.pop("toy_kinds", None)
 
 
