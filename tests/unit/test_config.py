@@ -334,6 +334,8 @@ def test_old_keys_are_answered_with_the_new_ones(section: str, key: str, value: 
     assert instead in str(caught.value)
 
 
-def test_an_old_column_of_a_sheet_is_answered_with_the_new_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, check=has_code("config-old-key"), match="qc_flag"):
-        own(tmp_path, [row("S1", badge="torn")])
+def test_an_old_column_of_a_sheet_is_read_by_its_new_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = own(tmp_path, [row("S1", badge="torn")])
+    assert [item["qc_flag"] for item in config.sheets["mine"]] == ["torn"]
+    own(tmp_path, [row("S1", badge="torn")])
+    assert [record.getMessage().count("qc_flag") for record in caplog.records] == [1]

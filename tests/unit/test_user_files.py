@@ -20,15 +20,9 @@ CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the folder of cases is not here")
 
 
-def rows_of(name: str, source: str, tmp_path: Path) -> list[dict[str, str]]:
-    """Read a case's sheet, in which the column qc_flag has the name of an earlier version."""
-    (tmp_path / "sheet.tsv").write_bytes((CASES / name / "sheet.tsv").read_bytes().replace(b"badge", b"qc_flag", 1))
-    return read_sheet(tmp_path / "sheet.tsv", source)
-
-
 def read(name: str, tmp_path: Path, source: str = "files", **changes: str) -> anndata.AnnData:
     case = CASES / name
-    row = {**rows_of(name, source, tmp_path)[0], **changes}
+    row = {**read_sheet(CASES / name / "sheet.tsv", source)[0], **changes}
     spec: dict[str, object] = {}
     files = {role: Path(path) for role, path in load("sources", source).files(row, spec, case).items()}
     out = tmp_path / "S1.h5ad"
@@ -82,7 +76,7 @@ def test_unpacked_matrix_folder(tmp_path: Path) -> None:
 
 
 def test_hash_within_a_line_is_no_comment(tmp_path: Path) -> None:
-    rows = rows_of("hash_exclude", "files", tmp_path)
+    rows = read_sheet(CASES / "hash_exclude" / "sheet.tsv", "files")
     assert [row["exclude"] for row in rows if row["sample"] == "S2"] == ["folded tissue"]
     section = read("hash_path", tmp_path)
     assert section.n_obs == 72
@@ -92,12 +86,12 @@ def test_hash_within_a_line_is_no_comment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["sheet_semicolon", "sheet_empty_rows"])
 def test_sheets_of_spreadsheet_programs(tmp_path: Path, name: str) -> None:
-    assert len(rows_of(name, "files", tmp_path)) == 1
+    assert len(read_sheet(CASES / name / "sheet.tsv", "files")) == 1
     assert read(name, tmp_path).n_obs == 72
 
 
-def test_names_that_look_like_missing_values(tmp_path: Path) -> None:
-    rows = rows_of("sample_called_NA", "files", tmp_path)
+def test_names_that_look_like_missing_values() -> None:
+    rows = read_sheet(CASES / "sample_called_NA" / "sheet.tsv", "files")
     assert [row["sample"] for row in rows] == ["NA", "nan", "1E3"]
     assert [row["patient"] for row in rows] == ["007", "7", "NA"]
 

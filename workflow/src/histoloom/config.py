@@ -6,8 +6,10 @@ Imports nothing heavy: the Snakefile calls it at every start.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from histoloom.errors import InputError
 from histoloom.schemas import SCHEMAS, check, load_schema, nearest
 from histoloom.text_tables import read_text_table
 
+logger = logging.getLogger(__name__)
 RESOURCES = Path(__file__).resolve().parents[3] / "resources"
 
 # Section of the config -> (schema prefix, key that chooses the schema). None: one schema for all entries.
@@ -145,6 +148,11 @@ def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
 OLD_COLUMNS: Mapping[str, str] = {"badge": "qc_flag"}
 
 
+@cache
+def _warn_of_old_column(path: Path, old: str, new: str) -> None:
+    logger.warning("%s: column '%s' is of an earlier version and read as '%s'; rename it", path, old, new)
+
+
 def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
     """Read a cohort sheet: one row per section, every cell as text.
 
@@ -159,10 +167,9 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
         raise InputError(path, "the cohort sheet does not exist.", "fix `sheet:`; it is relative to the config file.")
     frame = read_text_table(path)
     for old, new in OLD_COLUMNS.items():
-        if old in frame:
-            raise InputError(
-                path, f"column '{old}' is of an earlier version.", f"call it '{new}'.", code="config-old-key"
-            )
+        if old in frame and new not in frame:
+            _warn_of_old_column(path, old, new)
+            frame = frame.rename(columns={old: new})
     rows: list[dict[str, str]] = frame.to_dict("records")  # type: ignore[assignment]
     schema = load_schema(f"sheet.{source}")
     seen: dict[str, int] = {}

@@ -52,7 +52,7 @@ class VisiumReader(Reader):
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read the barcodes of the filtered matrix and where they lie."""
         from histoloom.samples.tables import read_positions
-        from histoloom.samples.tenx_h5 import read_10x_h5
+        from histoloom.samples.counts import read_10x_h5
 
         path, folder = Path(files["counts"]), Path(files["spatial"])
         counts = read_10x_h5(path)

@@ -78,7 +78,7 @@ class XeniumReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read the cells that have counts and a centroid, and place them on the H&E."""
-        from histoloom.samples.tenx_h5 import read_10x_h5
+        from histoloom.samples.counts import read_10x_h5
 
         counts = read_10x_h5(Path(files["counts"]))
         cells = read_cells(Path(files["cells"]))
