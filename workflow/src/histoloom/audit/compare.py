@@ -39,18 +39,9 @@ _DIFFERENT, _SUSPECT, _SAME = "different", "suspect", "same"
 class Evidence:
     """What two sections have in common; NaN where a side cannot speak.
 
-    Attributes
-    ----------
-    totals_shared
-        Share of the smaller section's spots that have equals in counts and detected genes.
-    totals_spread
-        Standard deviation of the log ratio of sorted totals at equal quantiles.
-    genes_shared
-        Share of probe spots with a twin on the shared genes.
-    n_genes
-        Genes shared by name.
-    picture
-        Share of differing bits.
+    `totals_shared`: share of the smaller section's spots that have equals in counts and detected genes;
+    `totals_spread`: standard deviation of the log ratio of sorted totals at equal quantiles; `genes_shared`: share of
+    probe spots with a twin on the shared genes; `n_genes`: genes shared by name; `picture`: share of differing bits.
     """
 
     totals_shared: float
@@ -120,17 +111,7 @@ def probe_rows(section: Fingerprint) -> npt.NDArray[np.int64]:
 def twin_distance(probes: Floats, candidates: Floats) -> Floats:
     """Return ``sum (x - y)^2 / (x + y)`` per gene with any count.
 
-    Parameters
-    ----------
-    probes
-        (p, 1, genes).
-    candidates
-        (p, c, genes).
-
-    Returns
-    -------
-    ndarray
-        (p, c); NaN with fewer than `MIN_GENES` genes counted.
+    `probes`: (p, 1, genes); `candidates`: (p, c, genes). Returns (p, c); NaN with fewer than `MIN_GENES` genes counted.
     """
     total = probes + candidates
     counted = total > 0

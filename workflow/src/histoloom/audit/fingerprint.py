@@ -27,20 +27,10 @@ _LEAST_CONTRAST = 4.0
 class Fingerprint:
     """A section's content.
 
-    Attributes
-    ----------
-    cohort, sample, patient
-        What the sheet says it is.
-    totals
-        Counts of each spot with any, ascending, (n,) int64.
-    pairs
-        (n, 2) counts and detected genes of each spot: a spot's mark that needs no gene names.
-    counts
-        CSR (n, genes) of these spots.
-    genes
-        Names, canonical (see `canonical_names`).
-    hashes
-        (8, bits) bool, one hash per right-angled orientation of the picture; empty without a picture.
+    `cohort`, `sample`, `patient`: what the sheet says it is. `totals`: counts of each spot with any, ascending, (n,)
+    int64. `pairs`: (n, 2) counts and detected genes of each spot: a spot's mark that needs no gene names. `counts`: CSR
+    (n, genes) of these spots. `genes`: names, canonical (see `canonical_names`). `hashes`: (8, bits) bool, one hash per
+    right-angled orientation of the picture; empty without a picture.
     """
 
     cohort: str
@@ -61,12 +51,7 @@ class Fingerprint:
 def canonical_names(names: Sequence[str], table: GeneTable | None = None) -> list[str]:
     """Return gene names in one spelling: Ensembl ids through a table where one is given, else upper case.
 
-    Parameters
-    ----------
-    names
-        Symbols or Ensembl ids.
-    table
-        Names of all vintages (`histoloom.genes`); a name without an id there stays what it is.
+    `table`: names of all vintages (`histoloom.genes`); a name without an id there stays what it is.
     """
     ids: Sequence[str | None] = to_ensembl(names, table).ids if table else [None] * len(names)
     return [gene or _spelt(str(name)) for gene, name in zip(ids, names, strict=True)]
@@ -83,17 +68,8 @@ def picture_hashes(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
     The picture is reduced to 64 x 64 grey values; the signs of its 16 x 16 lowest cosine frequencies about their median
     are the bits (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"). The brightness of
-    the whole and small detail, which compression changes, do not enter.
-
-    Parameters
-    ----------
-    image
-        (h, w, 3) uint8, the whole slide.
-
-    Returns
-    -------
-    ndarray
-        bool (8, 255); empty (0, 0) for a picture without contrast, as of a section that is read without its slide.
+    the whole and small detail, which compression changes, do not enter. `image`: (h, w, 3) uint8, the whole slide.
+    Returns bool (8, 255); empty (0, 0) for a picture without contrast, as of a section that is read without its slide.
     """
     from PIL import Image
     from scipy.fft import dctn
@@ -114,12 +90,7 @@ def picture_hashes(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 def read_fingerprint(path: str | Path, table: GeneTable | None = None) -> Fingerprint:
     """Read a section artefact as a fingerprint.
 
-    Parameters
-    ----------
-    path
-        h5ad of a section; it may have no genes (a slide without expression), then only its picture is compared.
-    table
-        See `canonical_names`.
+    `path`: h5ad of a section; it may have no genes (a slide without expression), then only its picture is compared.
     """
     section = open_section(path)
     genes = [str(name) for name in (preferred_ids(section.var) if table else section.var.index)]

@@ -32,10 +32,7 @@ _ALL = "all"
 def sides_of(table: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Return, for pairs of sections on different sides of a fold, the first such fold.
 
-    Parameters
-    ----------
-    table
-        Fold table: fold, cohort, sample, role; the fold ``all`` has no test side.
+    `table`: fold table: fold, cohort, sample, role; the fold ``all`` has no test side.
     """
     rows = table[table["fold"] != _ALL][["fold", "cohort", "sample", "role"]].drop_duplicates()
     rows = rows.assign(name=section_keys(rows))
@@ -52,18 +49,8 @@ def sides_of(table: pd.DataFrame) -> dict[tuple[str, str], str]:
 def compare_sections(sections: Sequence[Fingerprint], sides: Mapping[tuple[str, str], str] | None) -> pd.DataFrame:
     """Compare all pairs of sections.
 
-    Parameters
-    ----------
-    sections
-        Fingerprints.
-    sides
-        Fold in which a pair (names in order) is on both sides; None: pairs of different patients, which any split by
-        patient would put there.
-
-    Returns
-    -------
-    DataFrame
-        `COLUMNS`, one row per pair; ``sides`` is "" for a pair that is never on both sides.
+    `sides`: fold in which a pair (names in order) is on both sides; None: pairs of different patients, which any split
+    by patient would put there. `COLUMNS`, one row per pair; ``sides`` is "" for a pair that is never on both sides.
     """
     vocabulary = Vocabulary(sections)
     rows = []
@@ -107,24 +94,11 @@ def audit_sections(
 ) -> None:
     """Write what every two sections have in common, and stop where one is on both sides under two names.
 
-    Parameters
-    ----------
-    spec
-        ``on_match``: ``stop`` (default) or ``report``.
-    samples
-        Section artefacts of all cohorts of an experiment.
-    folds
-        The experiment's folds; None: two patients are two sides.
-    genes
-        Table through which genes of several cohorts are matched (`histoloom.genes`); without it a cohort with ids and
-        one with symbols are compared by totals and pictures only.
-    out
-        parquet, `COLUMNS`.
-
-    Notes
-    -----
-    It finds one *section* under two names. Another section of one person under another name has no counts and no pixels
-    in common with the first, and only the sheets' patient ids can tell.
+    `spec`: ``on_match``: ``stop`` (default) or ``report``. `folds`: the experiment's folds; None: two patients are two
+    sides. `genes`: table through which genes of several cohorts are matched (`histoloom.genes`); without it a cohort
+    with ids and one with symbols are compared by totals and pictures only. `out`: parquet, `COLUMNS`. It finds one
+    *section* under two names. Another section of one person under another name has no counts and no pixels in common
+    with the first, and only the sheets' patient ids can tell.
     """
     table_of_genes = None if genes is None else load_gene_table(genes)
     sections = [read_fingerprint(path, table_of_genes) for path in samples]
@@ -138,13 +112,9 @@ def audit_sections(
             logger.warning("%s by content: %s", verdict, _summary(rows))
     leaks = table[(table["verdict"] == "same") & (table["sides"] != "")]
     if len(leaks) and spec.get("on_match", "stop") == "stop":
-        raise InputError(
-            "content guard",
-            f"the same section is on both sides under two names: {_summary(leaks)}.",
-            "give both the same patient id in the sheets (the folds then keep them together), or exclude one "
-            "(column `exclude`); `content_guard: report` goes on regardless.",
-            code="section-on-both-sides",
-        )
+        problem = f"the same section is on both sides under two names: {_summary(leaks)}."
+        remedy = "give both one patient id (folds keep them together), exclude one, or set `content_guard: report`."
+        raise InputError("content guard", problem, remedy, code="section-on-both-sides")
     logger.info("%d sections, %d pairs: %d the same, %d of them on both sides", len(sections), len(table),
                 int((table["verdict"] == "same").sum()), len(leaks))  # fmt: skip
     inputs: dict[str, Any] = {"samples": list(samples)}

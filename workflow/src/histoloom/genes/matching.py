@@ -22,18 +22,9 @@ BY_ID, BY_NAME = "ensembl", "name"
 class GeneKeys:
     """The genes of one source that can be matched with those of another.
 
-    Attributes
-    ----------
-    keys
-        The key of each gene, no key twice, length K.
-    names
-        The source's own names of these genes, length K.
-    kept
-        Positions of these genes among all of the source, ascending, (K,).
-    given
-        All names of the source, length G.
-    counts
-        Names by how they were mapped or why they were lost (`GeneMapping.counts`); empty for matching by name.
+    `keys`: the key of each gene, no key twice, length K. `names`: the source's own names of these genes, length K.
+    `kept`: positions of these genes among all of the source, ascending, (K,). `given`: all names of the source, length
+    G. `counts`: names by how they were mapped or why they were lost (`GeneMapping.counts`); empty for matching by name.
     """
 
     keys: pd.Index
@@ -46,15 +37,8 @@ class GeneKeys:
 class GeneMatcher:
     """Matches the genes of several sources.
 
-    Parameters
-    ----------
-    path
-        Gene table (`load_gene_table`); None: names are compared as they are spelt.
-
-    Attributes
-    ----------
-    by
-        ``"ensembl"`` or ``"name"``.
+    `path`: gene table (`load_gene_table`); None: names are compared as they are spelt. `by`: ``"ensembl"`` or
+    ``"name"``.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -65,12 +49,7 @@ class GeneMatcher:
     def keys(self, names: Sequence[str] | pd.Index, source: str) -> GeneKeys:
         """Return the keys of a source's genes; lost names are counted in the log.
 
-        Parameters
-        ----------
-        names
-            Symbols or Ensembl ids of any vintage, length G.
-        source
-            Name of the source, for the log.
+        `names`: symbols or Ensembl ids of any vintage, length G.
         """
         names = pd.Index(names, dtype=object).astype(str)
         if self.table is None:
@@ -94,13 +73,7 @@ class GeneMatcher:
 
 
 def preferred_ids(var: pd.DataFrame) -> pd.Index:
-    """Return the best name that a source gives each of its genes: the id it publishes (``ensembl_id``), else the index.
-
-    Parameters
-    ----------
-    var
-        Table of genes, as of an AnnData.
-    """
+    """Return the best name that a source gives its genes: the id it publishes (``ensembl_id``), else the index."""
     names = var.index.astype(str)
     if "ensembl_id" not in var:
         return names

@@ -28,12 +28,8 @@ _LOST = ("ambiguous", "collided", "without_id", "missing")
 class GeneTable:
     """Names and the genes that claim them.
 
-    Attributes
-    ----------
-    symbols
-        Approved symbol -> Ensembl id, "" where the table states none.
-    previous, aliases
-        Name -> Ensembl ids (or "") of all genes that bear it, by rank.
+    `symbols`: approved symbol -> Ensembl id, "" where the table states none; `previous`, `aliases`: name -> Ensembl ids
+    (or "") of all genes that bear it, by rank.
     """
 
     symbols: Mapping[str, str]
@@ -45,16 +41,10 @@ class GeneTable:
 class GeneMapping:
     """What became of a list of names.
 
-    Attributes
-    ----------
-    ids
-        Ensembl id for each name, in order; None where there is none. No id occurs twice.
-    reasons
-        How each name was found or why it was lost: by_id, by_symbol, by_previous, by_alias; ambiguous, collided
-        (another name of the list has a better claim to the same gene, or an equal one), without_id (the table knows the
-        gene but no Ensembl id of it), missing.
-    counts
-        Names by reason, and ``mapped``, their sum over the first four.
+    `ids`: Ensembl id for each name, in order; None where there is none. No id occurs twice. `reasons`: how each name
+    was found or why it was lost: by_id, by_symbol, by_previous, by_alias; ambiguous, collided (another name of the list
+    has a better claim to the same gene, or an equal one), without_id (the table knows the gene but no Ensembl id of
+    it), missing. `counts`: names by reason, and ``mapped``, their sum over the first four.
     """
 
     ids: list[str | None]
@@ -69,20 +59,13 @@ class GeneMapping:
 def load_gene_table(path: str | Path) -> GeneTable:
     """Read a gene table.
 
-    Parameters
-    ----------
-    path
-        Tab-separated text with columns hgnc_id, symbol, ensembl_gene_id, prev_symbol and alias_symbol; several names in
-        a cell are separated by ``|``. Further columns are ignored. HGNC's ``hgnc_complete_set.txt`` as published.
+    `path`: tab-separated text with columns hgnc_id, symbol, ensembl_gene_id, prev_symbol and alias_symbol; several
+    names in a cell are separated by ``|``. Further columns are ignored. HGNC's ``hgnc_complete_set.txt`` as published.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            path,
-            "the gene table is missing.",
-            "put HGNC's complete set there, or fix `genes: {table: ...}`.",
-            code="gene-table-missing",
-        )
+        remedy = "put HGNC's complete set there, or fix `genes: {table: ...}`."
+        raise InputError(path, "the gene table is missing.", remedy, code="gene-table-missing")
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, usecols=lambda c: c in COLUMNS)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
@@ -91,20 +74,13 @@ def load_gene_table(path: str | Path) -> GeneTable:
         ) from error
     lacking = [column for column in COLUMNS if column not in table]
     if lacking or table.empty:
-        raise InputError(
-            path,
-            f"no column {', '.join(lacking)}." if lacking else "the table has no rows.",
-            f"give a tab-separated table with columns {', '.join(COLUMNS)}, as HGNC publishes it.",
-            code="gene-table-columns",
-        )
+        problem = f"no column {', '.join(lacking)}." if lacking else "the table has no rows."
+        remedy = f"give a tab-separated table with columns {', '.join(COLUMNS)}, as HGNC publishes it."
+        raise InputError(path, problem, remedy, code="gene-table-columns")
     if table["symbol"].duplicated().any():
         twice = table["symbol"][table["symbol"].duplicated()].iloc[0]
-        raise InputError(
-            path,
-            f"symbol '{twice}' is there twice.",
-            "use one release of the table, unchanged.",
-            code="gene-table-symbol-twice",
-        )
+        problem = f"symbol '{twice}' is there twice."
+        raise InputError(path, problem, "use one release of the table, unchanged.", code="gene-table-symbol-twice")
     return GeneTable(
         symbols=dict(zip(table["symbol"], table["ensembl_gene_id"], strict=True)),
         previous=_claims(table["prev_symbol"], table["ensembl_gene_id"]),
@@ -142,18 +118,9 @@ def _look_up(name: str, table: GeneTable) -> tuple[str | None, str]:
 def to_ensembl(names: Sequence[str], table: GeneTable) -> GeneMapping:
     """Map names to Ensembl ids.
 
-    Parameters
-    ----------
-    names
-        Symbols or Ensembl ids (a version such as ``.5`` is cut off), in any mixture.
-    table
-        See `load_gene_table`.
-
-    Returns
-    -------
-    GeneMapping
-        Where several names mean one gene, the best claim keeps it (id, then symbol, previous symbol, alias); equal
-        claims lose it all, since nothing says which of them counted that gene.
+    `names`: symbols or Ensembl ids (a version such as ``.5`` is cut off), in any mixture. Where several names mean one
+    gene, the best claim keeps it (id, then symbol, previous symbol, alias); equal claims lose it all, since nothing
+    says which of them counted that gene.
     """
     looked = [_look_up(str(name).strip(), table) for name in names]
     rank = {reason: number for number, reason in enumerate(_FOUND)}

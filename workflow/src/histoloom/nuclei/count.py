@@ -25,16 +25,7 @@ _MARGIN_UM = 15.0
 def count_spot(slide: Slide, x: float, y: float, diameter_um: float, mpp: float) -> tuple[int, float] | None:
     """Return nuclei with their centre under a spot's disc, and their area in um2; None where the disc leaves the slide.
 
-    Parameters
-    ----------
-    slide
-        Open slide.
-    x, y
-        Centre, level-0 px.
-    diameter_um
-        Of the disc.
-    mpp
-        um per level-0 px.
+    `x`, `y`: centre, level-0 px; `mpp`: um per level-0 px.
     """
     radius, reach = diameter_um / 2 / mpp, (diameter_um / 2 + _MARGIN_UM) / mpp
     if min(x, y) < radius or x + radius > slide.width or y + radius > slide.height:
@@ -50,29 +41,17 @@ def count_spot(slide: Slide, x: float, y: float, diameter_um: float, mpp: float)
 def count_nuclei(*, spec: Mapping[str, Any], sample: Path, slide: Path, out: Path) -> None:
     """Write the nuclei under each spot of a section.
 
-    Parameters
-    ----------
-    spec
-        ``disc_um``: diameter of the disc; null: the section's spot diameter.
-    sample
-        Section artefact.
-    slide
-        Its slide.
-    out
-        parquet: obs_id, nuclei (NaN where the disc leaves the slide), nuclei_area_um2; metadata: cohort, sample,
-        patient, qc_flag, mpp, disc_um, ``median``.
+    `spec`: ``disc_um``: diameter of the disc; null: the section's spot diameter. `out`: parquet: obs_id, nuclei (NaN
+    where the disc leaves the slide), nuclei_area_um2; metadata: cohort, sample, patient, qc_flag, mpp, disc_um,
+    ``median``.
     """
     section = open_section(sample)
     metadata = section.metadata
     mpp = float(metadata.get("mpp") or "nan")
     disc = float(spec.get("disc_um") or metadata.get("spot_diameter_um") or "nan")
     if not (mpp > 0 and disc > 0):
-        raise InputError(
-            sample,
-            "its um per px or spot diameter is not known.",
-            "fill mpp and spot_diameter_um in the sheet.",
-            code="nuclei-scale",
-        )
+        problem = "its um per px or spot diameter is not known."
+        raise InputError(sample, problem, "fill mpp and spot_diameter_um in the sheet.", code="nuclei-scale")
     with open_slide(slide) as picture:
         counts = [count_spot(picture, float(x), float(y), disc, mpp) for x, y in section.spatial]
     table = pd.DataFrame(

@@ -39,17 +39,7 @@ def nuclear_mask(h: Image, um_per_px: float) -> npt.NDArray[np.bool_]:
 def find_nuclei(tile: npt.NDArray[np.uint8], um_per_px: float) -> Points:
     """Return centres (x, y) and areas of the nuclei of a picture.
 
-    Parameters
-    ----------
-    tile
-        (h, w, 3) uint8.
-    um_per_px
-        Of the picture.
-
-    Returns
-    -------
-    ndarray
-        (n, 3): x, y in px of the picture, area in um2.
+    `tile`: (h, w, 3) uint8. Returns (n, 3): x, y in px of the picture, area in um2.
     """
     from scipy import ndimage
     from skimage.feature import peak_local_max

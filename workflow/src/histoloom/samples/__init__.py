@@ -29,22 +29,8 @@ def read_section(
 ) -> None:
     """Read one section, check it and write the sample and its picture.
 
-    Parameters
-    ----------
-    source
-        Key of `histoloom.kinds.SOURCES`.
-    cohort
-        The cohort's name.
-    row
-        Sheet row, as text.
-    spec
-        Cohort entry of the config.
-    files
-        The section's files by role, as the reader's `files` names them.
-    out
-        h5ad to write (see `histoloom.samples.canonical.build_sample`).
-    picture
-        png to write.
+    `source`: key of `histoloom.kinds.SOURCES`; `files`: the section's files by role, as the reader's `files` names
+    them; `out`: h5ad to write (see `histoloom.samples.canonical.build_sample`).
     """
     from histoloom.samples.canonical import build_sample, write_sample
     from histoloom.samples.qc import draw_section

@@ -20,7 +20,7 @@ from histoloom.errors import InputError
 FloatArray = npt.NDArray[np.float64]
 
 KEYPOINTS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
-_REMEDY = "export the alignment of the H&E image from Xenium Explorer again, or exclude the section ('exclude')."
+_REMEDY = "export the alignment of the H&E image from Xenium Explorer again."
 _MIN_POINTS = 3
 _MAX_SHEAR = 0.1
 
@@ -28,35 +28,23 @@ _MAX_SHEAR = 0.1
 def read_alignment(path: Path) -> FloatArray:
     """Read an alignment.
 
-    Returns
-    -------
-    ndarray
-        (3, 3), H&E px -> morphology px, homogeneous; invertible.
+    Returns (3, 3), H&E px -> morphology px, homogeneous; invertible.
     """
     from histoloom.text_tables import read_text
 
     text = read_text(path)
     matrix = _from_keypoints(text, path) if "fixedX" in text.partition("\n")[0] else _from_numbers(text, path)
     if not np.isfinite(matrix).all() or not np.allclose(matrix[2], [0, 0, 1]):
-        raise InputError(
-            path,
-            f"the last row is {matrix[2].tolist()}, 0, 0, 1 expected: no affine matrix.",
-            _REMEDY,
-            code="alignment-not-affine",
-        )
+        problem = f"the last row is {matrix[2].tolist()}, 0, 0, 1 expected: no affine matrix."
+        raise InputError(path, problem, _REMEDY, code="alignment-not-affine")
     stretch = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     if stretch[1] <= 1e-9 * max(stretch[0], 1e-300) or stretch[1] == 0:
         raise InputError(
             path, "the matrix is singular: it puts the whole slide on one line.", _REMEDY, code="alignment-singular"
         )
     if stretch[0] / stretch[1] > 1 + _MAX_SHEAR:
-        raise InputError(
-            path,
-            f"it stretches one direction {stretch[0] / stretch[1]:.2f} times as much as the other, which no two images "
-            "of one section need.",
-            _REMEDY,
-            code="alignment-stretch",
-        )
+        problem = f"it stretches one direction {stretch[0] / stretch[1]:.2f} times as much as the other."
+        raise InputError(path, problem, _REMEDY, code="alignment-stretch")
     return matrix
 
 
@@ -68,12 +56,8 @@ def _from_numbers(text: str, path: Path) -> FloatArray:
             path, f"neither a matrix nor keypoints ({error}).", _REMEDY, code="alignment-format"
         ) from error
     if [len(row) for row in rows] != [3, 3, 3]:
-        raise InputError(
-            path,
-            f"{len(rows)} rows of {sorted({len(r) for r in rows})} numbers, 3 x 3 expected.",
-            _REMEDY,
-            code="alignment-shape",
-        )
+        problem = f"{len(rows)} rows of {sorted({len(r) for r in rows})} numbers, 3 x 3 expected."
+        raise InputError(path, problem, _REMEDY, code="alignment-shape")
     return np.array(rows)
 
 
@@ -89,12 +73,8 @@ def _from_keypoints(text: str, path: Path) -> FloatArray:
     source = np.column_stack([points[["alignmentX", "alignmentY"]], np.ones(len(points))])
     spread = source - source.mean(axis=0) * [1, 1, 0]
     if len(points) < _MIN_POINTS or np.linalg.matrix_rank(spread, tol=1e-6 * np.abs(spread).max()) < _MIN_POINTS:
-        raise InputError(
-            path,
-            f"{len(points)} keypoints: three that do not lie in one line are needed at least.",
-            _REMEDY,
-            code="keypoints-too-few",
-        )
+        problem = f"{len(points)} keypoints: three that do not lie in one line are needed at least."
+        raise InputError(path, problem, _REMEDY, code="keypoints-too-few")
     fit, *_ = np.linalg.lstsq(source, points[["fixedX", "fixedY"]].to_numpy(np.float64), rcond=None)
     return np.vstack([fit.T, [0.0, 0.0, 1.0]])
 
@@ -102,19 +82,8 @@ def _from_keypoints(text: str, path: Path) -> FloatArray:
 def to_slide(places_um: FloatArray, matrix: FloatArray, pixel_size_um: float) -> FloatArray:
     """Map places of the Xenium run to the slide.
 
-    Parameters
-    ----------
-    places_um
-        (n, 2), x and y in um.
-    matrix
-        As `read_alignment` returns.
-    pixel_size_um
-        um per pixel of the morphology image.
-
-    Returns
-    -------
-    ndarray
-        (n, 2), column and row, level-0 px of the H&E.
+    `places_um`: (n, 2), x and y in um; `matrix`: as `read_alignment` returns; `pixel_size_um`: um per pixel of the
+    morphology image. Returns (n, 2), column and row, level-0 px of the H&E.
     """
     inverse = inverted(matrix)
     return places_um / pixel_size_um @ inverse[:2, :2].T + inverse[:2, 2]

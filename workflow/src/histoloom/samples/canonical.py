@@ -57,14 +57,10 @@ def build_sample(
 ) -> tuple[AnnData, FloatArray]:
     """Read a section, check it against its slide and put it into the canonical form.
 
-    Returns
-    -------
-    section : AnnData
-        X int32 CSR raw counts (n, genes); obs array_row, array_col, in_tissue, n_counts, n_genes, optional region;
-        obsm["spatial"] float64 (n, 2) = column, row in level-0 px; uns["spatial"] with thumbnails and scale factors as
-        scanpy reads them; uns["histoloom"] = JSON metadata.
-    dropped_places : ndarray
-        (k, 2) places that had no counts, level-0 px, for the picture.
+    Returns `section`: x int32 CSR raw counts (n, genes); obs array_row, array_col, in_tissue, n_counts, n_genes,
+    optional region; obsm["spatial"] float64 (n, 2) = column, row in level-0 px; uns["spatial"] with thumbnails and
+    scale factors as scanpy reads them; uns["histoloom"] = JSON metadata. `dropped_places`: (k, 2) places that had no
+    counts, level-0 px, for the picture.
     """
     row = {**row, **{k: v for k, v in reader.implied(row, spec).items() if not row.get(k)}}
     where = f"sheet row '{row['sample']}' of cohort '{cohort}'"
@@ -137,12 +133,7 @@ def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, reader: ty
     check_unique(section.var_names, where, "gene")
     check_counts(section.X, section.obs_names, section.var_names, where)
     if not section.obs["in_tissue"].any():
-        raise InputError(
-            where,
-            "no spot is in tissue.",
-            "check the in_tissue column, or exclude the section ('exclude').",
-            code="no-spot-in-tissue",
-        )
+        raise InputError(where, "no spot is in tissue.", "check the in_tissue column.", code="no-spot-in-tissue")
     if reader.on_grid:
         _check_array(section, where)
     in_tissue = section.obs["in_tissue"].to_numpy(bool)
@@ -166,13 +157,9 @@ def _check_array(section: AnnData, where: str) -> None:
     twice = pd.MultiIndex.from_arrays(columns).duplicated(keep=False)
     if twice.any():
         first, second = section.obs_names[twice][:2]
-        raise InputError(
-            where,
-            f"{int(twice.sum())} spots share their array position with another, first '{first}' and '{second}' or "
-            "later: the files hold more than one section.",
-            "give each section its own files, or name one in 'library_id' where an h5ad holds several.",
-            code="array-position-twice",
-        )
+        problem = f"{int(twice.sum())} spots share array positions, first '{first}' and '{second}': several sections."
+        remedy = "give each section its own files, or name one in 'library_id' where an h5ad holds several."
+        raise InputError(where, problem, remedy, code="array-position-twice")
 
 
 def _check_outside(
@@ -190,15 +177,15 @@ def _check_outside(
     first = int(np.flatnonzero(outside)[0])
     swapped = geometry.outside(places[in_tissue][:, ::-1], slide.width, slide.height).mean() <= MAX_OUTSIDE
     hint = " With x and y exchanged they would lie inside: they look swapped." if swapped else ""
-    raise InputError(
-        where,
-        f"{int(outside.sum())} of {int(in_tissue.sum())} spots lie outside the image {slide.path} of {slide.width} x "
-        f"{slide.height} px, first '{names[first]}' at x={places[first, 0]:.0f}, y={places[first, 1]:.0f} (up to "
-        f"{100 * MAX_OUTSIDE:.0f} % are dropped).{hint}",
+    share_outside = f"{int(outside.sum())} of {int(in_tissue.sum())} spots"
+    size = f"{slide.width} x {slide.height} px (up to {100 * MAX_OUTSIDE:.0f} % are dropped)"
+    example = f"first '{names[first]}' at x={places[first, 0]:.0f}, y={places[first, 1]:.0f}"
+    problem = f"{share_outside} lie outside the image {slide.path} of {size}, {example}.{hint}"
+    remedy = (
         "give pixel_x as the column and pixel_y as the row in the full-resolution image, check that the image is the "
-        "one the positions were made on, set in_tissue to 0 for these spots, or exclude the section ('exclude').",
-        code="spots-outside",
+        "one the positions were made on, or set in_tissue to 0 for these spots."
     )
+    raise InputError(where, problem, remedy, code="spots-outside")
 
 
 def _check_on_tissue(places: FloatArray, slide: Slide, lowres: UInt8, where: str) -> None:
@@ -208,22 +195,14 @@ def _check_on_tissue(places: FloatArray, slide: Slide, lowres: UInt8, where: str
     other = geometry.tissue_share(places[:, ::-1], mask, scale)
     logger.info("%.2f of the spots lie on tissue, %.2f with x and y exchanged", share, other)
     if share < _MIN_TISSUE <= other and other - share > _MARGIN:
-        raise InputError(
-            where,
-            f"x and y look swapped: only {100 * share:.0f} % of the spots lie on tissue of {slide.path}, "
-            f"{100 * other:.0f} % would with x and y exchanged.",
-            "give pixel_x as the column and pixel_y as the row in the full-resolution image, or exclude the section "
-            "('exclude').",
-            code="spots-swapped",
-        )
+        shares = f"{100 * share:.0f} % of the spots lie on tissue, {100 * other:.0f} % would with x and y exchanged"
+        problem = f"x and y look swapped: {shares} ({slide.path})."
+        remedy = "give pixel_x as the column and pixel_y as the row in the full-resolution image."
+        raise InputError(where, problem, remedy, code="spots-swapped")
     if mask.any() and share == 0 and len(places) >= _MIN_SPOTS:
-        raise InputError(
-            where,
-            f"none of {len(places)} spots lies on tissue of {slide.path}.",
-            "check that the image is the one the positions were made on, and that it is an H&E in colour; or exclude "
-            "the section ('exclude').",
-            code="spots-off-tissue",
-        )
+        problem = f"none of {len(places)} spots lies on tissue of {slide.path}."
+        remedy = "check that the image is the one the positions were made on, and that it is an H&E in colour."
+        raise InputError(where, problem, remedy, code="spots-off-tissue")
 
 
 def _check_size(stated: Mapping[str, Any], slide: Slide, where: str) -> None:
@@ -233,13 +212,9 @@ def _check_size(stated: Mapping[str, Any], slide: Slide, where: str) -> None:
     width, height = stated["slide_size"]
     tolerance = stated.get("slide_size_tolerance", _SIZE_TOLERANCE_PX)
     if abs(slide.width - width) > tolerance or abs(slide.height - height) > tolerance:
-        raise InputError(
-            where,
-            f"the image {slide.path} has {slide.width} x {slide.height} px, but the positions were made on one of "
-            f"{width:.0f} x {height:.0f} px.",
-            "give the full-resolution image that the positions belong to, or exclude the section ('exclude').",
-            code="slide-size",
-        )
+        size = f"{slide.width} x {slide.height} px, the positions were made on {width:.0f} x {height:.0f} px"
+        remedy = "give the full-resolution image that the positions belong to."
+        raise InputError(where, f"the image {slide.path} has {size}.", remedy, code="slide-size")
 
 
 def _measure(
@@ -269,19 +244,10 @@ def _measure(
         estimated=by_files.get("estimated"),
     )
     if not pitch_um and not pitch:
-        raise InputError(
-            where,
-            "the array's pitch is unknown.",
-            "fill 'pitch_um', or exclude the section ('exclude').",
-            code="pitch-unknown",
-        )
+        raise InputError(where, "the array's pitch is unknown.", "fill 'pitch_um'.", code="pitch-unknown")
     if not given["spot_diameter_um"]:
-        raise InputError(
-            where,
-            "'spot_diameter_um' is empty.",
-            "fill it (100 for ST arrays, 55 for Visium), or exclude the section.",
-            code="spot-diameter-unknown",
-        )
+        problem = "'spot_diameter_um' is empty."
+        raise InputError(where, problem, "fill it (100 for ST arrays, 55 for Visium).", code="spot-diameter-unknown")
     return {
         "mpp": mpp,
         "mpp_source": mpp_source,
@@ -307,12 +273,8 @@ def cell_number(row: Mapping[str, str], column: str, where: str) -> float | None
     except ValueError:
         value = float("nan")
     if not (np.isfinite(value) and value > 0):
-        raise InputError(
-            where,
-            f"column '{column}' holds '{text}', no positive number.",
-            "correct it, or leave it empty.",
-            code="sheet-number",
-        )
+        problem = f"column '{column}' holds '{text}', no positive number."
+        raise InputError(where, problem, "correct it, or leave it empty.", code="sheet-number")
     return value
 
 

@@ -21,7 +21,6 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.samples.control_features import is_control
 from histoloom.samples.tables import (
-    EXCLUDE,
     are_no_counts,
     as_text,
     check_counts,
@@ -43,7 +42,7 @@ RAW = frozenset({"raw", "raw.X"})
 """Names in ``counts_layer`` for an h5ad's ``raw.X``."""
 
 _ID_COLUMNS = ("gene_ids", "ensembl_id", "gene_id")
-_REMEDY = f"fetch it again, {EXCLUDE}"
+_REMEDY = "fetch it again."
 _NEEDED = ("barcodes", "data", "indices", "indptr", "shape")
 _CHUNK = 1 << 24
 _PROBE = re.compile(r"[^|]+\|[^|]*\|[0-9a-f]{7}")
@@ -53,18 +52,10 @@ _PROBE = re.compile(r"[^|]+\|[^|]*\|[0-9a-f]{7}")
 class Counts:
     """Raw counts.
 
-    Attributes
-    ----------
-    matrix
-        int32 CSR, (observations, genes).
-    obs_ids, genes
-        Names of rows and columns, unique.
-    gene_ids
-        Ensembl id of each gene, "" where there is none or several genes were added up; None where the file has none.
-    merged_genes
-        How many columns were added to another of the same symbol.
-    other_features
-        Features left out because they are no genes, by feature type.
+    `matrix`: int32 CSR, (observations, genes). `obs_ids`, `genes`: names of rows and columns, unique. `gene_ids`:
+    Ensembl id of each gene, "" where there is none or several genes were added up; None where the file has none.
+    `merged_genes`: how many columns were added to another of the same symbol. `other_features`: features left out
+    because they are no genes, by feature type.
     """
 
     matrix: csr_matrix
@@ -104,19 +95,15 @@ def reading(path: Path, kind: str, remedy: str = _REMEDY) -> Iterator[None]:
 def read_counts(path: Path, layer: str = "") -> Counts:
     """Read raw counts of any known format.
 
-    Parameters
-    ----------
-    path
-        A text table, an h5ad, a 10x h5 or a 10x mtx folder.
-    layer
-        Layer of an h5ad that holds the raw counts, or ``raw``; its X when empty.
+    `path`: a text table, an h5ad, a 10x h5 or a 10x mtx folder. `layer`: layer of an h5ad that holds the raw counts, or
+    ``raw``; its X when empty.
     """
     if not path.exists():
-        raise InputError(path, "the counts are missing.", f"put them there, {EXCLUDE}", code="counts-missing")
+        raise InputError(path, "the counts are missing.", "put them there.", code="counts-missing")
     if path.is_dir():
         return read_10x_mtx(path)
     if path.stat().st_size == 0:
-        raise InputError(path, "the file has zero bytes.", f"put the whole file there, {EXCLUDE}", code="counts-empty")
+        raise InputError(path, "the file has zero bytes.", "put the whole file there.", code="counts-empty")
     name = path.name.lower()
     if name.endswith(".h5ad"):
         return read_h5ad(path, layer).counts
@@ -138,18 +125,7 @@ def make_counts(
 ) -> Counts:
     """Check a matrix in memory and make symbols the key of its columns.
 
-    Parameters
-    ----------
-    matrix
-        (observations, features), dense or sparse.
-    obs_ids, names
-        Names of rows and columns; names may repeat.
-    where
-        The file, for messages.
-    gene_ids
-        Published ids of the columns.
-    feature_types
-        10x's type of each feature; given, features that are no genes are left out and counted.
+    `feature_types`: 10x's type of each feature; given, features that are no genes are left out and counted.
     """
     from scipy.sparse import csr_matrix, issparse
 
@@ -160,7 +136,7 @@ def make_counts(
     rows, columns = pd.Index(as_text(obs_ids), dtype=object), pd.Index(as_text(names), dtype=object)
     check_unique(rows, where, "row")
     if (columns == "").any():
-        raise InputError(where, "a gene has no name.", f"name every gene, {EXCLUDE}", code="gene-without-name")
+        raise InputError(where, "a gene has no name.", "name every gene.", code="gene-without-name")
     values = matrix if issparse(matrix) else np.asarray(matrix)
     check_counts(values, rows, columns, where)
     counts = csr_matrix(values)
@@ -190,29 +166,22 @@ def make_counts(
 def read_h5ad(path: Path, layer: str = "", library: str = "") -> StoredSection:
     """Read the counts and places of an h5ad.
 
-    Parameters
-    ----------
-    path, layer
-        As `read_counts` takes them.
-    library
-        Value of obs ``library_id`` that names the section, where the file holds several.
+    `path`, `layer`: as `read_counts` takes them; `library`: value of obs ``library_id`` that names the section, where
+    the file holds several.
     """
     import h5py
     from anndata.io import read_elem
 
-    with reading(path, "h5ad", f"write it again with anndata, {EXCLUDE}"), h5py.File(path, "r") as handle:
+    with reading(path, "h5ad", "write it again with anndata."), h5py.File(path, "r") as handle:
         layers = [*handle.get("layers", {}), *(["raw"] if "raw/X" in handle else [])]
         place = f"layers/{layer}" if layer else "X"
         if layer in RAW and place not in handle:
             place = "raw/X"
         if place not in handle:
             stored = ", ".join(layers)
-            raise InputError(
-                path,
-                f"no layer '{layer}'; the file has: {stored or 'none'}." if layer else "X is empty.",
-                "correct 'counts_layer' in the sheet, or leave it empty for X.",
-                code="counts-layer",
-            )
+            problem = f"no layer '{layer}'; the file has: {stored or 'none'}." if layer else "X is empty."
+            remedy = "correct 'counts_layer' in the sheet, or leave it empty for X."
+            raise InputError(path, problem, remedy, code="counts-layer")
         matrix, obs = read_elem(handle[place]), read_elem(handle["obs"])
         var = read_elem(handle["raw/var" if place == "raw/X" else "var"])
         spatial = read_elem(handle["obsm/spatial"]) if "obsm/spatial" in handle else None
@@ -238,22 +207,15 @@ def _rows_of(library: str, obs: pd.DataFrame, libraries: list[str], path: Path) 
     stated = obs["library_id"].astype(str) if "library_id" in obs else None
     names = libraries if stated is None else sorted(set(stated))
     if library and library not in names:
-        raise InputError(
-            path,
-            f"no section '{library}'; library_id has: {', '.join(names) or 'nothing'}.",
-            "correct 'library_id' in the sheet.",
-            code="library-unknown",
-        )
+        problem = f"no section '{library}'; library_id has: {', '.join(names) or 'nothing'}."
+        raise InputError(path, problem, "correct 'library_id' in the sheet.", code="library-unknown")
     if len(names) < 2:
         return None
     if not library or stated is None:
-        raise InputError(
-            path,
-            f"holds {len(names)} sections: {', '.join(names[:8])}"
-            f"{' (by uns/spatial; obs has no library_id)' if stated is None else ''}.",
-            "give each section a row of its own in the sheet and name one in 'library_id' (a column of obs).",
-            code="several-sections",
-        )
+        by = " (by uns/spatial; obs has no library_id)" if stated is None else ""
+        problem = f"holds {len(names)} sections: {', '.join(names[:8])}{by}."
+        remedy = "give each section a row of its own in the sheet and name one in 'library_id' (a column of obs)."
+        raise InputError(path, problem, remedy, code="several-sections")
     return (stated == library).to_numpy()
 
 
@@ -266,12 +228,9 @@ def _centres(spatial: Any, n_obs: int, path: Path) -> npt.NDArray[np.float64] | 
             spatial = spatial[["x", "y"]]
         centres = np.asarray(spatial, dtype=np.float64)
     if centres.ndim != 2 or centres.shape[0] != n_obs or centres.shape[1] < 2:
-        raise InputError(
-            path,
-            f"obsm['spatial'] has shape {centres.shape}, ({n_obs}, 2) expected.",
-            "give column and row in full-resolution px, one row per spot.",
-            code="spatial-shape",
-        )
+        problem = f"obsm['spatial'] has shape {centres.shape}, ({n_obs}, 2) expected."
+        remedy = "give column and row in full-resolution px, one row per spot."
+        raise InputError(path, problem, remedy, code="spatial-shape")
     return centres[:, :2]
 
 
@@ -285,7 +244,7 @@ def read_10x_h5(path: Path) -> Counts:
     import h5py
 
     if not path.is_file():
-        raise InputError(path, "the matrix is missing.", f"put it there, {EXCLUDE}", code="counts-missing")
+        raise InputError(path, "the matrix is missing.", "put it there.", code="counts-missing")
     with reading(path, "10x h5"), h5py.File(path, "r") as handle:
         group, id_key, name_key = _matrix_group(handle)
         missing = [name for name in (*_NEEDED, id_key, name_key) if name not in group]
@@ -295,12 +254,9 @@ def read_10x_h5(path: Path) -> Counts:
             )
         names, ids = as_text(group[name_key][()]), as_text(group[id_key][()])
         if len(ids) and np.mean([_PROBE.fullmatch(name) is not None for name in ids[:1000]]) > 0.5:
-            raise InputError(
-                path,
-                f"its features are probes ('{ids[0]}'), several per gene.",
-                "give filtered_feature_bc_matrix.h5, which holds genes.",
-                code="tenx-probes",
-            )
+            problem = f"its features are probes ('{ids[0]}'), several per gene."
+            remedy = "give filtered_feature_bc_matrix.h5, which holds genes."
+            raise InputError(path, problem, remedy, code="tenx-probes")
         shape = _check_layout(group, id_key, path)
         obs_ids = as_text(group["barcodes"][()])
         matrix = _read_matrix(group, shape, obs_ids, names, path)
@@ -322,23 +278,14 @@ def _check_layout(group: Any, id_key: str, path: Path) -> tuple[int, int]:
     features, observations = (int(n) for n in group["shape"][()])
     n_ids, n_barcodes, n_starts = len(group[id_key]), len(group["barcodes"]), len(group["indptr"])
     if (n_ids, n_barcodes) != (features, observations):
-        swapped = (n_ids, n_barcodes) == (observations, features)
-        raise InputError(
-            path,
-            f"shape says {features} features x {observations} barcodes, but there are {n_ids} features and "
-            f"{n_barcodes} barcodes{': the axes are swapped' if swapped else ''}.",
-            _REMEDY,
-            code="tenx-shape",
-        )
+        hint = ": the axes are swapped" if (n_ids, n_barcodes) == (observations, features) else ""
+        problem = f"shape says {features} x {observations}; {n_ids} features, {n_barcodes} barcodes are stored{hint}."
+        raise InputError(path, problem, _REMEDY, code="tenx-shape")
     if n_starts != observations + 1:
-        by_feature = n_starts == features + 1
-        raise InputError(
-            path,
-            f"indptr has {n_starts} entries, {observations + 1} expected"
-            f"{': the matrix is stored by features (CSR), not by barcodes (CSC)' if by_feature else ''}.",
-            f"write it as 10x does, CSC of features x barcodes; {_REMEDY}",
-            code="tenx-layout",
-        )
+        hint = ": stored by features (CSR), not by barcodes (CSC)" if n_starts == features + 1 else ""
+        problem = f"indptr has {n_starts} entries, {observations + 1} expected{hint}."
+        remedy = "write it as 10x does, CSC of features x barcodes."
+        raise InputError(path, problem, remedy, code="tenx-layout")
     return features, observations
 
 
@@ -381,25 +328,17 @@ def read_10x_mtx(folder: Path) -> Counts:
         present = [path for path in paths if path.is_file()]
         if not present:
             stored = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-            raise InputError(
-                folder,
-                f"the folder holds no {' or '.join(choices)} (also .gz), but {stored}.",
-                f"give {KNOWN}.",
-                code="mtx-file-missing",
-            )
+            problem = f"the folder holds no {' or '.join(choices)} (also .gz), but {stored}."
+            raise InputError(folder, problem, f"give {KNOWN}.", code="mtx-file-missing")
         files[role] = present[0]
     with reading(files["matrix"], "matrix market file"):
         matrix = csr_matrix(mmread(files["matrix"]).T)
     barcodes = read_text_table(files["barcodes"], ["id"])["id"].to_numpy()
     features = read_text_table(files["features"], ["id", "name", "type"])
     if matrix.shape != (len(barcodes), len(features)):
-        raise InputError(
-            folder,
-            f"matrix.mtx has {matrix.shape[1]} x {matrix.shape[0]} entries for {len(features)} features and "
-            f"{len(barcodes)} barcodes.",
-            f"give matrix.mtx, barcodes and features of one run, {EXCLUDE}",
-            code="mtx-shape",
-        )
+        size = f"{matrix.shape[1]} x {matrix.shape[0]}"
+        problem = f"matrix.mtx has {size} entries for {len(features)} features and {len(barcodes)} barcodes."
+        raise InputError(folder, problem, "give matrix.mtx, barcodes and features of one run.", code="mtx-shape")
     names = features["name"] if "name" in features else features["id"]
     types = features["type"].replace("", GENES).to_numpy(object) if "type" in features else None
     return make_counts(matrix, barcodes, names, folder, gene_ids=features["id"], feature_types=types)

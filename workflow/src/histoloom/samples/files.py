@@ -63,13 +63,8 @@ def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:
     from histoloom.samples.tables import tidy_positions
 
     if stored.spatial is None or not {"array_row", "array_col"} <= set(stored.obs):
-        raise InputError(
-            path,
-            "the h5ad holds no positions: obs array_row, array_col and obsm['spatial'] (full-resolution px) are "
-            "needed.",
-            "fill 'positions' in the sheet.",
-            code="h5ad-positions",
-        )
+        problem = "no positions: obs array_row, array_col and obsm['spatial'] (full-resolution px) are needed."
+        raise InputError(path, problem, "fill 'positions' in the sheet.", code="h5ad-positions")
     table = stored.obs[[c for c in ("array_row", "array_col", "in_tissue", "region") if c in stored.obs]].copy()
     table["pixel_x"], table["pixel_y"] = stored.spatial.T
     table["obs_id"] = stored.obs.index.astype(str)

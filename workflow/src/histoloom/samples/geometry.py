@@ -26,14 +26,8 @@ _MAX_HEXAGONAL_STRETCH = 0.15
 class Pitch:
     """The array as it lies on the slide.
 
-    Attributes
-    ----------
-    px
-        Distance of neighbouring spots' centres, level-0 px.
-    residual
-        Root mean square distance of the centres from the fitted array, as a share of the pitch.
-    hexagonal
-        Whether every second array position is empty, as on Visium.
+    `px`: distance of neighbouring spots' centres, level-0 px; `residual`: root mean square distance of the centres from
+    the fitted array, as a share of the pitch; `hexagonal`: whether every second array position is empty, as on Visium.
     """
 
     px: float
@@ -44,20 +38,9 @@ class Pitch:
 def estimate_pitch(array: npt.ArrayLike, spatial: npt.ArrayLike) -> Pitch | None:
     """Estimate the pitch by regressing centres on array coordinates, which allows any rotation.
 
-    The area of one array cell is the determinant of the fit, so that a pitch that differs slightly in x and y gives
-    the geometric mean of both.
-
-    Parameters
-    ----------
-    array
-        (n, 2) array coordinates.
-    spatial
-        (n, 2) centres, level-0 px.
-
-    Returns
-    -------
-    Pitch or None
-        None where the array coordinates do not span a plane (fewer than three spots, or all in one line).
+    The area of one array cell is the determinant of the fit, so that a pitch that differs slightly in x and y gives the
+    geometric mean of both. `array`: (n, 2) array coordinates; `spatial`: (n, 2) centres, level-0 px. None where the
+    array coordinates do not span a plane (fewer than three spots, or all in one line).
     """
     grid, centres = np.asarray(array, np.float64), np.asarray(spatial, np.float64)
     design = np.column_stack([grid, np.ones(len(grid))])
@@ -81,14 +64,10 @@ def estimate_pitch(array: npt.ArrayLike, spatial: npt.ArrayLike) -> Pitch | None
 def check_pitch(pitch: Pitch | None, where: str) -> None:
     """Check that the centres follow the array."""
     if pitch is not None and pitch.residual > _MAX_RESIDUAL:
-        raise InputError(
-            where,
-            f"the pixel positions do not follow the array coordinates: they lie {pitch.residual:.2f} of the pitch of "
-            f"{pitch.px:.1f} px away from a regular array in the mean.",
-            "check that array and pixel columns belong to the same spots, or give the section a reason in the "
-            "sheet's 'exclude' column.",
-            code="pitch-residual",
-        )
+        size = f"{pitch.residual:.2f} of the pitch of {pitch.px:.1f} px"
+        problem = f"pixel positions do not follow the array coordinates: they lie {size} off in the mean."
+        remedy = "check that array and pixel columns belong to the same spots."
+        raise InputError(where, problem, remedy, code="pitch-residual")
 
 
 def decide_mpp(
@@ -103,17 +82,10 @@ def decide_mpp(
 ) -> tuple[float, MppSource]:
     """Choose um/px: the sheet's, else the alignment's, the array pitch's, an estimate's, the one in the slide file.
 
-    Parameters
-    ----------
-    sheet, pitch, embedded
-        um/px of level 0 by the sheet, by pitch_um over the pitch in px, and by the slide's metadata; None where
-        unknown.
-    alignment, estimated
-        um/px by the registration of the slide to an image of known pixel size, and as a publisher estimated it.
-    sheet_decides
-        The sheet's value stands even where another disagrees by more than 5 % (sheet column ``mpp_decides`` = yes).
-    where
-        The sheet row, for messages.
+    `sheet`, `pitch`, `embedded`: um/px of level 0 by the sheet, by pitch_um over the pitch in px, and by the slide's
+    metadata; None where unknown. `alignment`, `estimated`: um/px by the registration of the slide to an image of known
+    pixel size, and as a publisher estimated it. `sheet_decides`: the sheet's value stands even where another disagrees
+    by more than 5 % (sheet column ``mpp_decides`` = yes).
     """
     known: dict[MppSource, float] = {}
     if sheet is not None:
@@ -127,34 +99,22 @@ def decide_mpp(
     if embedded is not None:
         known["embedded"] = embedded
     if not known:
-        raise InputError(
-            where,
-            "um per pixel is unknown: the sheet's 'mpp' is empty, the slide file states none, and there is no array "
-            "pitch to estimate it from.",
-            "fill 'mpp' (or 'pitch_um', where the spots lie on an array), or exclude the section ('exclude').",
-            code="mpp-unknown",
-        )
+        problem = "um per pixel is unknown: neither the sheet's 'mpp' nor the slide file nor an array pitch states it."
+        remedy = "fill 'mpp' (or 'pitch_um', where the spots lie on an array)."
+        raise InputError(where, problem, remedy, code="mpp-unknown")
     source = next(iter(known))
     chosen = known[source]
     if not PLAUSIBLE_MPP[0] <= chosen <= PLAUSIBLE_MPP[1]:
-        raise InputError(
-            where,
-            f"{chosen:g} um per pixel ({source}) is none that a slide could have "
-            f"({PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}).",
-            "give um per pixel of the full-resolution image (about 0.25 at 40x) in 'mpp', the array's spacing in um in "
-            "'pitch_um', or exclude the section ('exclude').",
-            code="mpp-implausible",
-        )
+        limits = f"{PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}"
+        problem = f"{chosen:g} um per pixel ({source}) is none that a slide could have ({limits})."
+        remedy = "give level 0's um per pixel (about 0.25 at 40x) in 'mpp', the array's spacing in um in 'pitch_um'."
+        raise InputError(where, problem, remedy, code="mpp-implausible")
     for other, value in known.items():
         if abs(value / chosen - 1) > MAX_DISAGREEMENT and not (sheet_decides and source == "sheet"):
-            raise InputError(
-                where,
-                f"um per pixel is {chosen:.4g} by the {_NAMES[source]} but {value:.4g} by the {_NAMES[other]}: "
-                f"{100 * abs(value / chosen - 1):.0f} % apart, more than {100 * MAX_DISAGREEMENT:.0f} %.",
-                "correct 'mpp' or 'pitch_um' in the sheet, or fill 'mpp' and set 'mpp_decides' to yes if you know the "
-                "sheet to be right; 'exclude' leaves the section out.",
-                code="mpp-disagrees",
-            )
+            apart = f"{100 * abs(value / chosen - 1):.0f} % apart, more than {100 * MAX_DISAGREEMENT:.0f} %"
+            both = f"{chosen:.4g} by the {_NAMES[source]} but {value:.4g} by the {_NAMES[other]}"
+            remedy = "correct 'mpp' or 'pitch_um', or fill 'mpp' and set 'mpp_decides' to yes if you know it is right."
+            raise InputError(where, f"um per pixel is {both}: {apart}.", remedy, code="mpp-disagrees")
     return chosen, source
 
 
@@ -170,15 +130,8 @@ _NAMES: dict[MppSource, str] = {
 def grid_of(places: FloatArray, where: str) -> npt.NDArray[np.int64]:
     """Find row and column numbers of places that lie on an axis-parallel square grid.
 
-    Parameters
-    ----------
-    places
-        (n, 2) centres, column and row, level-0 px.
-
-    Returns
-    -------
-    ndarray
-        (n, 2): grid row (counted from the top) and grid column (from the left).
+    `places`: (n, 2) centres, column and row, level-0 px. Returns (n, 2): grid row (counted from the top) and grid
+    column (from the left).
     """
     numbers = np.empty(places.shape, np.int64)
     steps = np.concatenate([np.diff(np.unique(np.round(places[:, axis], 1))) for axis in (0, 1)])
@@ -188,13 +141,9 @@ def grid_of(places: FloatArray, where: str) -> npt.NDArray[np.int64]:
         at = (places[:, axis] - places[:, axis].min()) / step
         numbers[:, 1 - axis] = np.rint(at)
         if np.abs(at - np.rint(at)).max() > _MAX_RESIDUAL:
-            raise InputError(
-                where,
-                f"the places lie on no square grid: they are up to {np.abs(at - np.rint(at)).max():.2f} of the step of "
-                f"{step:.1f} px off.",
-                "give array_row and array_col, or exclude the section ('exclude').",
-                code="no-square-grid",
-            )
+            off = f"{np.abs(at - np.rint(at)).max():.2f} of the step of {step:.1f} px"
+            problem = f"the places lie on no square grid: they are up to {off} off."
+            raise InputError(where, problem, "give array_row and array_col.", code="no-square-grid")
     return numbers
 
 
@@ -207,14 +156,7 @@ def outside(spatial: FloatArray, width: int, height: int) -> npt.NDArray[np.bool
 def tissue_share(spatial: FloatArray, mask: npt.NDArray[np.bool_], scale: float) -> float:
     """Return the share of centres that lie on tissue; one outside the mask lies on none.
 
-    Parameters
-    ----------
-    spatial
-        (n, 2) centres, level-0 px.
-    mask
-        (h, w) tissue of the thumbnail.
-    scale
-        Thumbnail px per level-0 px.
+    `spatial`: (n, 2) centres, level-0 px; `mask`: (h, w) tissue of the thumbnail; `scale`: thumbnail px per level-0 px.
     """
     at = np.floor(spatial * scale).astype(np.int64)
     inside = (at >= 0).all(axis=1) & (at[:, 0] < mask.shape[1]) & (at[:, 1] < mask.shape[0])

@@ -89,15 +89,8 @@ class SimulatedReader(Her2stReader):
 def read_regions(path: Path) -> tuple[pd.Series, int]:
     """Read a pathologist's table.
 
-    Its x, y are the spot file's new_x, new_y, which round to the array coordinates; its pixel columns belong to
-    another frame.
-
-    Returns
-    -------
-    Series
-        Label by spot id.
-    int
-        Rows left out because they have no coordinates (G2 has 8, F1 has 1).
+    Its x, y are the spot file's new_x, new_y, which round to the array coordinates; its pixel columns belong to another
+    frame. Returns label by spot id; rows left out because they have no coordinates (G2 has 8, F1 has 1).
     """
     from histoloom.samples.tables import as_numbers, check_unique
     from histoloom.text_tables import read_text_table
@@ -105,12 +98,8 @@ def read_regions(path: Path) -> tuple[pd.Series, int]:
     table = read_text_table(path)
     missing = [column for column in ("x", "y", "label") if column not in table]
     if missing:
-        raise InputError(
-            path,
-            f"no column {', '.join(missing)}.",
-            "give the table as published, or leave 'regions' empty.",
-            code="her2st-regions-columns",
-        )
+        remedy = "give the table as published, or leave 'regions' empty."
+        raise InputError(path, f"no column {', '.join(missing)}.", remedy, code="her2st-regions-columns")
     xy = table[["x", "y"]].apply(as_numbers)
     placed = xy.notna().all(axis=1)
     whole = xy[placed].round().astype(int).astype(str)

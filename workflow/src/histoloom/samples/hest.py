@@ -47,7 +47,6 @@ _FACTS = (
     "cells_under_tissue",
     "species",
 )
-_EXCLUDE = "or give the section a reason in the sheet's 'exclude' column."
 
 
 class HestReader(Reader):
@@ -67,12 +66,9 @@ class HestReader(Reader):
             files["image"] = join(root, f"wsis/{sample}.tif")
         if spec.get("patches", "ignore") != "ignore":
             if not pictured(spec):
-                raise InputError(
-                    "a cohort of source hest",
-                    f"has `patches: {spec['patches']}`, which compares them with the slides, and `images: false`.",
-                    "set `patches: ignore`, or read the slides.",
-                    code="hest-technology",
-                )
+                problem = f"has `patches: {spec['patches']}`, which compares them with the slides, and `images: false`."
+                remedy = "set `patches: ignore`, or read the slides."
+                raise InputError("a cohort of source hest", problem, remedy, code="hest-technology")
             files["patches"] = join(root, f"patches/{sample}.h5")
         return files
 
@@ -122,31 +118,19 @@ def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
     try:
         facts = json.loads(read_bytes(path))
     except ValueError as error:
-        raise InputError(path, f"no JSON ({error}).", f"fetch it again, {_EXCLUDE}", code="hest-metadata") from error
+        raise InputError(path, f"no JSON ({error}).", "fetch it again.", code="hest-metadata") from error
     if not isinstance(facts, dict):
-        raise InputError(path, "no JSON object.", f"fetch it again, {_EXCLUDE}", code="hest-metadata")
+        raise InputError(path, "no JSON object.", "fetch it again.", code="hest-metadata")
     if facts.get("id") not in (None, row["sample"]):
-        raise InputError(
-            path,
-            f"is about sample '{facts['id']}', not '{row['sample']}'.",
-            f"fetch it again, {_EXCLUDE}",
-            code="hest-metadata-sample",
-        )
+        problem = f"is about sample '{facts['id']}', not '{row['sample']}'."
+        raise InputError(path, problem, "fetch it again.", code="hest-metadata-sample")
     technology = facts.get("st_technology") or row.get("technology")
     if technology not in MEASURES:
-        raise InputError(
-            path,
-            f"unknown st_technology {technology!r}; known: {', '.join(MEASURES)}.",
-            "fix it, " + _EXCLUDE,
-            code="hest-technology",
-        )
+        problem = f"unknown st_technology {technology!r}; known: {', '.join(MEASURES)}."
+        raise InputError(path, problem, "fix it.", code="hest-technology")
     if row.get("technology") and row["technology"] != technology:
-        raise InputError(
-            path,
-            f"says {technology}, the sheet {row['technology']}.",
-            "fix 'technology' in the sheet.",
-            code="hest-technology",
-        )
+        problem = f"says {technology}, the sheet {row['technology']}."
+        raise InputError(path, problem, "fix 'technology' in the sheet.", code="hest-technology")
     return {**facts, "st_technology": technology}
 
 
@@ -181,13 +165,10 @@ def _places(stored: StoredSection, technology: str, path: Path) -> pd.DataFrame:
     from histoloom.samples.geometry import estimate_pitch, grid_of
 
     if stored.spatial is None:
-        raise InputError(
-            path,
-            f"obsm['spatial'] is missing: the h5ad has {len(stored.obs)} rows, first "
-            f"'{next(iter(stored.obs.index), '')}'; rows must be spots.",
-            f"fetch it again, {_EXCLUDE}",
-            code="spatial-missing",
+        problem = (
+            f"no obsm['spatial']: {len(stored.obs)} rows like '{next(iter(stored.obs.index), '')}', must be spots."
         )
+        raise InputError(path, problem, "fetch it again.", code="spatial-missing")
     if technology in POOLED:
         places = stored.spatial
         known = {"array_row", "array_col"} <= set(stored.obs)

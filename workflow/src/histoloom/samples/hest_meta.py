@@ -31,21 +31,13 @@ def read_hest_table(path: str | Path) -> pd.DataFrame:
     """Read ``HEST_v*.csv``; every cell as text, index = id."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            path,
-            "HEST's table of samples is missing.",
-            "fetch HEST_v1_1_0.csv of mahmoodlab/HEST.",
-            code="hest-table-missing",
-        )
+        problem = "HEST's table of samples is missing."
+        raise InputError(path, problem, "fetch HEST_v1_1_0.csv of mahmoodlab/HEST.", code="hest-table-missing")
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     missing = [column for column in COLUMNS if column not in table]
     if missing:
-        raise InputError(
-            path,
-            f"no column {', '.join(missing)}.",
-            "use a release of HEST's table, unchanged.",
-            code="hest-table-columns",
-        )
+        problem = f"no column {', '.join(missing)}."
+        raise InputError(path, problem, "use a release of HEST's table, unchanged.", code="hest-table-columns")
     twice = table["id"][table["id"].duplicated()]
     if len(twice):
         raise InputError(path, f"id '{twice.iloc[0]}' is there twice.", "use one release.", code="hest-table-id-twice")
@@ -68,29 +60,16 @@ def patient_id(row: Mapping[str, str]) -> str:
 def hest_rows(ids: Sequence[str], table: pd.DataFrame) -> list[dict[str, str]]:
     """Make rows of a ``source: hest`` sheet.
 
-    Parameters
-    ----------
-    ids
-        HEST ids.
-    table
-        As `read_hest_table` returns.
-
-    Returns
-    -------
-    list of dict
-        mpp is the estimated pixel size, with ``mpp_decides`` where the embedded one differs by more than 5 %.
+    Returns mpp is the estimated pixel size, with ``mpp_decides`` where the embedded one differs by more than 5 %.
     """
     rows = []
     known: dict[str, dict[str, str]] = {row["id"]: row for row in table.to_dict("records")}  # type: ignore[misc]
     for sample in ids:
         if sample not in known:
             near = difflib.get_close_matches(sample, list(known), n=1)
-            raise InputError(
-                f"HEST id '{sample}'",
-                f"is not in the table of {len(table)} samples.{f' Nearest: {near[0]}.' if near else ''}",
-                "fix the id, or take a newer table.",
-                code="hest-table-sample",
-            )
+            problem = f"is not in the table of {len(table)} samples.{f' Nearest: {near[0]}.' if near else ''}"
+            remedy = "fix the id, or take a newer table."
+            raise InputError(f"HEST id '{sample}'", problem, remedy, code="hest-table-sample")
         row = known[sample]
         estimated, embedded = row["pixel_size_um_estimated"], row["pixel_size_um_embedded"]
         differ = bool(estimated and embedded) and abs(float(embedded) / float(estimated) - 1) > MAX_DISAGREEMENT

@@ -29,21 +29,15 @@ MAX_GREY_LEVELS = 20.0
 
 _N_COMPARED = 8
 _TURNED = 0.75
-_REMEDY = "fetch it again, set 'patches' to ignore, or give the section a reason in the sheet's 'exclude' column."
+_REMEDY = "fetch it again, set 'patches' to ignore."
 
 
 @dataclass(frozen=True)
 class Patches:
     """Published patches.
 
-    Attributes
-    ----------
-    corners
-        (n, 2) top left corners, level-0 px.
-    obs_ids
-        (n,) ids of their spots.
-    size_px
-        Side of the stored images, px.
+    `corners`: (n, 2) top left corners, level-0 px; `obs_ids`: (n,) ids of their spots; `size_px`: side of the stored
+    images, px.
     """
 
     corners: npt.NDArray[np.float64]
@@ -75,12 +69,8 @@ def read_patches(path: Path) -> Patches:
         or coords.shape != (shape[0], 2)
         or len(raw) != shape[0]
     ):
-        raise InputError(
-            path,
-            f"img {shape}, coords {coords.shape} and {len(raw)} barcodes do not fit: (N, P, P, 3), (N, 2), N expected.",
-            _REMEDY,
-            code="patches-shape",
-        )
+        problem = f"img {shape}, coords {coords.shape}, {len(raw)} barcodes: (N, P, P, 3), (N, 2), N expected."
+        raise InputError(path, problem, _REMEDY, code="patches-shape")
     names = [plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw]
     obs_ids = pd.Index(names, dtype=object)
     check_unique(obs_ids, path, "patch")
@@ -92,31 +82,15 @@ def check_patches(
 ) -> pd.Index:
     """Check that patches lie on their spots and show what the slide shows there.
 
-    Parameters
-    ----------
-    path
-        The patches h5.
-    slide
-        The open slide.
-    obs_names, places
-        Spots and their centres (n, 2), column and row, level-0 px.
-    mpp
-        um/px of level 0; None: taken from the patches, whose side is 2 x (spot - corner).
-
-    Returns
-    -------
-    Index
-        Ids of the spots that have a patch.
+    `obs_names`, `places`: spots and their centres (n, 2), column and row, level-0 px. `mpp`: um/px of level 0; None:
+    taken from the patches, whose side is 2 x (spot - corner). Ids of the spots that have a patch.
     """
     patches, _, side = locate_patches(path, obs_names, places)
     if mpp is not None and abs(side * mpp / (patches.size_px * PATCH_UM_PER_PX) - 1) > 0.05:
-        raise InputError(
-            path,
-            f"patches of {patches.size_px} px at {PATCH_UM_PER_PX} um/px take {side:.1f} px of the slide, which makes "
-            f"{patches.size_px * PATCH_UM_PER_PX / side:.4f} um/px; the section has {mpp:.4f}.",
-            "correct 'mpp' in the sheet, or set 'patches' to ignore.",
-            code="patches-spots",
-        )
+        by_patches = patches.size_px * PATCH_UM_PER_PX / side
+        problem = f"patches take {side:.1f} px of the slide, which makes {by_patches:.4f} um/px, not {mpp:.4f}."
+        remedy = "correct 'mpp' in the sheet, or set 'patches' to ignore."
+        raise InputError(path, problem, remedy, code="patches-spots")
     differences = compare_pixels(path, patches, slide, side)
     upright, best = differences[0], min(differences)
     logger.info(
@@ -124,13 +98,9 @@ def check_patches(
     )
     turned = best < _TURNED * upright
     if upright > MAX_GREY_LEVELS or turned:
-        raise InputError(
-            path,
-            f"the patches differ from the slide {slide.path} by {upright:.0f} grey levels in the mean"
-            f"{f', by {best:.0f} when turned: they are turned or mirrored' if turned else ': of another image'}.",
-            _REMEDY,
-            code="patches-place",
-        )
+        hint = f", by {best:.0f} when turned: they are turned or mirrored" if turned else ": of another image"
+        problem = f"patches and slide {slide.path} differ by {upright:.0f} grey levels in the mean{hint}."
+        raise InputError(path, problem, _REMEDY, code="patches-place")
     return patches.obs_ids
 
 
@@ -139,31 +109,15 @@ def locate_patches(
 ) -> tuple[Patches, npt.NDArray[np.int64], float]:
     """Find the spot of every patch and check that it lies around it.
 
-    Parameters
-    ----------
-    path
-        The patches h5.
-    obs_names, places
-        Spots and their centres (n, 2), column and row, level-0 px.
-
-    Returns
-    -------
-    patches : Patches
-        Where they lie.
-    at : ndarray
-        (len(patches),) position of each patch's spot.
-    side : float
-        Side of a patch, level-0 px: twice the median way from corner to spot.
+    `obs_names`, `places`: spots and their centres (n, 2), column and row, level-0 px. Returns `patches`: where they
+    lie; `at`: (len(patches),) position of each patch's spot; `side`: side of a patch, level-0 px: twice the median way
+    from corner to spot.
     """
     patches = read_patches(path)
     at = obs_names.get_indexer(patches.obs_ids)
     if (at < 0).any():
-        raise InputError(
-            path,
-            f"{int((at < 0).sum())} patches have no spot in the h5ad, first '{patches.obs_ids[at < 0][0]}'.",
-            _REMEDY,
-            code="patches-scale",
-        )
+        problem = f"{int((at < 0).sum())} patches have no spot in the h5ad, first '{patches.obs_ids[at < 0][0]}'."
+        raise InputError(path, problem, _REMEDY, code="patches-scale")
     half = places[at] - patches.corners
     side = 2 * float(np.median(half))
     _check_places(path, half, side, (places[at][:, ::-1] - patches.corners))
@@ -177,23 +131,16 @@ def _check_places(path: Path, half: npt.NDArray[np.float64], side: float, swappe
         return
     exchanged = np.abs(swapped - np.median(swapped)).max() <= MAX_SHIFT_PX
     hint = " With x and y exchanged they fit: the coordinates look swapped." if exchanged else ""
-    raise InputError(
-        path,
-        f"{int((off > MAX_SHIFT_PX).sum())} of {len(off)} patches are not centred on their spots (up to "
-        f"{off.max():.0f} px off); coords must be top left corners.{hint}",
-        _REMEDY,
-        code="patches-pixels",
-    )
+    share = f"{int((off > MAX_SHIFT_PX).sum())} of {len(off)} patches"
+    problem = f"{share} are up to {off.max():.0f} px off their spots; coords must be top left corners.{hint}"
+    raise InputError(path, problem, _REMEDY, code="patches-pixels")
 
 
 def compare_pixels(path: Path, patches: Patches, slide: Slide, side: float) -> list[float]:
     """Return how far stored patches are from the slide, as they are and turned.
 
-    Returns
-    -------
-    list of float
-        Mean absolute difference in grey levels over a few patches, for the eight ways to lay a square down; the first
-        is the upright one.
+    Mean absolute difference in grey levels over a few patches, for the eight ways to lay a square down; the first is
+    the upright one.
     """
     import h5py
     from PIL import Image

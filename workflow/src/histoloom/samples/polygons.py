@@ -50,19 +50,9 @@ def write_polygons(
 ) -> None:
     """Write the outlines of a boundary table, placed on the slide.
 
-    Parameters
-    ----------
-    boundaries
-        ``cell_boundaries.parquet`` or ``nucleus_boundaries.parquet``: cell_id, vertex_x, vertex_y in um, optional
-        label_id (a cell may have several nuclei).
-    out
-        GeoParquet to write.
-    cohort, sample
-        Names for the metadata.
-    alignment
-        The H&E's alignment csv; None: outlines are placed on the morphology image.
-    pixel_size_um
-        um per pixel of the morphology image.
+    `boundaries`: ``cell_boundaries.parquet`` or ``nucleus_boundaries.parquet``: cell_id, vertex_x, vertex_y in um,
+    optional label_id (a cell may have several nuclei). `alignment`: the H&E's alignment csv; None: outlines are placed
+    on the morphology image. `pixel_size_um`: um per pixel of the morphology image.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -129,19 +119,11 @@ def _read_rings(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int
     starts = np.append(first, len(um)).astype(np.int64)
     ids = as_text(table["cell_id"].take(pa.array(first)).to_numpy(zero_copy_only=False))
     if (np.diff(starts) < 3).any():
-        raise InputError(
-            path,
-            f"the outline of cell '{ids[np.argmin(np.diff(starts))]}' has under 3 vertices.",
-            _REMEDY,
-            code="outline-ring",
-        )
+        problem = f"the outline of cell '{ids[np.argmin(np.diff(starts))]}' has under 3 vertices."
+        raise InputError(path, problem, _REMEDY, code="outline-ring")
     if "label_id" not in columns and len(set(ids.tolist())) != len(ids):
-        raise InputError(
-            path,
-            "the vertices of a cell do not lie together.",
-            "sort the table by cell_id, vertex order kept.",
-            code="boundaries-order",
-        )
+        problem = "the vertices of a cell do not lie together."
+        raise InputError(path, problem, "sort the table by cell_id, vertex order kept.", code="boundaries-order")
     return ids, starts, um
 
 
@@ -176,27 +158,14 @@ def largest_outlines(path: Path | None) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def count_outlined(path: Path, obs_ids: Collection[str], outlined: Collection[str]) -> int:
-    """Return how many cells of a section have an outline.
-
-    Parameters
-    ----------
-    path
-        The file of outlines, for messages.
-    obs_ids
-        The section's cells.
-    outlined
-        The cells that have an outline.
-    """
+    """Return how many cells of a section have an outline."""
     known = set(outlined)
     n = sum(name in known for name in obs_ids)
     if n == 0:
-        raise InputError(
-            path,
-            f"none of the section's {len(obs_ids)} cells has an outline: {', '.join(list(obs_ids)[:3])}, ... against "
-            f"{', '.join(list(outlined)[:3])}, ...",
-            "take boundaries and cells from one bundle, or set the cohort's `outlines: false`.",
-            code="outlines-of-another",
-        )
+        examples = f"{', '.join(list(obs_ids)[:3])}, ... against {', '.join(list(outlined)[:3])}, ..."
+        problem = f"none of the section's {len(obs_ids)} cells has an outline: {examples}"
+        remedy = "take boundaries and cells from one bundle, or set the cohort's `outlines: false`."
+        raise InputError(path, problem, remedy, code="outlines-of-another")
     if n < len(obs_ids):
         logger.warning("%s: %d of %d cells have no outline", path, len(obs_ids) - n, len(obs_ids))
     return n

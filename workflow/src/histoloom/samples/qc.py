@@ -31,14 +31,7 @@ _MANY = 20_000
 def draw_section(section: AnnData, out: Path, dropped_places: np.ndarray | None = None) -> None:
     """Draw a section's slide and its observations, coloured by depth.
 
-    Parameters
-    ----------
-    section
-        A canonical sample.
-    out
-        png to write; equal samples give equal bytes.
-    dropped_places
-        (k, 2) places without counts, level-0 px.
+    `dropped_places`: (k, 2) places without counts, level-0 px.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -24,18 +24,11 @@ logger = logging.getLogger(__name__)
 class Reader(ABC):
     """A source of sections: where its files lie, and how they become observations. Has no state.
 
-    Attributes
-    ----------
-    path_columns
-        Sheet columns that are paths: no part of an artefact's identity, whose inputs are identified by their bytes.
-    spec_keys
-        Config keys that change what `read` returns.
-    has_array
-        Whether places come from a printed array, so that they say something about um per pixel and about swapped axes.
-    on_grid
-        Whether array_row, array_col number the lines of a regular grid; False where they only round a free position.
-    unit
-        What one observation is.
+    `path_columns`: sheet columns that are paths: no part of an artefact's identity, whose inputs are identified by
+    their bytes. `spec_keys`: config keys that change what `read` returns. `has_array`: whether places come from a
+    printed array, so that they say something about um per pixel and about swapped axes. `on_grid`: whether array_row,
+    array_col number the lines of a regular grid; False where they only round a free position. `unit`: what one
+    observation is.
     """
 
     path_columns: ClassVar[frozenset[str]] = frozenset(
@@ -49,17 +42,7 @@ class Reader(ABC):
     @classmethod
     @abstractmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
-        """Return the section's files by role; role ``image`` is the slide.
-
-        Parameters
-        ----------
-        row
-            Sheet row.
-        spec
-            Cohort entry of the config.
-        root
-            Folder of the publisher's layout, or the base of the sheet's paths.
-        """
+        """Return the section's files by role; role ``image`` is the slide."""
 
     @classmethod
     def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
@@ -81,16 +64,12 @@ class Reader(ABC):
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read a section's observations, without images.
 
-        Returns
-        -------
-        AnnData
-            X int32 CSR; obs array_row, array_col, in_tissue, optional region; obsm["spatial"] (n, 2) = column, row in
-            level-0 px; uns["dropped"] = counts by reason and, optionally, uns["dropped_places"] (k, 2) = where what was
-            dropped lies. Optional: var["ensembl_id"]; obs columns of `histoloom.samples.canonical.OPTIONAL_OBS`;
-            uns["stated"], a dict of what the files say about the section: "mpp" ({"alignment" or "estimated": um/px}),
-            "pitch_um", "spot_diameter_um", "slide_size" (width, height in px; "slide_size_tolerance" where it is
-            rounded), "unit" (what an observation is, where the source holds several kinds) and "facts" (JSON, kept in
-            the metadata).
+        X int32 CSR; obs array_row, array_col, in_tissue, optional region; obsm["spatial"] (n, 2) = column, row in
+        level-0 px; uns["dropped"] = counts by reason and, optionally, uns["dropped_places"] (k, 2) = where what was
+        dropped lies. Optional: var["ensembl_id"]; obs columns of `histoloom.samples.canonical.OPTIONAL_OBS`;
+        uns["stated"], a dict of what the files say about the section: "mpp" ({"alignment" or "estimated": um/px}),
+        "pitch_um", "spot_diameter_um", "slide_size" (width, height in px; "slide_size_tolerance" where it is rounded),
+        "unit" (what an observation is, where the source holds several kinds) and "facts" (JSON, kept in the metadata).
         """
 
 
@@ -98,12 +77,9 @@ def need(row: Mapping[str, str], column: str) -> str:
     """Return a sheet cell that must not be empty."""
     value = row.get(column, "")
     if not value:
-        raise InputError(
-            f"sheet row '{row.get('sample', '?')}'",
-            f"column '{column}' is empty.",
-            "fill it, or exclude the section.",
-            code="sheet-cell-empty",
-        )
+        problem = f"column '{column}' is empty."
+        remedy = "fill it, or exclude the section."
+        raise InputError(f"sheet row '{row.get('sample', '?')}'", problem, remedy, code="sheet-cell-empty")
     return value
 
 
@@ -147,13 +123,9 @@ def join_counts_and_positions(
 ) -> AnnData:
     """Keep the observations that have both counts and a position, in the counts' order.
 
-    Parameters
-    ----------
-    positions
-        As `histoloom.samples.tables.read_positions` returns.
-    max_unmatched
-        Largest share of the counts' rows, and of the positions in tissue, that may have no partner; 1 where a source is
-        known to give more of the one than of the other.
+    `positions`: as `histoloom.samples.tables.read_positions` returns. `max_unmatched`: largest share of the counts'
+    rows, and of the positions in tissue, that may have no partner; 1 where a source is known to give more of the one
+    than of the other.
     """
     from histoloom.samples.matching_ids import differences
 
@@ -166,13 +138,9 @@ def join_counts_and_positions(
     }
     if not shared.any() or max(without.values()) > max_unmatched:
         shares = " and ".join(f"{100 * share:.0f} % of the {name}" for name, share in without.items())
-        raise InputError(
-            counts_file,
-            f"{shares} (in {positions_file}). {differences(counts.obs_ids, positions.index)}",
-            "check that both files belong to the same section and write ids alike; set the cohort's `max_unmatched` if "
-            "this share is right; or give the section a reason in the sheet's 'exclude' column.",
-            code="join-unmatched",
-        )
+        problem = f"{shares} (in {positions_file}). {differences(counts.obs_ids, positions.index)}"
+        remedy = "give files of one section that write ids alike, or set the cohort's `max_unmatched` if this is right."
+        raise InputError(counts_file, problem, remedy, code="join-unmatched")
     logger.info("%s: %d of %d rows have a position", counts_file, int(shared.sum()), len(shared))
     kept = counts.rows(shared)
     dropped = {

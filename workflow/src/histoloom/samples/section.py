@@ -23,26 +23,15 @@ KEYS = ("cohort", "sample", "patient")
 class Section:
     """A section artefact; each part is read at its first use.
 
-    Attributes
-    ----------
-    path
-        The h5ad.
-    metadata
-        The artefact's facts: cohort, sample, patient, qc_flag, mpp, pitch_um, spot_diameter_um, identity, ...
-    cohort, sample, patient
-        Names.
+    `metadata`: the artefact's facts: cohort, sample, patient, qc_flag, mpp, pitch_um, spot_diameter_um, identity.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: dict[str, Any] = json.loads(read_elements(path, [f"uns/{KEY}"]).get(f"uns/{KEY}", "{}"))
         if not {"cohort", "sample"} <= set(self.metadata):
-            raise InputError(
-                path,
-                "it states no cohort and sample: no section of this workflow.",
-                "give a file of results/samples/.",
-                code="section-metadata",
-            )
+            problem = "it states no cohort and sample: no section of this workflow."
+            raise InputError(path, problem, "give a file of results/samples/.", code="section-metadata")
         self.cohort, self.sample, self.patient = (str(self.metadata.get(key, "")) for key in KEYS)
 
     def _read(self, name: str) -> Any:

@@ -62,13 +62,9 @@ class SlidesReader(Reader):
             step = grid_um / mpp
             rows, columns = int(slide.height // step), int(slide.width // step)
         if rows == 0 or columns == 0:
-            raise InputError(
-                files["image"],
-                f"the slide of {slide.width} x {slide.height} px at {mpp:g} um/px is smaller than one square of "
-                f"{grid_um:g} um.",
-                "correct 'mpp' in the sheet or 'grid_um' in the config.",
-                code="slide-too-small",
-            )
+            problem = f"{slide.width} x {slide.height} px at {mpp:g} um/px are less than a square of {grid_um:g} um."
+            remedy = "correct 'mpp' in the sheet or 'grid_um' in the config."
+            raise InputError(files["image"], problem, remedy, code="slide-too-small")
         at_row, at_column = (grid.ravel() for grid in np.indices((rows, columns)))
         places = pd.DataFrame(
             {

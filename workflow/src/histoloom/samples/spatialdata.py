@@ -31,7 +31,7 @@ PITCH_UM = 10.0
 STEP_PX = 40.0
 """Step of array_row and array_col where the table has none; px, since um per px is not known while reading."""
 INSTALL = "install it: pip install -r envs/requirements-spatialdata.txt -c envs/constraints.txt."
-_REMEDY = "fix the sheet, or give the section a reason in its 'exclude' column."
+_REMEDY = "fix the sheet."
 _OWN = ("mpp", "pitch_um", "spot_diameter_um", "unit")
 _CARRIED = ("array_row", "array_col", "in_tissue", "region")
 
@@ -66,12 +66,8 @@ class SpatialDataReader(Reader):
         table, shapes = _table(store, row, path)
         layer = row.get("counts_layer", "")
         if layer and layer not in table.layers:
-            raise InputError(
-                path,
-                f"no layer '{layer}'; there are: {', '.join(table.layers) or 'none'}.",
-                _REMEDY,
-                code="counts-layer",
-            )
+            problem = f"no layer '{layer}'; there are: {', '.join(table.layers) or 'none'}."
+            raise InputError(path, problem, _REMEDY, code="counts-layer")
         matrix, ids = table.layers[layer] if layer else table.X, table.var.get("ensembl_id")
         counts = make_counts(matrix, table.obs_names, table.var_names, path, gene_ids=ids)
         own = json.loads(table.uns[KEY]) if KEY in table.uns else {}
@@ -80,13 +76,9 @@ class SpatialDataReader(Reader):
         rows = centres.index.get_indexer(instances)
         has = rows >= 0
         if not has.any():
-            raise InputError(
-                path,
-                f"no row of the table is a shape of '{shapes}': {', '.join(instances[:3])}, ... against "
-                f"{', '.join(centres.index[:3])}, ...",
-                _REMEDY,
-                code="spatialdata-instances",
-            )
+            examples = f"{', '.join(instances[:3])}, ... against {', '.join(centres.index[:3])}, ..."
+            problem = f"no row of the table is a shape of '{shapes}': {examples}"
+            raise InputError(path, problem, _REMEDY, code="spatialdata-instances")
         places = centres.to_numpy(np.float64)[rows[has]]
         if own and "spatial" in table.obsm and not row.get("image_element"):
             places = _own_places(np.asarray(table.obsm["spatial"])[has], places, own, path)
@@ -130,32 +122,21 @@ def _table(store: Any, row: Mapping[str, str], path: Path) -> tuple[Any, str]:
     """Return the table's rows that annotate the chosen shapes, and the shapes' name."""
     name = row.get("table") or "table"
     if name not in store.tables:
-        raise InputError(
-            path,
-            f"no table '{name}'; there are: {', '.join(store.tables) or 'none'}.",
-            _REMEDY,
-            code="spatialdata-table",
-        )
+        problem = f"no table '{name}'; there are: {', '.join(store.tables) or 'none'}."
+        raise InputError(path, problem, _REMEDY, code="spatialdata-table")
     table = store.tables[name]
     attributes = table.uns.get("spatialdata_attrs")
     if not attributes:
-        raise InputError(
-            path,
-            f"table '{name}' annotates no element.",
-            "link it to its shapes (TableModel.parse).",
-            code="spatialdata-annotates",
-        )
+        problem = f"table '{name}' annotates no element."
+        raise InputError(path, problem, "link it to its shapes (TableModel.parse).", code="spatialdata-annotates")
     regions = attributes["region"]
     regions = [regions] if isinstance(regions, str) else list(regions)
     shapes = row.get("element") or (regions[0] if len(regions) == 1 else "")
     if shapes not in regions or shapes not in store.shapes:
-        raise InputError(
-            path,
-            f"column 'element' is '{row.get('element', '')}'; table '{name}' annotates {', '.join(regions)}, and there "
-            f"are shapes {', '.join(store.shapes) or 'none'}.",
-            "name shapes that the table annotates (labels are not read).",
-            code="spatialdata-element",
-        )
+        choices = f"table '{name}' annotates {', '.join(regions)}; there are shapes {', '.join(store.shapes) or 'none'}"
+        problem = f"column 'element' is '{row.get('element', '')}'; {choices}."
+        remedy = "name shapes that the table annotates (labels are not read)."
+        raise InputError(path, problem, remedy, code="spatialdata-element")
     return table[(table.obs[attributes["region_key"]] == shapes).to_numpy()].copy(), shapes
 
 
@@ -172,20 +153,12 @@ def _centres(store: Any, shapes: str, row: Mapping[str, str], path: Path) -> pd.
     for kind, name in (("shapes", shapes), ("images", row.get("image_element", ""))):
         elements = getattr(store, kind)
         if name and name not in elements:
-            raise InputError(
-                path,
-                f"no {kind[:-1]} '{name}'; there are: {', '.join(elements) or 'none'}.",
-                _REMEDY,
-                code="spatialdata-element",
-            )
+            problem = f"no {kind[:-1]} '{name}'; there are: {', '.join(elements) or 'none'}."
+            raise InputError(path, problem, _REMEDY, code="spatialdata-element")
         systems = list(get_transformation(elements[name], get_all=True)) if name else [system]
         if system not in systems:
-            raise InputError(
-                path,
-                f"'{name}' is not in coordinate system '{system}', but in {', '.join(systems)}.",
-                _REMEDY,
-                code="spatialdata-system",
-            )
+            problem = f"'{name}' is not in coordinate system '{system}', but in {', '.join(systems)}."
+            raise InputError(path, problem, _REMEDY, code="spatialdata-system")
     centroids = spatialdata.get_centroids(store.shapes[shapes], coordinate_system=system).compute()
     places = centroids[["x", "y"]].to_numpy(np.float64)
     if row.get("image_element"):
@@ -212,12 +185,8 @@ def _own_places(
     """Return the places that a sample of ours was exported with: an outline's centroid is not its cell's."""
     off = float(np.median(np.hypot(*(kept - centres).T))) * float(own["mpp"])
     if off > float(own["spot_diameter_um"]):
-        raise InputError(
-            path,
-            f"obsm['spatial'] and the shapes lie {off:.0f} um apart: the store was changed after its export.",
-            "export the section again.",
-            code="spatialdata-changed",
-        )
+        problem = f"obsm['spatial'] and the shapes lie {off:.0f} um apart: the store was changed after its export."
+        raise InputError(path, problem, "export the section again.", code="spatialdata-changed")
     return kept
 
 

@@ -33,7 +33,7 @@ ROLES: Mapping[str, str] = {
     "annotation": "tumor_annotation",
 }
 _LABELS = {"tumor", "non"}
-_FETCH = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
+_FETCH = "fetch it again."
 
 
 class STNetReader(Reader):
@@ -101,12 +101,8 @@ def read_spots(path: Path) -> pd.DataFrame:
     table = read_text_table(path)
     missing = [column for column in ("X", "Y") if column not in table]
     if missing:
-        raise InputError(
-            path,
-            f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
-            _FETCH,
-            code="stnet-spots-columns",
-        )
+        problem = f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}."
+        raise InputError(path, problem, _FETCH, code="stnet-spots-columns")
     ids = whole_ids(pd.Index(table.iloc[:, 0], dtype=object), path)
     array = ids.to_series().str.split("x", expand=True).astype(np.int64).to_numpy()
     columns = {"obs_id": ids, "array_row": array[:, 0], "array_col": array[:, 1]}
@@ -119,14 +115,8 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
     """Read the pathologist's table of a section.
 
     The file has CR, CRLF or LF line ends. Its header may be one name short, so that every name stands one column too
-    far left; the columns are recognised by their content. Coordinates are rounded to the array's grid.
-
-    Returns
-    -------
-    Series
-        ``tumor`` or ``non`` by spot id.
-    int
-        Rows left out because they have no coordinates or no label.
+    far left; the columns are recognised by their content. Coordinates are rounded to the array's grid. Returns
+    ``tumor`` or ``non`` by spot id; rows left out because they have no coordinates or no label.
     """
     from histoloom.text_tables import read_text
 
@@ -139,12 +129,8 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
         if {"xcoord", "ycoord", "tumor"} <= set(table) and table["tumor"].isin(_LABELS).any():
             break
     else:
-        raise InputError(
-            path,
-            f"no columns xcoord, ycoord, tumor (tumor or non); header: {', '.join(header)}.",
-            _FETCH,
-            code="stnet-annotation-columns",
-        )
+        problem = f"no columns xcoord, ycoord, tumor (tumor or non); header: {', '.join(header)}."
+        raise InputError(path, problem, _FETCH, code="stnet-annotation-columns")
     places = table[["xcoord", "ycoord"]].apply(pd.to_numeric, errors="coerce")
     usable = places.notna().all(axis=1) & table["tumor"].isin(_LABELS)
     whole = places[usable].round().astype(np.int64).astype(str)
@@ -153,12 +139,8 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
     )
     twice = labels.index.duplicated(keep=False)
     if labels[twice].groupby(level=0).nunique().gt(1).any():
-        raise InputError(
-            path,
-            f"spot '{labels[twice].index[0]}' is labelled twice and differently.",
-            _FETCH,
-            code="stnet-labelled-twice",
-        )
+        problem = f"spot '{labels[twice].index[0]}' is labelled twice and differently."
+        raise InputError(path, problem, _FETCH, code="stnet-labelled-twice")
     return labels[~labels.index.duplicated()], int((~usable).sum())
 
 
@@ -170,12 +152,8 @@ def read_names(path: Path) -> pd.DataFrame:
     table = read_text_table(path)
     missing = [column for column in ("patient", "replicate", *ROLES.values()) if column not in table]
     if missing:
-        raise InputError(
-            path,
-            f"no column {', '.join(missing)}; found: {', '.join(table.columns)}.",
-            _FETCH,
-            code="stnet-names-columns",
-        )
+        problem = f"no column {', '.join(missing)}; found: {', '.join(table.columns)}."
+        raise InputError(path, problem, _FETCH, code="stnet-names-columns")
     table.index = pd.Index(table["patient"] + "_" + table["replicate"], dtype=object)
     check_unique(table.index, path, "section")
     return table
@@ -189,12 +167,8 @@ def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None
     if sample not in names.index:
         near = difflib.get_close_matches(sample, list(names.index), n=1)
         hint = f" Nearest: {near[0]}." if near else ""
-        raise InputError(
-            path,
-            f"no section '{sample}' ({len(names)} sections).{hint}",
-            "fix 'sample' in the sheet.",
-            code="stnet-section-unknown",
-        )
+        problem = f"no section '{sample}' ({len(names)} sections).{hint}"
+        raise InputError(path, problem, "fix 'sample' in the sheet.", code="stnet-section-unknown")
     published = names.loc[sample]
     wrong = {
         role: str(published[column])
@@ -203,12 +177,8 @@ def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None
     }
     if wrong:
         names_in_table = ", ".join(f"{role} '{name}' and not '{row[role]}'" for role, name in wrong.items())
-        raise InputError(
-            path,
-            f"section '{sample}' has {names_in_table}.",
-            "put the published names into the sheet.",
-            code="stnet-names-differ",
-        )
+        problem = f"section '{sample}' has {names_in_table}."
+        raise InputError(path, problem, "put the published names into the sheet.", code="stnet-names-differ")
 
 
 def rename_rows(rows: Sequence[Mapping[str, str]], names: pd.DataFrame) -> list[dict[str, str]]:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EXCLUDE = "or give the section a reason in the sheet's 'exclude' column."
 SPACE_RANGER_COLUMNS = (
     "barcode",
     "in_tissue",
@@ -55,14 +54,8 @@ def as_text(values: Any) -> npt.NDArray[np.object_]:
 def read_count_table(path: Path) -> tuple[csr_matrix, pd.Index, pd.Index]:
     """Read a text table of counts, rows = observations, columns = genes, first column = ids.
 
-    Tab, semicolon or comma, packed or not; the header may have an empty first cell or lack it, as R writes it.
-
-    Returns
-    -------
-    matrix : csr_matrix
-        int32, (observations, genes).
-    obs_ids, genes : Index
-        Names of rows and columns, unique.
+    Tab, semicolon or comma, packed or not; the header may have an empty first cell or lack it, as R writes it. Returns
+    `matrix`: int32, (observations, genes); `obs_ids`, `genes`: names of rows and columns, unique.
     """
     raw = read_bytes(path)
     if b"\r" in raw:
@@ -76,13 +69,8 @@ def read_count_table(path: Path) -> tuple[csr_matrix, pd.Index, pd.Index]:
     if len(header) == n_cells - 1:
         header = ["", *header]
     if len(header) != n_cells or n_cells < 2:
-        raise InputError(
-            path,
-            f"the header has {len(header)} cells and the first row {n_cells}: no table of counts with ids in the "
-            "first column and one gene per further column.",
-            f"write it as tab or comma separated text, {EXCLUDE}",
-            code="counts-header",
-        )
+        problem = f"{len(header)} cells in the header, {n_cells} in the first row: no ids and one column per gene."
+        raise InputError(path, problem, "write it as tab or comma separated text.", code="counts-header")
     genes = pd.Index(header[1:], dtype=object)
     check_unique(genes, path, "gene")
     parsed = _parse_integers(body, delimiter, n_cells) or _parse_numbers(body, delimiter, genes, path)
@@ -145,12 +133,8 @@ def _parse_numbers(body: bytes, delimiter: str, genes: pd.Index, path: Path) -> 
             continue
         name, *cells = map(_bare, line.split(delimiter))
         if len(cells) != len(genes):
-            raise InputError(
-                path,
-                f"not a regular table: line {number} has {len(cells) + 1} cells, {len(genes) + 1} expected.",
-                f"fetch it again, {EXCLUDE}",
-                code="counts-ragged",
-            )
+            problem = f"not a regular table: line {number} has {len(cells) + 1} cells, {len(genes) + 1} expected."
+            raise InputError(path, problem, "fetch it again.", code="counts-ragged")
         ids.append(name)
         rows.append(csr_matrix([_number(cell, name, gene, path) for cell, gene in zip(cells, genes, strict=True)]))
     return csr_matrix(vstack(rows), dtype=np.float64), pd.Index(ids, dtype=object)
@@ -204,26 +188,18 @@ def refuse_count(where: str | Path, obs_id: str, gene: str, value: Any, n_bad: i
         reason = "is no whole number" if value != np.floor(value) else "is too large for a count"
     shown = f"'{value}'" if isinstance(value, str) else str(value)
     more = f" ({n_bad} such values in all)" if n_bad > 1 else ""
-    raise InputError(
-        where,
-        f"the value {shown} of spot '{obs_id}', gene '{gene}' {reason}{more}; raw counts are whole numbers from 0 up.",
-        f"give the raw, untransformed counts, {EXCLUDE}",
-        code="no-counts",
-    )
+    problem = f"the value {shown} of spot '{obs_id}', gene '{gene}' {reason}{more}; counts are whole numbers from 0 up."
+    raise InputError(where, problem, "give the raw, untransformed counts.", code="no-counts")
 
 
 def check_unique(names: pd.Index, where: str | Path, what: str) -> None:
     """Check that names are present and unique."""
     if names.hasnans or (names == "").any():
-        raise InputError(where, f"a {what} has no name.", f"name every {what}, {EXCLUDE}", code=f"{what}-without-name")
+        raise InputError(where, f"a {what} has no name.", f"name every {what}.", code=f"{what}-without-name")
     if not names.is_unique:
         repeated = names[names.duplicated()]
-        raise InputError(
-            where,
-            f"{what} '{repeated[0]}' is there more than once ({len(repeated.unique())} duplicated names in all).",
-            f"keep one of each, {EXCLUDE}",
-            code=f"{what}-twice",
-        )
+        problem = f"{what} '{repeated[0]}' is there more than once ({len(repeated.unique())} duplicated names in all)."
+        raise InputError(where, problem, "keep one of each.", code=f"{what}-twice")
 
 
 def read_positions(path: Path) -> pd.DataFrame:
@@ -233,12 +209,8 @@ def read_positions(path: Path) -> pd.DataFrame:
     table with a header that names array coordinates (``array_row``, ``array_col`` or ``x``, ``y``) and centres in
     full-resolution pixels (``pixel_x`` = column, ``pixel_y`` = row); ids in a column ``obs_id`` or ``barcode``, else
     made of the array coordinates as ``<x>x<y>``. Optional: ``in_tissue`` (or ``selected``), ``region`` (or ``label``).
-
-    Returns
-    -------
-    DataFrame
-        Index obs_id; array_row, array_col int64; pixel_x, pixel_y float64, level-0 px; in_tissue bool; region (str, ""
-        where empty) when the table has one.
+    Index obs_id; array_row, array_col int64; pixel_x, pixel_y float64, level-0 px; in_tissue bool; region (str, ""
+    where empty) when the table has one.
     """
     return tidy_positions(_read_table(path), path)
 
@@ -248,25 +220,17 @@ def tidy_positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     columns = {name: next((c for c in names if c in table), None) for name, names in _ALIASES.items()}
     missing = [n for n in ("array_row", "array_col", "pixel_x", "pixel_y") if columns[n] is None]
     if missing:
-        raise InputError(
-            path,
-            f"no column for {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
-            "name the columns x, y (array) and pixel_x, pixel_y (full-resolution pixels: column, row), "
-            "or give Space Ranger's tissue_positions file.",
-            code="positions-columns",
-        )
+        problem = f"no column for {', '.join(missing)}; found: {', '.join(map(str, table.columns))}."
+        remedy = "name them x, y (array), pixel_x, pixel_y (full-resolution column, row), or as Space Ranger does."
+        raise InputError(path, problem, remedy, code="positions-columns")
     positions = pd.DataFrame(index=table.index)
     for name in ("array_row", "array_col", "pixel_x", "pixel_y"):
         positions[name] = _numbers(table[columns[name]], path)
     for name in ("array_row", "array_col"):
         fractions = positions[name][positions[name] % 1 != 0]
         if len(fractions):
-            raise InputError(
-                path,
-                f"column '{columns[name]}' holds {fractions.iloc[0]}; array coordinates are whole numbers.",
-                "round them to the array's grid.",
-                code="positions-fractions",
-            )
+            problem = f"column '{columns[name]}' holds {fractions.iloc[0]}; array coordinates are whole numbers."
+            raise InputError(path, problem, "round them to the array's grid.", code="positions-fractions")
         positions[name] = positions[name].astype(np.int64)
     in_tissue, region = columns["in_tissue"], columns["region"]
     positions["in_tissue"] = True if in_tissue is None else _flags(table[in_tissue], path)
@@ -291,7 +255,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             return table if table.index.name is None else table.reset_index()
         except (OSError, ValueError) as error:
             raise InputError(
-                path, f"not a parquet file ({error}).", f"fetch it again, {EXCLUDE}", code="positions-unreadable"
+                path, f"not a parquet file ({error}).", "fetch it again.", code="positions-unreadable"
             ) from error
     first = read_text(path).partition("\n")[0].split(",")
     headless = len(first) == len(SPACE_RANGER_COLUMNS) and first[1].strip() in {"0", "1"}
@@ -325,10 +289,7 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
     bad = ~np.isfinite(values.to_numpy())
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise InputError(
-            path,
-            f"data row {row + 1} has '{column.iloc[row]}' in column '{column.name}' ({int(bad.sum())} such rows).",
-            f"every spot needs numbers there: remove the rows or fix them, {EXCLUDE}",
-            code="positions-numbers",
-        )
+        problem = f"data row {row + 1} has '{column.iloc[row]}' in column '{column.name}' ({int(bad.sum())} such rows)."
+        remedy = "every spot needs numbers there: remove the rows or fix them."
+        raise InputError(path, problem, remedy, code="positions-numbers")
     return values

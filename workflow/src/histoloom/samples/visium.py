@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 PITCH_UM, SPOT_UM = 100.0, 55.0
 _COUNTS, _SEGMENTED = "filtered_feature_bc_matrix.h5", "filtered_feature_cell_matrix.h5"
 POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
-_REMEDY = "give Space Ranger's outs folder unchanged, or give the section a reason in the sheet's 'exclude' column."
+_REMEDY = "give Space Ranger's outs folder unchanged."
 
 
 class VisiumReader(Reader):
@@ -37,12 +37,9 @@ class VisiumReader(Reader):
         outs = need(row, "outs")
         folder = Path(join(root, outs))
         if (folder / _SEGMENTED).is_file() and not (folder / _COUNTS).is_file():
-            raise InputError(
-                folder,
-                f"holds segmented cells ({_SEGMENTED}), which are not read.",
-                "give a folder of binned_outputs, such as binned_outputs/square_008um.",
-                code="visium-segmented",
-            )
+            problem = f"holds segmented cells ({_SEGMENTED}), which are not read."
+            remedy = "give a folder of binned_outputs, such as binned_outputs/square_008um."
+            raise InputError(folder, problem, remedy, code="visium-segmented")
         files = {"counts": str(folder / _COUNTS), "spatial": str(folder / "spatial")}
         if pictured(spec):
             files["image"] = join(root, need(row, "image"))
@@ -51,8 +48,8 @@ class VisiumReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read the barcodes of the filtered matrix and where they lie."""
-        from histoloom.samples.tables import read_positions
         from histoloom.samples.counts import read_10x_h5
+        from histoloom.samples.tables import read_positions
 
         path, folder = Path(files["counts"]), Path(files["spatial"])
         counts = read_10x_h5(path)
@@ -74,12 +71,8 @@ def find_positions(folder: Path) -> Path:
     present = [folder / name for name in POSITIONS if (folder / name).is_file()]
     if not present:
         stored = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
-        raise InputError(
-            folder,
-            f"none of {', '.join(POSITIONS)}; there is: {stored or 'nothing'}.",
-            _REMEDY,
-            code="visium-positions",
-        )
+        problem = f"none of {', '.join(POSITIONS)}; there is: {stored or 'nothing'}."
+        raise InputError(folder, problem, _REMEDY, code="visium-positions")
     if len(present) > 1:
         logger.warning("%s: several generations of positions, %s is used", folder, present[0].name)
     return present[0]
@@ -88,10 +81,7 @@ def find_positions(folder: Path) -> Path:
 def read_scales(folder: Path) -> dict[str, Any]:
     """Read ``scalefactors_json.json``, and from it and the hires image the size of the full-resolution image.
 
-    Returns
-    -------
-    dict
-        As `Reader.read` describes ``uns["stated"]``.
+    As `Reader.read` describes ``uns["stated"]``.
     """
     from PIL import Image
 

@@ -34,7 +34,7 @@ MAX_OUTSIDE = 0.05
 """Share of cells that may lie outside the H&E (cut off by its frame); more stops the section."""
 
 _MIN_TISSUE, _MARGIN = 0.5, 0.25
-_REMEDY = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
+_REMEDY = "fetch it again."
 _CELLS = {"cell_id": "the id", "x_centroid": "um", "y_centroid": "um"}
 
 
@@ -128,19 +128,14 @@ def read_experiment(path: Path) -> dict[str, Any]:
 def read_cells(path: Path) -> pd.DataFrame:
     """Read ``cells.parquet`` or ``cells.csv.gz``.
 
-    Returns
-    -------
-    DataFrame
-        Index cell id as text (published as text, number or bytes); x_centroid, y_centroid um; the other columns as
-        published.
+    Index cell id as text (published as text, number or bytes); x_centroid, y_centroid um; the other columns as
+    published.
     """
     from histoloom.samples.tables import as_numbers, as_text, check_unique
     from histoloom.text_tables import read_text_table
 
     if not path.is_file():
-        raise InputError(
-            path, "the table of cells is missing.", f"put it there; {_REMEDY}", code="xenium-cells-missing"
-        )
+        raise InputError(path, "the table of cells is missing.", "put it there.", code="xenium-cells-missing")
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else read_text_table(path)
     except InputError:
@@ -149,24 +144,16 @@ def read_cells(path: Path) -> pd.DataFrame:
         raise InputError(path, f"no readable table ({error}).", _REMEDY, code="xenium-cells-unreadable") from error
     missing = [column for column in _CELLS if column not in table]
     if missing:
-        raise InputError(
-            path,
-            f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}.",
-            _REMEDY,
-            code="xenium-cells-columns",
-        )
+        problem = f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}."
+        raise InputError(path, problem, _REMEDY, code="xenium-cells-columns")
     table.index = pd.Index(as_text(table["cell_id"].to_numpy()), dtype=object)
     check_unique(table.index, path, "cell")
     for column in {"x_centroid", "y_centroid", "cell_area", "nucleus_area"} & set(table):
         table[column] = as_numbers(table[column])
     bad = ~np.isfinite(table[["x_centroid", "y_centroid"]].to_numpy(np.float64)).all(axis=1)
     if bad.any():
-        raise InputError(
-            path,
-            f"cell '{table.index[bad][0]}' has no centroid ({int(bad.sum())} such).",
-            _REMEDY,
-            code="xenium-centroid",
-        )
+        problem = f"cell '{table.index[bad][0]}' has no centroid ({int(bad.sum())} such)."
+        raise InputError(path, problem, _REMEDY, code="xenium-centroid")
     return table.drop(columns="cell_id")
 
 
@@ -176,13 +163,8 @@ def _join(
     """Keep the cells that both files have, in the matrix's order."""
     shared = counts.obs_ids.isin(cells.index)
     if not shared.any():
-        raise InputError(
-            files["counts"],
-            f"no cell id is in {files['cells']}: {', '.join(counts.obs_ids[:3])}, ... against "
-            f"{', '.join(cells.index[:3])}, ...",
-            "take both files from one bundle; " + _REMEDY,
-            code="xenium-cell-ids",
-        )
+        problem = f"no id is in {files['cells']}: {', '.join(counts.obs_ids[:3])} against {', '.join(cells.index[:3])}."
+        raise InputError(files["counts"], problem, "take both files from one bundle.", code="xenium-cell-ids")
     dropped = {
         "cell_without_counts": int((~cells.index.isin(counts.obs_ids)).sum()),
         "counts_without_cell": int((~shared).sum()),
@@ -208,15 +190,8 @@ def check_alignment(
 ) -> npt.NDArray[np.bool_]:
     """Check that cells lie on the slide and on its tissue.
 
-    Parameters
-    ----------
-    places, turned
-        (n, 2), column and row on the H&E by the alignment, and by its inverse.
-
-    Returns
-    -------
-    ndarray
-        Which cells lie on the slide.
+    `places`, `turned`: (n, 2), column and row on the H&E by the alignment, and by its inverse. Which cells lie on the
+    slide.
     """
     from histoloom.samples import geometry
     from histoloom.slides import open_slide
@@ -237,14 +212,13 @@ def check_alignment(
     )
     on_glass = better and share < _MIN_TISSUE <= inverse_share and inverse_share - share > _MARGIN
     if (~inside).sum() > MAX_OUTSIDE * len(inside) or on_glass:
-        raise InputError(
-            files["alignment"],
-            f"{int((~inside).sum())} of {len(inside)} cells lie outside the slide {files['image']} of {width} x "
-            f"{height} px, {100 * share:.0f} % of all lie on its tissue.{hint}",
-            "give the alignment csv of this H&E as published (it maps H&E pixels to morphology pixels), or exclude the "
-            "section ('exclude').",
-            code="xenium-alignment",
+        share_outside = f"{int((~inside).sum())} of {len(inside)} cells"
+        problem = (
+            f"{share_outside} lie outside the slide {files['image']} of {width} x {height} px, {100 * share:.0f} % of all "
+            f"lie on its tissue.{hint}"
         )
+        remedy = "give this H&E's alignment csv as published (it maps H&E pixels to morphology pixels)."
+        raise InputError(files["alignment"], problem, remedy, code="xenium-alignment")
     return inside
 
 

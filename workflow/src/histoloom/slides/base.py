@@ -30,14 +30,8 @@ DAMAGED = "put the whole file there again, or give the section a reason in the s
 class Slide(ABC):
     """An open slide.
 
-    Attributes
-    ----------
-    path
-        The file.
-    width, height
-        Size of level 0, px.
-    mpp
-        um/px of level 0 as the file states it, None where it states none that a microscope could have.
+    `width`, `height`: size of level 0, px; `mpp`: um/px of level 0 as the file states it, None where it states none
+    that a microscope could have.
     """
 
     path: Path
@@ -57,33 +51,15 @@ class Slide(ABC):
     def thumbnail(self, max_px: int) -> UInt8:
         """Return the whole slide, reduced so that its longer side has at most `max_px` px; never enlarged.
 
-        Returns
-        -------
-        ndarray
-            uint8, (h, w, 3), RGB; transparent parts are white.
+        Returns uint8, (h, w, 3), RGB; transparent parts are white.
         """
 
     def read(self, x: int, y: int, w: int, h: int) -> UInt8:
         """Return a rectangle of level 0.
 
-        Parameters
-        ----------
-        x, y
-            Top left corner, level-0 px.
-        w, h
-            Size, px.
-
-        Returns
-        -------
-        ndarray
-            uint8, (h, w, 3), RGB. May be a view of memory that the slide owns: do not write into it.
-
-        Raises
-        ------
-        ValueError
-            If the rectangle is empty or leaves the slide: padding would be tissue that was never there.
-        InputError
-            If the file's pixels cannot be decoded.
+        `x`, `y`: top left corner, level-0 px; `w`, `h`: size, px. Returns uint8, (h, w, 3), RGB. May be a view of
+        memory that the slide owns: do not write into it. ValueError: if the rectangle is empty or leaves the slide:
+        padding would be tissue that was never there.
         """
         x, y, w, h = int(x), int(y), int(w), int(h)
         if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > self.width or y + h > self.height:

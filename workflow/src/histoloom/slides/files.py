@@ -30,12 +30,8 @@ class RasterSlide(Slide):
             self.width, self.height = image.size
             self.mpp = _picture_mpp(image)
             if image.mode.startswith("I") or image.mode == "F":
-                raise InputError(
-                    path,
-                    f"pixels of mode '{image.mode}' are no 8-bit colours.",
-                    "save it as 8-bit RGB.",
-                    code="image-not-8-bit",
-                )
+                problem = f"pixels of mode '{image.mode}' are no 8-bit colours."
+                raise InputError(path, problem, "save it as 8-bit RGB.", code="image-not-8-bit")
             if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
                 logger.warning("%s: the EXIF orientation is not applied, pixels are used as stored", path)
 
@@ -142,12 +138,9 @@ def _picture(path: Path) -> Iterator[Any]:
         try:
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise InputError(
-                        path,
-                        f"{image.width} x {image.height} px are too many to decode at once (at most {MAX_PIXELS}).",
-                        "save it as a tiled TIFF.",
-                        code="image-too-large",
-                    )
+                    size = f"{image.width} x {image.height} px"
+                    problem = f"{size} are too many to decode at once (at most {MAX_PIXELS})."
+                    raise InputError(path, problem, "save it as a tiled TIFF.", code="image-too-large")
                 yield image
         except UnidentifiedImageError as error:
             raise InputError(

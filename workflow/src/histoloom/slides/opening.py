@@ -17,12 +17,8 @@ def open_slide(path: str | Path) -> Slide:
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            path,
-            "the slide image is missing.",
-            "put it there, or give the section a reason in the sheet's 'exclude' column.",
-            code="slide-missing",
-        )
+        remedy = "put it there, or give the section a reason in the sheet's 'exclude' column."
+        raise InputError(path, "the slide image is missing.", remedy, code="slide-missing")
     if path.stat().st_size == 0:
         raise InputError(path, "the slide image has zero bytes.", DAMAGED, code="slide-empty")
     if path.suffix == ".h5":

@@ -73,12 +73,9 @@ class TiffSlide(Slide):
         colours = shape.get("S", shape.get("C", 1))
         others = {axis: n for axis, n in shape.items() if axis not in "YXSC" and n != 1}
         if self._levels[0].dtype != np.uint8 or colours not in (3, 4) or others or {"S", "C"} <= set(axes) - {""}:
-            raise InputError(
-                path,
-                f"axes {axes} of {self._levels[0].shape}, {self._levels[0].dtype}: no 8-bit RGB image.",
-                "give the H&E image, not the fluorescence one, saved as one 8-bit RGB picture.",
-                code="tiff-not-rgb",
-            )
+            problem = f"axes {axes} of {self._levels[0].shape}, {self._levels[0].dtype}: no 8-bit RGB image."
+            remedy = "give the H&E image, not the fluorescence one, saved as one 8-bit RGB picture."
+            raise InputError(path, problem, remedy, code="tiff-not-rgb")
         self.height, self.width = shape["Y"], shape["X"]
         place = {axis: number for number, axis in enumerate(axes)}
         self.level_dimensions = [(int(a.shape[place["X"]]), int(a.shape[place["Y"]])) for a in self._levels]

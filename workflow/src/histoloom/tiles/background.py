@@ -20,17 +20,8 @@ _MASK_PX = (512, 8192)
 def tissue_px(rgb: npt.NDArray[np.uint8], rules: Background) -> Bool:
     """Tell for each px whether it is tissue.
 
-    Parameters
-    ----------
-    rgb
-        uint8, (h, w, 3).
-    rules
-        Method and thresholds; method ``"none"`` measures as ``"optical_density"``.
-
-    Returns
-    -------
-    ndarray
-        bool, (h, w).
+    `rgb`: uint8, (h, w, 3). `rules`: method and thresholds; method ``"none"`` measures as ``"optical_density"``.
+    Returns bool, (h, w).
     """
     brightest, darkest = rgb.max(axis=2), rgb.min(axis=2)
     # JPEG noise gives black px any saturation and a high density: they are ruled out whatever the method.
@@ -50,23 +41,9 @@ def tissue_fraction(
 ) -> npt.NDArray[np.float32]:
     """Return the share of tissue in each square.
 
-    Parameters
-    ----------
-    slide
-        An open slide.
-    centres
-        (n, 2), x and y of the centres, level-0 px; a centre that is not finite gives 0.
-    size_level0_px
-        Side of the square, level-0 px.
-    mpp
-        um per level-0 px.
-    rules
-        Method, thresholds and resolution of the mask.
-
-    Returns
-    -------
-    ndarray
-        float32, (n,), 0 to 1. What lies outside the slide counts as glass.
+    `centres`: (n, 2), x and y of the centres, level-0 px; a centre that is not finite gives 0. `size_level0_px`: side
+    of the square, level-0 px. `mpp`: um per level-0 px. Returns float32, (n,), 0 to 1. What lies outside the slide
+    counts as glass.
     """
     longest = max(slide.width, slide.height)
     target = math.ceil(longest * mpp / rules.mask_um_per_px)

@@ -30,18 +30,7 @@ REASONS = ("outside", "border", "background")
 def cut_tiles(*, sample: Path, slide: Path, spec: Mapping[str, Any], out: Path, picture: Path) -> None:
     """Decide for every observation of a section whether its tile counts.
 
-    Parameters
-    ----------
-    sample
-        The section's h5ad.
-    slide
-        Its slide image.
-    spec
-        Tile spec.
-    out
-        Parquet to write: obs_id, x, y (centre, level-0 px), tissue_fraction, kept, reason.
-    picture
-        PNG to write: the slide with its squares, and examples.
+    `out`: parquet to write: obs_id, x, y (centre, level-0 px), tissue_fraction, kept, reason.
     """
     tiles, section = TileSpec.from_dict(spec), open_section(sample)
     facts = section.metadata
@@ -76,13 +65,9 @@ def check_slide(image: Slide, facts: Mapping[str, Any], sample: Path) -> None:
     """Check that a slide has the size that the section's coordinates refer to."""
     expected = (facts.get("slide_width"), facts.get("slide_height"))
     if None not in expected and expected != (image.width, image.height):
-        raise InputError(
-            image.path,
-            f"is {image.width} x {image.height} px, but section {sample} was made with a slide of {expected[0]} x "
-            f"{expected[1]} px.",
-            "the image has changed: make the section again.",
-            code="tiles-slide-size",
-        )
+        size = f"{image.width} x {image.height} px"
+        problem = f"is {size}, but {sample} was made with {expected[0]} x {expected[1]} px."
+        raise InputError(image.path, problem, "it has changed: make the section again.", code="tiles-slide-size")
 
 
 def tile_table(
@@ -90,16 +75,7 @@ def tile_table(
 ) -> pd.DataFrame:
     """Return the table of tiles.
 
-    Parameters
-    ----------
-    image
-        The open slide.
-    obs_ids, centres
-        Ids (n,) and centres (n, 2) in level-0 px.
-    tiles
-        The tile spec.
-    mpp
-        um per level-0 px.
+    `obs_ids`, `centres`: ids (n,) and centres (n, 2) in level-0 px; `mpp`: um per level-0 px.
     """
     side = tiles.size_level0_px(mpp)
     share = tissue_fraction(image, centres, side, mpp, tiles.background)

@@ -25,16 +25,9 @@ def corner(centre: Float, size_px: int) -> npt.NDArray[np.int64]:
 def leaves(centres: Float, size_level0_px: float, size_px: int, width: int, height: int) -> Bool:
     """Tell for each square whether it leaves the slide by half a px or more.
 
-    Half a px is what rounding an unscaled tile to whole px may cost; a scaled one is treated alike.
-
-    Parameters
-    ----------
-    centres
-        (n, 2), x and y, level-0 px.
-    size_level0_px, size_px
-        Side of the square in level-0 px, and of the tile.
-    width, height
-        Size of the slide, px.
+    Half a px is what rounding an unscaled tile to whole px may cost; a scaled one is treated alike. `centres`: (n, 2),
+    x and y, level-0 px; `size_level0_px`, `size_px`: side of the square in level-0 px, and of the tile; `width`,
+    `height`: size of the slide, px.
     """
     low = np.asarray(centres, np.float64) - size_level0_px / 2
     if not needs_scaling(size_level0_px, size_px):

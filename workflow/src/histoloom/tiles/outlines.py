@@ -37,12 +37,7 @@ Rings = Mapping[str, npt.NDArray[np.float64]]
 class Window:
     """A square of the slide, level-0 px.
 
-    Attributes
-    ----------
-    left, top
-        Corner.
-    side
-        Side.
+    `left`, `top`: corner; `side`: side.
     """
 
     left: float
@@ -59,18 +54,7 @@ class Window:
 def draw_outlines(*, sample: Path, slide: Path, tiles: Path, cells: Path, nuclei: Path, out: Path) -> None:
     """Draw tiles on the outlines of a section's cells and nuclei.
 
-    Parameters
-    ----------
-    sample
-        The section's h5ad.
-    slide
-        Its slide image.
-    tiles
-        Its table of tiles.
-    cells, nuclei
-        Its outlines (`histoloom.samples.polygons`).
-    out
-        PNG to write; same inputs, same bytes.
+    `cells`, `nuclei`: its outlines (`histoloom.samples.polygons`).
     """
     facts, of_tiles = read_metadata(sample), read_metadata(tiles)
     frame = pd.read_parquet(tiles)
@@ -79,12 +63,8 @@ def draw_outlines(*, sample: Path, slide: Path, tiles: Path, cells: Path, nuclei
     count_outlined(cells, list(frame["obs_id"]), rings)
     kept = kept[kept["obs_id"].isin(rings.keys())]
     if kept.empty:
-        raise InputError(
-            tiles,
-            "keeps no tile of a cell that has an outline.",
-            "look at the picture of the tiles.",
-            code="tiles-no-outline",
-        )
+        problem = "keeps no tile of a cell that has an outline."
+        raise InputError(tiles, problem, "look at the picture of the tiles.", code="tiles-no-outline")
     shares = {
         name: share_inside(kept, outlines_of_kind) for name, outlines_of_kind in (("cell", rings), ("nucleus", cores))
     }
@@ -99,17 +79,7 @@ def draw_outlines(*, sample: Path, slide: Path, tiles: Path, cells: Path, nuclei
 def share_inside(frame: pd.DataFrame, rings: Rings) -> float:
     """Return the share of tile centres that lie inside their own cell's outline; of those that have one.
 
-    Parameters
-    ----------
-    frame
-        Columns obs_id, x, y; of many rows every n-th is looked at.
-    rings
-        Closed outlines by cell, (k, 2).
-
-    Returns
-    -------
-    float
-        0 to 1; NaN where no cell has an outline.
+    `rings`: closed outlines by cell, (k, 2). 0 to 1; NaN where no cell has an outline.
     """
     from matplotlib.path import Path as Outline
 

@@ -25,20 +25,7 @@ def draw_tiles(
 ) -> None:
     """Draw the squares over the slide, with examples of kept and dropped tiles below.
 
-    Parameters
-    ----------
-    slide
-        The open slide.
-    frame
-        Table of tiles.
-    tiles
-        The tile spec.
-    side
-        Side of the square, level-0 px.
-    metadata
-        Metadata of the table.
-    out
-        PNG to write; same inputs, same bytes.
+    `side`: side of the square, level-0 px.
     """
     from PIL import Image, ImageDraw
 

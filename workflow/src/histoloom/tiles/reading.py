@@ -31,29 +31,11 @@ def read_tiles(
 ) -> Iterator[UInt8]:
     """Yield the tile around each centre, in the order given.
 
-    Parameters
-    ----------
-    slide
-        An open slide.
-    centres
-        (n, 2), x (column) and y (row) of the centres in level-0 px; continuous, px i spans [i, i + 1).
-    size_level0_px
-        Side of the square in level-0 px; may be a fraction.
-    size_px
-        Side of the tile. Equal to `size_level0_px`: an exact crop whose middle is within 0.5 px of the centre. Else:
-        LANCZOS with its kernel widened to the reduction (antialiased), centred to a fraction of a px.
-    pad
-        What lies outside the slide.
-
-    Yields
-    ------
-    ndarray
-        uint8, (size_px, size_px, 3). May be a view of the slide's memory: do not write into it.
-
-    Raises
-    ------
-    ValueError
-        If the centres are no finite (n, 2) array.
+    `centres`: (n, 2), x (column) and y (row) of the centres in level-0 px; continuous, px i spans [i, i + 1).
+    `size_level0_px`: side of the square in level-0 px; may be a fraction. `size_px`: side of the tile. Equal to
+    `size_level0_px`: an exact crop whose middle is within 0.5 px of the centre. Else: LANCZOS with its kernel widened
+    to the reduction (antialiased), centred to a fraction of a px. Returns uint8, (size_px, size_px, 3). May be a view
+    of the slide's memory: do not write into it. ValueError: if the centres are no finite (n, 2) array.
     """
     points = np.asarray(centres, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():

@@ -26,18 +26,9 @@ class Background:
 class TileSpec:
     """A tile spec.
 
-    Attributes
-    ----------
-    size_px
-        Side of the tile in output px.
-    um_per_px
-        um per output px, or ``"native"``: the slide's own px.
-    border
-        ``"drop"`` or ``"pad"`` squares that leave the slide.
-    pad
-        What padding shows: ``"white"`` or ``"reflect"``.
-    background
-        How tissue is separated from glass.
+    `size_px`: side of the tile in output px; `um_per_px`: um per output px, or ``"native"``: the slide's own px;
+    `border`: ``"drop"`` or ``"pad"`` squares that leave the slide; `pad`: what padding shows: ``"white"`` or
+    ``"reflect"``; `background`: how tissue is separated from glass.
     """
 
     size_px: int = 224
@@ -53,12 +44,8 @@ class TileSpec:
         unknown = [k for k in spec if k not in known]
         unknown += [f"background.{k}" for k in spec.get("background", {}) if k not in inner]
         if unknown:
-            raise InputError(
-                "tile spec",
-                f"unknown key {', '.join(unknown)}.",
-                f"allowed keys: {', '.join(sorted(known))}.",
-                code="tiles-spec",
-            )
+            problem = f"unknown key {', '.join(unknown)}."
+            raise InputError("tile spec", problem, f"allowed keys: {', '.join(sorted(known))}.", code="tiles-spec")
         values = dict(spec)
         if values.get("um_per_px", "native") != "native":
             values["um_per_px"] = float(values["um_per_px"])
@@ -71,10 +58,7 @@ class TileSpec:
     def size_level0_px(self, mpp: float) -> float:
         """Return the side of the square in level-0 px.
 
-        Parameters
-        ----------
-        mpp
-            um per level-0 px of the slide.
+        `mpp`: um per level-0 px of the slide.
         """
         return float(self.size_px) if self.um_per_px == "native" else self.size_px * self.um_per_px / mpp
 
