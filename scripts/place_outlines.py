@@ -7,12 +7,13 @@ from histoloom.jobs import job
 
 def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.samples.polygons import place_outlines
+        from histoloom.samples.polygons import write_polygons
+        from histoloom.samples.xenium import read_experiment
 
         alignment = snakemake.input.get("alignment")
-        place_outlines(
+        write_polygons(
             boundaries=Path(snakemake.input.boundaries),
-            experiment=Path(snakemake.input.experiment),
+            pixel_size_um=read_experiment(Path(snakemake.input.experiment))["pixel_size"],
             alignment=Path(alignment) if alignment else None,
             out=out["outlines"],
             cohort=snakemake.wildcards.cohort,

@@ -21,10 +21,10 @@ from histoloom.config import read_sheet
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.her2st import Her2stReader
-from histoloom.samples.hest_meta import hest_rows, read_hest_table
 from histoloom.samples.polygons import read_polygons, write_polygons
 from histoloom.samples.stnet import STNetReader
 from histoloom.samples.xenium import XeniumReader
+from histoloom_operations.hest_sheets import hest_rows, read_hest_table
 from raw_layouts import write_10x_h5, write_ome
 
 pytestmark = pytest.mark.real

@@ -16,8 +16,8 @@ from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.alignment import read_alignment, slide_mpp, to_slide
-from histoloom.samples.tables import as_text
 from histoloom.samples.counts import read_10x_h5
+from histoloom.samples.tables import as_text
 from histoloom.samples.xenium import XeniumReader, read_cells
 from raw_layouts import CONTROLS, PIXEL_UM, XENIUM_GENES, XENIUM_IDS, XeniumBundle, write_10x_h5
 

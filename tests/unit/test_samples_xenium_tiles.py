@@ -14,8 +14,8 @@ from PIL import Image
 
 from histoloom.errors import InputError
 from histoloom.samples import read_section
-from histoloom.samples.polygons import place_outlines, read_polygons
-from histoloom.samples.xenium import XeniumReader
+from histoloom.samples.polygons import read_polygons, write_polygons
+from histoloom.samples.xenium import XeniumReader, read_experiment
 from histoloom.slides import open_slide
 from histoloom.tiles import cut_tiles, read_tiles
 from histoloom.tiles.outlines import densest_window, draw_outlines, share_inside
@@ -38,9 +38,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[XeniumBundle, dict[s
     cut_tiles(sample=found["sample"], slide=found["slide"], spec=spec, out=found["tiles"], picture=root / "t.png")
     for kind, path in XeniumReader.polygons(bundle.row, {}, root).items():
         found[kind] = root / f"{kind}.parquet"
-        place_outlines(
+        write_polygons(
             boundaries=Path(path),
-            experiment=files["experiment"],
+            pixel_size_um=read_experiment(files["experiment"])["pixel_size"],
             alignment=files["alignment"],
             out=found[kind],
             cohort="x",
@@ -105,9 +105,9 @@ def test_outlines_of_another_bundle_are_refused(made: Any, tmp_path: Path) -> No
     other = XeniumBundle()
     other.ids = other.cells["cell_id"] = np.array([f"other-{i}" for i in range(225)])
     other.write(tmp_path)
-    place_outlines(
+    write_polygons(
         boundaries=tmp_path / "run_outs/cell_boundaries.parquet",
-        experiment=tmp_path / "run_outs/experiment.xenium",
+        pixel_size_um=read_experiment(tmp_path / "run_outs/experiment.xenium")["pixel_size"],
         alignment=tmp_path / other.row["alignment"],
         out=tmp_path / "o.parquet",
         cohort="x",

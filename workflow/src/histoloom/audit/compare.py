@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,15 +79,7 @@ def shared_totals(first: Fingerprint, second: Fingerprint) -> float:
     small, large = sorted((first.pairs, second.pairs), key=len)
     if len(small) < _LEAST_SPOTS:
         return float("nan")
-    marks, counts = np.unique(large, axis=0, return_counts=True)
-    held = {(int(a), int(b)): int(n) for (a, b), n in zip(marks, counts, strict=True)}
-    hits = 0
-    for total, detected in small:
-        key = (int(total), int(detected))
-        if held.get(key, 0):
-            held[key] -= 1
-            hits += 1
-    return hits / len(small)
+    return (Counter(map(tuple, small.tolist())) & Counter(map(tuple, large.tolist()))).total() / len(small)
 
 
 def totals_spread(first: Fingerprint, second: Fingerprint) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,7 @@ def compare_sections(sections: Sequence[Fingerprint], sides: Mapping[tuple[str, 
             {
                 "first": first.name, "second": second.name,
                 "patient_first": first.patient, "patient_second": second.patient,
-                "totals_shared": evidence.totals_shared, "totals_spread": evidence.totals_spread,
-                "genes_shared": evidence.genes_shared, "n_genes": evidence.n_genes, "picture": evidence.picture,
-                "verdict": evidence.verdict, "reasons": evidence.reasons, "sides": side,
+                **asdict(evidence), "verdict": evidence.verdict, "reasons": evidence.reasons, "sides": side,
             }
         )  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -85,12 +84,7 @@ def _summary(rows: pd.DataFrame, most: int = 8) -> str:
 
 
 def audit_sections(
-    *,
-    spec: Mapping[str, Any],
-    samples: Sequence[Path],
-    folds: Path | None = None,
-    genes: Path | None = None,
-    out: Path,
+    *, spec: Mapping[str, Any], samples: Sequence[Path], folds: Path | None = None, genes: Path | None = None, out: Path
 ) -> None:
     """Write what every two sections have in common, and stop where one is on both sides under two names.
 
@@ -131,7 +125,6 @@ def audit_sections(
 
 
 def _warn_of_kinds(sections: Sequence[Fingerprint]) -> None:
-    """Say which sections' genes cannot be matched."""
     kinds: dict[str, list[str]] = {}
     for section in sections:
         if section.genes:

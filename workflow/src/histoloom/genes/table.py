@@ -98,7 +98,6 @@ def _claims(cells: Iterable[str], ids: Iterable[str]) -> dict[str, frozenset[str
 
 
 def _look_up(name: str, table: GeneTable) -> tuple[str | None, str]:
-    """Return a name's id and the reason."""
     match = ENSEMBL_GENE.fullmatch(name)
     if match and match[3] is None:
         return match[1], "by_id"

@@ -62,7 +62,6 @@ def _from_numbers(text: str, path: Path) -> FloatArray:
 
 
 def _from_keypoints(text: str, path: Path) -> FloatArray:
-    """Fit the affine map of keypoints by least squares."""
     table = pd.read_csv(io.StringIO(text), skipinitialspace=True)
     missing = [column for column in KEYPOINTS if column not in table]
     if missing:

@@ -34,16 +34,7 @@ _MEASURES = ("mpp", "pitch_um", "spot_diameter_um")
 OPTIONAL_OBS = ("cell_area_um2", "nucleus_area_um2", "has_patch")
 """Columns of obs that are kept where a reader gives them."""
 _SIZE_TOLERANCE_PX = 1
-_IDENTITY_COLUMNS = (
-    "sample",
-    "patient",
-    "mpp",
-    "mpp_decides",
-    "pitch_um",
-    "spot_diameter_um",
-    "qc_flag",
-    "counts_layer",
-)
+_IDENTITY_COLUMNS = ("sample", "patient", "mpp_decides", *_MEASURES, "qc_flag", "counts_layer")
 
 
 def build_sample(
@@ -57,7 +48,7 @@ def build_sample(
 ) -> tuple[AnnData, FloatArray]:
     """Read a section, check it against its slide and put it into the canonical form.
 
-    Returns `section`: x int32 CSR raw counts (n, genes); obs array_row, array_col, in_tissue, n_counts, n_genes,
+    Returns `section`: X int32 CSR raw counts (n, genes); obs array_row, array_col, in_tissue, n_counts, n_genes,
     optional region; obsm["spatial"] float64 (n, 2) = column, row in level-0 px; uns["spatial"] with thumbnails and
     scale factors as scanpy reads them; uns["histoloom"] = JSON metadata. `dropped_places`: (k, 2) places that had no
     counts, level-0 px, for the picture.
@@ -68,8 +59,7 @@ def build_sample(
     stated: dict[str, Any] = section.uns.pop("stated", {})
     image = files.get("image")
     with open_slide(image) if image else BlankSlide.around(np.asarray(section.obsm["spatial"])) as slide:
-        hires = slide.thumbnail(HIRES_PX)
-        lowres = slide.thumbnail(LOWRES_PX)
+        hires, lowres = slide.thumbnail(HIRES_PX), slide.thumbnail(LOWRES_PX)
         if image:
             _check_size(stated, slide, where)
         section = _check(section, slide, lowres, where, reader)
@@ -98,19 +88,15 @@ def build_sample(
         "dropped": section.uns.pop("dropped"),
         "identity": make_identity("samples", params, used),
     }
-    diameter = facts["spot_diameter_um"] / facts["mpp"]
-    section.uns["spatial"] = {
-        row["sample"]: {
-            "images": {"hires": hires, "lowres": lowres},
-            "scalefactors": {
-                "tissue_hires_scalef": max(hires.shape) / max(slide.width, slide.height),
-                "tissue_lowres_scalef": max(lowres.shape) / max(slide.width, slide.height),
-                "spot_diameter_fullres": diameter,
-                "fiducial_diameter_fullres": diameter,
-            },
-            "metadata": {},
-        }
+    diameter, longest = facts["spot_diameter_um"] / facts["mpp"], max(slide.width, slide.height)
+    scales = {
+        "tissue_hires_scalef": max(hires.shape) / longest,
+        "tissue_lowres_scalef": max(lowres.shape) / longest,
+        "spot_diameter_fullres": diameter,
+        "fiducial_diameter_fullres": diameter,
     }
+    images = {"hires": hires, "lowres": lowres}
+    section.uns["spatial"] = {row["sample"]: {"images": images, "scalefactors": scales, "metadata": {}}}
     section.uns[KEY] = canonical_json(metadata)
     logger.info("%s", _summary(metadata, section))
     return section, dropped_places
@@ -140,7 +126,7 @@ def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, reader: ty
     places = np.asarray(section.obsm["spatial"])
     outside = in_tissue & geometry.outside(places, slide.width, slide.height)
     if outside.any():
-        _check_outside(places, outside, in_tissue, list(section.obs_names), slide, where)
+        _check_outside(places, outside, in_tissue, section.obs_names, slide, where)
         dropped = {**section.uns["dropped"], "outside_slide": int(outside.sum())}
         logger.warning("%s: %d spots lie beyond the edge of the slide and are dropped", where, int(outside.sum()))
         section = section[~outside].copy()
@@ -152,7 +138,6 @@ def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, reader: ty
 
 
 def _check_array(section: AnnData, where: str) -> None:
-    """Check that every array position holds one spot."""
     columns = [section.obs[name] for name in ("array_row", "array_col")]
     twice = pd.MultiIndex.from_arrays(columns).duplicated(keep=False)
     if twice.any():
@@ -166,11 +151,10 @@ def _check_outside(
     places: FloatArray,
     outside: npt.NDArray[np.bool_],
     in_tissue: npt.NDArray[np.bool_],
-    names: list[str],
+    names: pd.Index,
     slide: Slide,
     where: str,
 ) -> None:
-    """Check that only few in-tissue spots lie beyond the slide."""
     share = outside.sum() / in_tissue.sum()
     if share <= MAX_OUTSIDE:
         return
@@ -189,7 +173,6 @@ def _check_outside(
 
 
 def _check_on_tissue(places: FloatArray, slide: Slide, lowres: UInt8, where: str) -> None:
-    """Check that spots lie on tissue, above all if exchanging x and y would put them there."""
     mask, scale = geometry.tissue_mask(lowres), max(lowres.shape) / max(slide.width, slide.height)
     share = geometry.tissue_share(places, mask, scale)
     other = geometry.tissue_share(places[:, ::-1], mask, scale)
@@ -206,7 +189,6 @@ def _check_on_tissue(places: FloatArray, slide: Slide, lowres: UInt8, where: str
 
 
 def _check_size(stated: Mapping[str, Any], slide: Slide, where: str) -> None:
-    """Check that the slide has the size that the section's files state."""
     if "slide_size" not in stated:
         return
     width, height = stated["slide_size"]
@@ -224,7 +206,6 @@ def _measure(
     given = {column: cell_number(row, column, where) for column in _MEASURES}
     for column in ("pitch_um", "spot_diameter_um"):
         given[column] = given[column] or stated.get(column)
-    has_array = reader.has_array
     pitch = None
     if reader.on_grid:
         array = section.uns.pop("array", None)
@@ -236,7 +217,7 @@ def _measure(
     by_files = stated.get("mpp", {})
     mpp, mpp_source = geometry.decide_mpp(
         sheet=given["mpp"],
-        pitch=pitch_um / pitch.px if has_array and pitch_um and pitch else None,
+        pitch=pitch_um / pitch.px if reader.has_array and pitch_um and pitch else None,
         embedded=slide.mpp,
         sheet_decides=row.get("mpp_decides", "") == "yes",
         where=where,
@@ -279,7 +260,6 @@ def cell_number(row: Mapping[str, str], column: str, where: str) -> float | None
 
 
 def _complete(section: AnnData) -> None:
-    """Bring columns, types and their order into the canonical form."""
     from scipy.sparse import csr_matrix
 
     matrix = csr_matrix(section.X, dtype=np.int32)
@@ -299,7 +279,6 @@ def _complete(section: AnnData) -> None:
 
 
 def _summary(metadata: Mapping[str, Any], section: AnnData) -> str:
-    """Say in one line what the section is."""
     return (
         f"{metadata['cohort']}/{metadata['sample']}: {section.n_obs} observations x {section.n_vars} genes, "
         f"{metadata['mpp']:.4f} um/px by {metadata['mpp_source']}, dropped {metadata['dropped']}, "

@@ -20,14 +20,7 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.control_features import is_control
-from histoloom.samples.tables import (
-    are_no_counts,
-    as_text,
-    check_counts,
-    check_unique,
-    read_count_table,
-    refuse_count,
-)
+from histoloom.samples.tables import are_no_counts, as_text, check_counts, check_unique, read_count_table, refuse_count
 from histoloom.text_tables import read_text_table
 
 if TYPE_CHECKING:
@@ -274,7 +267,6 @@ def _matrix_group(handle: Any) -> tuple[Any, str, str]:
 
 
 def _check_layout(group: Any, id_key: str, path: Path) -> tuple[int, int]:
-    """Return (features, observations) and check that the arrays are laid out by observations."""
     features, observations = (int(n) for n in group["shape"][()])
     n_ids, n_barcodes, n_starts = len(group[id_key]), len(group["barcodes"]), len(group["indptr"])
     if (n_ids, n_barcodes) != (features, observations):

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class FilesReader(Reader):
-    """Sections described by a sheet with paths; see `histoloom.samples.formats` and `...tables` for the formats."""
+    """Sections described by a sheet with paths; see `histoloom.samples.counts` and `...tables` for the formats."""
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
@@ -31,11 +31,6 @@ class FilesReader(Reader):
         elif not row["counts"].endswith(".h5ad"):
             need(row, "positions")
         return files
-
-    @classmethod
-    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
-        """Return nothing: the sheet says what array it is."""
-        return {}
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:

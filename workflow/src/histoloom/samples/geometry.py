@@ -14,6 +14,14 @@ from histoloom.slides import PLAUSIBLE_MPP
 FloatArray = npt.NDArray[np.float64]
 MppSource = Literal["sheet", "alignment", "pitch", "estimated", "embedded"]
 
+MPP_SOURCES: dict[MppSource, str] = {
+    "sheet": "sheet",
+    "alignment": "alignment",
+    "pitch": "array's pitch",
+    "estimated": "publisher's estimate",
+    "embedded": "slide file",
+}
+"""Ways to know um/px, the surest first, and their names in sentences."""
 MAX_DISAGREEMENT = 0.05
 """Relative difference between two ways to know um/px that stops a section."""
 
@@ -87,17 +95,8 @@ def decide_mpp(
     pixel size, and as a publisher estimated it. `sheet_decides`: the sheet's value stands even where another disagrees
     by more than 5 % (sheet column ``mpp_decides`` = yes).
     """
-    known: dict[MppSource, float] = {}
-    if sheet is not None:
-        known["sheet"] = sheet
-    if alignment is not None:
-        known["alignment"] = alignment
-    if pitch is not None:
-        known["pitch"] = pitch
-    if estimated is not None:
-        known["estimated"] = estimated
-    if embedded is not None:
-        known["embedded"] = embedded
+    ways = (sheet, alignment, pitch, estimated, embedded)
+    known = {name: value for name, value in zip(MPP_SOURCES, ways, strict=True) if value is not None}
     if not known:
         problem = "um per pixel is unknown: neither the sheet's 'mpp' nor the slide file nor an array pitch states it."
         remedy = "fill 'mpp' (or 'pitch_um', where the spots lie on an array)."
@@ -112,19 +111,10 @@ def decide_mpp(
     for other, value in known.items():
         if abs(value / chosen - 1) > MAX_DISAGREEMENT and not (sheet_decides and source == "sheet"):
             apart = f"{100 * abs(value / chosen - 1):.0f} % apart, more than {100 * MAX_DISAGREEMENT:.0f} %"
-            both = f"{chosen:.4g} by the {_NAMES[source]} but {value:.4g} by the {_NAMES[other]}"
+            both = f"{chosen:.4g} by the {MPP_SOURCES[source]} but {value:.4g} by the {MPP_SOURCES[other]}"
             remedy = "correct 'mpp' or 'pitch_um', or fill 'mpp' and set 'mpp_decides' to yes if you know it is right."
             raise InputError(where, f"um per pixel is {both}: {apart}.", remedy, code="mpp-disagrees")
     return chosen, source
-
-
-_NAMES: dict[MppSource, str] = {
-    "sheet": "sheet",
-    "alignment": "alignment",
-    "pitch": "array's pitch",
-    "estimated": "publisher's estimate",
-    "embedded": "slide file",
-}
 
 
 def grid_of(places: FloatArray, where: str) -> npt.NDArray[np.int64]:

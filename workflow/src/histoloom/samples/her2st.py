@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from histoloom.errors import InputError
 from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
 
 if TYPE_CHECKING:
@@ -92,14 +91,12 @@ def read_regions(path: Path) -> tuple[pd.Series, int]:
     Its x, y are the spot file's new_x, new_y, which round to the array coordinates; its pixel columns belong to another
     frame. Returns label by spot id; rows left out because they have no coordinates (G2 has 8, F1 has 1).
     """
-    from histoloom.samples.tables import as_numbers, check_unique
+    from histoloom.samples.tables import as_numbers, check_unique, need_columns
     from histoloom.text_tables import read_text_table
 
     table = read_text_table(path)
-    missing = [column for column in ("x", "y", "label") if column not in table]
-    if missing:
-        remedy = "give the table as published, or leave 'regions' empty."
-        raise InputError(path, f"no column {', '.join(missing)}.", remedy, code="her2st-regions-columns")
+    remedy = "give the table as published, or leave 'regions' empty."
+    need_columns(table, ("x", "y", "label"), path, remedy, "her2st-regions-columns")
     xy = table[["x", "y"]].apply(as_numbers)
     placed = xy.notna().all(axis=1)
     whole = xy[placed].round().astype(int).astype(str)

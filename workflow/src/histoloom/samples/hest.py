@@ -8,9 +8,7 @@ of legacy ST is the first number of the id (x), that of pseudo-spots counts from
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +41,8 @@ _FACTS = (
     "st_technology",
     "subseries",
     "patient",
-    "spots_under_tissue",
-    "cells_under_tissue",
     "species",
+    *(f"{n}_under_tissue" for n in ("spots", "cells")),
 )
 
 
@@ -58,10 +55,7 @@ class HestReader(Reader):
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, metadata, image (unless `images: false`) and patches (if the cohort uses them)."""
         sample = need(row, "sample")
-        files = {
-            "counts": join(root, f"st/{sample}.h5ad"),
-            "metadata": join(root, f"metadata/{sample}.json"),
-        }
+        files = {"counts": join(root, f"st/{sample}.h5ad"), "metadata": join(root, f"metadata/{sample}.json")}
         if pictured(spec):
             files["image"] = join(root, f"wsis/{sample}.tif")
         if spec.get("patches", "ignore") != "ignore":
@@ -113,14 +107,9 @@ def read_spots(path: Path, technology: str) -> AnnData:
 
 def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
     """Read a sample's metadata json and check that it belongs to the sheet row."""
-    from histoloom.text_tables import read_bytes
+    from histoloom.samples.tables import read_json
 
-    try:
-        facts = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise InputError(path, f"no JSON ({error}).", "fetch it again.", code="hest-metadata") from error
-    if not isinstance(facts, dict):
-        raise InputError(path, "no JSON object.", "fetch it again.", code="hest-metadata")
+    facts = read_json(path, "fetch it again.", "hest-metadata")
     if facts.get("id") not in (None, row["sample"]):
         problem = f"is about sample '{facts['id']}', not '{row['sample']}'."
         raise InputError(path, problem, "fetch it again.", code="hest-metadata-sample")
@@ -136,7 +125,7 @@ def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
 
 def _stated(facts: Mapping[str, Any], technology: str) -> dict[str, Any]:
     """Say what the metadata json knows, in the terms of `Reader.read`."""
-    stated: dict[str, Any] = {"facts": {k: facts[k] for k in _FACTS if _is_fact(facts.get(k))}}
+    stated: dict[str, Any] = {"facts": {k: facts[k] for k in _FACTS if pd.notna(facts.get(k))}}
     estimated, embedded = (number(facts.get(f"pixel_size_um_{kind}")) for kind in ("estimated", "embedded"))
     if estimated:
         stated["mpp"] = {"estimated": estimated}
@@ -151,10 +140,6 @@ def _stated(facts: Mapping[str, Any], technology: str) -> dict[str, Any]:
     return stated
 
 
-def _is_fact(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
 def _places(stored: StoredSection, technology: str, path: Path) -> pd.DataFrame:
     """Return positions as `histoloom.samples.tables.tidy_positions` does.
 
@@ -165,9 +150,7 @@ def _places(stored: StoredSection, technology: str, path: Path) -> pd.DataFrame:
     from histoloom.samples.geometry import estimate_pitch, grid_of
 
     if stored.spatial is None:
-        problem = (
-            f"no obsm['spatial']: {len(stored.obs)} rows like '{next(iter(stored.obs.index), '')}', must be spots."
-        )
+        problem = f"no obsm['spatial']: {len(stored.obs)} rows like '{next(iter(stored.obs.index), '')}' are no spots."
         raise InputError(path, problem, "fetch it again.", code="spatial-missing")
     if technology in POOLED:
         places = stored.spatial

@@ -33,10 +33,7 @@ class HestBenchReader(HestReader):
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts and image, which here is the file of patches."""
         sample, task = need(row, "sample"), spec["task"]
-        return {
-            "counts": join(root, f"{task}/adata/{sample}.h5ad"),
-            "image": join(root, f"{task}/patches/{sample}.h5"),
-        }
+        return {"counts": join(root, f"{task}/adata/{sample}.h5ad"), "image": join(root, f"{task}/patches/{sample}.h5")}
 
     @classmethod
     def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
@@ -73,18 +70,9 @@ class HestBenchReader(HestReader):
 
 def published_genes(path: Path) -> list[str]:
     """Return the gene list of a task, ``{"genes": [...]}``."""
-    import json
+    from histoloom.samples.tables import read_json
 
-    if not path.is_file():
-        raise InputError(
-            path, "the task's gene list is missing.", "put it there, or choose another panel.", code="hest-bench-genes"
-        )
-    try:
-        genes = json.loads(path.read_text(encoding="utf-8"))["genes"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            path, f'is no {{"genes": [...]}} ({error}).', "fetch it again.", code="hest-bench-genes"
-        ) from error
+    genes = read_json(path, "fetch it again, or choose another panel.", "hest-bench-genes").get("genes")
     if not isinstance(genes, list) or not genes or len(set(map(str, genes))) != len(genes):
         raise InputError(path, "its genes are no list of different names.", "fetch it again.", code="hest-bench-genes")
     return [str(gene) for gene in genes]

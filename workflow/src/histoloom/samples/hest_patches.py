@@ -29,7 +29,7 @@ MAX_GREY_LEVELS = 20.0
 
 _N_COMPARED = 8
 _TURNED = 0.75
-_REMEDY = "fetch it again, set 'patches' to ignore."
+_REMEDY = "fetch it again, or set 'patches' to ignore."
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,8 @@ def read_patches(path: Path) -> Patches:
             raw = np.ravel(handle["barcode"][()])
     except OSError as error:
         raise InputError(path, f"no readable h5 ({error}).", _REMEDY, code="patches-unreadable") from error
-    if (
-        len(shape) != 4
-        or shape[1] != shape[2]
-        or shape[3] != 3
-        or coords.shape != (shape[0], 2)
-        or len(raw) != shape[0]
-    ):
+    square = len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
+    if not square or coords.shape != (shape[0], 2) or len(raw) != shape[0]:
         problem = f"img {shape}, coords {coords.shape}, {len(raw)} barcodes: (N, P, P, 3), (N, 2), N expected."
         raise InputError(path, problem, _REMEDY, code="patches-shape")
     names = [plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw]
@@ -125,7 +120,6 @@ def locate_patches(
 
 
 def _check_places(path: Path, half: npt.NDArray[np.float64], side: float, swapped: npt.NDArray[np.float64]) -> None:
-    """Check that every corner lies half a side above and left of its spot."""
     off = np.abs(half - side / 2).max(axis=1)
     if side > 0 and (off <= MAX_SHIFT_PX).all():
         return

@@ -36,7 +36,6 @@ def _examples(ids: pd.Index) -> str:
 
 
 def _endings(ids: pd.Index) -> str:
-    """Return the endings of ids with their numbers, the commonest first."""
     matches = (_ENDING.search(str(name)) for name in ids)
     counts = Counter(match[0] for match in matches if match)
     return ", ".join(f"{ending} ({number})" for ending, number in counts.most_common(4))

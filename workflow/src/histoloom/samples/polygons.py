@@ -21,28 +21,10 @@ from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
 from histoloom.samples.alignment import read_alignment, to_slide
 from histoloom.samples.tables import as_text
-from histoloom.samples.xenium import read_experiment
 
 logger = logging.getLogger(__name__)
 
 _REMEDY = "fetch it again, or give the section a reason in the sheet's 'exclude' column."
-
-
-def place_outlines(
-    *, boundaries: Path, experiment: Path, alignment: Path | None, out: Path, cohort: str, sample: str
-) -> None:
-    """Write the outlines of a bundle's boundary table, placed as its cells are.
-
-    Takes um per pixel of the morphology image from ``experiment.xenium``; the rest is as in `write_polygons`.
-    """
-    write_polygons(
-        boundaries=boundaries,
-        out=out,
-        cohort=cohort,
-        sample=sample,
-        alignment=alignment,
-        pixel_size_um=read_experiment(experiment)["pixel_size"],
-    )
 
 
 def write_polygons(
@@ -76,9 +58,7 @@ def write_polygons(
         "frame": "level-0 px of the slide, x = column, y = row" if alignment else "px of the morphology image",
         "n": len(ids),
         "identity": make_identity(
-            "polygons",
-            {"cohort": cohort, "sample": sample, "pixel_size_um": pixel_size_um},
-            identities_of(used),
+            "polygons", {"cohort": cohort, "sample": sample, "pixel_size_um": pixel_size_um}, identities_of(used)
         ),
     }
     stamped = {b"geo": json.dumps(geo).encode(), KEY.encode(): canonical_json(metadata).encode()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoloom.artefacts import KEY
+from histoloom.samples.geometry import MPP_SOURCES
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,13 +18,6 @@ _SIDE_IN = 6.0
 _DPI = 120
 _BAR_SHARE = 0.25
 _NICE = (1, 2, 5)
-_BY = {
-    "sheet": "the sheet",
-    "alignment": "the alignment",
-    "pitch": "the array's pitch",
-    "estimated": "the publisher's estimate",
-    "embedded": "the slide file",
-}
 _MANY = 20_000
 """Above this many observations each is smaller than a pixel of the picture: their mean per pixel is drawn."""
 
@@ -65,7 +59,6 @@ def draw_section(section: AnnData, out: Path, dropped_places: np.ndarray | None 
 def _draw_spots(
     figure: Any, axes: Any, section: AnnData, metadata: dict[str, Any], scale: float, dropped_places: np.ndarray
 ) -> None:
-    """Draw the observations as discs of their true size."""
     from matplotlib.collections import EllipseCollection, PolyCollection
     from matplotlib.lines import Line2D
 
@@ -126,7 +119,6 @@ def _draw_means(axes: Any, centres: np.ndarray, values: np.ndarray) -> Any:
 
 
 def _draw_scale_bar(axes: Any, width: int, height: int, um_per_px: float) -> None:
-    """Draw a bar of a round length at the lower left."""
     wanted = _BAR_SHARE * width * um_per_px
     step = 10.0 ** np.floor(np.log10(wanted))
     length = max(n * step for n in _NICE if n * step <= wanted)
@@ -137,11 +129,10 @@ def _draw_scale_bar(axes: Any, width: int, height: int, um_per_px: float) -> Non
 
 
 def _title(section: AnnData, metadata: dict[str, Any]) -> str:
-    """Say what the section is and how it was read."""
     qc_flag = f"  [{metadata['qc_flag']}]" if metadata["qc_flag"] else ""
     first = f"{metadata['cohort']} / {metadata['sample']}   patient {metadata['patient']}{qc_flag}"
     pixels = f"{metadata['slide_width']} x {metadata['slide_height']} px"
-    size = f"{pixels} at {metadata['mpp']:.3f} µm/px (by {_BY[metadata['mpp_source']]})"
+    size = f"{pixels} at {metadata['mpp']:.3f} µm/px (by the {MPP_SOURCES[metadata['mpp_source']]})"
     if section.n_vars == 0:
         return f"{first}\n{size}, {section.n_obs:,} places, no expression"
     depth = np.median(section.obs["n_counts"].to_numpy()[section.obs["in_tissue"].to_numpy()])

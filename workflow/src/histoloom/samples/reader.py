@@ -143,10 +143,7 @@ def join_counts_and_positions(
         raise InputError(counts_file, problem, remedy, code="join-unmatched")
     logger.info("%s: %d of %d rows have a position", counts_file, int(shared.sum()), len(shared))
     kept = counts.rows(shared)
-    dropped = {
-        "position_without_counts": int((~placed).sum()),
-        "counts_without_position": int((~shared).sum()),
-    }
+    dropped = {"position_without_counts": int((~placed).sum()), "counts_without_position": int((~shared).sum())}
     section = assemble(kept, positions.loc[kept.obs_ids], dropped)
     section.uns["dropped_places"] = positions.loc[~placed, ["pixel_x", "pixel_y"]].to_numpy("float64")
     # The array's geometry is that of all its positions, not of those that survived.

@@ -51,11 +51,6 @@ class SpatialDataReader(Reader):
         return files
 
     @classmethod
-    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
-        """Return nothing: what the store knows is in `read`'s ``uns["stated"]``."""
-        return {}
-
-    @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read a table's rows that have a shape, at the shapes' centroids on the slide."""
         need_spatialdata(str(files["store"]))
@@ -119,7 +114,6 @@ def open_store(path: Path) -> Any:
 
 
 def _table(store: Any, row: Mapping[str, str], path: Path) -> tuple[Any, str]:
-    """Return the table's rows that annotate the chosen shapes, and the shapes' name."""
     name = row.get("table") or "table"
     if name not in store.tables:
         problem = f"no table '{name}'; there are: {', '.join(store.tables) or 'none'}."

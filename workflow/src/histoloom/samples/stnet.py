@@ -1,7 +1,7 @@
 """STNet in the layout of its Mendeley record 29ntw7sh4r, version 5 (He et al. 2020, 10.1038/s41551-020-0578-x).
 
 Four files a section and one table of them all, ``metadata.csv``. The names follow no rule (``BC`` here, ``BT`` there),
-so the sheet holds them and `read` checks them against that table; `rename_rows` fills them in from it. Counts are spots
+so the sheet holds them and `read` checks them against that table. Counts are spots
 x Ensembl ids with about 1,000 array spots, positions (``X`` = column, ``Y`` = row of the JPG) only those under tissue:
 the rest is dropped and counted. The pathologist's tables end their lines with CR and have a header one name short.
 """
@@ -9,7 +9,7 @@ the rest is dropped and counted. The pathologist's tables end their lines with C
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,14 +95,11 @@ def whole_ids(ids: pd.Index, path: Path) -> pd.Index:
 
 def read_spots(path: Path) -> pd.DataFrame:
     """Read where the spots under tissue lie; returns as `histoloom.samples.tables.read_positions`."""
-    from histoloom.samples.tables import tidy_positions
+    from histoloom.samples.tables import need_columns, tidy_positions
     from histoloom.text_tables import read_text_table
 
     table = read_text_table(path)
-    missing = [column for column in ("X", "Y") if column not in table]
-    if missing:
-        problem = f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}."
-        raise InputError(path, problem, _FETCH, code="stnet-spots-columns")
+    need_columns(table, ("X", "Y"), path, _FETCH, "stnet-spots-columns")
     ids = whole_ids(pd.Index(table.iloc[:, 0], dtype=object), path)
     array = ids.to_series().str.split("x", expand=True).astype(np.int64).to_numpy()
     columns = {"obs_id": ids, "array_row": array[:, 0], "array_col": array[:, 1]}
@@ -146,14 +143,11 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
 
 def read_names(path: Path) -> pd.DataFrame:
     """Read ``metadata.csv``: type, patient, replicate and the four of `ROLES`, index ``<patient>_<replicate>``."""
-    from histoloom.samples.tables import check_unique
+    from histoloom.samples.tables import check_unique, need_columns
     from histoloom.text_tables import read_text_table
 
     table = read_text_table(path)
-    missing = [column for column in ("patient", "replicate", *ROLES.values()) if column not in table]
-    if missing:
-        problem = f"no column {', '.join(missing)}; found: {', '.join(table.columns)}."
-        raise InputError(path, problem, _FETCH, code="stnet-names-columns")
+    need_columns(table, ("patient", "replicate", *ROLES.values()), path, _FETCH, "stnet-names-columns")
     table.index = pd.Index(table["patient"] + "_" + table["replicate"], dtype=object)
     check_unique(table.index, path, "section")
     return table
@@ -179,13 +173,3 @@ def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None
         names_in_table = ", ".join(f"{role} '{name}' and not '{row[role]}'" for role, name in wrong.items())
         problem = f"section '{sample}' has {names_in_table}."
         raise InputError(path, problem, "put the published names into the sheet.", code="stnet-names-differ")
-
-
-def rename_rows(rows: Sequence[Mapping[str, str]], names: pd.DataFrame) -> list[dict[str, str]]:
-    """Return sheet rows with the file names of ``metadata.csv`` (`read_names`) filled in."""
-    return [
-        {**row, **{role: str(names.loc[row["sample"], column]) for role, column in ROLES.items()}}
-        if row["sample"] in names.index
-        else dict(row)
-        for row in rows
-    ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,14 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SPACE_RANGER_COLUMNS = (
-    "barcode",
-    "in_tissue",
-    "array_row",
-    "array_col",
-    "pxl_row_in_fullres",
-    "pxl_col_in_fullres",
-)
+SPACE_RANGER_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 _ALIASES = {
     "array_row": ("array_row", "x"),
     "array_col": ("array_col", "y"),
@@ -49,6 +43,25 @@ def as_text(values: Any) -> npt.NDArray[np.object_]:
     if raw.dtype.kind == "S":
         return np.char.decode(raw, "utf-8").astype(object)
     return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in raw.tolist()], dtype=object)
+
+
+def read_json(path: Path, remedy: str, code: str) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        facts = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise InputError(path, f"no JSON ({error}).", remedy, code=code) from error
+    if not isinstance(facts, dict):
+        raise InputError(path, "no JSON object.", remedy, code=code)
+    return facts
+
+
+def need_columns(table: pd.DataFrame, columns: Iterable[str], path: Path, remedy: str, code: str) -> None:
+    """Check that a table has some columns."""
+    missing = [column for column in columns if column not in table]
+    if missing:
+        problem = f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}."
+        raise InputError(path, problem, remedy, code=code)
 
 
 def read_count_table(path: Path) -> tuple[csr_matrix, pd.Index, pd.Index]:
@@ -248,7 +261,6 @@ def tidy_positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """Read a positions table of any of the supported kinds as it is."""
     if path.suffix == ".parquet" and path.is_file() and path.stat().st_size:
         try:
             table = pd.read_parquet(path)

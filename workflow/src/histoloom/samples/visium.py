@@ -8,7 +8,6 @@ a folder of ``binned_outputs``.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,13 +85,10 @@ def read_scales(folder: Path) -> dict[str, Any]:
     from PIL import Image
 
     from histoloom.samples.hest_values import number
-    from histoloom.text_tables import read_bytes
+    from histoloom.samples.tables import read_json
 
     path = folder / "scalefactors_json.json"
-    try:
-        scales = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise InputError(path, f"no JSON ({error}).", _REMEDY, code="visium-scales") from error
+    scales = read_json(path, _REMEDY, "visium-scales")
     bin_um, um_per_px = number(scales.get("bin_size_um")), number(scales.get("microns_per_pixel"))
     stated: dict[str, Any] = {
         "pitch_um": bin_um or PITCH_UM,
@@ -101,17 +97,14 @@ def read_scales(folder: Path) -> dict[str, Any]:
     }
     if um_per_px:
         stated["mpp"] = {"estimated": um_per_px}
-    for name, key in (
-        ("tissue_hires_image.png", "tissue_hires_scalef"),
-        ("tissue_lowres_image.png", "tissue_lowres_scalef"),
-    ):
+    for size in ("hires", "lowres"):
+        name, key = f"tissue_{size}_image.png", f"tissue_{size}_scalef"
         if not (folder / name).is_file():
             continue
         scale = number(scales.get(key))
         if scale is None:
-            raise InputError(
-                path, f"'{key}' is {scales.get(key)!r}, no positive number.", _REMEDY, code="visium-scales"
-            )
+            problem = f"'{key}' is {scales.get(key)!r}, no positive number."
+            raise InputError(path, problem, _REMEDY, code="visium-scales")
         try:
             with Image.open(folder / name) as image:
                 stated["slide_size"] = (image.width / scale, image.height / scale)

@@ -7,7 +7,6 @@ counted. A cell has no array coordinates: ``array_row`` and ``array_col`` are it
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +34,6 @@ MAX_OUTSIDE = 0.05
 
 _MIN_TISSUE, _MARGIN = 0.5, 0.25
 _REMEDY = "fetch it again."
-_CELLS = {"cell_id": "the id", "x_centroid": "um", "y_centroid": "um"}
 
 
 class XeniumReader(Reader):
@@ -110,14 +108,9 @@ class XeniumReader(Reader):
 
 def read_experiment(path: Path) -> dict[str, Any]:
     """Read what ``experiment.xenium`` says of the run: pixel_size (um), version, panel, number of cells."""
-    from histoloom.text_tables import read_bytes
+    from histoloom.samples.tables import read_json
 
-    try:
-        stated = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise InputError(path, f"no JSON ({error}).", _REMEDY, code="xenium-experiment") from error
-    if not isinstance(stated, dict):
-        raise InputError(path, "no JSON object.", _REMEDY, code="xenium-experiment")
+    stated = read_json(path, _REMEDY, "xenium-experiment")
     size = stated.get("pixel_size", PIXEL_SIZE_UM)
     if not isinstance(size, int | float) or not 0 < size < 10:
         raise InputError(path, f"pixel_size is {size!r}; um per pixel expected.", _REMEDY, code="xenium-pixel-size")
@@ -131,7 +124,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     Index cell id as text (published as text, number or bytes); x_centroid, y_centroid um; the other columns as
     published.
     """
-    from histoloom.samples.tables import as_numbers, as_text, check_unique
+    from histoloom.samples.tables import as_numbers, as_text, check_unique, need_columns
     from histoloom.text_tables import read_text_table
 
     if not path.is_file():
@@ -142,10 +135,7 @@ def read_cells(path: Path) -> pd.DataFrame:
         raise
     except (OSError, ValueError) as error:
         raise InputError(path, f"no readable table ({error}).", _REMEDY, code="xenium-cells-unreadable") from error
-    missing = [column for column in _CELLS if column not in table]
-    if missing:
-        problem = f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}."
-        raise InputError(path, problem, _REMEDY, code="xenium-cells-columns")
+    need_columns(table, ("cell_id", "x_centroid", "y_centroid"), path, _REMEDY, "xenium-cells-columns")
     table.index = pd.Index(as_text(table["cell_id"].to_numpy()), dtype=object)
     check_unique(table.index, path, "cell")
     for column in {"x_centroid", "y_centroid", "cell_area", "nucleus_area"} & set(table):
@@ -160,7 +150,6 @@ def read_cells(path: Path) -> pd.DataFrame:
 def _join(
     counts: Counts, cells: pd.DataFrame, files: Mapping[str, Path]
 ) -> tuple[Counts, pd.DataFrame, dict[str, int]]:
-    """Keep the cells that both files have, in the matrix's order."""
     shared = counts.obs_ids.isin(cells.index)
     if not shared.any():
         problem = f"no id is in {files['cells']}: {', '.join(counts.obs_ids[:3])} against {', '.join(cells.index[:3])}."
@@ -205,18 +194,12 @@ def check_alignment(
     share, inverse_share = (geometry.tissue_share(xy, mask, scale) for xy in (places, turned))
     logger.info("%.3f of the cells lie on the slide, %.2f on its tissue", inside.mean(), share)
     better = inverse_inside.mean() >= inside.mean() and inverse_share > share
-    hint = (
-        f" By its inverse {100 * inverse_inside.mean():.0f} % would lie on it: the matrix looks inverted."
-        if better
-        else ""
-    )
+    by_inverse = f" By its inverse {100 * inverse_inside.mean():.0f} % would lie on it: the matrix looks inverted."
     on_glass = better and share < _MIN_TISSUE <= inverse_share and inverse_share - share > _MARGIN
     if (~inside).sum() > MAX_OUTSIDE * len(inside) or on_glass:
-        share_outside = f"{int((~inside).sum())} of {len(inside)} cells"
-        problem = (
-            f"{share_outside} lie outside the slide {files['image']} of {width} x {height} px, {100 * share:.0f} % of all "
-            f"lie on its tissue.{hint}"
-        )
+        size = f"{width} x {height} px, {100 * share:.0f} % of all lie on its tissue"
+        problem = f"{int((~inside).sum())} of {len(inside)} cells lie outside the slide {files['image']} of {size}."
+        problem += by_inverse if better else ""
         remedy = "give this H&E's alignment csv as published (it maps H&E pixels to morphology pixels)."
         raise InputError(files["alignment"], problem, remedy, code="xenium-alignment")
     return inside

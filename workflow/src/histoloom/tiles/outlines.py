@@ -174,7 +174,6 @@ def _show_window(axes: Any, slide: Slide, window: Window) -> None:
 
 
 def _add_rings(axes: Any, rings: list[npt.NDArray[np.float64]], colour: str) -> None:
-    """Draw outlines in the axes' data coordinates."""
     from matplotlib.collections import LineCollection
 
     axes.add_collection(LineCollection(rings, colors=colour, linewidths=1.1), autolim=False)
@@ -191,7 +190,6 @@ def _legend(axes: Any) -> None:
 def _show_tiles(
     figure: Any, slide: Slide, chosen: pd.DataFrame, rings: Rings, cores: Rings, of_tiles: Mapping[str, Any]
 ) -> None:
-    """Show tiles as an encoder sees them, with the outline of the cell in the middle."""
     tiles, side = TileSpec.from_dict(of_tiles["spec"]), float(of_tiles["size_level0_px"])
     centres = chosen[["x", "y"]].to_numpy(np.float64)
     pixels = read_tiles(slide, centres, side, tiles.size_px, pad=tiles.pad)

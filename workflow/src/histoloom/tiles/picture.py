@@ -56,7 +56,6 @@ def draw_tiles(
 
 
 def _overview(slide: Slide, frame: pd.DataFrame, side: float) -> Any:
-    """Return the reduced slide with one square per observation."""
     from PIL import Image, ImageDraw
 
     pixels = slide.thumbnail(_SLIDE_PX)
@@ -75,7 +74,6 @@ def _overview(slide: Slide, frame: pd.DataFrame, side: float) -> Any:
 
 
 def _examples(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return up to six tiles, evenly spaced from the least to the most tissue."""
     ordered = frame.sort_values(["tissue_fraction", "obs_id"], kind="stable")
     take: npt.NDArray[np.int64] = np.unique(np.linspace(0, len(ordered) - 1, _EXAMPLES).round().astype(int))
     return ordered.iloc[take] if len(ordered) else ordered
