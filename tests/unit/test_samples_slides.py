@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from error_codes import has_code
 from histoloom import kinds
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
@@ -144,5 +145,5 @@ def test_slides_need_a_pixel_size(tmp_path: Path) -> None:
     save(tmp_path / "a.tif")
     with pytest.raises(InputError, match=r"0\.25 by the sheet but 0\.5 by the slide file"):
         grid(tmp_path, mpp="0.25")
-    with pytest.raises(InputError, match="smaller than one square"):
+    with pytest.raises(InputError, check=has_code("slide-too-small")):
         grid(tmp_path, "a.png", mpp="0.05")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.text_tables import read_text
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,8 +31,6 @@ def read_alignment(path: Path) -> FloatArray:
 
     Returns (3, 3), H&E px -> morphology px, homogeneous; invertible.
     """
-    from histoloom.text_tables import read_text
-
     text = read_text(path)
     matrix = _from_keypoints(text, path) if "fixedX" in text.partition("\n")[0] else _from_numbers(text, path)
     if not np.isfinite(matrix).all() or not np.allclose(matrix[2], [0, 0, 1]):

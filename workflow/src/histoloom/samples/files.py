@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
+from histoloom.samples.counts import Counts, StoredSection, read_counts, read_h5ad
 from histoloom.samples.reader import Reader, join, join_counts_and_positions, max_unmatched, need, pictured
+from histoloom.samples.tables import read_positions, tidy_positions
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-
-    from histoloom.samples.counts import Counts, StoredSection
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,6 @@ class FilesReader(Reader):
 
         An h5ad may hold the positions itself: obs array_row, array_col (in_tissue, region) and obsm["spatial"].
         """
-        from histoloom.samples.counts import read_counts, read_h5ad
-        from histoloom.samples.tables import read_positions
-
         path, layer = Path(files["counts"]), row.get("counts_layer", "")
         places_file = Path(files.get("positions", path))
         if path.name.lower().endswith(".h5ad"):
@@ -55,8 +53,6 @@ class FilesReader(Reader):
 
 def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:
     """Return the positions that an h5ad holds, as `histoloom.samples.tables.read_positions` does."""
-    from histoloom.samples.tables import tidy_positions
-
     if stored.spatial is None or not {"array_row", "array_col"} <= set(stored.obs):
         problem = "no positions: obs array_row, array_col and obsm['spatial'] (full-resolution px) are needed."
         raise InputError(path, problem, "fill 'positions' in the sheet.", code="h5ad-positions")
@@ -68,8 +64,6 @@ def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:
 
 def as_spots_by_genes(counts: Counts, places: pd.DataFrame, path: Path) -> Counts:
     """Turn a genes x spots matrix over, when its column names are the spots and its row names are not."""
-    from dataclasses import replace
-
     if counts.obs_ids.isin(places.index).any() or not counts.genes.isin(places.index).any():
         return counts
     logger.info("%s: columns are spots, rows are genes; turned over", path)

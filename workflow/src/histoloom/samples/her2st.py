@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from histoloom.samples.counts import read_counts
 from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
+from histoloom.samples.tables import as_numbers, check_unique, need_columns, read_positions
+from histoloom.text_tables import read_text_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,9 +55,6 @@ class Her2stReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read counts, positions and the pathologist's regions of a section."""
-        from histoloom.samples.counts import read_counts
-        from histoloom.samples.tables import read_positions
-
         counts, positions = read_counts(Path(files["counts"])), read_positions(Path(files["spots"]))
         section = join_counts_and_positions(counts, positions, Path(files["counts"]), Path(files["spots"]))
         if "regions" in files:
@@ -91,9 +91,6 @@ def read_regions(path: Path) -> tuple[pd.Series, int]:
     Its x, y are the spot file's new_x, new_y, which round to the array coordinates; its pixel columns belong to another
     frame. Returns label by spot id; rows left out because they have no coordinates (G2 has 8, F1 has 1).
     """
-    from histoloom.samples.tables import as_numbers, check_unique, need_columns
-    from histoloom.text_tables import read_text_table
-
     table = read_text_table(path)
     remedy = "give the table as published, or leave 'regions' empty."
     need_columns(table, ("x", "y", "label"), path, remedy, "her2st-regions-columns")

@@ -18,13 +18,19 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.samples.canonical import cell_number
+from histoloom.samples.control_features import is_control
+from histoloom.samples.counts import StoredSection, read_h5ad
+from histoloom.samples.files import positions_of
+from histoloom.samples.geometry import estimate_pitch, grid_of
+from histoloom.samples.hest_patches import check_patches
 from histoloom.samples.hest_values import number, plain_id
 from histoloom.samples.reader import Reader, assemble, join, need, pictured
+from histoloom.samples.tables import read_json
+from histoloom.slides import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from histoloom.samples.counts import StoredSection
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +95,6 @@ class HestReader(Reader):
 
 def read_spots(path: Path, technology: str) -> AnnData:
     """Read counts and positions of an h5ad as HEST writes it, without control probes."""
-    from histoloom.samples.control_features import is_control
-    from histoloom.samples.counts import read_h5ad
-
     stored = read_h5ad(path)
     counts, places = stored.counts, _places(stored, technology, path)
     kept = ~is_control(list(counts.genes)) if technology == "Xenium" else np.ones(len(counts.genes), bool)
@@ -107,8 +110,6 @@ def read_spots(path: Path, technology: str) -> AnnData:
 
 def read_facts(path: Path, row: Mapping[str, str]) -> dict[str, Any]:
     """Read a sample's metadata json and check that it belongs to the sheet row."""
-    from histoloom.samples.tables import read_json
-
     facts = read_json(path, "fetch it again.", "hest-metadata")
     if facts.get("id") not in (None, row["sample"]):
         problem = f"is about sample '{facts['id']}', not '{row['sample']}'."
@@ -146,9 +147,6 @@ def _places(stored: StoredSection, technology: str, path: Path) -> pd.DataFrame:
     Early pseudo-spots have no array coordinates, and dropping empty squares has shifted some: they are numbered anew
     from the places wherever they do not follow them.
     """
-    from histoloom.samples.files import positions_of
-    from histoloom.samples.geometry import estimate_pitch, grid_of
-
     if stored.spatial is None:
         problem = f"no obsm['spatial']: {len(stored.obs)} rows like '{next(iter(stored.obs.index), '')}' are no spots."
         raise InputError(path, problem, "fetch it again.", code="spatial-missing")
@@ -166,10 +164,6 @@ def _use_patches(
     section: AnnData, files: Mapping[str, Path], row: Mapping[str, str], facts: Mapping[str, Any], *, restrict: bool
 ) -> None:
     """Check the published patches against the slide; keep as tissue what has one, if the cohort says so."""
-    from histoloom.samples.canonical import cell_number
-    from histoloom.samples.hest_patches import check_patches
-    from histoloom.slides import open_slide
-
     path = Path(files["patches"])
     mpp = cell_number(row, "mpp", f"sheet row '{row['sample']}'") or number(facts.get("pixel_size_um_estimated"))
     with open_slide(files["image"]) as slide:

@@ -16,7 +16,9 @@ import numpy as np
 
 from histoloom.errors import InputError
 from histoloom.samples.hest import MEASURES, POOLED, HestReader, read_spots
+from histoloom.samples.hest_patches import PATCH_UM_PER_PX, locate_patches
 from histoloom.samples.reader import join, need
+from histoloom.samples.tables import read_json
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,8 +51,6 @@ class HestBenchReader(HestReader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read the spots of a section that have a patch."""
-        from histoloom.samples.hest_patches import PATCH_UM_PER_PX, locate_patches
-
         technology = row["technology"]
         section = read_spots(Path(files["counts"]), technology)
         path = Path(files["image"])
@@ -70,8 +70,6 @@ class HestBenchReader(HestReader):
 
 def published_genes(path: Path) -> list[str]:
     """Return the gene list of a task, ``{"genes": [...]}``."""
-    from histoloom.samples.tables import read_json
-
     genes = read_json(path, "fetch it again, or choose another panel.", "hest-bench-genes").get("genes")
     if not isinstance(genes, list) or not genes or len(set(map(str, genes))) != len(genes):
         raise InputError(path, "its genes are no list of different names.", "fetch it again.", code="hest-bench-genes")

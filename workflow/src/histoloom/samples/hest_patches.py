@@ -17,6 +17,7 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.hest_values import plain_id
+from histoloom.samples.tables import check_unique
 from histoloom.slides import Slide, UInt8
 
 logger = logging.getLogger(__name__)
@@ -48,8 +49,6 @@ class Patches:
 def read_patches(path: Path) -> Patches:
     """Read where patches lie, without their pixels."""
     import h5py
-
-    from histoloom.samples.tables import check_unique
 
     if not path.is_file():
         raise InputError(path, "the patches are missing.", _REMEDY, code="patches-missing")

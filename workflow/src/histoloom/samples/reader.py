@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.samples.counts import Counts
+from histoloom.samples.matching_ids import differences
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from histoloom.samples.counts import Counts
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +127,6 @@ def join_counts_and_positions(
     rows, and of the positions in tissue, that may have no partner; 1 where a source is known to give more of the one
     than of the other.
     """
-    from histoloom.samples.matching_ids import differences
-
     shared = counts.obs_ids.isin(positions.index)
     placed = positions.index.isin(counts.obs_ids)
     in_tissue = positions["in_tissue"].to_numpy(bool) if "in_tissue" in positions else np.ones(len(positions), bool)

@@ -14,7 +14,11 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.samples.canonical import cell_number
+from histoloom.samples.counts import Counts
+from histoloom.samples.geometry import decide_mpp
 from histoloom.samples.reader import Reader, assemble, join, need
+from histoloom.slides import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,11 +47,6 @@ class SlidesReader(Reader):
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Lay the grid over the slide."""
         from scipy.sparse import csr_matrix
-
-        from histoloom.samples.canonical import cell_number
-        from histoloom.samples.counts import Counts
-        from histoloom.samples.geometry import decide_mpp
-        from histoloom.slides import open_slide
 
         where = f"sheet row '{row['sample']}'"
         grid_um = float(spec.get("grid_um", DEFAULT_GRID_UM))

@@ -20,6 +20,7 @@ import pandas as pd
 
 from histoloom.artefacts import KEY
 from histoloom.errors import InputError
+from histoloom.samples.counts import make_counts
 from histoloom.samples.reader import Reader, assemble, join, need, pictured
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ class SpatialDataReader(Reader):
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read a table's rows that have a shape, at the shapes' centroids on the slide."""
         need_spatialdata(str(files["store"]))
-        from histoloom.samples.counts import make_counts
 
         path = Path(files["store"])
         store = open_store(path)

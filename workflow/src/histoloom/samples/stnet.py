@@ -8,6 +8,7 @@ the rest is dropped and counted. The pathologist's tables end their lines with C
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +19,10 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.samples.counts import read_counts
 from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
+from histoloom.samples.tables import check_unique, need_columns, tidy_positions
+from histoloom.text_tables import read_text, read_text_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,9 +61,6 @@ class STNetReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read counts, positions and the pathologist's tumour annotation (region: tumor, non) of a section."""
-        from histoloom.samples.counts import read_counts
-        from histoloom.samples.tables import check_unique
-
         if "metadata" in files:
             check_names(read_names(Path(files["metadata"])), row, Path(files["metadata"]))
         counts_file, spots_file = Path(files["counts"]), Path(files["spots"])
@@ -95,9 +96,6 @@ def whole_ids(ids: pd.Index, path: Path) -> pd.Index:
 
 def read_spots(path: Path) -> pd.DataFrame:
     """Read where the spots under tissue lie; returns as `histoloom.samples.tables.read_positions`."""
-    from histoloom.samples.tables import need_columns, tidy_positions
-    from histoloom.text_tables import read_text_table
-
     table = read_text_table(path)
     need_columns(table, ("X", "Y"), path, _FETCH, "stnet-spots-columns")
     ids = whole_ids(pd.Index(table.iloc[:, 0], dtype=object), path)
@@ -115,8 +113,6 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
     far left; the columns are recognised by their content. Coordinates are rounded to the array's grid. Returns
     ``tumor`` or ``non`` by spot id; rows left out because they have no coordinates or no label.
     """
-    from histoloom.text_tables import read_text
-
     lines = [line.split("\t") for line in read_text(path).split("\n") if line.strip()]
     header, cells = [name.strip() for name in lines[0]], lines[1:]
     width = max((len(line) for line in cells), default=0)
@@ -143,9 +139,6 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
 
 def read_names(path: Path) -> pd.DataFrame:
     """Read ``metadata.csv``: type, patient, replicate and the four of `ROLES`, index ``<patient>_<replicate>``."""
-    from histoloom.samples.tables import check_unique, need_columns
-    from histoloom.text_tables import read_text_table
-
     table = read_text_table(path)
     need_columns(table, ("patient", "replicate", *ROLES.values()), path, _FETCH, "stnet-names-columns")
     table.index = pd.Index(table["patient"] + "_" + table["replicate"], dtype=object)
@@ -155,8 +148,6 @@ def read_names(path: Path) -> pd.DataFrame:
 
 def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None:
     """Check a sheet row's patient and files against ``metadata.csv``."""
-    import difflib
-
     sample = row["sample"]
     if sample not in names.index:
         near = difflib.get_close_matches(sample, list(names.index), n=1)

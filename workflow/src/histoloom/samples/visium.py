@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
+from histoloom.samples.counts import read_10x_h5
+from histoloom.samples.hest_values import number
 from histoloom.samples.reader import Reader, join, join_counts_and_positions, max_unmatched, need, pictured
+from histoloom.samples.tables import read_json, read_positions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,9 +50,6 @@ class VisiumReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read the barcodes of the filtered matrix and where they lie."""
-        from histoloom.samples.counts import read_10x_h5
-        from histoloom.samples.tables import read_positions
-
         path, folder = Path(files["counts"]), Path(files["spatial"])
         counts = read_10x_h5(path)
         positions_file = find_positions(folder)
@@ -83,9 +83,6 @@ def read_scales(folder: Path) -> dict[str, Any]:
     As `Reader.read` describes ``uns["stated"]``.
     """
     from PIL import Image
-
-    from histoloom.samples.hest_values import number
-    from histoloom.samples.tables import read_json
 
     path = folder / "scalefactors_json.json"
     scales = read_json(path, _REMEDY, "visium-scales")

@@ -17,13 +17,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.samples import geometry
 from histoloom.samples.alignment import inverted, read_alignment, slide_mpp, to_slide
+from histoloom.samples.counts import Counts, read_10x_h5
 from histoloom.samples.reader import Reader, assemble, join, need, pictured
+from histoloom.samples.tables import as_numbers, as_text, check_unique, need_columns, read_json
+from histoloom.slides import open_slide
+from histoloom.text_tables import read_text_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from histoloom.samples.counts import Counts
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +79,6 @@ class XeniumReader(Reader):
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read the cells that have counts and a centroid, and place them on the H&E."""
-        from histoloom.samples.counts import read_10x_h5
-
         counts = read_10x_h5(Path(files["counts"]))
         cells = read_cells(Path(files["cells"]))
         facts = read_experiment(Path(files["experiment"]))
@@ -108,8 +109,6 @@ class XeniumReader(Reader):
 
 def read_experiment(path: Path) -> dict[str, Any]:
     """Read what ``experiment.xenium`` says of the run: pixel_size (um), version, panel, number of cells."""
-    from histoloom.samples.tables import read_json
-
     stated = read_json(path, _REMEDY, "xenium-experiment")
     size = stated.get("pixel_size", PIXEL_SIZE_UM)
     if not isinstance(size, int | float) or not 0 < size < 10:
@@ -124,9 +123,6 @@ def read_cells(path: Path) -> pd.DataFrame:
     Index cell id as text (published as text, number or bytes); x_centroid, y_centroid um; the other columns as
     published.
     """
-    from histoloom.samples.tables import as_numbers, as_text, check_unique, need_columns
-    from histoloom.text_tables import read_text_table
-
     if not path.is_file():
         raise InputError(path, "the table of cells is missing.", "put it there.", code="xenium-cells-missing")
     try:
@@ -182,9 +178,6 @@ def check_alignment(
     `places`, `turned`: (n, 2), column and row on the H&E by the alignment, and by its inverse. Which cells lie on the
     slide.
     """
-    from histoloom.samples import geometry
-    from histoloom.slides import open_slide
-
     with open_slide(files["image"]) as slide:
         thumbnail = slide.thumbnail(600)
         width, height = slide.width, slide.height
