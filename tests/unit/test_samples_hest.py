@@ -107,23 +107,23 @@ def test_wrong_patches(tmp_path: Path) -> None:
     with h5py.File(path) as handle:
         images, coords, names = (handle[name][()] for name in ("img", "coords", "barcode"))
     for change, problem in (
-        ({"coords": coords + 28}, "not centred on their spots"),
-        ({"coords": coords + np.array([28, 0])}, "not centred on their spots"),
+        ({"coords": coords + 28}, "off their spots"),
+        ({"coords": coords + np.array([28, 0])}, "off their spots"),
         ({"coords": (sample.places[::2][:, ::-1] - 28).astype(int)}, "x and y exchanged they fit"),
-        ({"coords": sample.places[::2].astype(int)}, "not centred|makes"),
+        ({"coords": sample.places[::2].astype(int)}, "off their spots|makes"),
         ({"img": images[:, :, ::-1]}, "they are turned or mirrored"),
         ({"img": images.transpose(0, 2, 1, 3)}, "they are turned or mirrored"),
-        ({"img": np.roll(images, 7, axis=0)}, "differ from the slide"),
-        ({"img": 255 - images}, "differ from the slide"),
-        ({"img": images[:, :28, :28]}, r"makes 0\.2500 um/px; the section has 0\.5000"),
-        ({"img": images[:, :28]}, "do not fit"),
+        ({"img": np.roll(images, 7, axis=0)}, "grey levels in the mean: of another image"),
+        ({"img": 255 - images}, "grey levels in the mean: of another image"),
+        ({"img": images[:, :28, :28]}, r"makes 0\.2500 um/px, not 0\.5000"),
+        ({"img": images[:, :28]}, "N expected"),
         ({"barcode": None}, "no dataset barcode"),
-        ({"barcode": names[:-1]}, "do not fit"),
+        ({"barcode": names[:-1]}, "N expected"),
         ({"barcode": np.array([[b"Z"], *names[1:]])}, "1 patches have no spot in the h5ad, first 'Z'"),
     ):
         path.unlink()
         sample.write_patches(path, **change)
-        with pytest.raises(InputError, check=has_code("patches-pixels")):
+        with pytest.raises(InputError, match=problem):
             read(sample, tmp_path, patches="check")
     path.unlink()
     with pytest.raises(InputError, match="missing"):
@@ -150,11 +150,11 @@ def test_swapped_orientation_and_missing_groups(tmp_path: Path) -> None:
     root = sample.write(tmp_path)
     section = anndata.read_h5ad(root / "st/H1.h5ad")
     anndata.AnnData(section.X.T, obs=section.var, var=section.obs).write_h5ad(root / "st/H1.h5ad")
-    with pytest.raises(InputError, match=r"missing: the h5ad has 4 rows, first 'EPCAM'; rows must be spots"):
+    with pytest.raises(InputError, check=has_code("spatial-missing")):
         read(sample, root)
     section.obs = section.obs.drop(columns="array_row")
     section.write_h5ad(root / "st/H1.h5ad")
-    with pytest.raises(InputError, match="holds no positions"):
+    with pytest.raises(InputError, check=has_code("h5ad-positions")):
         read(sample, root)
     (root / "st/H1.h5ad").write_bytes((root / "st/H1.h5ad").read_bytes()[:2000])
     with pytest.raises(InputError, match="no readable h5ad"):
