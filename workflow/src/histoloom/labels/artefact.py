@@ -19,33 +19,7 @@ from histoloom.obs_keys import obs_keys
 
 @dataclass(frozen=True)
 class LabelTask:
-    """One fit: a group of sections and an optimiser seed.
-
-    Attributes
-    ----------
-    spec
-        The method's entry (``labels.<method>.schema.yaml``), with its defaults.
-    cohort, group, seed
-        What is labelled, and the optimiser seed; methods without a fit ignore the seed.
-    samples
-        h5ad of each section of the group.
-    reference
-        The reference's h5ad; None for methods that take none.
-    tables
-        Published table of the cohort, or ground truth of each section.
-    nuclei
-        Counted nuclei of the sections, where the method expects cells by them.
-    genes
-        Table through which genes of the sections and of the reference are matched (`histoloom.genes`); None: by name.
-    scratch
-        Folder of the fit's checkpoints.
-    threads
-        Threads of the fit; part of the identity where they can change floats.
-    granted_mb
-        Memory that the job was given, MB; a fit that needs more is refused before it begins. None: unknown.
-    device
-        From `histoloom.devices.lease_device`.
-    """
+    """One fit: a group of sections and an optimiser seed, which methods without a fit ignore."""
 
     spec: Mapping[str, Any]
     cohort: str
@@ -89,26 +63,7 @@ def science(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class GroupLabels:
-    """What a label method gives.
-
-    Attributes
-    ----------
-    obs
-        One row per labelled observation: sample, obs_id, patient, flag_low_umi; and excess_residual
-        (`histoloom.labels.residual`) where the method explains counts.
-    mean
-        Abundance, shape (n, T), float.
-    types
-        Names of the T types.
-    units
-        ``"cells"`` (per spot) or ``"proportion"``.
-    layers
-        Further statistics of the method (q05, std), shapes (n, T).
-    dropped
-        Observations without a label, by sample and reason.
-    qc
-        Facts about the fit, JSON.
-    """
+    """What a label method gives."""
 
     obs: pd.DataFrame
     mean: np.ndarray

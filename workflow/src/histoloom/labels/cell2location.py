@@ -30,15 +30,10 @@ _STATISTICS = {
 
 
 def label_cell2location(task: LabelTask) -> GroupLabels:
-    """Fit cell2location to a group of sections and give its posterior abundance.
+    """Fit cell2location to a group of sections; posterior mean abundance (cells) with layers q05 and std.
 
     Sections are batches of one fit. The prior mean of cells per spot is ``n_cells_per_location``; abundance is linear
     in it. Source: Kleshchevnikov et al. 2022, doi 10.1038/s41587-021-01139-4.
-
-    Returns
-    -------
-    GroupLabels
-        Units ``cells``: posterior mean, with layers q05 (5 % quantile) and std.
     """
     data, spec = prepare(task), task.spec
     _check_memory(data, task)
@@ -92,15 +87,10 @@ def _check_memory(data: Prepared, task: LabelTask) -> None:
 
 
 def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
-    """Return the prior mean of cells per spot of a group, and where it comes from.
+    """Return the prior mean of cells per spot of a group, and where it comes from in words.
 
-    With ``n_cells_per_location: nuclei`` it is the median of the nuclei counted under the spots of `obs`.
-
-    Returns
-    -------
-    tuple
-        ``(30.0, "config")``, ``(17.0, "median of nuclei under 812 spots")`` or ``(30.0, "fallback: ...")``. A nuclei
-        counter that misses cells makes the prior low, and with it every abundance: shares and correlations stay.
+    With ``n_cells_per_location: nuclei`` it is the median of the nuclei counted under the spots of `obs`. A nuclei
+    counter that misses cells makes the prior low, and with it every abundance: shares and correlations stay.
     """
     asked, fallback = task.spec["n_cells_per_location"], float(task.spec["n_cells_fallback"])
     if asked != "nuclei":
@@ -124,13 +114,7 @@ def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
 
 
 def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any]:
-    """Train the model with `n_cells` expected per spot; a fit begun by an earlier try goes on from its checkpoint.
-
-    Returns
-    -------
-    tuple
-        The trained model, and its AnnData with the posterior.
-    """
+    """Return the trained model and its AnnData with the posterior; a fit goes on from an earlier try's checkpoint."""
     import anndata as ad
 
     spec: Mapping[str, Any] = task.spec

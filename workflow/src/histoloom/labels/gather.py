@@ -23,18 +23,9 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
     """Concatenate groups and average seeds.
 
     X and the layers q05 and std are means over seeds (std is the mean posterior sd, not the spread between seeds). With
-    several seeds each is kept as layer ``seed_<s>``, and agreement is the Pearson correlation between seeds per
-    section and type, averaged over pairs of seeds: it says how far the optimiser repeats itself, not how right the
-    labels are.
-
-    Parameters
-    ----------
-    spec
-        The labels' entry.
-    groups
-        Files of `label_group`, every group with every seed, in the order of the sections.
-    out
-        The h5ad to write.
+    several seeds each is kept as layer ``seed_<s>``, and agreement is the Pearson correlation between seeds per section
+    and type, averaged over pairs of seeds: it says how far the optimiser repeats itself, not how right the labels are.
+    `groups` are files of `label_group`, every group with every seed, in the order of the sections.
     """
     where = f"labels of cohort '{cohort}'"
     if not groups:
@@ -158,21 +149,9 @@ def _constant(values: np.ndarray, types: list[str]) -> list[str]:
 
 
 def seed_agreement(values: Mapping[int, np.ndarray], sample: np.ndarray, types: list[str]) -> list[dict[str, Any]]:
-    """Return the mean Pearson correlation between seeds, by section and type.
+    """Return the mean Pearson correlation between seeds, by section and type; empty with one seed.
 
-    Parameters
-    ----------
-    values
-        Labels (n, T) by seed.
-    sample
-        Section of each observation, shape (n,).
-    types
-        The T types.
-
-    Returns
-    -------
-    list of dict
-        sample, type, r (None where a column is constant), pairs. Empty with one seed.
+    `values` holds labels (n, T) by seed. Rows: sample, type, r (None where a column is constant), pairs.
     """
     agreement = []
     for name in dict.fromkeys(sample):

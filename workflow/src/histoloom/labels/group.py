@@ -26,15 +26,7 @@ def label_groups(tasks: Sequence[LabelTask], out: Path, efficiency: Path) -> Non
     """Make several fits of one label entry and cohort, one after another, so that they share imports and the device.
 
     A finished fit stays in the job's scratch folder until all are done: a job that was killed does not make it again.
-
-    Parameters
-    ----------
-    tasks
-        The fits; all have the same entry, cohort and scratch folder.
-    out
-        Folder to write, with ``{group}.{seed}.h5ad`` for each fit.
-    efficiency
-        The json of wall time and memory to write; fits taken from an earlier try do not count.
+    Writes ``{group}.{seed}.h5ad`` for each fit into `out`; in `efficiency` fits taken from an earlier try do not count.
     """
     first = tasks[0]
     finished = first.scratch / "finished"
@@ -63,13 +55,7 @@ def _is_finished(path: Path, task: LabelTask) -> bool:
 
 
 def label_group(task: LabelTask, out: Path) -> int:
-    """Write the labels of one fit as h5ad; return how many observations got one.
-
-    Raises
-    ------
-    InputError
-        Input that the method cannot use, or labels that are not finite or negative.
-    """
+    """Write the labels of one fit as h5ad; return how many observations got one."""
     if not task.samples:
         raise InputError(
             task.where, "has no sections.", "name at least one section that is not excluded.", code="labels-no-sections"

@@ -16,11 +16,6 @@ def label_nnls(task: LabelTask) -> GroupLabels:
     total), so that neither the spot's depth nor its number of cells matters while a type's RNA content does: w is a
     share of cells, not of RNA. With ``gene_weights: poisson`` D = 1 / sqrt(mean signature) gives every gene about the
     same variance; with ``none`` D = 1 and the few strongest genes decide.
-
-    Returns
-    -------
-    GroupLabels
-        Units ``proportion``: rows sum to 1.
     """
     from scipy.optimize import nnls
 

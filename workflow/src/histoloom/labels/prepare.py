@@ -27,21 +27,7 @@ _LOST_MARKERS = 25
 
 @dataclass(frozen=True)
 class Section:
-    """Spots of one section that can be labelled.
-
-    Attributes
-    ----------
-    sample
-        Its name.
-    obs
-        sample, obs_id, patient, flag_low_umi.
-    counts
-        Raw counts CSR (n, G).
-    genes
-        The G genes that can be matched with a reference's.
-    dropped
-        Spots left out, by reason.
-    """
+    """Spots of one section that can be labelled."""
 
     sample: str
     obs: pd.DataFrame
@@ -52,21 +38,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A group of sections ready for deconvolution.
-
-    Attributes
-    ----------
-    obs
-        sample, obs_id, patient, flag_low_umi of all spots of the group.
-    counts
-        Raw counts CSR (n, G), genes as in signatures.
-    signatures
-        Mean counts per cell, DataFrame (G genes x T types).
-    dropped
-        Spots left out, by sample and reason.
-    genes
-        Report about genes, JSON.
-    """
+    """A group of sections ready for deconvolution."""
 
     obs: pd.DataFrame
     counts: csr_matrix

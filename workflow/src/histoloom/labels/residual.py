@@ -18,30 +18,14 @@ Expected = Callable[[np.ndarray], np.ndarray]
 def reconstruction(
     counts: csr_matrix, expected: Expected, samples: pd.Series, seed: int
 ) -> tuple[dict[str, float | None], np.ndarray]:
-    """Compare observed with expected counts.
+    """Compare observed counts CSR (n, G) with expected ones, which `expected` gives for row positions.
 
-    A spot's correlation falls with its depth even where the model is right. So the same number of spots is drawn from
-    the fitted model (Poisson), and a spot's excess residual is how much worse its real counts fit than the drawn ones:
-    about 0 where the model explains all but counting noise, and larger where tissue holds what the reference lacks.
-
-    Parameters
-    ----------
-    counts
-        Observed counts CSR (n, G).
-    expected
-        Function of row positions that returns expected counts (rows, G).
-    samples
-        Section of each spot, length n.
-    seed
-        Of the draws; each section has its own stream, so that a section's numbers do not depend on the others.
-
-    Returns
-    -------
-    by_section : dict
-        Pearson correlation of log1p counts with log1p expected counts over all spots and genes; None if undefined.
-    excess : ndarray (n,)
-        Excess residual of each spot: r(drawn, expected) - r(observed, expected), both over genes on log1p; NaN where
-        one of them is undefined.
+    Returns, by section, Pearson's r of log1p counts with log1p expected counts over all spots and genes (None if
+    undefined), and the excess residual of each spot (n,). A spot's correlation falls with its depth even where the
+    model is right. So the same number of spots is drawn from the fitted model (Poisson), and a spot's excess residual
+    is r(drawn, expected) - r(observed, expected): about 0 where the model explains all but counting noise, and larger
+    where tissue holds what the reference lacks. Each section has its own stream of draws, so that its numbers do not
+    depend on the others.
     """
     by_section: dict[str, float | None] = {}
     excess = np.full(len(samples), np.nan)

@@ -22,16 +22,10 @@ HALVES = (0, 1)
 
 
 def thin_counts(counts: Any, half: int, seed: int, name: str) -> Any:
-    """Return one of the two halves of a matrix of counts.
+    """Return half of a CSR matrix (n, genes) of whole numbers.
 
-    Parameters
-    ----------
-    counts
-        CSR (n, genes) of whole numbers.
-    half
-        0: each count thinned by Binomial(count, 0.5); 1: what is left of it. Both add up to the counts.
-    seed, name
-        Choose the draw; `name` (``cohort/sample``) gives each section its own.
+    Half 0 is each count thinned by Binomial(count, 0.5), half 1 what is left of it: both add up to the counts. `name`
+    (``cohort/sample``) gives each section its own draw.
     """
     from scipy.sparse import csr_matrix
 
@@ -53,17 +47,7 @@ def thin_counts(counts: Any, half: int, seed: int, name: str) -> Any:
 
 
 def thin_section(*, sample: Path, half: int, seed: int, out: Path) -> None:
-    """Write a section with half of its counts; labels and targets are made of it as of the whole section.
-
-    Parameters
-    ----------
-    sample
-        Section artefact.
-    half, seed
-        See `thin_counts`.
-    out
-        h5ad: counts, positions and metadata of the section, without its pictures.
-    """
+    """Write a section with half of its counts, without its pictures; labels are made of it as of the whole section."""
     section = read_table(sample, obsm=["spatial"])
     name = f"{section.metadata.get('cohort')}/{section.metadata.get('sample')}"
     counts = thin_counts(section.X, half, seed, name)

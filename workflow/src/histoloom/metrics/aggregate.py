@@ -50,11 +50,7 @@ def over_types(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_patients(sections: pd.DataFrame) -> pd.DataFrame:
-    """Average a patient's sections.
-
-    `sections` has fold, cohort, patient, sample, qc_flag, value and any of `KEYS`. `fold` is kept where a patient is
-    tested in a single one.
-    """
+    """Average a patient's sections; `fold` is kept where a patient is tested in a single one."""
     sections = _complete(sections)
     plain = sections["qc_flag"] == ""
     has_plain = plain.groupby([sections["cohort"], sections["patient"]]).transform("any")
@@ -75,15 +71,9 @@ def to_cohort(patients: pd.DataFrame) -> pd.DataFrame:
 
 
 def roll_up(sections: pd.DataFrame, *, types: bool) -> pd.DataFrame:
-    """Return section, patient and cohort rows of per-section values.
+    """Return section, patient and cohort rows of per-section values (one row per fold, section and quantity).
 
-    Parameters
-    ----------
-    sections
-        One row per fold, section and quantity.
-    types
-        Whether to add rows with target "", the mean over types: taken in each section first, then over sections and
-        patients like any other value.
+    `types` adds rows with target "": the mean over types, in each section first, then over sections and patients.
     """
     sections = _complete(sections).assign(aggregation="section")
     if types:

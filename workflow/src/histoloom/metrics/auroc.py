@@ -9,26 +9,11 @@ import numpy.typing as npt
 def auroc_with_interval(
     inside: npt.NDArray[np.bool_], score: npt.NDArray[np.float64], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Return the AUROC of a score for being inside, and its interval.
+    """Return the AUROC of a score (n,) for being inside (n,), and the low and high end of its interval.
 
-    Parameters
-    ----------
-    inside
-        (n,) True for positives; both kinds must be there.
-    score
-        (n,) higher means more likely inside; ties count one half.
-    confidence
-        Coverage asked for.
-
-    Returns
-    -------
-    auroc, low, high
-        All NaN when the score is constant: it says nothing. The interval is cut to [0, 1]; NaN with fewer than two of
-        either kind.
-
-    Notes
-    -----
-    Spots are neighbours and not independent draws, so the interval is a lower bound of the uncertainty.
+    Ties count one half. All NaN when the score is constant: it says nothing. The interval is cut to [0, 1]; NaN with
+    fewer than two of either kind. Spots are neighbours and not independent draws, so it is a lower bound of the
+    uncertainty.
     """
     from scipy.stats import norm, rankdata
     from sklearn.metrics import roc_auc_score

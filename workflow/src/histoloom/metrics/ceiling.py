@@ -40,23 +40,11 @@ def halves_rows(place: Mapping[str, str], types: Sequence[str], first: Floats, s
 
 
 def attainable(metrics: pd.DataFrame, ceilings: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """Return CC next to its ceiling, per cohort and type.
+    """Return CC next to its ceiling, per cohort and type, most reliable types first.
 
-    Parameters
-    ----------
-    metrics
-        Rows of models (against labels).
-    ceilings
-        Rows of `score_ceiling`, of the same labels.
-    models
-        Models in the order wanted.
-
-    Returns
-    -------
-    DataFrame
-        cohort, target, reliability, ceiling, identifiable (bool), n_sections, then ``cc_<model>`` and
-        ``share_<model>`` = CC / ceiling. Both are means over the sections that both have; the ratio is of means, since
-        a single section's ceiling can be next to nothing. Most reliable types first.
+    `ceilings` are rows of ceiling checks of the same labels. Columns: cohort, target, reliability, ceiling,
+    identifiable (bool), n_sections, then ``cc_<model>`` and ``share_<model>`` = CC / ceiling. Both are means over the
+    sections that both have; the ratio is of means, since a single section's ceiling can be next to nothing.
     """
     keys = ["cohort", "patient", "sample", "target"]
 

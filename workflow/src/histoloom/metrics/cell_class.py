@@ -48,16 +48,8 @@ def expected_calibration_error(probability: Floats, label: np.ndarray) -> float:
 def class_values(probability: Floats, label: np.ndarray, share: Floats, classes: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the metrics of one set of observations.
 
-    Parameters
-    ----------
-    probability
-        (n, classes).
-    label
-        (n,) true class, position in `classes`.
-    share
-        (n, classes) the reference prediction: shares of the classes in training.
-    classes
-        Their names.
+    `probability` is (n, classes), `label` (n,) the position of the true class, `share` (n, classes) the reference
+    prediction: shares of the classes in training.
     """
     from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 

@@ -85,19 +85,10 @@ def _compare(
 def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.DataFrame]:
     """Return rows of ``morans_r`` (prediction), ``morans_r_reference`` and the similarity of the two maps.
 
-    Parameters
-    ----------
-    scored
-        Predictions and references; observations without array coordinates are left out, with a warning.
-    moran
-        See `histoloom.metrics.moran.protocol_weights`.
-
-    Returns
-    -------
-    list of DataFrame
-        Section rows and pooled rows (all sections of a cohort without a QC flag, W block-diagonal, z-scores over all of
-        them) of both maps, pairs i <= j; similarity also per patient and cohort, with its form in ``gene_set``;
-        ``w_neighbours`` and ``w_self_share`` per section (`histoloom.metrics.moran.weight_diagnostics`).
+    Section rows and pooled rows (all sections of a cohort without a QC flag, W block-diagonal, z-scores over all of
+    them) of both maps, pairs i <= j; similarity also per patient and cohort, with its form in ``gene_set``;
+    ``w_neighbours`` and ``w_self_share`` per section. Observations without array coordinates are left out, with a
+    warning. For `moran` see `histoloom.metrics.moran.protocol_weights`.
     """
     known = has_positions(scored.obs, moran)
     if not known.all():

@@ -81,8 +81,7 @@ def between_part(prediction: Floats, reference: Floats, section: np.ndarray) -> 
     """Return the part of each column's pooled cc that comes from differences between section means.
 
     A pooled covariance is the covariance of section means plus the mean covariance within sections; divided by the
-    pooled standard deviations, both parts add up to the pooled cc. An observation where either side is NaN is left out
-    of its column; NaN where the cc is.
+    pooled standard deviations, both parts add up to the pooled cc. NaN where the cc is.
     """
     valid = np.isfinite(prediction) & np.isfinite(reference)
     n = np.maximum(valid.sum(axis=0), 1)

@@ -31,19 +31,10 @@ _SECTION = ["cohort", "patient", "sample", "qc_flag", "target"]
 
 
 def paired_rows(sections: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]]) -> list[pd.DataFrame]:
-    """Return the paired rows of the leakage effect.
+    """Return each fold's own section rows, and ``cc_with``, ``cc_without`` and ``leakage_effect`` rolled up.
 
-    Parameters
-    ----------
-    sections
-        ``cc`` per fold, section and type: fold, cohort, patient, sample, qc_flag, target, value, n.
-    folds
-        What each fold is: ``what`` (with or without) and ``draw``.
-
-    Returns
-    -------
-    list of DataFrame
-        Each fold's own section rows, and ``cc_with``, ``cc_without``, ``leakage_effect`` rolled up.
+    `sections` holds ``cc`` per fold, section and type; `folds` says of each fold ``what`` (with or without) and
+    ``draw``.
     """
     own = sections.assign(aggregation="section")
     what = sections["fold"].map({fold: facts["what"] for fold, facts in folds.items()})
@@ -65,12 +56,7 @@ def paired_rows(sections: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]]) 
 def transfer_rows(sections: pd.DataFrame, shared: list[str]) -> list[pd.DataFrame]:
     """Return every training's ``cc`` over all test patients, over the unshared and over the shared ones.
 
-    Parameters
-    ----------
-    sections
-        As for `paired_rows`.
-    shared
-        Patients on both sides of the transfer as published.
+    `shared` are the patients on both sides of the transfer as published; `sections` as for `paired_rows`.
     """
     is_shared = sections["patient"].isin(shared)
     members = dict(zip(GROUPS, (is_shared | True, ~is_shared, is_shared), strict=True))

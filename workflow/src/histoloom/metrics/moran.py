@@ -36,24 +36,10 @@ FORMS = ("diag1_row", "diag1_flat", "nodiag_row", "nodiag_flat")
 
 
 def weight_block(positions: Floats, length_scale_um: float, cutoff: float, *, include_self: bool) -> csr_array:
-    """Return one section's unscaled weights, (n, n) and symmetric.
+    """Return one section's unscaled weights ``exp(-d^2 / 2 l^2)`` of positions (n, 2) in um: (n, n), symmetric.
 
-    Parameters
-    ----------
-    positions
-        (n, 2) um.
-    length_scale_um
-        l of ``exp(-d^2 / 2 l^2)``.
-    cutoff
-        Weights below are zero; must be above 0, or every pair would be stored. A ring exactly on the cutoff belongs to
-        it, whatever the rounding.
-    include_self
-        Whether the diagonal (weight 1) is kept.
-
-    Raises
-    ------
-    InputError
-        If a position is not finite, the cutoff is not between 0 and 1, or W would hold more than `MOST_WEIGHTS`.
+    Weights below the cutoff are zero; it must be above 0, or every pair would be stored. A ring exactly on the cutoff
+    belongs to it, whatever the rounding. `include_self` keeps the diagonal (weight 1).
     """
     from scipy.sparse import coo_array
     from scipy.spatial import cKDTree
@@ -94,22 +80,7 @@ def spatial_weights(
     cutoff: float = CUTOFF,
     include_self: bool = True,
 ) -> csr_array:
-    """Return block-diagonal weights over sections, scaled so that they sum to n.
-
-    Parameters
-    ----------
-    positions
-        (n, 2) um.
-    section
-        (n,) which section an observation lies in; observations of different sections have no weight.
-    length_scale_um, cutoff, include_self
-        See `weight_block`.
-
-    Returns
-    -------
-    scipy.sparse.csr_array
-        (n, n) in the order of the observations.
-    """
+    """Return weights (n, n) of positions in um, block-diagonal over `section` (n,), scaled so that they sum to n."""
     from scipy.sparse import block_diag
 
     order = [np.flatnonzero(section == name) for name in np.unique(section)]
@@ -135,14 +106,10 @@ def section_positions(obs: pd.DataFrame, section: npt.NDArray[Any]) -> Floats:
 def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> csr_array:
     """Return the weights of a named protocol.
 
-    Parameters
-    ----------
-    obs
-        cohort, sample and array_row, array_col, pitch_um, lattice (protocol ``array``) or x, y in level-0 px.
-    moran
-        ``protocol``: ``array`` (default; with length_scale_um, cutoff, include_self) or ``hist2cell_500px``: distances
-        and a length scale of 500 in px of the slide, whatever its um/px, cutoff 0.2, self included, at most the 160
-        strongest neighbours; kept when either side lists the other, so that W is symmetric (SpatialDM's is directed).
+    `obs` has cohort, sample and array_row, array_col, pitch_um, lattice (protocol ``array``, the default; options
+    length_scale_um, cutoff, include_self) or x, y in level-0 px (``hist2cell_500px``: distances and a length scale of
+    500 in px of the slide, whatever its um/px, cutoff 0.2, self included, at most the 160 strongest neighbours; kept
+    when either side lists the other, so that W is symmetric; SpatialDM's is directed).
     """
     section = section_keys(obs).to_numpy()
     if moran.get("protocol", ARRAY) == ARRAY:
@@ -173,12 +140,9 @@ def _capped(weights: Any, most: int) -> Any:
 
 
 def weight_diagnostics(weights: Any) -> dict[str, float]:
-    """Return what a reader must know of W: mean number of other observations with a weight, and self's share of all.
+    """Return ``w_neighbours``, the mean number of other observations with a weight, and ``w_self_share`` of all weight.
 
-    Returns
-    -------
-    dict
-        ``w_neighbours``, ``w_self_share`` (the in-spot part of R: 1 would make R a plain correlation).
+    The second is the in-spot part of R: 1 would make R a plain correlation.
     """
     own = weights.diagonal()
     total = float(weights.sum())
@@ -190,19 +154,9 @@ def weight_diagnostics(weights: Any) -> dict[str, float]:
 
 
 def morans_r(values: Floats, weights: Any) -> Floats:
-    """Return bivariate Moran's R of all pairs of columns.
+    """Return bivariate Moran's R (types, types) of all pairs of columns of values (n, types) without NaN.
 
-    Parameters
-    ----------
-    values
-        (n, types), without NaN.
-    weights
-        (n, n), dense or sparse, summing to n.
-
-    Returns
-    -------
-    ndarray
-        (types, types); rows and columns of constant types are NaN.
+    `weights` (n, n), dense or sparse, sum to n. Rows and columns of constant types are NaN.
     """
     values = np.asarray(values, dtype=np.float64)
     mean = values.mean(axis=0)
@@ -229,22 +183,11 @@ def _cosine(prediction: Floats, reference: Floats) -> Floats:
 
 
 def map_similarity(prediction: Floats, reference: Floats) -> tuple[dict[tuple[str, str], float], int, int]:
-    """Compare two colocalization maps in four forms, by cosine and by Pearson correlation.
+    """Compare two colocalization maps (types, types) in four forms, by cosine and by Pearson correlation.
 
-    Parameters
-    ----------
-    prediction, reference
-        (types, types) maps of R. Types that are undefined in the reference are left out; a type that is undefined in
-        the prediction alone is colocalized with nothing there, itself included.
-
-    Returns
-    -------
-    similarity
-        By (``"coloc_cosine"`` or ``"coloc_correlation"``, form of `FORMS`). NaN with fewer than three types.
-    n
-        Types compared.
-    n_nan
-        Types left out.
+    Returns the similarity by (``coloc_cosine`` or ``coloc_correlation``, form of `FORMS`), NaN with fewer than three
+    types; the number of types compared; the number left out, because they are undefined in the reference. A type that
+    is undefined in the prediction alone is colocalized with nothing there, itself included.
     """
     # A type is undefined when its own R is: its whole row and column are NaN then.
     keep = np.isfinite(np.diagonal(reference))

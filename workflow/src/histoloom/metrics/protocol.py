@@ -22,22 +22,10 @@ def stamp(
     target: Mapping[str, Any],
     obs: pd.DataFrame,
 ) -> dict[str, Any]:
-    """Return the protocol of an experiment's predictions.
+    """Return the protocol of an experiment's predictions: JSON values; a choice that was not stated is ``"unstated"``.
 
-    Parameters
-    ----------
-    spec
-        The experiment's entry.
-    predictions, target
-        Metadata of the predictions and of the target; ``protocol`` of the predictions says what the model was (kind,
-        encoders, weights) and wins over what the entry says.
-    obs
-        Scored observations: fold, cohort, sample, patient, qc_flag.
-
-    Returns
-    -------
-    dict
-        JSON values only; a choice that was not stated is ``"unstated"``.
+    `predictions` and `target` are metadata; ``protocol`` of the predictions says what the model was (kind, encoders,
+    weights) and wins over what the entry says.
     """
     tiles = target.get("tiles") or {}
     plain = obs[obs["qc_flag"] == ""]

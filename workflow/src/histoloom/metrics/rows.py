@@ -58,25 +58,7 @@ _TYPES = {"n": "int64", "n_nan": "int64", "train_seed": "int64", "value": "float
 
 
 def assemble(parts: Sequence[pd.DataFrame], **constants: Any) -> pd.DataFrame:
-    """Join rows into a metrics table: every column present, in order, sorted.
-
-    Parameters
-    ----------
-    parts
-        Tables with a subset of `COLUMNS`.
-    constants
-        Columns with one value for all rows.
-
-    Returns
-    -------
-    DataFrame
-        With exactly `COLUMNS`.
-
-    Raises
-    ------
-    ValueError
-        If a part has a column that a metrics table does not have.
-    """
+    """Join rows into a metrics table: exactly `COLUMNS`, in order, sorted; `constants` are columns of one value."""
     parts = [part for part in parts if len(part)]
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
     unknown = set(frame.columns) - set(COLUMNS)
@@ -99,23 +81,7 @@ def write_metrics(frame: pd.DataFrame, out: Path, metadata: Mapping[str, Any]) -
 
 
 def read_metrics(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Read metrics tables and stack them.
-
-    Parameters
-    ----------
-    paths
-        Parquet files as written by `write_metrics`.
-
-    Returns
-    -------
-    DataFrame
-        With exactly `COLUMNS`, in the order of the files.
-
-    Raises
-    ------
-    InputError
-        If a file is no metrics table.
-    """
+    """Read metrics tables and stack them in the order of the files."""
     frames = []
     for path in paths:
         frame = pd.read_parquet(path)

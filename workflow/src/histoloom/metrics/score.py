@@ -34,28 +34,11 @@ def score_predictions(
     out: Path,
     leakage: bool = False,
 ) -> None:
-    """Write ``metrics/{experiment}/{model}.parquet``, or the rows of a paired leakage test.
+    """Write ``metrics/{experiment}/{model}.parquet``, or the rows of a leakage test.
 
-    Parameters
-    ----------
-    spec
-        The experiment's entry; ``target.kind`` says who scores (`histoloom.kinds.TARGETS`).
-    experiment, model
-        Names, for the rows.
-    predictions
-        The model's prediction artefacts, one per variant.
-    target, folds
-        The experiment's target and folds; the training mean is formed from them, fold by fold.
-    out
-        File to write; columns as in `histoloom.metrics.rows`.
-    leakage
-        Whether the predictions are of folds that are compared with each other.
-
-    Raises
-    ------
-    InputError
-        If the predictions do not fit the target or the folds; of a leakage test, if the folds compare nothing, if a
-        fold that must be clean leaks, or if sizes of training differ.
+    `predictions` holds one artefact per variant; the training mean is formed from `target` and `folds`, fold by fold.
+    With `leakage` the predictions are of folds that are compared with each other; refused are folds that compare
+    nothing, a fold that must be clean and leaks, and trainings of different sizes.
     """
     paths = [Path(predictions)] if isinstance(predictions, (str, Path)) else [Path(path) for path in predictions]
     metadata: dict[str, Any] = {"experiment": experiment, "model": model}

@@ -28,28 +28,7 @@ _AGAIN = "remove it, so that it is made anew."
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of held-out observations and what they are compared with.
-
-    Attributes
-    ----------
-    obs
-        fold, cohort, sample, patient, obs_id, qc_flag and, where known, array_row, array_col, pitch_um, lattice, x, y;
-        one row per prediction.
-    types
-        Cell types, genes or classes, the columns of all matrices.
-    prediction
-        (n, types) mean over training seeds.
-    seeds
-        Prediction by training seed; empty where there is only one.
-    reference
-        (n, types) by what is compared with: "labels", and "truth" where there is ground truth. Classes: one-hot.
-    means
-        (folds, types) mean of the target over a fold's training observations: the reference prediction.
-    metadata, spec, target
-        Metadata of the predictions; the experiment's entry; metadata of the target.
-    target_obs
-        All observations of the target, trained on or not.
-    """
+    """Predictions of held-out observations and what they are compared with."""
 
     obs: pd.DataFrame
     types: list[str]
@@ -71,11 +50,8 @@ class Scored:
 def read_predictions(path: str | Path) -> Scored:
     """Read a prediction artefact: X, layers ``labels``, ``ground_truth`` and ``seed_<s>``; for classes obs ``label``.
 
-    Raises
-    ------
-    InputError
-        If the file lacks a column or layer, holds no observation, or a prediction is not finite where a label is: a
-        model that leaves observations out would be scored on those that it chose.
+    A prediction that is not finite where a label is, is an error: a model that leaves observations out would be scored
+    on those that it chose.
     """
     table = read_table(path)
     classes = "labels" not in table.layers and "label" in table.obs
@@ -108,21 +84,10 @@ def read_predictions(path: str | Path) -> Scored:
 
 
 def train_means(target: Path, folds: Path, types: Sequence[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return each fold's mean target over its training observations, and the target's observations.
+    """Return each fold's mean target over its training observations (folds, types), and the target's obs.
 
-    Parameters
-    ----------
-    target, folds
-        The experiment's artefacts. The X of a class target says who is of which class: its means are shares.
-    types
-        Columns wanted, those that the target lacks left out; None: all.
-
-    Returns
-    -------
-    means
-        (folds, types), index = fold.
-    obs
-        Index ``cohort/sample/obs_id``.
+    `types` that the target lacks are left out; None: all. The X of a class target says who is of which class: its means
+    are shares. The index of obs is ``cohort/sample/obs_id``.
     """
     table = read_table(target, layers=[])
     obs = table.obs
@@ -166,13 +131,7 @@ def with_positions(scored: Scored, target_obs: pd.DataFrame) -> Scored:
 
 
 def read_scored(spec: Mapping[str, Any], predictions: Path, target: Path, folds: Path) -> Scored:
-    """Read predictions with the target and the folds that they are of.
-
-    Raises
-    ------
-    InputError
-        If the predictions do not fit the target or the folds.
-    """
+    """Read predictions with the target and the folds that they are of."""
     scored = read_predictions(predictions)
     means, target_obs = train_means(target, folds, scored.types)
     scored = with_positions(scored, target_obs)

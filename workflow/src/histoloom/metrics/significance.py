@@ -24,27 +24,11 @@ SCHEMES = ("toroidal", "random")
 def grid_shifts(
     array: Floats, rng: np.random.Generator, count: int, *, least: int, lattice: str = SQUARE
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return random slides of an array over itself, with wrap-around.
+    """Return random slides of an array (n, 2: row, column) over itself, with wrap-around.
 
-    Parameters
-    ----------
-    array
-        (n, 2) array row and column; rounded to whole numbers.
-    rng
-        Random numbers.
-    count
-        Slides wanted.
-    least
-        A slide moves at least this many steps along an axis, or it would compare a map with itself.
-    lattice
-        On a hexagonal one a slide moves by an even number of rows, which maps spots onto spots.
-
-    Returns
-    -------
-    source
-        (count, n) which observation's value lands on each; -1 where the array has a gap.
-    moved
-        (count, 2) steps.
+    `least`: a slide moves at least this many steps along an axis, or it would compare a map with itself. On a hexagonal
+    lattice it moves by an even number of rows, which maps spots onto spots. Returns source (count, n): which
+    observation's value lands on each, -1 where the array has a gap; and the steps (count, 2).
     """
     cells = cells_of(array[:, 0], array[:, 1], lattice)
     low = cells.min(axis=0)
@@ -77,28 +61,11 @@ def null_maps(
     least: int = 3,
     lattice: str = SQUARE,
 ) -> Floats:
-    """Return Moran's R of all pairs under permutation of the second type within one section.
+    """Return Moran's R (count, types, types) under permutation of the second type within one section.
 
-    Parameters
-    ----------
-    values
-        (n, types) abundances of a section.
-    weights
-        (n, n) of this section, summing to n.
-    array
-        (n, 2) array row and column.
-    scheme
-        See the module.
-    count, seed
-        Permutations, and what chooses them.
-    least, lattice
-        See `grid_shifts`.
-
-    Returns
-    -------
-    ndarray
-        (count, types, types). With gaps in the array the overlap is smaller than the section; R is then formed over
-        the weights between observations that got a value, with z-scores of the values that landed.
+    `values` (n, types), `weights` (n, n) summing to n, `array` (n, 2) row and column. With gaps in the array the
+    overlap is smaller than the section; R is then formed over the weights between observations that got a value, with
+    z-scores of the values that landed.
     """
     if scheme not in SCHEMES:
         raise InputError(
@@ -129,18 +96,8 @@ def null_maps(
 def permutation_p(observed: Floats, null: Floats) -> Floats:
     """Return two-sided p values, ``(1 + #{|null - centre| >= |observed - centre|}) / (1 + count)``.
 
-    Parameters
-    ----------
-    observed
-        (types, types).
-    null
-        (count, types, types); the centre is its mean.
-
-    Returns
-    -------
-    ndarray
-        (types, types), symmetric: the null of (i, j) and of (j, i) are both draws for the pair and are used together.
-        NaN where the observed value is.
+    `observed` (types, types), `null` (count, types, types) with its mean as centre. The result is symmetric: the null
+    of (i, j) and of (j, i) are both draws for the pair and are used together. NaN where the observed value is.
     """
     both = np.concatenate([null, np.swapaxes(null, 1, 2)])
     defined = np.isfinite(both)

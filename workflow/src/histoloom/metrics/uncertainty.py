@@ -17,23 +17,11 @@ _PATTERNS = 100_000
 
 
 def sign_flip_p(differences: npt.ArrayLike, *, seed: int = 0) -> float:
-    """Return the two-sided p of a paired sign-flip test of the mean difference against zero.
+    """Return the two-sided p of a paired sign-flip test of the patients' mean difference against zero.
 
     Under the null a patient's difference is as likely to have the other sign (Fisher 1935). All ``2^n`` patterns are
     tried up to 16 patients, so that p is exact and never below ``2 / 2^n`` (five patients reach .0625); above, 100,000
-    drawn ones, and p is never 0.
-
-    Parameters
-    ----------
-    differences
-        One value per patient; undefined ones are left out.
-    seed
-        Of the patterns that are drawn above 16 patients.
-
-    Returns
-    -------
-    float
-        NaN with fewer than `MIN_PATIENTS` defined values.
+    drawn ones, and p is never 0. Undefined values are left out; NaN with fewer than `MIN_PATIENTS`.
     """
     from scipy.stats import permutation_test
 
@@ -63,23 +51,10 @@ def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "cc") -> pd.DataFrame:
     """Compare every two models, patient by patient, on the pairs of section and type that both have a number of.
 
-    Means are taken in the order of the headline: types in a section, sections, patients.
-
-    Parameters
-    ----------
-    rows
-        Metric rows of one experiment; ``model`` tells variants apart.
-    models
-        Models in the order wanted.
-    metric
-        A metric with a value per section, by type where it has types.
-
-    Returns
-    -------
-    DataFrame
-        cohort, against, first, second, n_patients, n_pairs (of section and type), difference (mean of first minus
-        second), n_first_higher, p, p_holm. p is NaN below `MIN_PATIENTS`; Holm's correction is over all pairs of one
-        cohort and reference.
+    Means are taken in the order of the headline: types in a section, sections, patients. ``model`` in the rows of one
+    experiment tells variants apart. Columns: cohort, against, first, second, n_patients, n_pairs (of section and type),
+    difference (mean of first minus second), n_first_higher, p, p_holm. p is NaN below `MIN_PATIENTS`; Holm's correction
+    is over all pairs of one cohort and reference.
     """
     chosen = rows[
         (rows["metric"] == metric) & (rows["aggregation"] == "section") & (rows["train_seed"] == -1)
@@ -110,22 +85,7 @@ def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "
 
 
 def bootstrap_interval(values: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-    """Return a percentile bootstrap interval of the mean over patients.
-
-    Parameters
-    ----------
-    values
-        One value per patient; undefined ones are left out.
-    confidence
-        Coverage asked for.
-    seed
-        Seed of the resampling.
-
-    Returns
-    -------
-    tuple of float or None
-        None with fewer than `MIN_PATIENTS` defined values.
-    """
+    """Return a percentile bootstrap interval of the mean over patients; None with fewer than `MIN_PATIENTS` defined."""
     from scipy.stats import bootstrap
 
     data = np.asarray(values, dtype=np.float64)

@@ -33,27 +33,11 @@ def build_reference(
     threads: int,
     scratch: Path,
 ) -> None:
-    """Write a filtered reference and its signatures.
+    """Write a filtered reference: raw counts, obs cell_type, donor, assay, ``varm["signatures"]`` (genes x types).
 
     Types are merged and dropped, at most ``max_cells_per_type`` cells are kept per type with equal shares per donor,
     mitochondrial genes and duplicate names go, cell2location's gene filter is applied to the chosen cells, and one
-    signature per type is computed.
-
-    Parameters
-    ----------
-    spec
-        The reference's entry (``reference.<source>.schema.yaml``).
-    files
-        Raw files by role; see the readers.
-    out
-        The h5ad to write: X raw counts CSR (cells x genes), obs cell_type, donor, assay, ``varm["signatures"]``
-        (genes x types, mean counts per cell), metadata.
-    seed
-        Chooses the cells and, for ``method: regression``, seeds the fit.
-    threads
-        Threads of the fit; part of the identity only where they can change floats.
-    scratch
-        Folder of checkpoints.
+    signature per type (mean counts per cell) is computed. `seed` chooses the cells and seeds a ``regression``.
     """
     import anndata as ad
 
@@ -106,13 +90,7 @@ def _identities(files: Mapping[str, Path | list[Path]]) -> dict[str, str]:
 
 
 def assign_types(cells: ReferenceCells, spec: Mapping[str, Any]) -> tuple[pd.Series, dict[str, Any]]:
-    """Drop and merge cell types.
-
-    Returns
-    -------
-    tuple
-        Final type per cell ("" = not used) and a report.
-    """
+    """Drop and merge cell types; return the final type per cell ("" = not used) and a report."""
     original = cells.obs["cell_type"]
     known = set(original) - {""}
     merged = {old: new for new, olds in spec["merge"].items() for old in olds}
@@ -161,23 +139,9 @@ def assign_types(cells: ReferenceCells, spec: Mapping[str, Any]) -> tuple[pd.Ser
 
 
 def choose_cells(types: pd.Series, donors: pd.Series, most: int, seed: int) -> np.ndarray:
-    """Choose at most ``most`` cells per type, with shares of the donors as equal as their numbers allow.
+    """Return positions, ascending, of at most `most` cells per type, donors sharing as equally as they can.
 
-    Parameters
-    ----------
-    types
-        Type per cell, "" = not used.
-    donors
-        Donor per cell.
-    most
-        Largest number of cells of a type.
-    seed
-        Seed of the draw. Types draw from generators of their own, so that one type does not move another's cells.
-
-    Returns
-    -------
-    numpy.ndarray
-        Positions of the chosen cells, ascending.
+    Types draw from generators of their own, so that one type does not move another's cells.
     """
     chosen = []
     for name in sorted(set(types) - {""}):
@@ -194,13 +158,7 @@ def choose_cells(types: pd.Series, donors: pd.Series, most: int, seed: int) -> n
 
 
 def equal_shares(available: np.ndarray, total: int) -> np.ndarray:
-    """Share out ``total`` as equally as ``available`` allows; what is left over goes to the first that have more.
-
-    Returns
-    -------
-    numpy.ndarray
-        Integers, shape of ``available``, at most ``available``, summing to ``min(total, available.sum())``.
-    """
+    """Share out `total` as equally as `available` allows; what is left over goes to the first that have more."""
     shares = np.zeros_like(available)
     left = min(int(total), int(available.sum()))
     while left:
@@ -235,10 +193,8 @@ def choose_genes(
 ) -> tuple[Any, pd.Index, dict[str, Any]]:
     """Choose genes: no duplicate names, no mitochondrial genes, cell2location's filter.
 
-    Returns
-    -------
-    tuple
-        A function that takes counts (n, G) to counts of the chosen genes, their names, and a report of what was lost.
+    Returns a function that takes counts (n, G) to counts of the chosen genes, their names, and a report of what was
+    lost.
     """
     from scipy.sparse import csr_matrix
 

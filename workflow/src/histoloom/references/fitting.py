@@ -54,27 +54,10 @@ def device_options(device: str) -> dict[str, Any]:
 def fit_settings(
     *, seed: int, threads: int, epochs: int, checkpoint: Checkpoint, device: str, what: str
 ) -> Iterator[dict[str, Any]]:
-    """Seed the fit, bound its threads, and give the trainer's options.
+    """Seed the fit, bound its threads, and yield keyword arguments of ``train``.
 
-    Parameters
-    ----------
-    seed, threads
-        Of the fit.
-    epochs
-        Length of the fit; progress is logged about every tenth.
-    checkpoint
-        Where the fit's state is kept, and taken from if an earlier try left one.
-    device
-        Where it runs, from `histoloom.devices.lease_device`.
-    what
-        What is being fitted, for the log.
-
-    Yields
-    ------
-    dict
-        Keyword arguments of ``train``: no progress bar, the epoch log, checkpoints, and a plain environment. Lightning
-        otherwise detects SLURM from the job's variables, expects to be started by srun and installs a requeue handler;
-        one job is one task.
+    No progress bar, the epoch log, checkpoints, and a plain environment: Lightning otherwise detects SLURM from the
+    job's variables, expects to be started by srun and installs a requeue handler; one job is one task.
     """
     import lightning.pytorch as pl
     import scvi
@@ -117,21 +100,10 @@ def fit_settings(
 
 
 def relative_fall(loss: np.ndarray, share: float = 0.1) -> float:
-    """Return by how much a loss still falls over the last ``share`` of its epochs, relative to its size.
+    """Return by how much a loss still falls over the last `share` of its epochs: (first - last) / abs(last).
 
-    The fall is that of a straight line fitted to those epochs, which noise from step to step does not move.
-
-    Parameters
-    ----------
-    loss
-        Loss (minus the ELBO) by epoch, shape (E,).
-    share
-        Share of the epochs to look at.
-
-    Returns
-    -------
-    float
-        (first - last point of the line) / |last point|; greater than 0 while the fit improves, NaN under 3 epochs.
+    The points are those of a straight line fitted to these epochs, which noise from step to step does not move. Greater
+    than 0 while the fit improves, NaN under 3 epochs.
     """
     tail = loss[-max(round(len(loss) * share), 3) :]
     if len(tail) < 3:

@@ -20,18 +20,7 @@ _MITOCHONDRIAL_IDS = frozenset(
 
 
 def is_mitochondrial(names: Sequence[str] | pd.Index) -> np.ndarray:
-    """Return a mask of mitochondrial genes: symbols that start with ``MT-`` in any case, or the human Ensembl ids.
-
-    Parameters
-    ----------
-    names
-        Gene names, length G.
-
-    Returns
-    -------
-    numpy.ndarray
-        Boolean, shape (G,).
-    """
+    """Return a mask of mitochondrial genes: symbols that start with ``MT-`` in any case, or the human Ensembl ids."""
     return np.array([n.upper().startswith("MT-") or n.split(".")[0] in _MITOCHONDRIAL_IDS for n in names], dtype=bool)
 
 
@@ -56,17 +45,12 @@ def passes_gene_filter(
     cell_percentage_cutoff2: float,
     nonz_mean_cutoff: float,
 ) -> np.ndarray:
-    """Return a mask of the genes that cell2location's filter keeps, shape (G,).
+    """Return a mask (G,) of the genes that cell2location's filter keeps.
 
     The rule of ``cell2location.utils.filtering.filter_genes`` (Kleshchevnikov et al. 2022, doi
     10.1038/s41587-021-01139-4): genes detected in more than ``cell_percentage_cutoff2`` of the `n_obs` cells, and genes
     detected in more than ``cell_count_cutoff`` cells whose mean count over these cells is above ``nonz_mean_cutoff``.
     The original is not called: it draws a figure, and its import takes longer than building a reference.
-
-    Parameters
-    ----------
-    n_cells, totals
-        Cells with a count, and sum of counts, by gene, shape (G,).
     """
     nonzero_mean = np.divide(totals, n_cells, out=np.zeros(len(n_cells), dtype=float), where=n_cells > 0)
     common = n_cells > n_obs * cell_percentage_cutoff2

@@ -26,21 +26,7 @@ Files = Mapping[str, Path | Sequence[Path]]
 
 @dataclass(frozen=True)
 class ReferenceCells:
-    """Labelled cells, counts on demand.
-
-    Attributes
-    ----------
-    obs
-        One row per cell: cell_type, donor, assay (str; an empty cell_type means not annotated).
-    genes
-        Gene names, length G; may hold duplicates.
-    read
-        ``read(rows)`` returns the counts of cells by position, ascending, as CSR (n, G).
-    where
-        What to name in an error.
-    report
-        Facts of the reading, JSON.
-    """
+    """Labelled cells, counts on demand."""
 
     obs: pd.DataFrame
     genes: pd.Index
@@ -172,20 +158,9 @@ def _rows(node: Any, rows: np.ndarray) -> csr_matrix:
 
 
 def read_mtx_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
-    """Read 10x matrix folders, each with an annotation table, as one reference.
+    """Read 10x matrix folders, each with an annotation table, as one reference over the genes that all share.
 
-    Parameters
-    ----------
-    files
-        Roles ``folders`` and ``annotations``: as many of each, in the order of ``spec["samples"]``.
-    spec
-        The reference's entry: samples (donor and assay of a folder, where its table has none), cell_id_key,
-        cell_type_key, donor_key, assay_key, gene_column.
-
-    Returns
-    -------
-    ReferenceCells
-        Annotated cells of all folders over the genes that all share.
+    The roles ``folders`` and ``annotations`` hold as many files, in the order of ``spec["samples"]``.
     """
     from scipy.sparse import vstack
 
@@ -273,20 +248,10 @@ def mtx_files(folder: Path) -> dict[str, Path]:
 
 
 def read_mtx_folder(folder: Path, gene_column: str) -> tuple[csr_matrix, np.ndarray, pd.Index]:
-    """Read one 10x matrix folder.
+    """Read one 10x matrix folder, plain or gzipped: counts CSR (cells, genes), barcodes, gene names.
 
-    Parameters
-    ----------
-    folder
-        Holds matrix.mtx, barcodes.tsv and features.tsv (or genes.tsv), plain or gzipped. Features have one column
-        (names), two (id, symbol) or three (id, symbol, kind); only the kind "Gene Expression" is kept.
-    gene_column
-        ``"symbol"`` or ``"id"``.
-
-    Returns
-    -------
-    tuple
-        Counts CSR (cells, genes), barcodes (cells,), gene names (genes,).
+    Features have one column (names), two (id, symbol) or three (id, symbol, kind); only the kind "Gene Expression" is
+    kept.
     """
     from scipy.io import mmread
     from scipy.sparse import csr_matrix

@@ -17,16 +17,6 @@ def resuming(checkpoint: Checkpoint) -> Any:
     start of an epoch: before the loader draws its order, after the last epoch's loss is in the history. They are taken
     up at the same point. Lightning's own checkpoints cannot serve: the guide makes its parameters in its first call,
     after Lightning would load them, and their optimisers live in pyro.
-
-    Parameters
-    ----------
-    checkpoint
-        Where the state is kept.
-
-    Returns
-    -------
-    lightning.pytorch.Callback
-        To be given to ``train``. Steps between two looks at the clock, or at a signal, are those of an epoch.
     """
     import lightning.pytorch as pl
 

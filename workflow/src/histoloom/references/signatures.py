@@ -21,24 +21,9 @@ logger = logging.getLogger(__name__)
 def compute_signatures(
     reference: AnnData, spec: Mapping[str, Any], *, seed: int, threads: int, checkpoints: Checkpoints
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Compute the signatures by the chosen method.
+    """Return signatures (genes x types, types sorted), mean counts per cell at the average cell's depth, and a report.
 
-    Parameters
-    ----------
-    reference
-        Raw counts (cells x genes); obs cell_type, donor, assay.
-    spec
-        ``signatures`` of the reference's entry: method, and the fit's settings.
-    seed, threads
-        Of the fit.
-    checkpoints
-        Where the fit saves its state, with the identity of the reference.
-
-    Returns
-    -------
-    tuple
-        Signatures, DataFrame (genes x types, types sorted), mean counts per cell at the average cell's depth, all
-        greater than or equal to 0; and a JSON report.
+    `reference` holds raw counts (cells x genes) and obs cell_type, donor, assay.
     """
     if spec["method"] == "mean":
         return mean_signatures(reference)
@@ -46,23 +31,11 @@ def compute_signatures(
 
 
 def depth_factors(totals: np.ndarray, types: np.ndarray, batches: np.ndarray) -> np.ndarray:
-    """Estimate how deeply each batch was sequenced, type composition apart.
+    """Estimate how deeply each batch was sequenced, type composition apart; types and batches are codes (n,).
 
     Fits ``log(mean total of type t in batch b) = a_t + d_b`` by least squares weighted with the number of cells, so
-    that a batch that happens to hold large cells is not taken for a deep one. Within each set of batches that are
-    linked by common types the weighted mean of d is 0.
-
-    Parameters
-    ----------
-    totals
-        Counts per cell, shape (n,).
-    types, batches
-        Integer codes per cell, shape (n,).
-
-    Returns
-    -------
-    numpy.ndarray
-        exp(d), shape (number of batches,).
+    that a batch that happens to hold large cells is not taken for a deep one, and returns exp(d). Within each set of
+    batches that are linked by common types the weighted mean of d is 0.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
