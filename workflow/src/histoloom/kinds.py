@@ -184,8 +184,8 @@ CHECKS: dict[str, CheckKind] = {
     "nuclei": CheckKind("histoloom.checks.nuclei", "nuclei"),
     "residual": CheckKind("histoloom.checks.residual", "regions"),
     "kept": CheckKind("histoloom.checks.tissue_filter", "regions", _MEASURED),
-    "predicted_regions": CheckKind("histoloom.checks.predicted_regions", "regions", _RESULT),
-    "predicted_nuclei": CheckKind("histoloom.checks.predicted_nuclei", "nuclei", _RESULT),
+    "predicted_regions": CheckKind("histoloom.checks.regions", "regions", _RESULT),
+    "predicted_nuclei": CheckKind("histoloom.checks.nuclei", "nuclei", _RESULT),
     "sensitivity": CheckKind("histoloom.checks.sensitivity", "labels", _LABELS),
 }
 

@@ -2,55 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import FLAGGED, Plan, Result, label_files, paired
+from histoloom.checks.base import Tables, check_files, draw_points, heading, legend_once, paired, where
 from histoloom.checks.labelled import Labels, joined
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.continuous import value_rows
-from histoloom.report.style import PALETTE, figure, jitter, save, short_names
+from histoloom.metrics.rows import value_rows
+from histoloom.report.style import figure, save, short_names
 from histoloom.stats import pearson_columns
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+inputs = check_files
 
 
-def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the labels and the other labels of its cohorts."""
-    return label_files(plan, entry)
+def score_agreement(spec: Mapping[str, Any], labels: Labels, other: Labels) -> Tables:
+    """Correlate labels with other labels of the same cohort, type by type.
 
-
-def score(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> Iterator[Result]:
-    """Score each cohort by `score_agreement`."""
-    return paired(spec, labels, against, score_agreement)
-
-
-def score_agreement(spec: Mapping[str, Any], labels: Labels, other: Labels) -> list[pd.DataFrame]:
-    """Correlate labels with other labels, type by type through the check's map.
-
-    Parameters
-    ----------
-    spec
-        ``map``: {type of the labels: type or types of the others, whose abundances are summed}; empty: the types that
-        both have.
-    labels, other
-        Of the same cohort.
+    ``map``: {type of the labels: type or types of the others, which are summed}; empty: the types that both have.
     """
     pairs = dict(spec.get("map") or {}) or {name: name for name in labels.types if name in other.types}
-    where = f"checks.{spec.get('name', '?')}.map"
+    place_of_map = where(spec, "map")
     if not pairs:
-        raise InputError(
-            where, f"{labels.path} and {other.path} share no type.", "say which type is which.",
-            code="check-no-shared-type",
-        )  # fmt: skip
-    own = np.column_stack([labels.sum_of(name, where) for name in pairs])
-    expected = np.column_stack([other.sum_of(name, where) for name in pairs.values()])
+        problem = f"{labels.path} and {other.path} share no type."
+        raise InputError(place_of_map, problem, "say which type is which.", code="check-no-shared-type")
+    own = np.column_stack([labels.sum_of(name, place_of_map) for name in pairs])
+    expected = np.column_stack([other.sum_of(name, place_of_map) for name in pairs.values()])
     parts = []
     for place, index, position in labels.shared_sections(other):
         value, n = pearson_columns(own[index], expected[position])
@@ -58,53 +39,35 @@ def score_agreement(spec: Mapping[str, Any], labels: Labels, other: Labels) -> l
     return [roll_up(pd.concat(parts, ignore_index=True), types=True)]
 
 
+score = paired(score_agreement)
+
+
 def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
     """Draw the correlations of each pair of types: sections as points, their mean as a bar."""
     sections = rows[(rows["aggregation"] == "section") & (rows["target"] != "")]
-    pairs = sections.drop_duplicates(["target", "target2"])[["target", "target2"]]
-    plain = sections[sections["qc_flag"] == ""]
-    mean = plain.groupby(["target", "target2"])["value"].mean()
-    pairs = pairs.assign(mean=[mean.get((a, b), np.nan) for a, b in pairs.itertuples(index=False)])
-    pairs = pairs.sort_values("mean", ascending=True, na_position="first", kind="stable")
+    mean = sections["value"].where(sections["qc_flag"] == "").groupby([sections["target"], sections["target2"]]).mean()
+    mean = mean.sort_values(na_position="first", kind="stable")
     names = sorted(sections["sample"].unique())
-    few = len(names) <= len(PALETTE)
-    with figure(7.6, 1.7 + 0.42 * max(len(pairs), 3)) as fig:
+    with figure(7.6, 1.7 + 0.42 * max(len(mean), 3)) as fig:
         ax = fig.subplots()
-        for y, pair in enumerate(pairs.to_dict("records")):
-            points = sections[(sections["target"] == pair["target"]) & (sections["target2"] == pair["target2"])]
-            if np.isfinite(pair["mean"]):
-                ax.barh(y, pair["mean"], 0.62, color="#DDE7EE", zorder=1)
-                ax.plot([pair["mean"]] * 2, [y - 0.31, y + 0.31], color="black", lw=1.4, zorder=2)
-            for shift, point in zip(jitter(len(points), 0.36), points.to_dict("records"), strict=True):
-                fill = PALETTE[names.index(point["sample"])] if few else PALETTE[0]
-                ax.plot(point["value"], y + shift, "o", ms=5, mec="white", mew=0.5, zorder=3,
-                        color=FLAGGED if point["qc_flag"] else fill,
-                        label=point["sample"] if few else None)  # fmt: skip
+        for y, (first, second, value) in enumerate(mean.reset_index().itertuples(index=False)):
+            points = sections[(sections["target"] == first) & (sections["target2"] == second)]
+            if np.isfinite(value):
+                ax.barh(y, value, 0.62, color="#DDE7EE", zorder=1)
+                ax.plot([value] * 2, [y - 0.31, y + 0.31], color="black", lw=1.4, zorder=2)
+            draw_points(ax, y, points, names)
             undefined = int(points["value"].isna().sum())
             if undefined:
-                ax.text(1.01, y, f"{undefined} undefined", va="center", ha="left", fontsize=7, color="#777777",
-                        transform=ax.get_yaxis_transform())  # fmt: skip
-        labels = [a if a == b else f"{a}  ↔  {b}" for a, b in zip(pairs["target"], pairs["target2"], strict=True)]
-        ax.set_yticks(range(len(pairs)), short_names(labels, 60))
+                text = f"{undefined} undefined"
+                ax.text(1.01, y, text, va="center", fontsize=7, color="#777777", transform=ax.get_yaxis_transform())
+        ax.set_yticks(range(len(mean)), short_names([a if a == b else f"{a}  ↔  {b}" for a, b in mean.index], 60))
         ax.axvline(0, color="black", lw=0.6)
         low = float(np.nanmin([0.0, *sections["value"]]))
         ax.set_xlim(min(-0.05, low * 1.08), 1.02)
         ax.grid(axis="x", color="#E6E6E6", lw=0.6)
         ax.set_axisbelow(True)
         ax.set_xlabel("Pearson's r over the spots of a section; bar: mean of sections")
-        fig.suptitle(
-            f"{title}: {spec['labels']} against {spec['against']}, {sections['patient'].nunique()} patients, "
-            f"{len(names)} sections", x=0.01, ha="left", fontsize=9.5,
-        )  # fmt: skip
-        _legend_once(fig, few)
+        count = f"{sections['patient'].nunique()} patients, {len(names)} sections"
+        fig.suptitle(**heading(title, f"{spec['labels']} against {spec['against']}, {count}"))
+        legend_once(fig, "section")
         save(fig, out)
-
-
-def _legend_once(fig: Figure, wanted: bool) -> None:
-    handles, labels = fig.axes[0].get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    if wanted and once:
-        ordered = sorted(once)
-        fig.legend(
-            [once[name] for name in ordered], ordered, loc="outside right center", title="section", frameon=False
-        )

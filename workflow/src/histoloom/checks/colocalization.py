@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import Plan, Result, each_cohort, heading, label_files
-from histoloom.checks.labelled import Labels
+from histoloom.checks.base import Tables, by_sections, check_files, heading
+from histoloom.checks.labelled import Labels, sections_of
 from histoloom.errors import InputError
 from histoloom.lattice import lattice_of
 from histoloom.metrics.aggregate import roll_up
@@ -21,7 +21,6 @@ from histoloom.metrics.significance import false_discovery, null_maps, permutati
 from histoloom.obs_keys import obs_keys
 from histoloom.report.coloc import as_matrix, cluster_order
 from histoloom.report.style import DIVERGING, figure, note, save, short_names
-from histoloom.samples.section import open_section
 from histoloom.stats import Floats, mean_defined
 
 logger = logging.getLogger(__name__)
@@ -29,69 +28,44 @@ logger = logging.getLogger(__name__)
 _LEAST = 20
 
 
-def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the labels and the sections of its cohorts."""
-    return label_files(plan, entry)
+inputs = check_files
 
 
-def score(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> Iterator[Result]:
-    """Score each cohort by `score_significance`."""
-    for name, item in each_cohort(spec, labels):
-        yield name, score_significance(spec, item, read_positions(against, item.cohort)), item.metadata
-
-
-def read_positions(paths: Sequence[Path], cohort: str) -> pd.DataFrame:
-    """Return array coordinates, pitch, px and qc_flag of a cohort's observations, index ``cohort/sample/obs_id``."""
+def read_positions(paths: Sequence[Path], cohort: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return array coordinates, pitch and px of a cohort's observations, and QC flags by section."""
+    sections, qc_flags = sections_of(paths, cohort)
+    if not sections:
+        problem = "none of its sections was given."
+        raise InputError(f"cohort '{cohort}'", problem, "name sections of this cohort.", code="check-no-section")
     parts = []
-    for section in map(open_section, paths):
-        if section.cohort != cohort:
-            continue
-        keys = obs_keys(cohort, section.sample, section.obs.index)
-        part = pd.DataFrame({"cohort": cohort, "sample": section.sample}, index=keys)
-        for column in ("array_row", "array_col"):
-            part[column] = section.obs[column].to_numpy(dtype=float)
+    for section in sections:
+        obs = section.obs
+        part = obs[["cohort", "sample", "array_row", "array_col"]].astype({"array_row": float, "array_col": float})
         part["pitch_um"] = float(section.metadata.get("pitch_um") or "nan")
         part["x"], part["y"] = section.spatial.T
         part["lattice"] = lattice_of(part["array_row"], part["array_col"])
-        part["qc_flag"] = str(section.metadata.get("qc_flag") or "")
-        parts.append(part)
-    if not parts:
-        raise InputError(
-            f"cohort '{cohort}'",
-            "none of its sections was given.",
-            "name sections of this cohort.",
-            code="check-no-section",
+        parts.append(
+            part.astype({"cohort": object, "sample": object}).set_axis(obs_keys(cohort, section.sample, obs.index))
         )
-    return pd.concat(parts)
+    return pd.concat(parts), qc_flags
 
 
-def _q_matrix(p: Floats) -> Floats:
-    """Return q values of the pairs i < j; a type with itself is no colocalization and no test."""
+def _maps(types: list[str], observed: Floats, null: Floats, place: Mapping[str, Any]) -> Tables:
+    """Return rows of R, p and q; q is over the pairs i < j: a type with itself is no colocalization and no test."""
+    p = permutation_p(observed, null)
     index = np.triu_indices(len(p), 1)
     q = np.full(p.shape, np.nan)
     q[index] = q[index[::-1]] = false_discovery(p[index])
-    return q
+    maps = {"morans_r": observed, "morans_p": p, "morans_q": q}
+    return [map_rows(metric, types, matrix, place) for metric, matrix in maps.items()]
 
 
-def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return Moran's R of the labels with permutation p and q.
+def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.DataFrame) -> Tables:
+    """Return ``morans_r`` of the labels (z-scores within the section) with permutation p and q.
 
-    Parameters
-    ----------
-    spec
-        The check's entry: ``moran``, ``permutations``, ``scheme``, ``seed``.
-    labels
-        Of one cohort.
-    positions
-        Of its observations, from `read_positions`.
-
-    Returns
-    -------
-    list of DataFrame
-        ``morans_r`` (z-scores within the section), ``morans_p`` and ``morans_q`` per section; the same per cohort, R
-        being the mean over patients of means over sections, its null that mean under the same permutations; q is over
-        the pairs i < j. ``w_neighbours`` and ``w_self_share`` per section and rolled up. Flagged sections enter no
-        cohort value.
+    A cohort's R is the mean over patients of means over sections, its null that mean under the same permutations; q is
+    over the pairs i < j. ``w_neighbours`` and ``w_self_share`` per section and rolled up. Flagged sections enter no
+    cohort value.
     """
     moran, count, scheme = spec.get("moran") or {}, int(spec["permutations"]), str(spec["scheme"])
     seed, types = int(spec["seed"]), labels.types
@@ -102,7 +76,6 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
     means: dict[str, list[tuple[Floats, Floats]]] = {}
     for place, index in labels.sections():
         index = index[known[index]]
-        place["qc_flag"] = str(obs["qc_flag"].iloc[index[0]]) if len(index) else place["qc_flag"]
         if len(index) < _LEAST:
             logger.warning("%s/%s: %d placed observations, no Moran's R", place["cohort"], place["sample"], len(index))
             continue
@@ -110,33 +83,25 @@ def score_significance(spec: Mapping[str, Any], labels: Labels, positions: pd.Da
         weights = protocol_weights(placed, moran)
         observed = morans_r(values, weights)
         array = placed[["array_row", "array_col"]].to_numpy(dtype=float)
-        null = null_maps(
-            values,
-            weights,
-            array,
-            scheme=scheme,
-            count=count,
-            seed=seed,
-            least=int(spec.get("least_shift", 3)),
-            lattice=str(placed["lattice"].iloc[0]),
-        )
-        p = permutation_p(observed, null)
-        for metric, matrix in (("morans_r", observed), ("morans_p", p), ("morans_q", _q_matrix(p))):
-            parts.append(map_rows(metric, types, matrix, place, aggregation="section", n=len(index)))
+        lattice, least = str(placed["lattice"].iloc[0]), int(spec.get("least_shift", 3))
+        options: dict[str, Any] = {"scheme": scheme, "count": count, "seed": seed, "least": least, "lattice": lattice}
+        null = null_maps(values, weights, array, **options)
+        parts += _maps(types, observed, null, {**place, "aggregation": "section", "n": len(index)})
         diagnostics.append(diagnostic_rows(weights, place))
         if not place["qc_flag"]:
             means.setdefault(place["patient"], []).append((observed, null))
     if diagnostics:
-        parts.append(roll_up(pd.concat(diagnostics, ignore_index=True).assign(target=""), types=False))
+        parts.append(roll_up(pd.concat(diagnostics, ignore_index=True), types=False))
     if means:
         cohort = {"cohort": labels.cohort, "aggregation": "cohort", "n": len(means)}
         observed, null = (
             mean_defined([mean_defined([item[k] for item in items]) for items in means.values()]) for k in range(2)
         )
-        p = permutation_p(observed, null)
-        for metric, matrix in (("morans_r", observed), ("morans_p", p), ("morans_q", _q_matrix(p))):
-            parts.append(map_rows(metric, types, matrix, cohort))
+        parts += _maps(types, observed, null, cohort)
     return parts
+
+
+score = by_sections(read_positions, score_significance)
 
 
 def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:

@@ -14,30 +14,17 @@ from histoloom.artefacts import dense, read_table
 from histoloom.errors import InputError
 from histoloom.metrics.scored import read_predictions
 from histoloom.obs_keys import obs_keys, observation_keys
-from histoloom.samples.section import open_section
+from histoloom.samples.section import Section, open_section
 from histoloom.stats import Floats
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of one cohort.
+    """Labels of one cohort; the index of obs is ``cohort/sample/obs_id``."""
 
-    Attributes
-    ----------
-    obs
-        cohort, sample, obs_id, patient, qc_flag and, where the method has it, excess_residual; index
-        ``cohort/sample/obs_id``.
-    types
-        Cell types, the columns of `values`.
-    values
-        (n, types).
-    metadata, path
-        Of the file.
-    """
-
-    obs: pd.DataFrame
+    obs: pd.DataFrame  # cohort, sample, obs_id, patient, qc_flag and, where the method has it, excess_residual
     types: list[str]
-    values: Floats
+    values: Floats  # (n, types)
     metadata: Mapping[str, Any]
     path: Path
 
@@ -50,32 +37,26 @@ class Labels:
         """Return each section's place, as columns of a metrics table, and the positions of its observations."""
         places = []
         for sample, index in sorted(self.obs.groupby("sample", sort=True).indices.items()):
-            first = self.obs.iloc[index[0]]
-            place = {"fold": "", "cohort": self.cohort, "sample": str(sample), "patient": str(first["patient"]),
-                     "qc_flag": str(first["qc_flag"])}  # fmt: skip
-            places.append((place, np.asarray(index)))
+            patient, qc_flag = self.obs.iloc[index[0]][["patient", "qc_flag"]].astype(str)
+            places.append((place_of(self.cohort, str(sample), patient, qc_flag), np.asarray(index)))
         return places
 
     def shared_sections(self, other: Labels) -> list[tuple[dict[str, str], np.ndarray, np.ndarray]]:
         """Return each section's place with the positions of observations in both, here and in the other labels."""
         position = other.obs.index.get_indexer(self.obs.index)
         if not (position >= 0).any():
-            raise InputError(
-                self.path, f"shares no observation with {other.path}.", "label the same sections.",
-                code="check-no-shared-observation",
-            )  # fmt: skip
+            problem = f"shares no observation with {other.path}."
+            raise InputError(self.path, problem, "label the same sections.", code="check-no-shared-observation")
         known = [(place, index[position[index] >= 0]) for place, index in self.sections()]
         return [(place, index, position[index]) for place, index in known]
 
     def sum_of(self, wanted: str | Sequence[str], where: str) -> Floats:
         """Return (n,) abundance of one type, or of several together."""
         names = [wanted] if isinstance(wanted, str) else list(wanted)
-        missing = [name for name in names if name not in self.types]
-        if missing:
-            raise InputError(
-                where, f"'{missing[0]}' is no type of {self.path}.", f"use its types: {', '.join(self.types)}.",
-                code="check-unknown-type",
-            )  # fmt: skip
+        for name in names:
+            if name not in self.types:
+                problem, remedy = f"'{name}' is no type of {self.path}.", f"use its types: {', '.join(self.types)}."
+                raise InputError(where, problem, remedy, code="check-unknown-type")
         total: Floats = self.values[:, [self.types.index(name) for name in names]].sum(axis=1)
         return total
 
@@ -83,6 +64,11 @@ class Labels:
         """Return the labels with the QC flags of their sections."""
         flags = self.obs["sample"].map(qc_flags).fillna(self.obs["qc_flag"])
         return replace(self, obs=self.obs.assign(qc_flag=flags))
+
+
+def place_of(cohort: str, sample: str, patient: str, qc_flag: str) -> dict[str, str]:
+    """Return a section's place, as columns of a metrics table."""
+    return {"fold": "", "cohort": cohort, "sample": sample, "patient": patient, "qc_flag": qc_flag}
 
 
 def read_labels(path: str | Path) -> Labels:
@@ -93,9 +79,8 @@ def read_labels(path: str | Path) -> Labels:
     obs["qc_flag"] = table.obs["qc_flag"].astype(str).to_numpy() if "qc_flag" in table.obs else ""
     if "excess_residual" in table.obs:
         obs["excess_residual"] = table.obs["excess_residual"].to_numpy(dtype=float)
-    return Labels(
-        obs.set_axis(observation_keys(obs)), table.var_names, dense(table.X), dict(table.metadata), Path(path)
-    )
+    obs = obs.set_axis(observation_keys(obs))
+    return Labels(obs, table.var_names, dense(table.X), dict(table.metadata), Path(path))
 
 
 def read_predicted(path: str | Path) -> list[Labels]:
@@ -115,22 +100,24 @@ def read_predicted(path: str | Path) -> list[Labels]:
     ]
 
 
+def sections_of(paths: Sequence[Path], cohort: str) -> tuple[list[Section], dict[str, str]]:
+    """Return a cohort's sections, and their QC flags."""
+    sections = [section for section in map(open_section, paths) if section.cohort == cohort]
+    return sections, {section.sample: str(section.metadata.get("qc_flag") or "") for section in sections}
+
+
 def read_regions(paths: Sequence[Path], cohort: str) -> tuple[pd.Series, dict[str, str]]:
     """Return regions by observation ("" where not annotated), and QC flags by section, of a cohort's sections."""
-    parts, qc_flags = [], {}
-    for section in map(open_section, paths):
-        if section.cohort != cohort:
-            continue
-        qc_flags[section.sample] = str(section.metadata.get("qc_flag") or "")
-        if "region" in section.obs:
-            keys = obs_keys(cohort, section.sample, section.obs.index)
-            parts.append(pd.Series(section.obs["region"].astype(object).fillna("").to_numpy(), index=keys))
-    if not parts:
-        raise InputError(
-            f"cohort '{cohort}'", "no section has a pathologist's regions.", "name sections with a `regions` table.",
-            code="check-no-regions",
-        )  # fmt: skip
-    return pd.concat(parts), qc_flags
+    sections, qc_flags = sections_of(paths, cohort)
+    regions = [
+        section.obs["region"].astype(object).fillna("").set_axis(obs_keys(cohort, section.sample, section.obs.index))
+        for section in sections
+        if "region" in section.obs
+    ]
+    if not regions:
+        problem = "no section has a pathologist's regions."
+        raise InputError(f"cohort '{cohort}'", problem, "name sections with `regions`.", code="check-no-regions")
+    return pd.concat(regions), qc_flags
 
 
 def joined(wanted: str | Sequence[str]) -> str:

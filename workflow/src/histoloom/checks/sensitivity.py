@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from histoloom import paths
-from histoloom.checks.base import Plan, Result, heading
+from histoloom.checks.base import Plan, Result, Tables, heading, where
 from histoloom.checks.labelled import Labels, read_labels
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.continuous import value_rows
+from histoloom.metrics.rows import value_row, value_rows
 from histoloom.report.style import PALETTE, SEQUENTIAL, figure, save, short_names
 from histoloom.stats import pearson_columns
 
@@ -80,40 +80,21 @@ def differences(names: Sequence[str], variants: Sequence[Labels]) -> dict[str, d
     return choices
 
 
-def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: Sequence[Labels]) -> list[pd.DataFrame]:
+def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: Sequence[Labels]) -> Tables:
     """Compare labels of one cohort that differ in a choice (cells per location, alpha, grouping, reference).
 
-    Parameters
-    ----------
-    spec
-        The check's entry; ``merge``: new name -> types. Where one entry has the new name and the other the types, the
-        other's are summed: labels at two levels of a reference are compared at the coarser one.
-    names
-        Names of the labels entries.
-    variants
-        Their gathered labels, in the same order.
-
-    Returns
-    -------
-    list of DataFrame
-        For each pair of entries (``gene_set`` the first, ``k`` the second): ``cc`` per section, type and rolled up
-        (does the map change?) and ``abundance_ratio``, total abundance of the second over the first (does the scale
-        change?), per section and rolled up.
-
-    Raises
-    ------
-    InputError
-        If two entries share no type or no observation.
+    For each pair of entries (``gene_set`` the first, ``k`` the second) ``cc`` by type (does the map change?) and
+    ``abundance_ratio``, total abundance of the second over the first (does the scale change?). ``merge`` of the check:
+    new name -> types. Where one entry has the new name and the other the types, the other's are summed: labels at two
+    levels of a reference are compared at the coarser one.
     """
     parts: list[pd.DataFrame] = []
     for (a, first), (b, second) in combinations(list(zip(names, variants, strict=True)), 2):
         first, second = _at_one_level(first, second, spec.get("merge") or {})
         common = [name for name in first.types if name in second.types]
         if not common:
-            raise InputError(
-                f"checks.{spec.get('name', '?')}", f"labels '{a}' and '{b}' share no type.",
-                "compare labels of the same sections with the same types.", code="check-no-shared-type",
-            )  # fmt: skip
+            problem = f"labels '{a}' and '{b}' share no type."
+            raise InputError(where(spec), problem, "compare labels of the same types.", code="check-no-shared-type")
         own = first.values[:, [first.types.index(name) for name in common]]
         other = second.values[:, [second.types.index(name) for name in common]]
         rows, ratios = [], []
@@ -121,13 +102,9 @@ def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: S
             x, y = own[index], other[position]
             rows.append(value_rows(place, common, "cc", *pearson_columns(x, y)))
             ratio = float(y.sum() / x.sum()) if x.sum() > 0 else np.nan
-            ratios.append({"metric": "abundance_ratio", "value": ratio, "n": len(index),
-                           "n_nan": int(np.isnan(ratio)), **place})  # fmt: skip
-        tables = [
-            roll_up(pd.concat(rows, ignore_index=True), types=True),
-            roll_up(pd.DataFrame(ratios).assign(target=""), types=False),
-        ]
-        parts += [table.assign(gene_set=a, k=b) for table in tables]
+            ratios.append(value_row(place, "abundance_ratio", ratio, len(index)))
+        parts.append(roll_up(pd.concat(rows, ignore_index=True), types=True).assign(gene_set=a, k=b))
+        parts.append(roll_up(pd.DataFrame(ratios), types=False).assign(gene_set=a, k=b))
     return parts
 
 

@@ -21,19 +21,19 @@ from histoloom.obs_keys import obs_keys
 class LabelTask:
     """One fit: a group of sections and an optimiser seed, which methods without a fit ignore."""
 
-    spec: Mapping[str, Any]
+    spec: Mapping[str, Any]  # the method's entry (``labels.<method>.schema.yaml``), with its defaults
     cohort: str
     group: str
     seed: int
-    samples: Sequence[Path]
-    scratch: Path
+    samples: Sequence[Path]  # sections of the group
+    scratch: Path  # folder of the fit's checkpoints
     reference: Path | None = None
-    tables: Sequence[Path] = ()
-    nuclei: Sequence[Path] = ()
-    genes: Path | None = None
+    tables: Sequence[Path] = ()  # published table of the cohort, the user's own, or ground truth of each section
+    nuclei: Sequence[Path] = ()  # counted nuclei of the sections, where the method expects cells by them
+    genes: Path | None = None  # table through which genes are matched (`histoloom.genes`); None: by name
     threads: int = 1
-    granted_mb: float | None = None
-    device: str = "cpu"
+    granted_mb: float | None = None  # memory of the job; a fit that needs more is refused. None: unknown
+    device: str = "cpu"  # from `histoloom.devices.lease_device`
 
     @property
     def where(self) -> str:
@@ -65,13 +65,13 @@ def science(spec: Mapping[str, Any]) -> dict[str, Any]:
 class GroupLabels:
     """What a label method gives."""
 
-    obs: pd.DataFrame
-    mean: np.ndarray
+    obs: pd.DataFrame  # sample, obs_id, patient, flag_low_umi; excess_residual where the method explains counts
+    mean: np.ndarray  # (n, types)
     types: list[str]
-    units: str
-    layers: Mapping[str, np.ndarray] = field(default_factory=dict)
-    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    qc: Mapping[str, Any] = field(default_factory=dict)
+    units: str  # "cells" (per spot) or "proportion"
+    layers: Mapping[str, np.ndarray] = field(default_factory=dict)  # further statistics (q05, std), (n, types)
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # unlabelled, by sample and reason
+    qc: Mapping[str, Any] = field(default_factory=dict)  # facts about the fit, JSON
 
 
 def write_labels(

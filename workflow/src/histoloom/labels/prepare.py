@@ -30,21 +30,21 @@ class Section:
     """Spots of one section that can be labelled."""
 
     sample: str
-    obs: pd.DataFrame
-    counts: csr_matrix
-    genes: GeneKeys
-    dropped: dict[str, int]
+    obs: pd.DataFrame  # sample, obs_id, patient, flag_low_umi
+    counts: csr_matrix  # raw (n, G)
+    genes: GeneKeys  # the G genes that can be matched with a reference's
+    dropped: dict[str, int]  # spots left out, by reason
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A group of sections ready for deconvolution."""
 
-    obs: pd.DataFrame
-    counts: csr_matrix
-    signatures: pd.DataFrame
-    dropped: dict[str, dict[str, int]]
-    genes: dict[str, Any]
+    obs: pd.DataFrame  # sample, obs_id, patient, flag_low_umi of all spots of the group
+    counts: csr_matrix  # raw (n, G), genes as in signatures
+    signatures: pd.DataFrame  # mean counts per cell (G genes x T types)
+    dropped: dict[str, dict[str, int]]  # spots left out, by sample and reason
+    genes: dict[str, Any]  # report about genes, JSON
 
 
 def read_section(path: Path, low_umi: int, matcher: GeneMatcher | None = None) -> Section:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from histoloom.metrics.continuous import value_rows
+from histoloom.metrics.rows import value_rows
 from histoloom.obs_keys import obs_keys, section_keys
 from histoloom.stats import Floats, pearson_columns
 

@@ -15,9 +15,9 @@ from histoloom.metrics.moran import (
     map_similarity,
     morans_r,
     protocol_weights,
-    upper_pairs,
     weight_diagnostics,
 )
+from histoloom.metrics.rows import value_row
 from histoloom.metrics.scored import PLACE
 from histoloom.obs_keys import section_keys
 from histoloom.stats import Floats
@@ -32,22 +32,16 @@ _MIN_OBSERVATIONS = 3
 
 def map_rows(metric: str, types: list[str], matrix: Floats, place: Mapping[str, Any], **more: Any) -> pd.DataFrame:
     """Return a symmetric map as rows of pairs i <= j."""
-    first, second, index = upper_pairs(types)
-    value = matrix[index]
-    return pd.DataFrame(
-        {"metric": metric, "target": first, "target2": second, "value": value, "n_nan": np.isnan(value).astype(int),
-         **place, **more}
-    )  # fmt: skip
+    first, second = np.triu_indices(len(types))  # R is symmetric, as the weights are
+    names, value = np.asarray(types, dtype=object), matrix[first, second]
+    pairs = {"target": names[first], "target2": names[second], "n_nan": np.isnan(value).astype(int)}
+    return pd.DataFrame({"metric": metric, "value": value, **pairs, **place, **more})
 
 
 def _similarity_rows(first: Floats, second: Floats, place: Mapping[str, Any]) -> pd.DataFrame:
     similarity, n, n_nan = map_similarity(first, second)
-    return pd.DataFrame(
-        [
-            {"metric": metric, "gene_set": form, "value": value, "n": n, "n_nan": n_nan, **place}
-            for (metric, form), value in similarity.items()
-        ]
-    )
+    rows = [{"metric": metric, "gene_set": form, "value": value} for (metric, form), value in similarity.items()]
+    return pd.DataFrame(rows).assign(n=n, n_nan=n_nan, **place)
 
 
 def has_positions(obs: pd.DataFrame, moran: Mapping[str, Any]) -> np.ndarray:
@@ -60,12 +54,8 @@ def has_positions(obs: pd.DataFrame, moran: Mapping[str, Any]) -> np.ndarray:
 
 def diagnostic_rows(weights: Any, place: Mapping[str, Any]) -> pd.DataFrame:
     """Return what a reader must know of a section's W, as metric rows."""
-    return pd.DataFrame(
-        [
-            {"metric": metric, "value": value, "n": weights.shape[0], "n_nan": int(np.isnan(value)), **place}
-            for metric, value in weight_diagnostics(weights).items()
-        ]
-    )
+    numbers = weight_diagnostics(weights)
+    return pd.DataFrame([value_row(place, metric, value, weights.shape[0]) for metric, value in numbers.items()])
 
 
 def _compare(

@@ -23,26 +23,16 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.aggregate import add_ratio, mean_by, over_types, roll_up, to_cohort, to_patients
+from histoloom.metrics.rows import value_rows
 from histoloom.metrics.scored import PLACE
 from histoloom.obs_keys import section_keys
 from histoloom.stats import Floats, amplitude_columns, is_constant, mean_defined, score_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from histoloom.metrics.scored import Scored
 
 SMALL_SPREAD = 0.1
 """A model whose predictions spread less than this share of the labels' SD is warned of: its CC says little of use."""
-
-
-def value_rows(
-    place: Mapping[str, str], types: Sequence[str], metric: str, value: Floats, n: np.ndarray | int
-) -> pd.DataFrame:
-    """Return one row per type."""
-    return pd.DataFrame(
-        {"metric": metric, "target": types, "value": value, "n": n, "n_nan": np.isnan(value).astype(int), **place}
-    )
 
 
 def _absolute_error(prediction: Floats, reference: Floats) -> tuple[Floats, np.ndarray]:

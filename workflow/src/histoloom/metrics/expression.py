@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.aggregate import mean_by, over_types, roll_up
-from histoloom.metrics.continuous import score_continuous, value_rows
-from histoloom.metrics.rows import assemble
+from histoloom.metrics.continuous import score_continuous
+from histoloom.metrics.rows import assemble, value_row, value_rows
 from histoloom.metrics.scored import Scored
 from histoloom.stats import Floats, is_constant, pearson_cross, score_columns
 
@@ -70,8 +70,8 @@ def published_rows(scored: Scored) -> pd.DataFrame:
         value = np.nan_to_num(score_columns(scored.prediction[np.ix_(index, asked)], y)[0], nan=0.0)
         for gene_set, size in (("heg", y.sum(axis=0)), ("hvg", y.var(axis=0))):
             best = np.argsort(-size, kind="stable")[:TOP_GENES]
-            rows.append({"metric": "pcc_published", "gene_set": gene_set, "k": str(TOP_GENES), "target": "", "n_nan": 0,
-                         "value": float(value[best].mean()), "n": len(best), **place})  # fmt: skip
+            chosen = {"gene_set": gene_set, "k": str(TOP_GENES), "target": ""}
+            rows.append(value_row(place, "pcc_published", float(value[best].mean()), len(best), **chosen))
     if not rows:
         return pd.DataFrame()
     sections = pd.DataFrame(rows).assign(aggregation="section")
@@ -101,17 +101,7 @@ def profile_rows(scored: Scored) -> pd.DataFrame:
         # A gene that is predicted as a constant goes with no other.
         own, measured = (np.nan_to_num(pearson_cross(m[:, top], m[:, top])[pairs]) for m in (x, y))
         numbers["gene_gene_cc"] = _across(own, measured)
-        rows += [
-            {
-                "metric": metric,
-                "target": "",
-                "value": value,
-                "n": int(keep.sum()),
-                "n_nan": int(np.isnan(value)),
-                **place,
-            }
-            for metric, value in numbers.items()
-        ]
+        rows += [value_row(place, metric, value, int(keep.sum())) for metric, value in numbers.items()]
     return roll_up(pd.DataFrame(rows), types=False) if rows else pd.DataFrame()
 
 

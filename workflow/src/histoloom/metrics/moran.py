@@ -8,7 +8,7 @@ section 3.2. With Z (n, types) this is ``Z' W Z / n``. Distances are those of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -209,10 +209,3 @@ def map_similarity(prediction: Floats, reference: Floats) -> tuple[dict[tuple[st
         centred = (matrix - matrix.mean(axis=-1, keepdims=True) for matrix in (a, b))
         similarity["coloc_correlation", form] = float(mean_defined(_cosine(*centred)))
     return similarity, n, len(keep) - n
-
-
-def upper_pairs(types: Sequence[str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], tuple[Any, Any]]:
-    """Return target, target2 and index of the pairs i <= j: R is symmetric, as the weights are."""
-    index = np.triu_indices(len(types))
-    names = np.asarray(types, dtype=object)
-    return names[index[0]], names[index[1]], index

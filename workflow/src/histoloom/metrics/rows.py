@@ -21,10 +21,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.errors import InputError
+from histoloom.stats import Floats
 
 COLUMNS: Mapping[str, Any] = {
     "experiment": "",
@@ -55,6 +57,20 @@ _SORT = [
     "target", "target2",
 ]  # fmt: skip
 _TYPES = {"n": "int64", "n_nan": "int64", "train_seed": "int64", "value": "float64"}
+
+
+def value_row(place: Mapping[str, Any], metric: str, value: float, n: int, **more: Any) -> dict[str, Any]:
+    """Return one row."""
+    return {"metric": metric, "value": value, "n": n, "n_nan": int(np.isnan(value)), **more, **place}
+
+
+def value_rows(
+    place: Mapping[str, Any], types: Sequence[str], metric: str, value: Floats, n: np.ndarray | int
+) -> pd.DataFrame:
+    """Return one row per type."""
+    return pd.DataFrame(
+        {"metric": metric, "target": types, "value": value, "n": n, "n_nan": np.isnan(value).astype(int), **place}
+    )
 
 
 def assemble(parts: Sequence[pd.DataFrame], **constants: Any) -> pd.DataFrame:

@@ -30,16 +30,16 @@ _AGAIN = "remove it, so that it is made anew."
 class Scored:
     """Predictions of held-out observations and what they are compared with."""
 
-    obs: pd.DataFrame
-    types: list[str]
-    prediction: Floats
-    seeds: Mapping[int, Floats]
-    reference: Mapping[str, Floats]
-    metadata: Mapping[str, Any]
-    means: pd.DataFrame = field(default_factory=pd.DataFrame)
-    spec: Mapping[str, Any] = field(default_factory=dict)
-    target: Mapping[str, Any] = field(default_factory=dict)
-    target_obs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    obs: pd.DataFrame  # a row per prediction: KEYS, qc_flag and, where known, POSITION and lattice
+    types: list[str]  # cell types, genes or classes, the columns of all matrices
+    prediction: Floats  # (n, types) mean over training seeds
+    seeds: Mapping[int, Floats]  # prediction by training seed; empty where there is only one
+    reference: Mapping[str, Floats]  # (n, types) "labels" and, of simulated cohorts, "truth". Classes: one-hot
+    metadata: Mapping[str, Any]  # of the predictions
+    means: pd.DataFrame = field(default_factory=pd.DataFrame)  # (folds, types) mean of the training observations
+    spec: Mapping[str, Any] = field(default_factory=dict)  # the experiment's entry
+    target: Mapping[str, Any] = field(default_factory=dict)  # metadata of the target
+    target_obs: pd.DataFrame = field(default_factory=pd.DataFrame)  # of the whole target, trained on or not
 
     def sections(self) -> Iterator[tuple[dict[str, str], np.ndarray]]:
         """Yield each tested section of each fold with the positions of its observations."""

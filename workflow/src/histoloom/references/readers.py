@@ -28,10 +28,10 @@ Files = Mapping[str, Path | Sequence[Path]]
 class ReferenceCells:
     """Labelled cells, counts on demand."""
 
-    obs: pd.DataFrame
-    genes: pd.Index
-    read: Callable[[np.ndarray], csr_matrix]
-    where: str
+    obs: pd.DataFrame  # cell_type, donor, assay (str; an empty cell_type means not annotated)
+    genes: pd.Index  # may hold duplicates
+    read: Callable[[np.ndarray], csr_matrix]  # counts of cells by position, ascending: CSR (n, G)
+    where: str  # what to name in an error
     report: dict[str, Any] = field(default_factory=dict)
 
 
