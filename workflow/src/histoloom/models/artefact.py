@@ -36,12 +36,7 @@ def name_of(fold: str, seed: int) -> str:
 def save_models(fitted: Mapping[tuple[str, int], Fitted], metadata: Mapping[str, Any], out: Path) -> None:
     """Write fitted models by fold and training seed; same content, same bytes.
 
-    Parameters
-    ----------
-    metadata
-        Spec, outputs by fold, encoders, tiles, choices, protocol, identity: what prediction checks and stamps.
-    out
-        ``models/{experiment}/{model}.pt`` or ``.../{fold}.{seed}.pt``.
+    `metadata`: what prediction checks and stamps (spec, outputs by fold, encoders, tiles, choices, protocol, identity).
     """
     arrays: dict[str, npt.NDArray[Any]] = {_FACTS: np.frombuffer(canonical_json(metadata).encode(), np.uint8)}
     for (fold, seed), model in fitted.items():

@@ -8,10 +8,10 @@ and tests.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -47,16 +47,9 @@ class Spec:
 
 @dataclass(frozen=True)
 class Part:
-    """Observations with their answers.
+    """Observations with their answers, and (n,) codes of patient and section.
 
-    Attributes
-    ----------
-    inputs
-        What can be read of them.
-    y
-        Float32 (n, T), CSR (n, T) or class codes (n,): as training is given them, shuffled in a negative control.
-    patient, section
-        (n,) codes.
+    `y` is float32 (n, T), CSR (n, T) or class codes (n,): as training is given them, shuffled in a negative control.
     """
 
     inputs: Inputs
@@ -82,22 +75,14 @@ Rule = Literal["fixed", "val", "inner_cv", "median"]
 
 @dataclass(frozen=True)
 class FoldData:
-    """All that one fold's model may be fitted on, for one training seed.
+    """All that one fold's model may be fitted on, for one training seed (-1: the model draws no random numbers).
 
     Attributes
     ----------
-    name
-        The fold's.
-    train, val
-        Training observations, and validation ones where the experiment's selection holds some out.
-    target
-        The kind of target: its selection score, reference prediction and default loss.
+    val
+        Validation observations, where the experiment's selection holds some out.
     outputs
         Names of the T columns or classes.
-    seed
-        Training seed; -1 for a model that draws no random numbers.
-    root_seed
-        The experiment's seed; see `stream`.
     rule, how
         How epochs or penalties are chosen (the model's own settings, best on ``val``, inner folds of training patients,
         median of other folds' choices), and the same in words.
@@ -138,20 +123,10 @@ class FoldData:
         splitter = GroupKFold(n_splits=min(5, len(np.unique(groups))))
         return list(splitter.split(groups, groups=groups))
 
-    def fixed(self, why: str) -> FoldData:
-        """Return the same data with nothing to choose by."""
-        return replace(self, rule="fixed", how=why, val=None)
-
 
 @dataclass(frozen=True)
 class JobContext:
-    """What a job gives to a fit or a prediction: device, CPU threads, checkpoints, log, measured facts.
-
-    Attributes
-    ----------
-    record
-        Facts for the efficiency record, such as epochs and images per second; filled by the model.
-    """
+    """What a job gives to a fit or a prediction; `record` holds facts for the efficiency record, such as epochs."""
 
     device: str = "cpu"
     threads: int = 1
@@ -164,54 +139,40 @@ class JobContext:
         return nullcontext() if self.checkpoints is None else self.checkpoints.of(name, facts)
 
 
-class Fitted(Protocol):
-    """A fitted model.
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model: its settings, all that prediction needs as arrays by name, and what was chosen and how."""
 
-    Attributes
-    ----------
-    choices
-        What was chosen and how: ``how``, and epochs or alpha.
-    """
-
+    spec: Any
+    arrays: Arrays
     choices: Mapping[str, Json]
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Json], job: JobContext) -> Predictions:
         """Return (n, T): values, or class probabilities."""
-        ...
+        raise NotImplementedError
 
     def state(self) -> Arrays:
-        """Return all that prediction needs, as arrays by name."""
-        ...
+        """Return the arrays, as they are saved."""
+        return self.arrays
 
 
-class Model(Protocol):
-    """A model with its settings.
+class Model:
+    """A model with its settings. One that fits folds faster together has ``fit_many`` too.
 
-    Attributes
-    ----------
-    spec_type
-        The dataclass of its settings.
-    uses_test_labels
-        Whether prediction is given the test labels (`Inputs.labels`): a diagnostic, stamped on every number.
+    `uses_test_labels`: prediction is given the test labels (`Inputs.labels`); a diagnostic, stamped on every number.
     """
 
-    spec_type: ClassVar[type[Spec]]
+    spec_type: ClassVar[type[Spec]] = Spec
+    fitted_type: ClassVar[type[Fitted]]
     uses_test_labels: ClassVar[bool] = False
 
-    def __init__(self, spec: Any) -> None: ...
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
 
     def fit(self, data: FoldData, job: JobContext) -> Fitted:
         """Fit one fold and training seed."""
-        ...
+        raise NotImplementedError
 
     def restore(self, state: Arrays, choices: Mapping[str, Json]) -> Fitted:
         """Return the fitted model of a saved `Fitted.state`."""
-        ...
-
-
-class FitsTogether(Protocol):
-    """A model that fits several folds and seeds faster together than one by one."""
-
-    def fit_many(self, folds: Sequence[FoldData], job: JobContext) -> Sequence[Fitted]:
-        """Fit all; in the order given."""
-        ...
+        return self.fitted_type(self.spec, state, choices)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import moments
-from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions, Spec
 from histoloom.models.ridge import solve
 from histoloom.obs_keys import section_keys
 from histoloom.targets.base import one_hot
@@ -26,97 +25,60 @@ class NoSpec(Spec):
     """A model without settings."""
 
 
-@dataclass(frozen=True)
-class Constant:
+class Constant(Fitted):
     """The same (T,) prediction for every observation."""
-
-    value: npt.NDArray[np.float64]
-    choices: Mapping[str, Any]
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T)."""
-        del variant, job
-        return np.tile(self.value, (len(inputs), 1))
-
-    def state(self) -> Arrays:
-        """Return the prediction."""
-        return {"value": self.value}
+        return np.tile(self.arrays["value"], (len(inputs), 1))
 
 
-class TrainMean:
+class TrainMean(Model):
     """The target's reference prediction: mean label in training, or the classes' shares (majority class)."""
 
-    spec_type: ClassVar[type[Spec]] = NoSpec
-    uses_test_labels: ClassVar[bool] = False
-
-    def __init__(self, spec: NoSpec) -> None:
-        self.spec = spec
+    spec_type = NoSpec
+    fitted_type = Constant
 
     def fit(self, data: FoldData, job: JobContext) -> Constant:
         """Take the means of a fold."""
-        del job
-        return Constant(data.target.reference_prediction(data.train.y, len(data.outputs)), NOTHING)
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> Constant:
-        """Return the fitted model of a saved state."""
-        return Constant(state["value"], choices)
+        value = data.target.reference_prediction(data.train.y, len(data.outputs))
+        return Constant(self.spec, {"value": value}, NOTHING)
 
 
-class SectionMean:
+class OwnMean(Fitted):
+    """The mean label of the observation's own section."""
+
+    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
+        """Return each section's mean label; there is none on slides without expression."""
+        if inputs.labels is None:
+            problem, remedy = "needs the labels of what it predicts.", "leave it out of experiments with task apply."
+            raise InputError("model of kind section_mean", problem, remedy, code="section-mean-labels")
+        out = np.empty(inputs.labels.shape)
+        for _, rows in inputs.sections():
+            out[rows] = inputs.labels[rows].mean(axis=0, dtype=np.float64)
+        return out
+
+
+class SectionMean(Model):
     """The mean label of the observation's own test section.
 
     It is defined by the labels that it is scored on, so it is a diagnostic and no model: its pooled correlation says
     how much of a pooled score lies between sections; within a section it is constant.
     """
 
-    spec_type: ClassVar[type[Spec]] = NoSpec
-    uses_test_labels: ClassVar[bool] = True
-    choices = NOTHING
+    spec_type = NoSpec
+    fitted_type = OwnMean
+    uses_test_labels = True
 
-    def __init__(self, spec: NoSpec) -> None:
-        self.spec = spec
-
-    def fit(self, data: FoldData, job: JobContext) -> SectionMean:
+    def fit(self, data: FoldData, job: JobContext) -> OwnMean:
         """Fit nothing."""
-        del data, job
-        return self
-
-    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
-        """Return each section's mean label; `InputError` without labels, as on slides without expression."""
-        del variant, job
-        if inputs.labels is None:
-            raise InputError(
-                "model of kind section_mean", "needs the labels of what it predicts, and there are none.",
-                "leave it out of experiments with task apply.", code="section-mean-labels",
-            )  # fmt: skip
-        out = np.empty(inputs.labels.shape)
-        for _, rows in inputs.sections():
-            out[rows] = inputs.labels[rows].mean(axis=0, dtype=np.float64)
-        return out
-
-    def state(self) -> Arrays:
-        """Return nothing."""
-        return {}
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> SectionMean:
-        """Return itself."""
-        del state, choices
-        return self
+        return OwnMean(self.spec, {}, NOTHING)
 
 
 def section_coordinates(obs: pd.DataFrame) -> np.ndarray:
-    """Return where each observation lies in its section, on the array: no pixel, no um.
+    """Return (n, 3): array row and column scaled to [0, 1] within the section, and the distance to the border.
 
-    Parameters
-    ----------
-    obs
-        cohort, sample, array_row, array_col.
-
-    Returns
-    -------
-    ndarray
-        (n, 3): row and column scaled to [0, 1] within the section, and the distance to the border of the observed area
-        as a share of the section's largest.
+    The distance to the border of the observed area is a share of the section's largest.
     """
     from scipy.ndimage import binary_closing, distance_transform_edt
 
@@ -145,16 +107,11 @@ class CoordinatesSpec(Spec):
     alpha: float
 
 
-@dataclass(frozen=True)
-class FittedCoordinates:
+class FittedCoordinates(Fitted):
     """kNN: training ``position`` and ``labels``; ridge: ``mean``, ``scale``, ``coefficients``, ``intercept``."""
-
-    arrays: Arrays
-    choices: Mapping[str, Any]
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T)."""
-        del variant, job
         from sklearn.neighbors import KNeighborsRegressor
 
         position, part = section_coordinates(inputs.obs), self.arrays
@@ -164,23 +121,15 @@ class FittedCoordinates:
         predictions: Predictions = (_terms(position) - part["mean"]) / part["scale"] @ part["coefficients"]
         return predictions + part["intercept"]
 
-    def state(self) -> Arrays:
-        """Return the arrays."""
-        return self.arrays
 
-
-class Coordinates:
+class Coordinates(Model):
     """Regression on the position in the section and the distance to the tissue's border alone."""
 
-    spec_type: ClassVar[type[Spec]] = CoordinatesSpec
-    uses_test_labels: ClassVar[bool] = False
-
-    def __init__(self, spec: CoordinatesSpec) -> None:
-        self.spec = spec
+    spec_type = CoordinatesSpec
+    fitted_type = FittedCoordinates
 
     def fit(self, data: FoldData, job: JobContext) -> FittedCoordinates:
         """Fit a fold; classes are regressed as 0/1 indicators, so that predictions are shares of neighbours."""
-        del job
         position = section_coordinates(data.train.inputs.obs)
         labels = data.train.dense
         if labels.ndim == 1:
@@ -188,16 +137,12 @@ class Coordinates:
         labels = labels.astype(np.float64)
         if self.spec.method == "knn":
             choices = {"how": "fixed", "n_neighbors": min(self.spec.n_neighbors, len(labels))}
-            return FittedCoordinates({"position": position, "labels": labels}, choices)
+            return FittedCoordinates(self.spec, {"position": position, "labels": labels}, choices)
         terms = _terms(position)
         mean, scale = moments(terms)
         coefficients, intercept = solve((terms - mean) / scale, labels, self.spec.alpha)
         arrays = {"mean": mean, "scale": scale, "coefficients": coefficients, "intercept": intercept}
-        return FittedCoordinates(arrays, {"how": "fixed", "alpha": self.spec.alpha})
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedCoordinates:
-        """Return the fitted model of a saved state."""
-        return FittedCoordinates(state, choices)
+        return FittedCoordinates(self.spec, arrays, {"how": "fixed", "alpha": self.spec.alpha})
 
 
 def _terms(position: np.ndarray) -> np.ndarray:

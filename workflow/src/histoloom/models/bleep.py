@@ -13,7 +13,7 @@ from torch import Tensor
 
 from histoloom.embeddings.cards import load_cards
 from histoloom.errors import InputError
-from histoloom.models.base import FoldData, Spec
+from histoloom.models.base import FoldData
 from histoloom.models.pixel_training import pretrained_state
 from histoloom.models.retrieval import ContrastiveTask, RetrievalModel, RetrievalSpec
 from histoloom.networks.bleep import Bleep
@@ -55,16 +55,13 @@ class BleepTask(ContrastiveTask):
 class BLEEP(RetrievalModel):
     """BLEEP on any target of values; the profile is the target."""
 
-    spec_type: ClassVar[type[Spec]] = BleepSpec
+    spec_type = BleepSpec
 
     def __init__(self, spec: BleepSpec) -> None:
         if spec.weights == "imagenet" and spec.architecture != "resnet50":
-            raise InputError(
-                "model of kind bleep",
-                f"there is no card of ImageNet weights for '{spec.architecture}'.",
-                "set `weights: random` or the path of a file, or use resnet50.",
-                code="bleep-weights",
-            )
+            problem = f"there is no card of ImageNet weights for '{spec.architecture}'."
+            remedy = "set `weights: random` or the path of a file, or use resnet50."
+            raise InputError("model of kind bleep", problem, remedy, code="bleep-weights")
         super().__init__(spec)
 
     def make_network(self, n_outputs: int) -> Bleep:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import Scaler
-from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions
 from histoloom.models.training import Task, TrainingSpec, as_arrays, as_state, fit_selected
 from histoloom.networks.cell_transformers import CellTransformer, Kind
 
@@ -82,12 +82,8 @@ def place(inputs: Inputs, spec: CellTransformerSpec) -> npt.NDArray[np.float32]:
             xy[rows] /= max(float(xy[rows].max()), 1e-9)
     if spec.coordinates == "um":
         if "um_per_px" not in obs or obs["um_per_px"].isna().to_numpy().any():
-            raise InputError(
-                "coordinates: um",
-                "a section's um per px is not known.",
-                "use `coordinates: unit`, or give the sections' mpp.",
-                code="cell-transformer-um",
-            )
+            remedy = "use `coordinates: unit`, or give the sections' mpp."
+            raise InputError("coordinates: um", "a section's mpp is not known.", remedy, code="cell-transformer-um")
         xy *= obs[["um_per_px"]].to_numpy(np.float64) / spec.period_um
     return xy.astype(np.float32)
 
@@ -99,12 +95,9 @@ class _Cells:
         self._inputs, self._scaler = inputs, scaler
         self.widths = inputs.feature_widths()
         if len(self.widths) != spec.n_modalities:
-            raise InputError(
-                "inputs",
-                f"architecture {spec.architecture} takes {spec.n_modalities} encoders, {len(self.widths)} are named.",
-                "name genes first, then morphology, or choose another architecture.",
-                code="cell-transformer-inputs",
-            )
+            problem = f"{spec.architecture} takes {spec.n_modalities} encoders, {len(self.widths)} are named."
+            remedy = "name genes first, then morphology, or choose another architecture."
+            raise InputError("inputs", problem, remedy, code="cell-transformer-inputs")
         has_place = spec.architecture in ("spatial", "multi")
         self._place = torch.from_numpy(place(inputs, spec)) if has_place else None
 
@@ -150,10 +143,8 @@ class CellTransformerTask(Task):
         self.cells = _Cells(data.train.inputs, spec, self.scaler)
         self.y = torch.from_numpy(np.asarray(data.train.y, np.int64))
         self.network: Any = make_network(spec, len(data.outputs), self.cells.widths)
-        self._schedule: torch.optim.lr_scheduler.LRScheduler | None = None
         counts = torch.bincount(self.y, minlength=len(data.outputs))
         self.weights = (1 / (counts + 1e-8)).float().to(device) if spec.class_weights else None
-        self._steps = 0
         self._total = -(-len(self.y) // spec.batch_size) * spec.epochs
 
     def optimiser(self) -> torch.optim.Optimizer:
@@ -193,13 +184,8 @@ def one_cycle(step: int, total: int, max_lr: float) -> tuple[float, float]:
     return between(max_lr, end, share), between(0.85, 0.95, share)
 
 
-@dataclass(frozen=True)
-class FittedCellTransformer:
+class FittedCellTransformer(Fitted):
     """A trained network and the scaling of its inputs."""
-
-    spec: CellTransformerSpec
-    arrays: Arrays
-    choices: Mapping[str, Any]
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return class probabilities (n, C)."""
@@ -208,19 +194,12 @@ class FittedCellTransformer:
         network.load_state_dict(as_state(self.arrays))
         return predict_cells(network.to(job.device), cells, len(inputs), job.device)
 
-    def state(self) -> Arrays:
-        """Return the arrays."""
-        return self.arrays
 
-
-class CellTransformerModel:
+class CellTransformerModel(Model):
     """One of the four transformers on cell classes."""
 
-    spec_type: ClassVar[type[Spec]] = CellTransformerSpec
-    uses_test_labels: ClassVar[bool] = False
-
-    def __init__(self, spec: CellTransformerSpec) -> None:
-        self.spec = spec
+    spec_type = CellTransformerSpec
+    fitted_type = FittedCellTransformer
 
     def fit(self, data: FoldData, job: JobContext) -> FittedCellTransformer:
         """Fit one fold for one training seed."""
@@ -230,7 +209,3 @@ class CellTransformerModel:
         scaler = data.scaler(data.train.inputs.features())
         arrays = as_arrays(trained.state) | {"feature_mean": scaler.mean, "feature_scale": scaler.scale}
         return FittedCellTransformer(self.spec, arrays, choices)
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedCellTransformer:
-        """Return the fitted model of a saved state."""
-        return FittedCellTransformer(self.spec, state, choices)

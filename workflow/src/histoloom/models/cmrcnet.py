@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from histoloom.models.base import FoldData, Spec
+from histoloom.models.base import FoldData
 from histoloom.models.retrieval import ContrastiveTask, RetrievalModel, RetrievalSpec
 from histoloom.networks.cmrcnet import Cmrcnet, cmrcnet_loss, init_like_public_code
+
+_CODE = {"batch_size": 64, "epochs": 60, "lr": 1e-4, "min_lr": 1e-5}
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,9 @@ class CmrcnetSpec(RetrievalSpec):
     reconstruction_loss: Literal["mse", "cosine"] = "mse"
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "default": {"batch_size": 64, "epochs": 60, "lr": 1e-4, "min_lr": 1e-5},
-        "as_code": {"batch_size": 64, "epochs": 60, "lr": 1e-4, "min_lr": 1e-5},
-        "as_paper": {
-            "batch_size": 64,
-            "epochs": 60,
-            "lr": 1e-4,
-            "min_lr": 1e-5,
-            "activation": "selu",
-            "loss_form": "paper",
-        },
+        "default": _CODE,
+        "as_code": _CODE,
+        "as_paper": {**_CODE, "activation": "selu", "loss_form": "paper"},
     }
 
 
@@ -64,7 +59,7 @@ class CmrcnetTask(ContrastiveTask):
 class CMRCNet(RetrievalModel):
     """CMRCNet on any target of values; the profile is the target."""
 
-    spec_type: ClassVar[type[Spec]] = CmrcnetSpec
+    spec_type = CmrcnetSpec
 
     def make_network(self, n_outputs: int) -> Cmrcnet:
         """Return the untrained network."""

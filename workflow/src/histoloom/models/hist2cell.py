@@ -19,7 +19,7 @@ from torch import Tensor
 
 from histoloom.embeddings.cards import load_cards
 from histoloom.inputs import Inputs
-from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions
 from histoloom.models.pixel_training import (
     PixelSpec,
     PixelTask,
@@ -34,6 +34,7 @@ from histoloom.networks.hist2cell import Hist2Cell
 
 CARD = "resnet18"
 _BLOCK = 256
+_CODE = {"batch_size": 16, "epochs": 5, "augment": False, "normalise": "imagenet"}
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,10 @@ class Hist2CellSpec(PixelSpec):
     rectify: bool = True
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "default": {"batch_size": 16, "epochs": 20, "augment": False, "normalise": "imagenet"},
+        "default": {**_CODE, "epochs": 20},
+        "as_code": _CODE,
         # The last ReLU is missing in the training notebook of 2024; the rate rises again after 20 epochs.
-        "as_code": {"batch_size": 16, "epochs": 5, "augment": False, "normalise": "imagenet"},
-        "as_code_2024": {
-            "batch_size": 16,
-            "epochs": 5,
-            "augment": False,
-            "normalise": "imagenet",
-            "rectify": False,
-        },
+        "as_code_2024": {**_CODE, "rectify": False},
     }
 
 
@@ -202,13 +197,8 @@ def pretrained_trunk(network: Hist2Cell, weights: str) -> None:
             own.load_state_dict(trunk.get_submodule(name).state_dict())
 
 
-@dataclass(frozen=True)
-class FittedHist2Cell:
+class FittedHist2Cell(Fitted):
     """A trained network."""
-
-    spec: Hist2CellSpec
-    arrays: Arrays
-    choices: Mapping[str, Any]
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T), in batches of consecutive nodes in the fixed order."""
@@ -220,25 +210,14 @@ class FittedHist2Cell:
         network.to(job.device)
         return predict_nodes(network, inputs, SpotGraph(inputs), preparation, job.device, spec.batch_size)
 
-    def state(self) -> Arrays:
-        """Return the arrays."""
-        return self.arrays
 
-
-class Hist2CellModel:
+class Hist2CellModel(Model):
     """Hist2Cell on abundance or expression."""
 
-    spec_type: ClassVar[type[Spec]] = Hist2CellSpec
-    uses_test_labels: ClassVar[bool] = False
-
-    def __init__(self, spec: Hist2CellSpec) -> None:
-        self.spec = spec
+    spec_type = Hist2CellSpec
+    fitted_type = FittedHist2Cell
 
     def fit(self, data: FoldData, job: JobContext) -> FittedHist2Cell:
         """Fit one fold for one training seed."""
         _, arrays, choices = fit_pixels(lambda part: Hist2CellTask(self.spec, part, job.device), data, job, self.spec)
         return FittedHist2Cell(self.spec, arrays, choices)
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedHist2Cell:
-        """Return the fitted model of a saved state."""
-        return FittedHist2Cell(self.spec, state, choices)

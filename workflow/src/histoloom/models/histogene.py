@@ -15,12 +15,14 @@ from torch import Tensor
 
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
-from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions
 from histoloom.models.pixel_training import PixelSpec, PixelTask, Preparation, Tiles, fit_pixels, saved_preparation
 from histoloom.models.training import as_state
 from histoloom.networks.histogene import HisToGene
 
 _BLOCK = 512
+# Pixels of 0..255 as they are; the learning rate belongs to that scale.
+_CODE = {"batch_size": 1, "epochs": 100, "augment": False, "normalise": "raw", "lr": 1e-5}
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,9 @@ class HisToGeneSpec(PixelSpec):
     positions: Literal["array", "hexagonal_rows"] = "array"
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "default": {"batch_size": 1, "epochs": 100, "augment": False, "normalise": "unit", "lr": 1e-4},
-        # Pixels of 0..255 as they are; the learning rate belongs to that scale.
-        "as_code": {"batch_size": 1, "epochs": 100, "augment": False, "normalise": "raw", "lr": 1e-5},
-        "as_paper": {"batch_size": 1, "epochs": 100, "augment": False, "normalise": "raw", "lr": 1e-5, "n_layers": 4},
+        "default": {**_CODE, "normalise": "unit", "lr": 1e-4},
+        "as_code": _CODE,
+        "as_paper": {**_CODE, "n_layers": 4},
     }
 
 
@@ -48,32 +49,21 @@ def array_positions(inputs: Inputs, spec: HisToGeneSpec) -> Tensor:
     """Return (n, 2) positions x, y in the tables: array column and row, from 0 within each section.
 
     ``hexagonal_rows`` halves the column, which counts 0..127 on a Visium array of which every row uses every second.
-
-    Raises
-    ------
-    InputError
-        ``histogene-coordinates``: no array coordinates; ``histogene-positions``: the array is larger than the tables.
     """
     obs = inputs.obs
     if "array_row" not in obs or obs[["array_row", "array_col"]].isna().to_numpy().any():
-        raise InputError(
-            "model of kind histogene",
-            "an observation has no array coordinates.",
-            "use a model without positions, or give array_row and array_col.",
-            code="histogene-coordinates",
-        )
+        remedy = "use a model without positions, or give array_row and array_col."
+        problem = "an observation has no array coordinates."
+        raise InputError("model of kind histogene", problem, remedy, code="histogene-coordinates")
     xy = obs[["array_col", "array_row"]].to_numpy(np.int64)
     if spec.positions == "hexagonal_rows":
         xy[:, 0] //= 2
     for (cohort, sample), rows in inputs.sections():
         xy[rows] -= xy[rows].min(axis=0)
         if xy[rows].max() >= spec.n_pos:
-            raise InputError(
-                f"{cohort}/{sample}",
-                f"its array has {xy[rows].max() + 1} positions along one axis, the tables have {spec.n_pos}.",
-                "raise `n_pos`, or on a hexagonal array set `positions: hexagonal_rows` and `n_pos: 78`.",
-                code="histogene-positions",
-            )
+            problem = f"its array has {xy[rows].max() + 1} positions along one axis, the tables have {spec.n_pos}."
+            remedy = "raise `n_pos`, or on a hexagonal array set `positions: hexagonal_rows` and `n_pos: 78`."
+            raise InputError(f"{cohort}/{sample}", problem, remedy, code="histogene-positions")
     return torch.from_numpy(xy)
 
 
@@ -134,13 +124,8 @@ def make_network(spec: HisToGeneSpec, n_outputs: int) -> HisToGene:
     return HisToGene(n_outputs, spec.input_px, spec.dim, spec.n_layers, spec.heads, spec.n_pos, spec.dropout)
 
 
-@dataclass(frozen=True)
-class FittedHisToGene:
+class FittedHisToGene(Fitted):
     """A trained network."""
-
-    spec: HisToGeneSpec
-    arrays: Arrays
-    choices: Mapping[str, Any]
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T)."""
@@ -150,25 +135,14 @@ class FittedHisToGene:
         positions = array_positions(inputs, self.spec)
         return predict_sections(network.to(job.device), inputs, positions, preparation, job.device)
 
-    def state(self) -> Arrays:
-        """Return the arrays."""
-        return self.arrays
 
-
-class HisToGeneModel:
+class HisToGeneModel(Model):
     """HisToGene on any target of values."""
 
-    spec_type: ClassVar[type[Spec]] = HisToGeneSpec
-    uses_test_labels: ClassVar[bool] = False
-
-    def __init__(self, spec: HisToGeneSpec) -> None:
-        self.spec = spec
+    spec_type = HisToGeneSpec
+    fitted_type = FittedHisToGene
 
     def fit(self, data: FoldData, job: JobContext) -> FittedHisToGene:
         """Fit one fold for one training seed."""
         _, arrays, choices = fit_pixels(lambda part: HisToGeneTask(self.spec, part, job.device), data, job, self.spec)
         return FittedHisToGene(self.spec, arrays, choices)
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedHisToGene:
-        """Return the fitted model of a saved state."""
-        return FittedHisToGene(self.spec, state, choices)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from histoloom.inputs import Inputs
-from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
-from histoloom.models.linear import LinearMap
+from histoloom.models.base import FoldData, JobContext, Model, Predictions, Spec
+from histoloom.models.linear import LinearMap, as_map
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,14 @@ class LogisticMap(LinearMap):
         return np.asarray(softmax(super().predict(inputs, variant, job), axis=1))
 
 
-class LogisticRegression:
+class LogisticRegression(Model):
     """Class probabilities from standardised features (scikit-learn)."""
 
-    spec_type: ClassVar[type[Spec]] = LogisticSpec
-    uses_test_labels: ClassVar[bool] = False
-
-    def __init__(self, spec: LogisticSpec) -> None:
-        self.spec = spec
+    spec_type = LogisticSpec
+    fitted_type = LogisticMap
 
     def fit(self, data: FoldData, job: JobContext) -> LogisticMap:
         """Fit a fold."""
-        del job
         from sklearn.linear_model import LogisticRegression as Sklearn
 
         features, codes = data.train.inputs.features(), data.train.y
@@ -60,8 +56,5 @@ class LogisticRegression:
             both = len(classes) == 2
             coefficients[:, classes] = (np.vstack([-model.coef_, model.coef_]) / 2 if both else model.coef_).T
             intercept[classes] = np.concatenate([-model.intercept_, model.intercept_]) / 2 if both else model.intercept_
-        return LogisticMap(scaler.mean, scaler.scale, coefficients, intercept, {"how": "fixed"})
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> LogisticMap:
-        """Return the fitted model of a saved state."""
-        return LogisticMap(**state, choices=choices)
+        arrays = as_map(scaler.mean, scaler.scale, coefficients, intercept)
+        return LogisticMap(self.spec, arrays, {"how": "fixed"})

@@ -37,17 +37,10 @@ class MLPSpec(Spec):
 def initial_layers(
     sizes: Sequence[int], init: str, generator: torch.Generator
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Draw one model's start.
+    """Draw one model's start; `sizes` are widths from input to output.
 
-    Parameters
-    ----------
-    sizes
-        Widths from input to output.
-    init
-        ``he`` (He et al. 2015, uniform; the last layer and all biases as below or 0) or ``pytorch``
-        (U(-1/sqrt(in), 1/sqrt(in)) for weights and biases, the default of ``torch.nn.Linear``).
-    generator
-        The model's stream.
+    ``pytorch``: U(-1/sqrt(in), 1/sqrt(in)) for weights and biases, as ``torch.nn.Linear``; ``he``: He et al. 2015,
+    uniform, the last layer as above, biases 0.
     """
     layers = []
     for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
@@ -61,21 +54,9 @@ def initial_layers(
 
 
 def forward(x: torch.Tensor, layers: Layers, draw: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
-    """Run a stack of MLPs.
+    """Run a stack of MLPs on (S, B, D), with (S, in, out) weights and (S, 1, out) biases; return (S, B, T).
 
-    Parameters
-    ----------
-    x
-        (S, B, D).
-    layers
-        (S, in, out) weights and (S, 1, out) biases.
-    draw
-        In training with dropout: gives the factors (S, B, width) that hidden units are multiplied with.
-
-    Returns
-    -------
-    torch.Tensor
-        (S, B, T).
+    `draw` gives, in training with dropout, the factors (S, B, width) that hidden units are multiplied with.
     """
     for weight, bias in layers[:-1]:
         x = torch.nn.functional.silu(torch.baddbmm(bias, x, weight))
@@ -98,19 +79,9 @@ def pearson(
 
 
 def losses(prediction: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, spec: MLPSpec) -> torch.Tensor:
-    """Return each model's loss: MSE + l1 MAE - l2 Pearson (decomposition paper, section 2.1).
+    """Return each model's (S,) loss: MSE + l1 MAE - l2 Pearson (decomposition paper, section 2.1).
 
-    Parameters
-    ----------
-    prediction, labels
-        (S, B, T).
-    mask
-        (S, B), 1 for a row of the batch, 0 for padding.
-
-    Returns
-    -------
-    torch.Tensor
-        (S,).
+    Prediction and labels are (S, B, T); the mask (S, B) is 1 for a row of the batch, 0 for padding.
     """
     full = mask[:, :, None].expand_as(prediction)
     count = full.sum((1, 2))

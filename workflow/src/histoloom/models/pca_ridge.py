@@ -8,15 +8,15 @@ alpha = 100 / (d * genes) where d is the number of components, solver lsqr, no i
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from histoloom.models.base import Arrays, FoldData, JobContext, Spec
-from histoloom.models.linear import LinearMap
+from histoloom.models.base import FoldData, JobContext, Model, Spec
+from histoloom.models.linear import LinearMap, as_map
 from histoloom.stats import mean_defined, pearson_columns
 
 logger = logging.getLogger(__name__)
@@ -35,26 +35,21 @@ class PCARidgeSpec(Spec):
     seed: int = 1
 
 
-class PCARidge:
+class PCARidge(Model):
     """StandardScaler, PCA and ridge without intercept, all fitted to a fold's training observations."""
 
-    spec_type: ClassVar[type[Spec]] = PCARidgeSpec
-    uses_test_labels: ClassVar[bool] = False
-
-    def __init__(self, spec: PCARidgeSpec) -> None:
-        self.spec = spec
+    spec_type = PCARidgeSpec
+    fitted_type = LinearMap
 
     def fit(self, data: FoldData, job: JobContext) -> LinearMap:
         """Fit a fold; scaler, PCA and ridge become one linear map of the features."""
-        del job
         x, y = data.train.inputs.features().astype(np.float64), data.train.dense.astype(np.float64)
         alpha, how = self.choose_alpha(x, y, data.train.patient)
         scaler, components, mean, reduced = self.reduce(x)
         weights = solve(reduced, y, alpha)
-        coefficients = components @ weights
         choices = {"how": how, "alpha": alpha, "components": components.shape[1], "n_train": len(x)}
         logger.info("%s: %s", data.name, choices)
-        return LinearMap(*scaler, coefficients, -mean @ weights, choices)
+        return LinearMap(self.spec, as_map(*scaler, components @ weights, -mean @ weights), choices)
 
     def reduce(self, x: Floats) -> tuple[tuple[Floats, Floats], Floats, Floats, Floats]:
         """Return mean and scale of the columns, (D, d) components, their (d,) offset, and x reduced."""
@@ -98,10 +93,6 @@ class PCARidge:
         if best in (min(self.spec.alphas), max(self.spec.alphas)):
             logger.warning("the best alpha, %g, is at the edge of those tried: try further ones", best)
         return best, "inner folds of training patients"
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> LinearMap:
-        """Return the fitted model of a saved state."""
-        return LinearMap(**state, choices=choices)
 
 
 def solve(x: Floats, y: Floats, alpha: float) -> Floats:

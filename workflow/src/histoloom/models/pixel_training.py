@@ -41,13 +41,7 @@ class PixelSpec(TrainingSpec):
 
 
 class Tiles:
-    """Tiles of inputs as (b, 3, h, w) uint8 batches on a device.
-
-    Attributes
-    ----------
-    held
-        Whether all lie on the device.
-    """
+    """Tiles of inputs as (b, 3, h, w) uint8 batches on a device."""
 
     def __init__(self, inputs: Inputs, device: str, hold: bool = True) -> None:
         self._inputs, self.device = inputs, device
@@ -147,15 +141,7 @@ def saved_preparation(arrays: Arrays, spec: PixelSpec) -> Preparation:
 
 
 class PixelTask(Task):
-    """A task on tiles: what `Task` asks, with a loss of prepared images.
-
-    Parameters
-    ----------
-    data
-        The training part.
-    device
-        Where tiles lie or go to.
-    """
+    """A task on the tiles of a training part: what `Task` asks, with a loss of prepared images."""
 
     memory_format = torch.channels_last
 
@@ -193,10 +179,7 @@ def run_network(
 ) -> Predictions:
     """Return the (n, T) float32 output of a network in evaluation mode, in full precision.
 
-    Parameters
-    ----------
-    symmetries
-        1, or 8 for the mean over flips and quarter turns.
+    With 8 `symmetries` it is the mean over flips and quarter turns.
     """
     network.eval()
     tiles, parts = Tiles(inputs, device, hold=False), []
@@ -209,21 +192,10 @@ def run_network(
 
 
 def pretrained_state(card: Mapping[str, Any], weights: str, network: nn.Module, head: Sequence[str]) -> None:
-    """Give a network its starting weights.
+    """Give a network its starting weights, but for parameters whose names start with one of `head`.
 
-    Parameters
-    ----------
-    card
-        Card of the encoder whose hub file ``imagenet`` means.
-    weights
-        ``imagenet``, ``random`` (nothing is done) or the path of a file with the network's own keys.
-    head
-        Prefixes of parameters that stay as they are.
-
-    Raises
-    ------
-    InputError
-        The file is not available (names what to copy where), or is of another architecture.
+    `weights` is ``imagenet`` (the hub file of the encoder card), ``random`` (nothing is done) or the path of a file
+    with the network's own keys.
     """
     from histoloom.embeddings.hub import fetch_from_hub
     from histoloom.embeddings.weights import load_strictly, read_state

@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
-from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Predictions
 from histoloom.models.pixel_training import PixelSpec, PixelTask, fit_pixels, run_network, saved_preparation
 from histoloom.models.training import as_state
 from histoloom.networks.retrieval import distance_weights, find_neighbours, predict_from_neighbours
@@ -50,20 +50,10 @@ def embed_profiles(network: Any, profiles: Tensor, device: str) -> Tensor:
 
 
 def retrieve(queries: Tensor, keys: Tensor, values: Tensor, k: int, method: Method) -> Tensor:
-    """Return values (n_queries, T) of the k nearest keys, combined.
-
-    Raises
-    ------
-    InputError
-        ``retrieval-k``: there are fewer keys than k.
-    """
+    """Return values (n_queries, T) of the k nearest keys, combined."""
     if k > len(keys):
-        raise InputError(
-            "k",
-            f"{k} neighbours were asked of {len(keys)} training observations.",
-            "lower k, or give the fold more training sections.",
-            code="retrieval-k",
-        )
+        problem = f"{k} neighbours were asked of {len(keys)} training observations."
+        raise InputError("k", problem, "lower k, or give the fold more training sections.", code="retrieval-k")
     index = find_neighbours(queries, keys, k)
     weights = distance_weights(queries, keys, index) if method == "weighted" else None
     return predict_from_neighbours(values, index, method, weights)
@@ -112,13 +102,10 @@ class ContrastiveTask(PixelTask):
 
 
 @dataclass(frozen=True)
-class FittedRetrieval:
-    """A trained network with its keys and their values."""
+class FittedRetrieval(Fitted):
+    """A trained network with its keys and their values; `make` returns the untrained one."""
 
-    spec: RetrievalSpec
     make: Callable[[int], Any]
-    arrays: Arrays
-    choices: Mapping[str, Any]
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T); a variant may set ``k`` and ``method``."""
@@ -132,19 +119,9 @@ class FittedRetrieval:
         predicted = retrieve(torch.from_numpy(queries).to(job.device), keys, values, k, method)
         return predicted.cpu().numpy()
 
-    def state(self) -> Arrays:
-        """Return the arrays."""
-        return self.arrays
 
-
-class RetrievalModel:
+class RetrievalModel(Model):
     """What both models share: fit one fold, keep network and keys."""
-
-    spec_type: ClassVar[type[Spec]]
-    uses_test_labels: ClassVar[bool] = False
-
-    def __init__(self, spec: Any) -> None:
-        self.spec = spec
 
     @abstractmethod
     def make_network(self, n_outputs: int) -> Any:
@@ -162,8 +139,8 @@ class RetrievalModel:
         network.load_state_dict(trained.state)
         keys = embed_profiles(network.to(job.device), torch.from_numpy(values), job.device).cpu().numpy()
         arrays = {**arrays, "keys": keys, "values": values}
-        return FittedRetrieval(self.spec, self.make_network, arrays, choices)
+        return self.restore(arrays, choices)
 
     def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedRetrieval:
         """Return the fitted model of a saved state."""
-        return FittedRetrieval(self.spec, self.make_network, state, choices)
+        return FittedRetrieval(self.spec, state, choices, self.make_network)

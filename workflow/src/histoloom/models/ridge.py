@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from histoloom.models.base import Arrays, FoldData, JobContext, Spec
-from histoloom.models.linear import LinearMap
+from histoloom.models.base import FoldData, JobContext, Model, Spec
+from histoloom.models.linear import LinearMap, as_map
 from histoloom.models.selection import choose
 
 
@@ -32,22 +31,19 @@ def solve(
     return np.atleast_2d(fitted.coef_).T, np.atleast_1d(fitted.intercept_)
 
 
-class Ridge:
+class Ridge(Model):
     """Linear regression with an L2 penalty; the penalty fixed or chosen on training patients."""
 
-    spec_type: ClassVar[type[Spec]] = RidgeSpec
-    uses_test_labels: ClassVar[bool] = False
-
-    def __init__(self, spec: RidgeSpec) -> None:
-        self.spec = spec
+    spec_type = RidgeSpec
+    fitted_type = LinearMap
 
     def fit(self, data: FoldData, job: JobContext) -> LinearMap:
         """Fit a fold."""
-        del job  # solved by LAPACK
         features, labels = data.train.inputs.features(), data.train.dense.astype(np.float64)
         choices = choose(data, "alpha", float(self.spec.alpha), lambda: self._best_alpha(data, features, labels))
         scaler = data.scaler(features)
-        return LinearMap(scaler.mean, scaler.scale, *solve(scaler(features), labels, choices["alpha"]), choices)
+        arrays = as_map(scaler.mean, scaler.scale, *solve(scaler(features), labels, choices["alpha"]))
+        return LinearMap(self.spec, arrays, choices)
 
     def _best_alpha(self, data: FoldData, features: npt.NDArray[np.float32], labels: npt.NDArray[np.float64]) -> float:
         """Return the penalty with the best mean validation score; the largest of equals."""
@@ -66,7 +62,3 @@ class Ridge:
                 coefficients, intercept = solve(x_scaled, y, alpha)
                 scores[i] += data.target.selection_score(x_val_scaled @ coefficients + intercept, y_val, val_section)
         return alphas[int(np.argmax(scores))]
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> LinearMap:
-        """Return the fitted model of a saved state."""
-        return LinearMap(**state, choices=choices)

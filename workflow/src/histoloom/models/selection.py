@@ -14,16 +14,7 @@ from histoloom.models.base import FoldData, Rule
 def rule_of(selection: str, fold: str, train_patients: int, val_patients: Sequence[str]) -> tuple[Rule, str]:
     """Return how a fold's epochs or penalty are chosen, and why, in words.
 
-    Parameters
-    ----------
-    selection
-        The experiment's.
-    fold
-        The fold's name.
-    train_patients
-        Patients on its training side, validation included.
-    val_patients
-        Patients held out for validation.
+    `train_patients` counts those on its training side, validation included.
     """
     count = "one training patient" if train_patients == 1 else f"{train_patients} training patients"
     if selection == "fixed":
@@ -50,14 +41,7 @@ def median_of(data: FoldData, key: str) -> Any:
 def choose(data: FoldData, key: str, default: Any, by_score: Callable[[], Any]) -> dict[str, Any]:
     """Return ``how`` and a setting's value by the fold's rule.
 
-    Parameters
-    ----------
-    key
-        Name of the setting.
-    default
-        Its value in the model's config.
-    by_score
-        Finds the best value on validation rows or inner folds; called only if the rule asks for it.
+    `by_score` finds the best value on validation rows or inner folds; called only if the rule asks for it.
     """
     if data.rule == "median":
         value = median_of(data, key)

@@ -53,15 +53,7 @@ def split_rows(
     seed: int = 0,
     comparison: frozenset[str] = frozenset(),
 ) -> list[FoldRows]:
-    """Return the folds of a fold table as row numbers of the observations.
-
-    Parameters
-    ----------
-    shuffle
-        ``shuffle_labels`` of the experiment.
-    comparison
-        Folds that only serve a comparison.
-    """
+    """Return the folds of a fold table as row numbers of the observations; `comparison` folds only serve one."""
     folds = []
     for name, roles in roles_of(table, obs).items():
         train, val, test = (np.flatnonzero(roles == role) for role in ("train", "val", "test"))
@@ -86,21 +78,9 @@ def _label_rows(obs: pd.DataFrame, roles: npt.NDArray[Any], fold: str, shuffle: 
 
 
 class Setup:
-    """One model in one experiment.
+    """One model in one experiment, from their entries in the config.
 
-    Parameters
-    ----------
-    spec
-        The model's entry, with its ``name``.
-    experiment
-        The experiment's entry.
-    files
-        By role: target, folds, panel (where the target has one), ``embeddings_<encoder>``, pixels, samples.
-
-    Raises
-    ------
-    InputError
-        ``model-target``: the model does not serve the target. What `open_inputs` raises.
+    `files` are by role: target, folds, panel (where the target has one), ``embeddings_<encoder>``, pixels, samples.
     """
 
     def __init__(self, spec: Mapping[str, Any], experiment: Mapping[str, Any], files: Files) -> None:
@@ -192,14 +172,9 @@ class Setup:
         }
         if fold is not None:
             params |= {"fold": fold, "train_seed": seed}
-        used = {
-            role: paths
-            for role, paths in self.files.items()
-            if role in ("target", "folds", "panel", "samples", "pixels")
-        }
-        used |= {
-            f"{EMBEDDINGS}{name}": self.files.get(f"{EMBEDDINGS}{name}", []) for name in self.spec.get("inputs", [])
-        }
+        embeddings = [f"{EMBEDDINGS}{name}" for name in self.spec.get("inputs", [])]
+        roles = {"target", "folds", "panel", "samples", "pixels"} & set(self.files) | set(embeddings)
+        used = {role: self.files.get(role, []) for role in roles}
         return make_identity("models", params, identities_of(used), self.experiment["seed"], self.kind.version)
 
     def protocol(self, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -240,12 +215,10 @@ class Setup:
 
 
 def check_target(spec: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
-    """Refuse a model that does not serve the kind of target; `InputError` ``model-target``."""
-    kinds, wanted = find("models", spec["kind"]).targets, experiment["target"]["kind"]
-    if wanted not in kinds:
-        raise InputError(
-            f"model '{spec.get('name', spec['kind'])}'",
-            f"of kind {spec['kind']} predicts {', '.join(sorted(kinds))}, and experiment "
-            f"'{experiment.get('name', '')}' has a target of kind {wanted}.",
-            "name another model under `models`, or another target.", code="model-target",
-        )  # fmt: skip
+    """Refuse a model that does not serve the kind of target."""
+    kind, wanted = spec["kind"], experiment["target"]["kind"]
+    if wanted not in find("models", kind).targets:
+        served = ", ".join(sorted(find("models", kind).targets))
+        problem = f"of kind {kind} predicts {served}; the target of '{experiment.get('name', '')}' is {wanted}."
+        remedy = "name another model under `models`, or another target."
+        raise InputError(f"model '{spec.get('name', kind)}'", problem, remedy, code="model-target")

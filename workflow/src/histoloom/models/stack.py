@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,37 +26,38 @@ from histoloom.targets.base import section_score
 logger = logging.getLogger(__name__)
 
 
+class Rows(NamedTuple):
+    """Observations of one part: rows among the features, rows among the labels, sections."""
+
+    x: np.ndarray
+    y: np.ndarray
+    section: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """Return a subset."""
+        return Rows(self.x[rows], self.y[rows], self.section[rows])
+
+
 @dataclass(frozen=True)
 class Member:
     """One model of a stack.
 
     Attributes
     ----------
-    fold, seed
-        What it is.
     stream
         Seed of its start, its shuffles and its dropout, in this order: the same whatever else is in the stack.
-    train, train_y
-        Rows of its training observations among the features, and of their labels among the labels.
-    val, val_y, val_sections
-        The same of its validation observations, and their sections; with them the epoch with the best score is kept,
-        without them the last.
-    scaler
-        Fitted on its training rows.
-    y_mean, y_scale
-        (T,) scaling of the labels, fitted on its training rows.
-    epochs
-        How many to train.
+    train, val
+        Rows among the features, rows among the labels, and sections; with validation rows the epoch with the best score
+        is kept, without them the last.
+    scaler, y_mean, y_scale
+        Scaling of features and (T,) labels, fitted on its training rows.
     """
 
     fold: str
     seed: int
     stream: int
-    train: np.ndarray
-    train_y: np.ndarray
-    val: np.ndarray | None
-    val_y: np.ndarray | None
-    val_sections: np.ndarray | None
+    train: Rows
+    val: Rows | None
     scaler: Scaler
     y_mean: np.ndarray
     y_scale: np.ndarray
@@ -79,9 +80,9 @@ class Runner:
         self.member = member
         self.generator = torch.Generator().manual_seed(member.stream)
         self.start = initial_layers(sizes, spec.init, self.generator)
-        self.per_epoch = -(-len(member.train) // spec.batch_size)
-        self.rows = torch.from_numpy(member.train)
-        self.label_rows = torch.from_numpy(member.train_y)
+        self.per_epoch = -(-len(member.train.x) // spec.batch_size)
+        self.rows = torch.from_numpy(member.train.x)
+        self.label_rows = torch.from_numpy(member.train.y)
         self.batches: list[torch.Tensor] = []
         self.best: Trained | None = None
         self.curve: list[float] = []
@@ -97,10 +98,6 @@ class Runner:
             order = torch.randperm(len(self.rows), generator=self.generator)
             self.batches = list(torch.tensor_split(order, self.per_epoch))
         return self.batches.pop(0)
-
-    def epoch_done(self) -> bool:
-        """Return whether the last batch of an epoch was just handed out."""
-        return not self.batches
 
 
 class Stack:
@@ -179,15 +176,13 @@ class Stack:
 
     def validate(self, position: int) -> float:
         """Return the member's validation score, a correlation, which needs no scaling back."""
-        member = self.runners[position].member
-        assert member.val is not None
-        assert member.val_y is not None
-        assert member.val_sections is not None
-        x = (self.data.features[torch.from_numpy(member.val)] - self.mean[position]) / self.scale[position]
+        val = self.runners[position].member.val
+        assert val is not None
+        x = (self.data.features[torch.from_numpy(val.x)] - self.mean[position]) / self.scale[position]
         with torch.no_grad():
             one = [(w[position : position + 1], b[position : position + 1]) for w, b in self.layers]
             prediction = forward(x[None], one)[0].double().cpu().numpy()
-        return section_score(prediction, self.data.raw_values[member.val_y], member.val_sections)
+        return section_score(prediction, self.data.raw_values[val.y], val.section)
 
 
 class _Data:
@@ -213,29 +208,9 @@ def train_stack(
     dtype: torch.dtype = torch.float32,
     checkpoint: Checkpoint | None = None,
 ) -> list[Trained]:
-    """Train members together.
+    """Train members together on (n, D) unscaled features and (m, T) labels; return them in order.
 
-    Parameters
-    ----------
-    features
-        (n, D) float32, unscaled.
-    values
-        (m, T) labels.
-    members
-        What to train.
-    spec
-        The MLP's entry.
-    device
-        ``cpu`` or ``cuda:<i>``.
-    dtype
-        Precision of training.
-    checkpoint
-        Where the state is kept, and taken from if an earlier try left one.
-
-    Returns
-    -------
-    list of Trained
-        In the order of members.
+    The state is kept in the checkpoint, and taken from it if an earlier try left one.
     """
     if not members:
         return []
@@ -276,7 +251,7 @@ def _end_epochs(stack: Stack, step: int) -> list[int]:
     """Validate members at the end of an epoch; return the positions of those that have done all."""
     leaving = []
     for position, runner in enumerate(stack.runners):
-        if not runner.epoch_done():
+        if runner.batches:  # of this epoch
             continue
         if runner.member.val is not None:
             score = stack.validate(position)
@@ -290,19 +265,13 @@ def _end_epochs(stack: Stack, step: int) -> list[int]:
 
 def member_facts(members: Sequence[Member]) -> list[list[Any]]:
     """Return what tells the members of a stack from those of another: a checkpoint of others is not used."""
-    return [[m.fold, m.seed, m.stream, m.epochs, len(m.train), -1 if m.val is None else len(m.val)] for m in members]
+    return [
+        [m.fold, m.seed, m.stream, m.epochs, len(m.train.x), -1 if m.val is None else len(m.val.x)] for m in members
+    ]
 
 
 def stack_state(stack: Stack, runners: Sequence[Runner], done: Mapping[int, Trained], step: int) -> dict[str, Any]:
-    """Return all that the rest of a training depends on.
-
-    Parameters
-    ----------
-    stack
-        The members still training.
-    done
-        By position among all: those that have done all their epochs.
-    """
+    """Return all that the rest of a training depends on; `done` has members that are finished, by position."""
     return {
         "step": step,
         "alive": [runners.index(runner) for runner in stack.runners],

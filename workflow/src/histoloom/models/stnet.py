@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from histoloom.embeddings.cards import load_cards
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import moments
-from histoloom.models.base import Arrays, FoldData, JobContext, Predictions, Spec
+from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions
 from histoloom.models.pixel_training import (
     PixelSpec,
     PixelTask,
@@ -71,13 +71,8 @@ class STNetTask(PixelTask):
         return stnet_loss(self.network(images), self.y[rows].to(images.device))
 
 
-@dataclass(frozen=True)
-class FittedSTNet:
+class FittedSTNet(Fitted):
     """A trained network, how tiles and outputs are scaled."""
-
-    spec: STNetSpec
-    arrays: Arrays
-    choices: Mapping[str, Any]
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T); ``symmetries: 8`` is the mean over flips and quarter turns."""
@@ -89,31 +84,22 @@ class FittedSTNet:
         output = run_network(network, network, inputs, preparation, job.device, symmetries)
         return output * arrays["y_scale"] + arrays["y_mean"]
 
-    def state(self) -> Arrays:
-        """Return the arrays."""
-        return self.arrays
 
-
-class STNet:
+class STNet(Model):
     """ST-Net on any target of values."""
 
-    spec_type: ClassVar[type[Spec]] = STNetSpec
-    uses_test_labels: ClassVar[bool] = False
+    spec_type = STNetSpec
+    fitted_type = FittedSTNet
 
     def __init__(self, spec: STNetSpec) -> None:
         if spec.weights != "random" and (spec.growth_rate, tuple(spec.blocks)) != _FULL:
-            raise InputError(
-                "model of kind stnet", "a smaller network has no pretrained weights.",
-                "set `weights: random`, or leave out `growth_rate` and `blocks`.", code="stnet-width",
-            )  # fmt: skip
-        self.spec = spec
+            remedy = "set `weights: random`, or leave out `growth_rate` and `blocks`."
+            problem = "a smaller network has no pretrained weights."
+            raise InputError("model of kind stnet", problem, remedy, code="stnet-width")
+        super().__init__(spec)
 
     def fit(self, data: FoldData, job: JobContext) -> FittedSTNet:
         """Fit one fold for one training seed."""
         _, arrays, choices = fit_pixels(lambda part: STNetTask(self.spec, part, job.device), data, job, self.spec)
         y_mean, y_scale = moments(data.train.dense) if self.spec.standardise_target else (np.zeros(1), np.ones(1))
         return FittedSTNet(self.spec, {**arrays, "y_mean": y_mean, "y_scale": y_scale}, choices)
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedSTNet:
-        """Return the fitted model of a saved state."""
-        return FittedSTNet(self.spec, state, choices)

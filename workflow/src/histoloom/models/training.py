@@ -40,14 +40,8 @@ class TrainingSpec(Spec):
 class Task:
     """What a model adds to the loop: network, optimiser, loss and, where they differ, batches and schedule.
 
-    Attributes
-    ----------
-    network
-        All that is trained, as one module on the CPU; the loop moves it, and wraps it for its precision.
-    batch_size
-        Set by the loop.
-    memory_format
-        Of the network's weights on a GPU.
+    `network` is all that is trained, as one module on the CPU; the loop moves it, and wraps it for its precision.
+    `memory_format` is that of its weights on a GPU. The loop sets `batch_size`.
     """
 
     network: nn.Module
@@ -89,19 +83,9 @@ class TrainedNetwork:
 def fit_selected(
     make: Callable[[FoldData], Task], data: FoldData, job: JobContext, spec: TrainingSpec
 ) -> tuple[TrainedNetwork, dict[str, Any]]:
-    """Fit one fold under the experiment's selection.
+    """Fit one fold under the experiment's selection; return the network and the choices ``how`` and ``epochs``.
 
-    Parameters
-    ----------
-    make
-        Makes the task of a training part; called once per training, after the global generators are seeded.
-
-    Returns
-    -------
-    network
-        As trained.
-    choices
-        ``how`` and ``epochs``.
+    `make` makes the task of a training part; called once per training, after the global generators are seeded.
     """
     best: list[TrainedNetwork] = []
 
@@ -136,10 +120,7 @@ def train(
 ) -> TrainedNetwork:
     """Train for a number of epochs; with validation observations the epoch with the best score is kept.
 
-    Raises
-    ------
-    FloatingPointError
-        At a loss that is not finite, with epoch and batch; the last checkpoint stays.
+    A loss that is not finite is a FloatingPointError with epoch and batch; the last checkpoint stays.
     """
     stream = data.stream(word)
     torch.manual_seed(stream)
