@@ -161,7 +161,7 @@ def mlp(device: str, models: int = 72, n: int = 13_620, dim: int = 1536, n_types
 
     from histoloom.inputs.scaling import Scaler
     from histoloom.models.network import MLPSpec
-    from histoloom.models.stack import Member, train_stack
+    from histoloom.models.stack import Member, Rows, train_stack
 
     schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "model.mlp.schema.yaml").read_text())
     entry = {key: value["default"] for key, value in schema["properties"].items() if "default" in value}
@@ -174,7 +174,7 @@ def mlp(device: str, models: int = 72, n: int = 13_620, dim: int = 1536, n_types
     for seed in range(models):
         train = np.sort(rng.permutation(n)[: n * 7 // 8])
         zeros, ones = np.zeros(n_types), np.ones(n_types)
-        members.append(Member("f", seed, seed, train, train, None, None, None, scaler, zeros, ones, epochs))
+        members.append(Member("f", seed, seed, Rows(train, train, train), None, scaler, zeros, ones, epochs))
 
     def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
         torch.cuda.synchronize()

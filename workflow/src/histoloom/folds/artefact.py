@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from histoloom.artefacts import identities_of, read_metadata, write_parquet
+from histoloom.artefacts import identities_of, read_elements, read_metadata, write_parquet
 from histoloom.errors import InputError
 from histoloom.folds.comparisons import add_drops, check_compared, describe, drop_ids
 from histoloom.folds.guard import check_sides, choose_validation, find_overlap, guard_overlap
@@ -22,17 +22,10 @@ _OBSERVATION_SPLITS = frozenset({"random", "spatial_block", "paired_leakage"})
 
 
 def fold_ids(spec: Spec, rows: Rows) -> list[str]:
-    """Return the fold names of an experiment, ``all`` last, as its fold file will hold them.
+    """Return the fold names of an experiment with these sections, ``all`` last, as its fold file will hold them.
 
     A split that leaks on purpose has no fold ``all``, so that no new slide is predicted with it. A transfer's
     added folds are left out where too few observations are unshared for them.
-
-    Parameters
-    ----------
-    spec
-        The experiment's entry.
-    rows
-        Its sections, in order, with at least cohort, sample and patient.
     """
     split: Split = load("splits", spec["split"])
     names = [*split.ids(spec, rows), *drop_ids(spec, rows)]
@@ -42,19 +35,8 @@ def fold_ids(spec: Spec, rows: Rows) -> list[str]:
 def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the fold table of an experiment and its facts.
 
-    Parameters
-    ----------
-    spec
-        The experiment's entry.
-    obs
-        Observations with cohort, sample, patient, obs_id, array_row, array_col, pitch_um.
-    seed
-        Seed of random splits and of the validation patient.
-
-    Raises
-    ------
-    InputError
-        Shared patients under ``on_overlap: fail``; a fold without training or test patient.
+    `obs` has cohort, sample, patient, obs_id, array_row, array_col, pitch_um; the seed is that of random splits and of
+    the validation patient.
     """
     if not len(obs):
         raise InputError("folds", "the target has no observation.", "see the counts in the target's log.")
@@ -95,31 +77,10 @@ def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[
 def make_folds(*, spec: Mapping[str, Any], target: Path, seed: int, out: Path, splits: Sequence[Path] = ()) -> None:
     """Write ``folds/{experiment}.parquet``.
 
-    Parameters
-    ----------
-    spec
-        What of the experiment's entry affects folds.
-    target
-        Its target artefact.
-    seed
-        Seed of random splits and of the validation patient.
-    splits
-        Published tables of the folds, for split ``published``: train_0.csv, test_0.csv, train_1.csv and so on.
-    out
-        File to write; columns fold, cohort, sample, patient, obs_id (null: the whole sample), block,
-        role (train, val, test,
-        dropped).
-
-    Raises
-    ------
-    InputError
-        See `build_folds`.
+    Columns are fold, cohort, sample, patient, obs_id (null: the whole sample), block, role (train, val, test, dropped).
+    `splits` are published tables of the folds, for split ``published``: train_0.csv, test_0.csv, train_1.csv and so on.
     """
-    import h5py
-    from anndata.io import read_elem
-
-    with h5py.File(target, "r") as handle:
-        obs = read_elem(handle["obs"])
+    obs = read_elements(target, ["obs"])["obs"]
     for column in ("cohort", "sample", "patient", "obs_id"):
         obs[column] = obs[column].astype(str)
     params = {key: value for key, value in spec.items() if key not in {"name", "seed"}}

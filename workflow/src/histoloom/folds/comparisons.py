@@ -63,11 +63,9 @@ class _PairedLeakage:
                 chosen = siblings if spec["other_sections"] == "all" else [siblings[order[draw % len(siblings)]]]
                 frames += self._thinned(fold, row, others, chosen, obs, seed)
         if not frames:
-            raise InputError(
-                "split paired_leakage",
-                "no section has another section of the same patient, so no leakage effect can be measured.",
-                "name cohorts with several sections per patient, or use leave_one_patient_out.",
-            )
+            problem = "no section has another section of the same patient, so no leakage effect can be measured."
+            remedy = "name cohorts with several sections per patient, or use leave_one_patient_out."
+            raise InputError("split paired_leakage", problem, remedy, code="leakage-no-pair")
         return pd.concat(frames, ignore_index=True)
 
     def _thinned(
@@ -116,22 +114,10 @@ def is_compared(spec: Spec, rows: Rows) -> bool:
 def add_drops(spec: Spec, table: pd.DataFrame, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Add to a transfer the folds that tell a leak from a loss of training data.
 
-    Parameters
-    ----------
-    spec
-        The experiment's entry.
-    table
-        Its folds, with validation patients chosen; every added fold keeps the validation and test sides.
-    obs
-        Observations: cohort, sample, patient, obs_id.
-    seed
-        Seed of the draws.
-
-    Notes
-    -----
-    A random drop takes unshared training patients in a random order, whole, until as many observations are gone as the
-    shared patients had; the last one loses only what is missing, at random. Where the unshared patients have no more
-    observations than the shared ones, there is no such draw; where all training patients are shared, nothing is added.
+    Every added fold keeps the validation and test sides. A random drop takes unshared training patients in a random
+    order, whole, until as many observations are gone as the shared patients had; the last one loses only what is
+    missing, at random. Where the unshared patients have no more observations than the shared ones, there is no such
+    draw; where all training patients are shared, nothing is added.
     """
     names = drop_ids(spec, sections_of(obs))
     if not names:
@@ -170,10 +156,7 @@ def _dropping(main: pd.DataFrame, fold: str, patients: Sequence[str]) -> pd.Data
 
 
 def describe(spec: Spec, table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, Any]:
-    """Return what the folds of a comparison are: by fold what it is, which section or draw, and sizes of training.
-
-    Empty for an experiment that compares nothing.
-    """
+    """Return by fold what it is, which section or draw, and sizes of training; empty where nothing is compared."""
     rows = sections_of(obs)
     if not is_compared(spec, rows):
         return {}
@@ -189,8 +172,7 @@ def describe(spec: Spec, table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, An
         first, *draws = drop_ids(spec, rows)
         what = {_TRANSFER: {"what": PUBLISHED, "draw": -1}, first: {"what": SHARED_DROPPED, "draw": -1}}
         what |= {fold: {"what": RANDOM_DROP, "draw": i} for i, fold in enumerate(draws)}
-        there = set(table["fold"])
-        what = {fold: facts for fold, facts in what.items() if fold in there}
+        what = {fold: facts for fold, facts in what.items() if fold in set(table["fold"])}
         more = {"shared_patients": shared_patients(spec, rows)}
     roles = roles_of(table, obs)
     folds = {fold: {**facts, **_sizes(obs, roles[fold])} for fold, facts in what.items()}
@@ -217,13 +199,7 @@ def control_folds(compared: Mapping[str, Any]) -> frozenset[str]:
 
 
 def check_compared(compared: Mapping[str, Any], table: pd.DataFrame, obs: pd.DataFrame) -> None:
-    """Check a comparison against its fold table: clean where it says so, leaking where it means to, sizes equal.
-
-    Raises
-    ------
-    InputError
-        Naming the fold and what is wrong with it.
-    """
+    """Check a comparison against its fold table: clean where it says so, leaking where it means to, sizes equal."""
     if not compared:
         return
     roles = roles_of(table, obs)
@@ -234,7 +210,7 @@ def check_compared(compared: Mapping[str, Any], table: pd.DataFrame, obs: pd.Dat
         return [fold for fold, facts in compared["folds"].items() if facts["what"] == what]
 
     def refuse(fold: str, problem: str) -> None:
-        raise InputError(f"fold '{fold}'", problem, "remove the folds and run again.")
+        raise InputError(f"fold '{fold}'", problem, "remove the folds and run again.", code="folds-compared")
 
     def leaked(fold: str) -> set[str]:
         trained = np.isin(roles[fold], ("train", "val"))

@@ -22,19 +22,8 @@ def _patients(table: pd.DataFrame, role: str) -> list[str]:
     return list(dict.fromkeys(table.loc[table["role"] == role, "patient"]))
 
 
-def _samples(table: pd.DataFrame, role: str, patient: str) -> list[str]:
-    rows = table[(table["role"] == role) & (table["patient"] == patient)]
-    return list(dict.fromkeys(section_keys(rows)))
-
-
 def find_overlap(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return every patient who is on both sides of a fold, with the sections on each side.
-
-    Parameters
-    ----------
-    table
-        Fold table with columns fold, cohort, sample, patient, role.
-    """
+    """Return every patient who is on both sides of a fold, with the sections on each side."""
     # An observation-level table has a row per spot; the message names sections only.
     sections = table[["fold", "cohort", "sample", "patient", "role"]].drop_duplicates()
     overlaps = []
@@ -42,46 +31,30 @@ def find_overlap(table: pd.DataFrame) -> list[dict[str, Any]]:
         tested = set(_patients(rows, "test"))
         for patient in _patients(rows, "train"):
             if patient in tested:
-                sides = {role: _samples(rows, role, patient) for role in ("train", "test")}
+                own = rows[rows["patient"] == patient]
+                sides = {r: list(dict.fromkeys(section_keys(own[own["role"] == r]))) for r in ("train", "test")}
                 overlaps.append({"fold": str(fold), "patient": patient, **sides})
     return overlaps
 
 
 def guard_overlap(table: pd.DataFrame, on_overlap: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Act on patients who are on both sides of a fold.
+    """Act on patients who are on both sides of a fold; return the table and each overlap with the action taken.
 
-    Parameters
-    ----------
-    table
-        Fold table.
-    on_overlap
-        ``fail``, ``drop`` (their training rows get the role dropped) or ``allow``.
-
-    Returns
-    -------
-    tuple
-        The table and the overlap found, each with the action taken.
-
-    Raises
-    ------
-    InputError
-        Under ``fail``, naming patients and sections.
+    `on_overlap` is ``fail``, ``drop`` (their training rows get the role dropped) or ``allow``.
     """
     overlap = find_overlap(table)
     if overlap and on_overlap == "fail":
         shown = "; ".join(
-            f"{item['patient']} ({item['fold']}: trained on {', '.join(item['train'])}, "
-            f"tested on {', '.join(item['test'])})"
-            for item in overlap[:8]
+            f"{o['patient']} ({o['fold']}: trained on {', '.join(o['train'])}, tested on {', '.join(o['test'])})"
+            for o in overlap[:8]
         )
         rest = f"; and {len(overlap) - 8} more" if len(overlap) > 8 else ""
-        raise InputError(
-            "folds",
-            f"patients are on both sides of a fold: {shown}{rest}.",
-            "split by patient (leave_one_patient_out), or set `on_overlap: drop` to leave them out of training, "
-            "or `on_overlap: allow` to go on with the overlap stamped on every number (leave_one_sample_out, random "
-            "and spatial_block need it).",
+        remedy = (
+            "split by patient (leave_one_patient_out), or set `on_overlap: drop` to leave them out of training, or "
+            "`on_overlap: allow` to stamp the overlap on every number (splits through patients need it)."
         )
+        problem = f"patients are on both sides of a fold: {shown}{rest}."
+        raise InputError("folds", problem, remedy, code="folds-overlap")
     if on_overlap == "drop":
         table = table.copy()
         shared = pd.MultiIndex.from_tuples([(item["fold"], item["patient"]) for item in overlap] or [("", "")])
@@ -92,36 +65,21 @@ def guard_overlap(table: pd.DataFrame, on_overlap: str) -> tuple[pd.DataFrame, l
 
 
 def check_sides(table: pd.DataFrame, on_overlap: str) -> None:
-    """Check that every fold has a training and a test patient (``all`` needs training only).
-
-    Raises
-    ------
-    InputError
-        Naming the fold.
-    """
+    """Check that every fold has a training and a test patient (``all`` needs training only)."""
     for fold, rows in table.groupby("fold", sort=False):
         for role, word in (("train", "training"), ("test", "test")):
             if not _patients(rows, role) and not (fold == ALL and role == "test"):
                 dropped = _patients(rows, "dropped")
                 why = f" (dropped: {', '.join(dropped)})" if dropped and on_overlap == "drop" else ""
-                raise InputError(
-                    f"fold '{fold}'",
-                    f"no {word} patient is left{why}.",
-                    "add sections of another patient, fix the sheet's `patient` column, or choose another split "
-                    "or on_overlap.",
-                )
+                problem = f"no {word} patient is left{why}."
+                remedy = "add sections of another patient, fix the sheet's `patient`, or change split or on_overlap."
+                raise InputError(f"fold '{fold}'", problem, remedy, code="folds-side-empty")
 
 
 def choose_validation(table: pd.DataFrame, selection: str, seed: int) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Give one training patient per fold the role val, where selection asks for it.
+    """Give one training patient per fold the role val, where selection asks for it; also return in words what was done.
 
-    The patient is drawn among the training patients who are not tested too, if there are such, by a
-    stream of the fold's own.
-
-    Returns
-    -------
-    tuple
-        The table, and what was done per fold in words (empty for other selections).
+    The patient is drawn by a stream of the fold's own among those who are not tested too, if there are such.
     """
     if selection != "val_patient":
         return table, {}

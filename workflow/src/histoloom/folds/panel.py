@@ -37,23 +37,8 @@ def top_genes(
 ) -> list[str]:
     """Choose a panel as the benchmark does: expressed in 10 % of the spots of every section, then the top k of all.
 
-    Parameters
-    ----------
-    counts
-        (n, genes) raw counts, sparse or dense.
-    sections
-        Section of each observation, n.
-    genes
-        Names of the columns.
-    k
-        Genes to choose.
-    by
-        Variance or mean over all observations together.
-
-    Returns
-    -------
-    list of str
-        The highest first; ties by name, since the order of columns must not decide.
+    By variance or mean of the (n, genes) raw counts over all observations together, the highest first; ties by name,
+    since the order of columns must not decide.
     """
     from scipy.sparse import csr_matrix
 
@@ -67,30 +52,17 @@ def top_genes(
     score = np.asarray(matrix.multiply(matrix).mean(axis=0)).ravel() - mean**2 if by == "var" else mean
     left = sorted((int(i) for i in np.flatnonzero(expressed)), key=lambda i: (-score[i], str(genes[i])))
     if len(left) < k:
-        raise InputError(
-            "gene panel",
-            f"{len(left)} genes are expressed in {100 * MIN_SHARE:.0f} % of every section's spots, {k} are wanted.",
-            "lower `target.panel.k`.",
-            code="panel-too-few",
-        )
+        problem = f"{len(left)} genes are in {100 * MIN_SHARE:.0f} % of every section's spots, {k} are wanted."
+        raise InputError("gene panel", problem, "lower `target.panel.k`.", code="panel-too-few")
     return [str(genes[i]) for i in left[:k]]
 
 
 def panel_table(
     counts: Any, genes: Sequence[str], section: np.ndarray, folds: Mapping[str, np.ndarray], panel: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Return the panel of each fold.
+    """Return the panel of each fold, from CSR (n, genes) raw counts and the roles of observations by fold.
 
-    Parameters
-    ----------
-    counts
-        CSR (n, genes) raw counts.
-    section
-        (n,) section of each observation.
-    folds
-        Role of each observation by fold; a fold without test observations takes its panel from training ones.
-    panel
-        ``genes`` (hvg, heg, marker, published or all), ``k``, ``selected_on`` (train, dataset or test_truth).
+    A fold without test observations takes its panel from training ones.
     """
     kind, parts = panel["genes"], []
     for fold, roles in folds.items():
@@ -109,15 +81,7 @@ def panel_table(
 
 
 def select_panel(*, spec: Mapping[str, Any], target: Path, folds: Path, out: Path) -> None:
-    """Write ``targets/{experiment}/panel.parquet``: fold, gene, set, k, rank, selected_on.
-
-    Parameters
-    ----------
-    spec
-        The experiment's entry: ``target.panel``.
-    target, folds
-        Its artefacts.
-    """
+    """Write ``targets/{experiment}/panel.parquet``: fold, gene, set, k, rank, selected_on."""
     panel, data = dict(spec["target"]["panel"]), read_target(target)
     section = section_keys(data.obs).to_numpy()
     roles = roles_of(read_folds(folds)[0], data.obs)

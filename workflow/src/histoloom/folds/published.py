@@ -20,23 +20,7 @@ SIDES = ("train", "test")
 
 
 def read_splits(paths: Sequence[Path]) -> list[dict[str, list[str]]]:
-    """Read published folds.
-
-    Parameters
-    ----------
-    paths
-        train_0.csv, test_0.csv, train_1.csv and so on.
-
-    Returns
-    -------
-    list of dict
-        Per fold the samples by side.
-
-    Raises
-    ------
-    InputError
-        If a table has no sample, or a sample is on both sides.
-    """
+    """Return per fold the samples by side, from train_0.csv, test_0.csv, train_1.csv and so on."""
     folds: list[dict[str, list[str]]] = []
     for i in range(0, len(paths), len(SIDES)):
         fold = {side: _samples(Path(path)) for side, path in zip(SIDES, paths[i : i + 2], strict=True)}
@@ -86,13 +70,7 @@ class _Published:
 
 
 def coverage(folds: Sequence[Mapping[str, Sequence[str]]], present: Sequence[str]) -> str:
-    """Say whether all published sections take part and each is tested once.
-
-    Returns
-    -------
-    str
-        ``"as published"``, or what is missing.
-    """
+    """Return ``as published`` if all published sections take part and each is tested once, else what is missing."""
     named = {s for fold in folds for side in SIDES for s in fold[side]}
     tested = [s for fold in folds for s in fold["test"]]
     left_out = sorted(named - set(present))

@@ -10,26 +10,9 @@ from histoloom.obs_keys import observation_keys, section_keys
 
 
 def roles_of(table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Expand a fold table to observations.
+    """Return by fold, in order, the role of each observation; "" where the fold does not use it.
 
     A row with an observation goes before the row of its whole section: "this section trains, but for these".
-
-    Parameters
-    ----------
-    table
-        From `read_folds`.
-    obs
-        Observations with cohort, sample, obs_id.
-
-    Returns
-    -------
-    dict
-        By fold, in order: array of roles, one per observation; "" where the fold does not use it.
-
-    Raises
-    ------
-    InputError
-        If the table names an observation or a section twice in a fold, or one that is not there.
     """
     sample_key, key = section_keys(obs), observation_keys(obs)
     by_fold: dict[str, np.ndarray] = {}
@@ -40,11 +23,8 @@ def roles_of(table: pd.DataFrame, obs: pd.DataFrame) -> dict[str, np.ndarray]:
         for part, against in ((whole, sample_key), (~whole, key)):
             role = pd.Series(rows["role"].to_numpy(object)[part], index=label[part])
             if role.index.duplicated().any() or not role.index.isin(against).all():
-                raise InputError(
-                    f"fold '{fold}'",
-                    "does not fit the target's observations.",
-                    "remove the folds and run again.",
-                )
+                problem, remedy = "does not fit the target's observations.", "remove the folds and run again."
+                raise InputError(f"fold '{fold}'", problem, remedy, code="folds-other-target")
             mapped = role.reindex(against).to_numpy(object)
             hit = ~pd.isna(mapped)
             roles[hit] = mapped[hit]

@@ -45,16 +45,7 @@ def sections_of(obs: pd.DataFrame) -> list[dict[str, str]]:
 
 def whole_samples(fold: str, roles: Iterable[tuple[Mapping[str, str], str]]) -> pd.DataFrame:
     """Return the rows of one fold that takes sections whole: (section, role) pairs."""
-    records = [
-        {
-            "fold": fold,
-            **{key: row[key] for key in ("cohort", "sample", "patient")},
-            "obs_id": None,
-            "block": None,
-            "role": role,
-        }
-        for row, role in roles
-    ]
+    records = [(fold, row["cohort"], row["sample"], row["patient"], None, None, role) for row, role in roles]
     return pd.DataFrame(records, columns=COLUMNS)
 
 
@@ -67,9 +58,7 @@ def no_cohort_sides(spec: Spec) -> None:
     """Refuse training and test cohorts where a split takes both from the same ones."""
     for key in ("train_cohorts", "test_cohorts"):
         if spec.get(key):
-            raise InputError(
-                f"{key} of the experiment", f"is for split transfer, not {spec['split']}.", "use `cohorts`."
-            )
+            raise InputError(key, f"is for split transfer, not {spec['split']}.", "use `cohorts`.", code="split-sides")
 
 
 class _LeaveOneOut:
@@ -88,13 +77,11 @@ class _LeaveOneOut:
     def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
         del seed  # nothing is drawn
         rows = sections_of(obs)
-        return pd.concat(
-            [
-                whole_samples(fold, ((row, "test" if self._name(row) == fold else "train") for row in rows))
-                for fold in self.ids(spec, rows)
-            ],
-            ignore_index=True,
-        )
+        tables = [
+            whole_samples(fold, ((row, "test" if self._name(row) == fold else "train") for row in rows))
+            for fold in self.ids(spec, rows)
+        ]
+        return pd.concat(tables, ignore_index=True)
 
 
 class _Transfer:
@@ -108,17 +95,11 @@ class _Transfer:
         del seed
         train, test = set(spec["train_cohorts"]), set(spec["test_cohorts"])
         if train & test:
-            raise InputError(
-                "train_cohorts and test_cohorts of the experiment",
-                f"{', '.join(sorted(train & test))} is on both sides.",
-                "give each cohort one side; use leave_one_patient_out within a cohort.",
-            )
-        roles = [
-            (row, "test" if row["cohort"] in test else "train")
-            for row in sections_of(obs)
-            if row["cohort"] in train | test
-        ]
-        return whole_samples("transfer", roles)
+            remedy = "give each cohort one side; use leave_one_patient_out within a cohort."
+            problem = f"{', '.join(sorted(train & test))} is on both sides."
+            raise InputError("train_cohorts and test_cohorts", problem, remedy, code="transfer-cohort-twice")
+        rows = [row for row in sections_of(obs) if row["cohort"] in train | test]
+        return whole_samples("transfer", ((row, "test" if row["cohort"] in test else "train") for row in rows))
 
 
 class _Observations:
@@ -143,22 +124,18 @@ class _Observations:
         return np.zeros(len(tested), dtype=bool)
 
     def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
-        frames = []
+        frames, folds = [], self.ids(spec, [])
         for (cohort, sample), section in obs.groupby(["cohort", "sample"], sort=False):
             # A stream per section: the folds of one section do not depend on which others are there.
             part, block = self._parts(spec, section, rng_for(seed, spec["split"], str(cohort), str(sample)))
-            for number, fold in enumerate(self.ids(spec, [])):
+            for number, fold in enumerate(folds):
                 tested = part == number
                 role = np.where(tested, "test", "train").astype(object)
                 role[~tested & self._too_near(spec, section, tested)] = "dropped"
-                frames.append(
-                    section[["cohort", "sample", "patient", "obs_id"]].assign(
-                        fold=fold, block=np.array(block, dtype=object), role=role
-                    )
-                )
+                keys = section[["cohort", "sample", "patient", "obs_id"]]
+                frames.append(keys.assign(fold=fold, block=np.array(block, dtype=object), role=role))
         table = pd.concat(frames, ignore_index=True)[COLUMNS]
-        order = {fold: i for i, fold in enumerate(self.ids(spec, []))}
-        return table.sort_values("fold", key=lambda f: f.map(order), kind="stable", ignore_index=True)
+        return table.sort_values("fold", key=lambda f: f.map(folds.index), kind="stable", ignore_index=True)
 
 
 class _Random(_Observations):
@@ -168,6 +145,10 @@ class _Random(_Observations):
         self, spec: Spec, section: pd.DataFrame, rng: np.random.Generator
     ) -> tuple[np.ndarray, list[str | None]]:
         return rng.permutation(np.arange(len(section)) % spec["n_folds"]), [None] * len(section)
+
+
+def _place(section: pd.DataFrame) -> str:
+    return f"{section['cohort'].iloc[0]}/{section['sample'].iloc[0]}"
 
 
 class _SpatialBlock(_Observations):
@@ -181,11 +162,8 @@ class _SpatialBlock(_Observations):
         cell = np.floor(self._um(section) / spec["block_um"]).astype(int)
         names, code = np.unique(cell, axis=0, return_inverse=True)
         if len(names) < spec["n_folds"]:
-            raise InputError(
-                f"{section['cohort'].iloc[0]}/{section['sample'].iloc[0]}",
-                f"has {len(names)} blocks of {spec['block_um']} um for {spec['n_folds']} folds.",
-                "lower `block_um` or `n_folds`.",
-            )
+            problem = f"has {len(names)} blocks of {spec['block_um']} um for {spec['n_folds']} folds."
+            raise InputError(_place(section), problem, "lower `block_um` or `n_folds`.", code="blocks-too-few")
         fold_of = rng.permutation(np.arange(len(names)) % spec["n_folds"])
         code = code.reshape(-1)
         return fold_of[code], [f"{names[c][0]}_{names[c][1]}" for c in code]
@@ -204,11 +182,8 @@ class _SpatialBlock(_Observations):
     def _um(section: pd.DataFrame) -> np.ndarray:
         """Return (n, 2) positions in um, on the section's own lattice."""
         if section["pitch_um"].isna().any():
-            raise InputError(
-                f"{section['cohort'].iloc[0]}/{section['sample'].iloc[0]}",
-                "has no pitch, so blocks in um cannot be laid.",
-                "give `pitch_um` in the cohort's sheet.",
-            )
+            problem, remedy = "has no pitch, so blocks in um cannot be laid.", "give `pitch_um` in the cohort's sheet."
+            raise InputError(_place(section), problem, remedy, code="blocks-pitch")
         return positions_um(section["array_row"], section["array_col"], float(section["pitch_um"].iloc[0]))
 
 

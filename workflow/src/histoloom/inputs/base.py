@@ -26,18 +26,10 @@ COLUMNS = ("cohort", "sample", "patient", "obs_id", "array_row", "array_col", "x
 
 @dataclass(frozen=True)
 class Inputs:
-    """Observations with what can be read of them.
+    """Observations with what can be read of them; `rows` are their (n,) numbers among all of the experiment.
 
     Rows are counted from 0 within these inputs; a subset from `take` counts anew and shares all files and caches.
-
-    Attributes
-    ----------
-    rows
-        (n,) numbers of these observations among all of the experiment.
-    graph_rule
-        Rule of `graph`; see `histoloom.inputs.graph`.
-    labels
-        Labels of these observations, only for a diagnostic that is defined by them; else None.
+    `labels` are there only for a diagnostic that is defined by them.
     """
 
     _all: pd.DataFrame = field(repr=False)
@@ -67,8 +59,7 @@ class Inputs:
 
     def features(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """Return (b, D) embeddings, encoders side by side in the model's order; all rows by default."""
-        features: npt.NDArray[np.float32] = self._read("features", rows)
-        return features
+        return self._read("features", rows)
 
     def feature_widths(self) -> list[int]:
         """Return the dimension of each encoder, in the model's order."""
@@ -77,8 +68,7 @@ class Inputs:
 
     def pixels(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.uint8]:
         """Return (b, h, w, 3) tiles."""
-        pixels: npt.NDArray[np.uint8] = self._read("pixels", rows)
-        return pixels
+        return self._read("pixels", rows)
 
     def expression(self, rows: npt.ArrayLike | None = None) -> csr_array:
         """Return (b, genes) raw counts of the genes that all sections have."""
@@ -107,20 +97,7 @@ def union(parts: Sequence[Inputs]) -> tuple[Inputs, list[Index]]:
 
 
 def locate(obs: pd.DataFrame, keys: Sequence[pd.DataFrame], what: str, remedy: str) -> tuple[Index, Index]:
-    """Return file number and row in the file of every observation.
-
-    Parameters
-    ----------
-    obs
-        cohort, sample, obs_id.
-    keys
-        One table per file with the same columns, in the order of its rows.
-
-    Raises
-    ------
-    InputError
-        ``{what}-missing``: an observation is in no file. ``{what}-twice``: a key appears twice.
-    """
+    """Return file number and row in the file of every observation; `keys` is a table per file, in its order."""
     columns = ["cohort", "sample", "obs_id"]
     index = pd.MultiIndex.from_frame(pd.concat([k[columns] for k in keys], ignore_index=True).astype(object))
     if index.has_duplicates:
@@ -129,10 +106,8 @@ def locate(obs: pd.DataFrame, keys: Sequence[pd.DataFrame], what: str, remedy: s
     at = index.get_indexer(pd.MultiIndex.from_frame(obs[columns].astype(object)))
     if (at < 0).any():
         lost = ["/".join(map(str, key)) for key in obs[columns].to_numpy()[at < 0][:3]]
-        raise InputError(
-            what, f"{int((at < 0).sum())} of {len(obs)} observations are in no file, first {', '.join(lost)}.",
-            remedy, code=f"{what}-missing",
-        )  # fmt: skip
+        problem = f"{int((at < 0).sum())} of {len(obs)} observations are in no file, first {', '.join(lost)}."
+        raise InputError(what, problem, remedy, code=f"{what}-missing")
     starts = np.cumsum([0, *(len(k) for k in keys)])
     file = np.searchsorted(starts, at, side="right") - 1
     return file.astype(np.intp), (at - starts[file]).astype(np.intp)

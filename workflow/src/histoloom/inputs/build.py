@@ -34,22 +34,9 @@ def open_inputs(
 ) -> tuple[Inputs, dict[str, dict[str, Any]]]:
     """Return the inputs of observations and the spaces of their encoders.
 
-    Parameters
-    ----------
-    obs
-        Observations: cohort, sample, obs_id and what is known of their place.
-    needs
-        What the model names.
-    spec
-        The model's entry: ``inputs`` (encoders) and ``graph`` (rule), as far as it has them.
-    files
-        By role: ``embeddings_<encoder>``, ``pixels``, ``samples``.
-    tiles
-        The experiment's tiles: ``name`` and ``spec``.
-    standardise
-        ``per_cohort`` and ``per_section`` scale features within these; see `GroupScaled`.
-    identities
-        Identities of the tables of tiles that packed pixels must have been cut from; None: not checked.
+    `spec` is the model's entry, `files` are ``embeddings_<encoder>``, ``pixels`` and ``samples``, `tiles` the
+    experiment's ``name`` and ``spec``. `standardise` scales within cohorts or sections, see `GroupScaled`. Packed
+    pixels must have been cut from tables of tiles with these `identities`; None: not checked.
     """
     table = obs[[column for column in COLUMNS if column in obs]].reset_index(drop=True)
     readers: dict[str, Reader] = {}

@@ -20,28 +20,9 @@ BLOCK = 8192
 
 
 class Features:
-    """Embeddings of observations.
+    """Embeddings of observations, encoders in the order of concatenation; they must have seen these tiles.
 
-    Parameters
-    ----------
-    obs
-        cohort, sample, obs_id of all rows.
-    embeddings
-        Batches by encoder.
-    encoders
-        Encoders in the order of concatenation.
-    tiles_spec
-        The tile spec that they must have seen.
-
-    Attributes
-    ----------
-    spaces
-        By encoder: card, revision, weights and dimension: two files of one space can stand for each other.
-
-    Raises
-    ------
-    InputError
-        ``embeddings-not-given``; and what `open_embeddings` and its reader raise.
+    `spaces` are, by encoder, card, revision, weights and dimension: two files of one space can stand for each other.
     """
 
     def __init__(
@@ -55,10 +36,8 @@ class Features:
         self._parts = []
         for encoder in encoders:
             if not embeddings.get(encoder):
-                raise InputError(
-                    f"encoder '{encoder}'", "no embeddings were given.",
-                    "embed the experiment's cohorts with it.", code="embeddings-not-given",
-                )  # fmt: skip
+                problem, remedy = "no embeddings were given.", "embed the experiment's cohorts with it."
+                raise InputError(f"encoder '{encoder}'", problem, remedy, code="embeddings-not-given")
             reader = open_embeddings(embeddings[encoder], tiles_spec)
             self._parts.append((reader, reader.align(obs)))
             self.spaces[encoder] = _space(reader.metadata[0])

@@ -29,25 +29,12 @@ RULES = {"square4": (SQUARE, 1.2), "square8": (SQUARE, 1.6), "hex6": (HEXAGONAL,
 
 
 def section_graph(obs: pd.DataFrame, rule: str | float) -> csr_array:
-    """Return the (n, n) symmetric 0/1 matrix of neighbours, without the diagonal.
-
-    Parameters
-    ----------
-    obs
-        One section: array_row, array_col, and pitch_um for a radius.
-
-    Raises
-    ------
-    InputError
-        ``graph-rule``: no such rule. ``graph-lattice``: a rule of the other lattice. ``graph-coordinates``: no array
-        coordinates.
-    """
+    """Return the (n, n) symmetric 0/1 matrix of a section's neighbours, without the diagonal."""
     where = f"{obs['cohort'].iloc[0]}/{obs['sample'].iloc[0]}"
     if "array_row" not in obs or obs[["array_row", "array_col"]].isna().to_numpy().any():
-        raise InputError(
-            where, "has no array coordinates, so there is no graph of its spots.",
-            "use a model without a graph, or give array_row and array_col.", code="graph-coordinates",
-        )  # fmt: skip
+        problem = "has no array coordinates, so there is no graph of its spots."
+        remedy = "use a model without a graph, or give array_row and array_col."
+        raise InputError(where, problem, remedy, code="graph-coordinates")
     row, column = obs["array_row"].to_numpy(float), obs["array_col"].to_numpy(float)
     if not isinstance(rule, str):
         return neighbours(positions_um(row, column, float(obs["pitch_um"].iloc[0])), float(rule))
@@ -61,7 +48,6 @@ def section_graph(obs: pd.DataFrame, rule: str | float) -> csr_array:
     lattice, radius = RULES[rule]
     detected = lattice_of(row, column)
     if detected != lattice and len(np.unique(row)) > 1:
-        raise InputError(
-            where, f"is a {detected} array; {rule} is for {lattice} ones.", "use another rule.", code="graph-lattice"
-        )
+        problem = f"is a {detected} array; {rule} is for {lattice} ones."
+        raise InputError(where, problem, "use another rule.", code="graph-lattice")
     return neighbours(positions_um(row, column, 1.0, lattice), radius)

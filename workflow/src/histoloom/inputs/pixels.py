@@ -31,17 +31,7 @@ _AGAIN = "remove it, so that the tiles are packed again."
 
 
 def pack_tiles(*, sample: Path, slide: Path, tiles: Path, spec: Mapping[str, Any], out: Path, index: Path) -> None:
-    """Write a section's kept tiles.
-
-    Parameters
-    ----------
-    sample, slide, tiles
-        The section, its slide and its table of tiles.
-    spec
-        The tile spec.
-    out, index
-        ``{sample}.npy`` and ``{sample}.npy.json``.
-    """
+    """Write a section's kept tiles to ``{sample}.npy`` and its index ``{sample}.npy.json``."""
     cohort = str(read_metadata(tiles)["cohort"])
     (section,) = open_sections(cohort, [sample], [slide], [tiles], spec)
     tile = TileSpec.from_dict(spec)
@@ -66,23 +56,9 @@ def pack_tiles(*, sample: Path, slide: Path, tiles: Path, spec: Mapping[str, Any
 
 
 class Pixels:
-    """Tiles of observations from packed files.
+    """Tiles of observations from packed files of sections.
 
-    Parameters
-    ----------
-    obs
-        cohort, sample, obs_id of all rows.
-    paths
-        Packed files of the sections.
-    tiles_spec
-        The tile spec that they must have been cut by.
-    tiles
-        Identities of the tables of tiles they must have been cut from; None: not checked.
-
-    Raises
-    ------
-    InputError
-        ``pixels-index``, ``pixels-spec``, ``pixels-other-tiles``, ``pixels-truncated``, ``pixels-missing``.
+    `tiles` are identities of the tables of tiles they must have been cut from; None: not checked.
     """
 
     def __init__(

@@ -37,16 +37,8 @@ class CohortLabels:
 class Abundance:
     """Abundance of cell types: X float32 (n, types), layer ``ground_truth`` for simulated cohorts."""
 
-    loss = "mse"
-
     def build(self, *, spec: Mapping[str, Any], files: Files, out: Path) -> None:
-        """Write the target; see `histoloom.targets.base.TargetKind.build`.
-
-        Raises
-        ------
-        InputError
-            If a section keeps no observation, the statistic is missing, or every column is constant.
-        """
+        """Write the target; see `histoloom.targets.base.TargetKind.build`."""
         recipe = spec["target"]
         labels = _by_cohort(files["labels"], recipe["statistic"])
         truth = _by_cohort(files.get("truth", []), "mean")
@@ -74,10 +66,8 @@ class Abundance:
         x = np.concatenate([v[rows] for v, rows in zip(values, joined, strict=True)]).astype(np.float32)
         constant = [name for name, column in zip(types, x.T, strict=True) if column.min() == column.max()]
         if len(constant) == len(types):
-            raise InputError(
-                f"labels '{spec['labels']}'", "every label column is constant.",
-                "look at the label method's QC; nothing can be learnt.", code="labels-constant",
-            )  # fmt: skip
+            problem, remedy = "every label column is constant.", "look at the label method's QC."
+            raise InputError(f"labels '{spec['labels']}'", problem, remedy, code="labels-constant")
         metadata = {
             **common_facts(sections, spec, files),
             "demo_fit": any(item.metadata.get("demo_fit") for item in labels.values()),
@@ -104,20 +94,12 @@ class Abundance:
 
 
 def read_labels(path: Path, statistic: str = "mean") -> CohortLabels:
-    """Read one cohort's labels: ``mean`` is X, another statistic a layer such as ``q05``.
-
-    Raises
-    ------
-    InputError
-        If the statistic is not there, a type or an observation occurs twice, or values are infinite.
-    """
+    """Read one cohort's labels: ``mean`` is X, another statistic a layer such as ``q05``."""
     name = "X" if statistic == "mean" else f"layers/{statistic}"
     parts = read_elements(path, ["obs", "var", name])
     if name not in parts:
-        raise InputError(
-            path, f"these labels have no statistic '{statistic}'.",
-            "set `target.statistic: mean` or use cell2location labels.", code="labels-statistic",
-        )  # fmt: skip
+        remedy = "set `target.statistic: mean` or use cell2location labels."
+        raise InputError(path, f"these labels have no statistic '{statistic}'.", remedy, code="labels-statistic")
     values, keys = dense(parts[name]), obs_keys(parts["obs"]["sample"], parts["obs"]["obs_id"])
     types = [str(item) for item in parts["var"].index]
     for what, index in (("observation", keys), ("cell type", pd.Index(types))):
@@ -132,16 +114,9 @@ def read_labels(path: Path, statistic: str = "mean") -> CohortLabels:
 
 
 def apply_recipe(values: Floats, transform: str, where: str | Path) -> Floats:
-    """Transform abundances observation by observation.
+    """Transform (n, T) abundances, NaN where unknown, observation by observation.
 
-    Parameters
-    ----------
-    values
-        (n, T) abundances; NaN where unknown.
-    transform
-        ``none``, ``log1p`` or ``proportion`` (of the row's known total; a row without any becomes NaN).
-    where
-        File the values came from, for messages.
+    A ``proportion`` is of the row's known total; a row without any becomes NaN.
     """
     if transform == "none":
         return values
@@ -166,10 +141,8 @@ def _common_types(labels: Mapping[str, CohortLabels]) -> tuple[list[str], dict[s
     shared = set.intersection(*(set(item.types) for item in labels.values()))
     types = [name for name in next(iter(labels.values())).types if name in shared]
     if not types:
-        raise InputError(
-            " + ".join(str(item.path) for item in labels.values()), "the cohorts' labels share no cell type.",
-            "label all cohorts of an experiment with the same reference.", code="labels-types",
-        )  # fmt: skip
+        where, remedy = " + ".join(str(item.path) for item in labels.values()), "label all with the same reference."
+        raise InputError(where, "the cohorts' labels share no cell type.", remedy, code="labels-types")
     extra = {cohort: [t for t in item.types if t not in shared] for cohort, item in labels.items()}
     return types, {cohort: names for cohort, names in extra.items() if names}
 

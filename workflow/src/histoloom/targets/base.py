@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import csr_array, issparse, vstack
+from scipy.sparse import csr_array, issparse
 
 from histoloom.artefacts import Table, read_elements, read_table, write_table
 from histoloom.kinds import load
@@ -27,27 +27,13 @@ Files = Mapping[str, Sequence[Path]]
 
 
 class TargetKind(Protocol):
-    """A kind of target. Nothing is fitted in it: it works on each observation alone.
-
-    Attributes
-    ----------
-    loss
-        The loss that models train with unless their config says otherwise: ``mse`` or ``cross_entropy``.
-    """
-
-    loss: str
+    """A kind of target. Nothing is fitted in it: it works on each observation alone."""
 
     def build(self, *, spec: Mapping[str, Any], files: Files, out: Path) -> None:
-        """Write the target of an experiment.
+        """Write the target of an experiment, from its entry and files by role, as far as the config names them.
 
-        Parameters
-        ----------
-        spec
-            The experiment's entry.
-        files
-            By role, as far as the config names them: samples and tiles in the same order, labels and truth by cohort,
-            genes (a published list), table (labels of observations), ``embeddings_<encoder>`` of encoders that may
-            lack kept tiles.
+        Roles: samples and tiles in the same order, labels and truth by cohort, genes (a published list), table (labels
+        of observations), ``embeddings_<encoder>`` of encoders that may lack kept tiles.
         """
         ...
 
@@ -75,8 +61,6 @@ class Target:
         Names of the T types, genes or classes.
     ground_truth
         Simulated truth aligned with ``values`` (NaN where it lacks a type or an observation), or None.
-    metadata
-        As the kind wrote it.
     """
 
     obs: pd.DataFrame
@@ -118,8 +102,7 @@ def one_hot(codes: npt.NDArray[np.integer], n_classes: int) -> npt.NDArray[np.fl
 
 def kind_of(name: str) -> TargetKind:
     """Return the kind of target of a name."""
-    kind: TargetKind = load("targets", name)()
-    return kind
+    return load("targets", name)()
 
 
 def make_target(*, spec: Mapping[str, Any], files: Files, out: Path) -> None:
@@ -157,20 +140,12 @@ def read_counts(path: str | Path) -> csr_array:
     return csr_array(read_elements(path, ["layers/counts"])["layers/counts"])
 
 
-def stack_rows(parts: Sequence[Any]) -> csr_array:
-    """Return sparse parts on top of each other."""
-    return csr_array(vstack(parts, format="csr"))
-
-
 def section_score(prediction: npt.NDArray[Any], y: Labels, section: npt.NDArray[np.intp]) -> float:
     """Return the headline CC of validation rows: mean over types within a section, then over sections.
 
     As in `histoloom.stats.score_columns`, a constant prediction scores 0 and only constant labels are left out.
     """
     labels = dense(y)
-    means = [
-        float(mean_defined(score_columns(prediction[rows], labels[rows])[0]))
-        for rows in (section == code for code in np.unique(section))
-    ]
-    score = float(mean_defined(means))
+    parts = [section == code for code in np.unique(section)]
+    score = float(mean_defined([float(mean_defined(score_columns(prediction[p], labels[p])[0])) for p in parts]))
     return score if np.isfinite(score) else -np.inf

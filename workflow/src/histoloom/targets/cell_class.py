@@ -20,18 +20,8 @@ from histoloom.targets.sections import Observed, common_facts, join_sections
 class CellClass:
     """One class per observation: ``obs["label"]``, X its CSR indicators (n, classes)."""
 
-    loss = "cross_entropy"
-
     def build(self, *, spec: Mapping[str, Any], files: Files, out: Path) -> None:
-        """Write the target; see `histoloom.targets.base.TargetKind.build`.
-
-        Observations without a label, or of a class that is not asked for, are left out and counted.
-
-        Raises
-        ------
-        InputError
-            If there is no label, the labels are not there, or a class is one patient's alone.
-        """
+        """Write the target; observations without a label, or of a class that is not asked for, are left out."""
         recipe = spec["target"]
         tables = [read_label_table(Path(path)) for path in files.get("table", [])]
         wanted = recipe["classes"]
@@ -53,11 +43,9 @@ class CellClass:
         patients = obs.groupby("label")["patient"].nunique()
         alone = sorted(patients.index[patients == 1]) if obs["patient"].nunique() > 1 else []
         if alone and recipe["one_patient"] == "fail":
-            raise InputError(
-                "target", f"only one patient has {', '.join(alone)}: its fold could not be trained for that.",
-                "merge or leave out these classes (`target.classes`), or set `target.one_patient: drop` or `keep`.",
-                code="class-one-patient",
-            )  # fmt: skip
+            problem = f"only one patient has {', '.join(alone)}: its fold could not be trained for that."
+            remedy = "leave out these classes (`target.classes`), or set `target.one_patient: drop` or `keep`."
+            raise InputError("target", problem, remedy, code="class-one-patient")
         if recipe["one_patient"] == "drop":
             obs = obs[~obs["label"].isin(alone)]
         classes = [name for name in wanted or sorted(obs["label"].unique()) if (obs["label"] == name).any()]
@@ -90,10 +78,9 @@ class CellClass:
 def _column(sample: Path, column: str) -> npt.NDArray[np.object_]:
     obs = open_section(sample).obs
     if column not in obs:
-        raise InputError(
-            sample, f"has no column '{column}' in obs; there are: {', '.join(map(str, obs.columns))}.",
-            "name one of these under `target.column`, or give `target.table`.", code="class-column",
-        )  # fmt: skip
+        problem = f"has no column '{column}' in obs; there are: {', '.join(map(str, obs.columns))}."
+        remedy = "name one of these under `target.column`, or give `target.table`."
+        raise InputError(sample, problem, remedy, code="class-column")
     return obs[column].astype(object).to_numpy()
 
 

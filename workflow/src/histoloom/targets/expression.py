@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array, diags_array, vstack
 
 from histoloom.errors import InputError
 from histoloom.samples.hest_bench import published_genes
 from histoloom.samples.section import open_section
-from histoloom.targets.base import Files, section_score, stack_rows, write_target
+from histoloom.targets.base import Files, section_score, write_target
 from histoloom.targets.sections import common_facts, common_genes, join_sections
 
 logger = logging.getLogger(__name__)
@@ -30,18 +30,8 @@ UNITS = {"log1p": "log1p", "none": "counts"}
 class Expression:
     """Expression of genes: X CSR (n, genes) after the recipe, layer ``counts`` CSR raw counts."""
 
-    loss = "mse"
-
     def build(self, *, spec: Mapping[str, Any], files: Files, out: Path) -> None:
-        """Write the target; see `histoloom.targets.base.TargetKind.build`.
-
-        The genes are a published or given list, or all that every section has, without control features.
-
-        Raises
-        ------
-        InputError
-            If a section keeps no observation or lacks a gene of the list, or the sections share none.
-        """
+        """Write the target; its genes are a list, or all that every section has, without control features."""
         recipe = dict(spec["target"])
         samples = [Path(p) for p in files["samples"]]
         names = [open_section(sample).var.index for sample in samples]
@@ -52,7 +42,7 @@ class Expression:
             matrix = csr_array(open_section(section.path).counts)[section.joined]
             totals.append(np.asarray(matrix.sum(axis=1), np.float64).ravel())
             counts.append(matrix[:, own.get_indexer(pd.Index(genes))])
-        raw = stack_rows(counts).astype(np.int64)
+        raw = csr_array(vstack(counts, format="csr")).astype(np.int64)
         raw.sort_indices()
         scaled = recipe["size_factor"] != "none"
         metadata = {
@@ -86,18 +76,10 @@ def _listed_genes(recipe: Mapping[str, Any], files: Files) -> list[str] | None:
 
 
 def expression_of(counts: csr_array, recipe: Mapping[str, Any], totals: npt.NDArray[np.float64]) -> csr_array:
-    """Apply a recipe to counts.
+    """Apply a recipe to (n, genes) counts: a size factor ``total`` scales them to ``target_sum``, then the log.
 
-    Parameters
-    ----------
-    counts
-        (n, genes) raw counts.
-    recipe
-        ``size_factor``: ``none``, or ``total`` (counts of an observation are scaled to add up to ``target_sum``);
-        ``log``: ``log1p`` or ``none``.
-    totals
-        (n,) counts of each observation over all genes that the section has, those outside the columns included. An
-        observation without counts stays zero.
+    `totals` are (n,) counts of each observation over all genes that the section has, those outside the columns
+    included. An observation without counts stays zero.
     """
     # A copy: matrices that share their indices spoil one another when one of them is sorted in place.
     values = csr_array(counts, dtype=np.float64, copy=True)

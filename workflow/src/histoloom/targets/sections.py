@@ -29,21 +29,9 @@ _CARRIED = ("array_row", "array_col", "region")
 
 @dataclass
 class Observed:
-    """A section before anything is said to be predicted on it.
+    """A section before anything is predicted on it, with all observations (columns as in `Target`, index obs_id).
 
-    Attributes
-    ----------
-    obs
-        All observations, index obs_id: cohort, sample, patient, obs_id, array_row, array_col, region where known, x, y,
-        pitch_um, qc_flag, low_umi.
-    kept
-        (n,) in tissue and on a kept tile.
-    joined
-        (n,) kept and with a known answer.
-    step
-        Counts so far: observations, in_tissue, kept and further ones.
-    tiles_spec
-        How its tiles were cut.
+    `kept`: (n,) in tissue and on a kept tile; `joined`: kept and with a known answer; `step`: counts so far.
     """
 
     path: Path
@@ -61,7 +49,7 @@ class Observed:
 
 
 def observe(sample: Path, tile: Path) -> Observed:
-    """Read a section and its tiles; `InputError` ``tiles-section`` if the tiles are another section's."""
+    """Read a section and its tiles."""
     section, tiles_meta = open_section(sample), read_metadata(tile)
     meta, cohort, name = section.metadata, section.cohort, section.sample
     if (tiles_meta.get("cohort"), tiles_meta.get("sample")) != (cohort, name):
@@ -90,22 +78,10 @@ def observe(sample: Path, tile: Path) -> Observed:
 
 
 def join_sections(files: Files, join: Callable[[Observed], npt.NDArray[np.bool_]], counted: str) -> list[Observed]:
-    """Read sections with their tiles and keep the observations whose answer is known.
+    """Read sections with their tiles and keep the observations whose answer is known, as `join` says.
 
-    Parameters
-    ----------
-    files
-        samples and tiles in the same order; ``embeddings_<encoder>`` of encoders that may lack kept tiles: observations
-        that any of these lacks are left out, so that all models of the experiment are compared on the same ones.
-    join
-        Returns where a section's answer is known.
-    counted
-        Key of the last count of a step, for the message.
-
-    Raises
-    ------
-    InputError
-        ``target-empty``: a section keeps no observation.
+    Observations that lack an embedding of ``embeddings_<encoder>`` are left out, so that all models of the experiment
+    are compared on the same ones. `counted` is the key of the last count of a step, for the message.
     """
     encoders = {role: paths for role, paths in files.items() if role.startswith("embeddings_")}
     embedded = embedded_keys(encoders) if encoders else None
@@ -120,12 +96,9 @@ def join_sections(files: Files, join: Callable[[Observed], npt.NDArray[np.bool_]
         section.step["joined"] = int(section.joined.sum())
         shown = ", ".join(f"{value} {name}" for name, value in section.step.items() if name not in ("cohort", "sample"))
         if not section.joined.any():
-            raise InputError(
-                f"{section.cohort}/{section.sample}",
-                f"no observation is in tissue, on a kept tile and {counted} ({shown}).",
-                "look at the section's tile picture and labels, or exclude it: write a reason in the sheet's "
-                "`exclude` column.", code="target-empty",
-            )  # fmt: skip
+            problem = f"no observation is in tissue, on a kept tile and {counted} ({shown})."
+            remedy = "look at its tile picture and labels, or write a reason in the sheet's `exclude` column."
+            raise InputError(f"{section.cohort}/{section.sample}", problem, remedy, code="target-empty")
         logger.info("%s/%s: %s", section.cohort, section.sample, shown)
         sections.append(section)
     return sections
@@ -135,10 +108,8 @@ def common_facts(sections: Sequence[Observed], spec: Mapping[str, Any], files: F
     """Return what the metadata of every kind of target says; the identity is that of recipe and inputs."""
     specs = {canonical_json(section.tiles_spec): dict(section.tiles_spec) for section in sections}
     if len(specs) > 1:
-        raise InputError(
-            f"tiles '{spec['tiles']}'", "sections were cut with different specs under one name.",
-            "remove the tiles and run again.", code="tiles-specs",
-        )  # fmt: skip
+        problem = "sections were cut with different specs under one name."
+        raise InputError(f"tiles '{spec['tiles']}'", problem, "remove the tiles and run again.", code="tiles-specs")
     chosen = {key: spec.get(key) for key in ("tiles", "labels", "truth", "target")}
     return {
         "kind": spec["target"]["kind"],
@@ -152,30 +123,19 @@ def common_facts(sections: Sequence[Observed], spec: Mapping[str, Any], files: F
 
 
 def common_genes(names: Sequence[pd.Index], samples: Sequence[Path], listed: Sequence[str] | None = None) -> list[str]:
-    """Return the genes of a list, else those that every section has without control features, in the first's order.
-
-    Raises
-    ------
-    InputError
-        ``panel-genes-missing``: a section lacks a listed gene. ``genes-none``: the sections share none.
-    """
-    for own, sample in zip(names, samples, strict=True):
-        missing = [gene for gene in listed or () if gene not in own]
-        if missing:
-            raise InputError(
-                sample,
-                f"lacks {len(missing)} of the {len(listed or ())} genes of the list: {', '.join(missing[:10])}.",
-                "give another list of genes, or exclude the section.", code="panel-genes-missing",
-            )  # fmt: skip
+    """Return the genes of a list, else those that every section has without control features, in the first's order."""
     if listed is not None:
+        for own, sample in zip(names, samples, strict=True):
+            if missing := [gene for gene in listed if gene not in own]:
+                problem = f"lacks {len(missing)} of the {len(listed)} genes of the list: {', '.join(missing[:10])}."
+                remedy = "give another list of genes, or exclude the section."
+                raise InputError(sample, problem, remedy, code="panel-genes-missing")
         return list(listed)
     common = set.intersection(*(set(own) for own in names))
     shared = [gene for gene in names[0] if gene in common]
     genes = [gene for gene, control in zip(shared, is_control(shared), strict=True) if not control]
     if not genes:
-        where = " + ".join(map(str, samples[:3]))
-        raise InputError(
-            where, "the sections share no gene.", "give all cohorts the same gene names.", code="genes-none"
-        )
+        where, remedy = " + ".join(map(str, samples[:3])), "give all cohorts the same gene names."
+        raise InputError(where, "the sections share no gene.", remedy, code="genes-none")
     logger.info("%d genes in every section, %d control features left out", len(genes), len(shared) - len(genes))
     return genes
