@@ -31,7 +31,7 @@ def test_the_model_of_the_manual_fits_restores_and_predicts() -> None:
 
     module = types.ModuleType("nearest")
     sys.modules["nearest"] = module  # dataclasses look it up
-    exec(compile(block("python", "class Nearest:"), "architecture.md", "exec"), module.__dict__)
+    exec(compile(block("python", "class Nearest(Model):"), "architecture.md", "exec"), module.__dict__)
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(12, 4)).astype(np.float32), rng.random((12, 2)).astype(np.float32)
     obs = pd.DataFrame({"cohort": "c", "sample": "s", "obs_id": [f"o{i}" for i in range(12)]})
