@@ -6,6 +6,7 @@ import json
 import warnings
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ from histoloom.report.coloc import cluster_order, draw_coloc
 from histoloom.report.errors import find_cases
 from histoloom.report.experiment import report_experiment
 from histoloom.report.maps import choose_types, draw_maps, draw_ranks, median_section, rank_types
-from histoloom.report.slides import draw_slide, write_slide_geojson, write_slide_table
+from histoloom.report.slides import report_slide
 
 SPEC_DRAWN = {**SPEC, "models": ["flat", "ridge"]}
 
@@ -39,8 +40,27 @@ def drawn(tmp_path_factory):
     for model, prediction in predictions.items():
         files[model] = write_inputs(folder / model, obs, values, prediction)
         score_predictions(spec=SPEC, experiment="loo", model=model, out=folder / f"{model}.parquet", **files[model])
+    state_side(files["ridge"]["predictions"], sorted(s for _, s in sections))
     samples = [write_section(folder / f"{s}.h5ad", "demo", s, part) for s, part in obs.groupby("sample")]
     return folder, obs, values, files, samples
+
+
+def state_side(path, samples):
+    """Add what predictions over slides state of each section."""
+    with h5py.File(path, "r+") as file:
+        metadata = json.loads(file["uns/histoloom"][()])
+        metadata["sections"] = [{"cohort": "demo", "sample": s, "pitch_px": 200.0} for s in samples]
+        del file["uns/histoloom"]
+        file["uns/histoloom"] = canonical_json(metadata)
+        file["uns/histoloom"].attrs.update({"encoding-type": "string", "encoding-version": "0.2.0"})
+
+
+def outputs_of_slide(folder, sample):
+    return {
+        "table": folder / f"{sample}.tsv",
+        "geojson": folder / f"{sample}.geojson",
+        "figure": folder / f"{sample}.jpg",
+    }
 
 
 def draw_all(folder, files, samples, out, models=("ridge", "flat")):
@@ -53,15 +73,15 @@ def draw_all(folder, files, samples, out, models=("ridge", "flat")):
     report_experiment(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=tables | pictures)
     for model in models:
         names, paths = {"experiment": "loo", "model": model}, files[model]
-        draw_maps(**names, predictions=paths["predictions"], samples=samples, out=out / f"maps-{model}.png")
+        draw_maps(**names, predictions=paths["predictions"], samples=samples, out=out / f"maps-{model}.jpg")
         draw_ranks(**names, **paths, out=out / f"ranks-{model}.png")
         draw_coloc(**names, metrics=folder / f"{model}.parquet", out=out / f"coloc-{model}.png")
-    draw_slide(
+    report_slide(
         predictions=files["ridge"]["predictions"],
         cohort="demo",
         sample="B1",
         section=folder / "B1.h5ad",
-        out=out / "apply.png",
+        out=outputs_of_slide(out, "B1"),
     )
     return sorted(path.name for path in out.iterdir())
 
@@ -72,10 +92,11 @@ def test_every_figure_is_drawn_without_warnings_and_twice_the_same(drawn, tmp_pa
         warnings.simplefilter("error")
         names = draw_all(folder, files, samples, tmp_path / "a")
     again = draw_all(folder, files, samples, tmp_path / "b", models=("ridge",))
-    assert (len(names), len(again)) == (16, 13)
+    assert (len(names), len(again)) == (18, 15)
     for name in again:
         picture = (tmp_path / "a" / name).read_bytes()
         assert picture.startswith(b"\x89PNG") == name.endswith(".png")
+        assert picture.startswith(b"\xff\xd8") == name.endswith(".jpg")
         assert picture == (tmp_path / "b" / name).read_bytes(), name
         assert b"Matplotlib" not in picture
 
@@ -113,9 +134,9 @@ def test_the_section_drawn_is_the_median_one_without_a_qc_flag(drawn):
 
 def test_types_drawn_span_best_to_worst_and_skip_undefined():
     r = np.array([0.1, np.nan, 0.9, 0.5, -0.3, 0.7])
-    assert choose_types(list("abcdef"), r, most=3) == [2, 3, 4]
-    assert choose_types(list("abcdef"), r, most=4)[0] == 2
-    assert choose_types(["a"], np.array([np.nan])) == [0]
+    assert choose_types(r, most=3) == [2, 3, 4]
+    assert choose_types(r, most=4)[0] == 2
+    assert choose_types(np.array([np.nan])) == [0]
 
 
 def test_clusters_are_put_together():
@@ -125,25 +146,24 @@ def test_clusters_are_put_together():
     assert np.abs(np.diff(order)).sum() == 1
 
 
-def test_an_unknown_section_or_type_is_named(drawn, tmp_path):
-    _, _, _, files, samples = drawn
-    more = {"experiment": "loo", "model": "ridge", "predictions": files["ridge"]["predictions"], "samples": samples}
-    with pytest.raises(InputError, check=has_code("report-no-type")):
-        draw_maps(**more, types=["NK"], out=tmp_path / "x.png")
-    with pytest.raises(InputError, check=has_code("report-no-section")):
-        draw_maps(**more, section=("demo", "Z9"), out=tmp_path / "x.png")
-    with pytest.raises(InputError, check=has_code("report-no-section")):
-        write_slide_geojson(
-            predictions=files["ridge"]["predictions"], cohort="demo", sample="Z9", out=tmp_path / "x.geojson"
-        )
+def test_an_unknown_section_or_one_without_a_side_is_named(drawn, tmp_path):
+    folder, _, _, files, _ = drawn
+    for model, sample, code in (("ridge", "Z9", "report-no-section"), ("flat", "B1", "report-no-side")):
+        with pytest.raises(InputError, check=has_code(code)):
+            report_slide(predictions=files[model]["predictions"], cohort="demo", sample=sample,
+                         section=folder / "B1.h5ad", out=outputs_of_slide(tmp_path, "B1"))  # fmt: skip
 
 
 def test_geojson_is_closed_squares_around_the_centres_with_their_values(drawn, tmp_path):
-    _, obs, _, files, _ = drawn
-    out = tmp_path / "B1.geojson"
-    path = files["ridge"]["predictions"]
-    write_slide_geojson(predictions=path, cohort="demo", sample="B1", out=out, side_px=200.0)
-    content = json.loads(out.read_text())
+    folder, obs, _, files, _ = drawn
+    path, out = files["ridge"]["predictions"], outputs_of_slide(tmp_path, "B1")
+    report_slide(predictions=path, cohort="demo", sample="B1", section=folder / "B1.h5ad", out=out)
+    table = pd.read_csv(out["table"], sep="\t")
+    assert table.columns.tolist() == ["obs_id", "x", "y", *TYPES]
+    part = obs[obs["sample"] == "B1"]
+    assert table["obs_id"].tolist() == part["obs_id"].tolist()
+    assert table[["x", "y"]].to_numpy() == pytest.approx(part[["x", "y"]].to_numpy())
+    content = json.loads(out["geojson"].read_text())
     assert content["type"] == "FeatureCollection"
     part = obs[obs["sample"] == "B1"].set_index("obs_id")
     assert [f["properties"]["name"] for f in content["features"]] == part.index.tolist()
@@ -163,22 +183,6 @@ def test_geojson_is_closed_squares_around_the_centres_with_their_values(drawn, t
         assert feature["properties"]["objectType"] == "tile"
         assert list(feature["properties"]["measurements"]) == TYPES
         assert list(feature["properties"]["measurements"].values()) == pytest.approx(row, rel=1e-5)
-
-
-def test_geojson_needs_a_side(drawn, tmp_path):
-    _, _, _, files, _ = drawn
-    with pytest.raises(InputError, check=has_code("report-no-side")):
-        write_slide_geojson(
-            predictions=files["ridge"]["predictions"], cohort="demo", sample="B1", out=tmp_path / "x.geojson"
-        )
-
-
-def test_the_slide_table_has_places_and_types(drawn, tmp_path):
-    _, obs, _, files, _ = drawn
-    write_slide_table(predictions=files["ridge"]["predictions"], cohort="demo", sample="A2", out=tmp_path / "A2.tsv")
-    table = pd.read_csv(tmp_path / "A2.tsv", sep="\t")
-    assert table.columns.tolist() == ["obs_id", "x", "y", *TYPES]
-    assert table[["x", "y"]].to_numpy() == pytest.approx(obs.loc[obs["sample"] == "A2", ["x", "y"]].to_numpy())
 
 
 def test_genes_outside_a_folds_panel_are_in_no_picture_and_no_rank_of_it(tmp_path):

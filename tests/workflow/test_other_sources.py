@@ -27,7 +27,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     folder = tmp_path_factory.mktemp("sources")
     config: dict[str, Any] = {"cohorts": {}, "experiments": {}}
     config["tiles"] = {"t28": {"size_px": 56, "um_per_px": 0.5, "background": {"method": "none"}}}
-    raw, targets = {}, ["results/figures/outlines/t28/xenium/X1.png"]
+    raw, targets = {}, ["results/figures/outlines/t28/xenium/X1.jpg"]
     for source, (make, sample) in MADE.items():
         raw[source] = make()
         raw[source].write(folder / source)
@@ -66,7 +66,7 @@ def test_a_bundle_becomes_cells_on_their_nuclei(exported: tuple[Path, dict[str, 
         assert list(rings) == list(section.obs_names)
         centres = np.array([ring[:-1].mean(axis=0) for ring in rings.values()])
         np.testing.assert_allclose(centres, section.obsm["spatial"], atol=0.05)
-    assert (folder / "results/figures/outlines/t28/xenium/X1.png").stat().st_size > 50_000
+    assert (folder / "results/figures/outlines/t28/xenium/X1.jpg").stat().st_size > 50_000
     log = (folder / "logs/tiles/draw_outlines/t28/xenium/X1.log").read_text()
     assert "{'cell': 1.0, 'nucleus': 1.0}" in log
 

@@ -50,7 +50,7 @@ def test_a_task_ends_in_a_table_and_a_figure(finished: Path) -> None:
     assert (whole["value"] > 0.25).all()
     assert (finished / "results/tables/bench/summary.csv").stat().st_size > 100
     for sample in SECTIONS:
-        assert (finished / f"results/figures/samples/idc/{sample}.png").stat().st_size > 5000
+        assert (finished / f"results/figures/samples/idc/{sample}.jpg").stat().st_size > 5000
     taken = finished / "results/sources/hest_bench/IDC"
     assert all(path.is_symlink() for path in taken.rglob("*.h5"))
 

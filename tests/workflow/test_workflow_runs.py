@@ -57,8 +57,8 @@ def test_a_run_ends_in_tables_figures_and_a_report(finished: Path) -> None:
     summary = pd.read_csv(finished / "results/tables/tiny/summary.csv")
     assert set(summary["model"]) == {"train_mean", "ridge", "mlp"}
     assert (summary.query("model == 'ridge' and against == 'labels'")["cc"] > 0.1).all()
-    for name in ("baselines", "bars", "mlp/maps", "mlp/ranks", "mlp/colocalization"):
-        assert (finished / f"results/figures/tiny/{name}.png").stat().st_size > 5000
+    for name in ("baselines.png", "bars.png", "mlp/maps.jpg", "mlp/ranks.png", "mlp/colocalization.png"):
+        assert (finished / f"results/figures/tiny/{name}").stat().st_size > 5000
     run(finished, "--report", "report.html")
     assert (finished / "report.html").stat().st_size > 100_000
     assert "exclusions.csv" in (finished / "report.html").read_text()

@@ -179,7 +179,7 @@ rule report_model:
         folds=paths.FOLDS,
     output:
         maps=report(
-            "results/figures/{experiment}/{model}/maps.png",
+            "results/figures/{experiment}/{model}/maps.jpg",
             caption="../report/maps.rst",
             category=chapter("Where does it fail"),
             labels={"experiment": "{experiment}", "model": "{model}", "what": "maps"},
@@ -205,7 +205,7 @@ rule report_model:
             },
         ),
         errors=report(
-            "results/figures/{experiment}/{model}/errors.png",
+            "results/figures/{experiment}/{model}/errors.jpg",
             caption="../report/errors.rst",
             category=chapter("Where does it fail"),
             labels={

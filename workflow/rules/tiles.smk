@@ -1,6 +1,6 @@
 # READS   results/samples/, the slide
 # WRITES  results/tiles/{tiles}/{cohort}/{sample}.parquet  which tiles are kept, and why the others are not;
-#         results/figures/outlines/{tiles}/{cohort}/{sample}.png  tiles on the outlines of cells and nuclei
+#         results/figures/outlines/{tiles}/{cohort}/{sample}.jpg  tiles on the outlines of cells and nuclei
 
 
 rule cut_tiles:

@@ -41,26 +41,11 @@ def write_section(
     nuclei: Path | None = None,
     in_tissue_only: bool = True,
 ) -> None:
-    """Write a section's spots or cells.
+    """Write a section's spots or cells, the counts of `genes` among their measurements.
 
-    A spot is a disc of its true size, a pseudo-spot its square, a cell its outline with its nucleus. A region annotated
-    by the publisher is the object's class.
-
-    Parameters
-    ----------
-    sample
-        A section's artefact.
-    genes
-        Genes whose counts become measurements next to ``counts`` and ``genes``.
-    cells, nuclei
-        Outlines (`histoloom.samples.polygons.write_polygons`); without them a cell is a disc of the median size.
-    in_tissue_only
-        Leave out observations outside the tissue.
-
-    Raises
-    ------
-    InputError
-        If a gene is not in the section, or no cell has an outline.
+    A spot is a disc of its true size, a pseudo-spot its square, a cell its outline with its nucleus (from
+    `histoloom.samples.polygons.write_polygons`; without `cells` a disc of the median size). A region annotated by the
+    publisher is the object's class.
     """
     section = open_section(sample)
     unknown = [gene for gene in genes if gene not in section.var.index]
@@ -71,17 +56,7 @@ def write_section(
 
 
 def write_predictions(*, values: pd.DataFrame, centres: np.ndarray, side: float, out: Path) -> None:
-    """Write predictions as squares, each of the class of its most abundant type.
-
-    Parameters
-    ----------
-    values
-        (n, types), index = obs_id.
-    centres
-        (n, 2) in level-0 px.
-    side
-        Of a square, level-0 px.
-    """
+    """Write predictions (n, types) as squares around `centres` (n, 2), level-0 px, of the class of the highest type."""
     import shapely
 
     colours = _class_colours([str(name) for name in values.columns])
@@ -98,17 +73,7 @@ def write_predictions(*, values: pd.DataFrame, centres: np.ndarray, side: float,
 
 
 def write_cases(*, cases: pd.DataFrame, sample: Path, out: Path, side_um: float) -> None:
-    """Write a section's hits, false positives and misses as annotations of that class.
-
-    Parameters
-    ----------
-    cases
-        From `histoloom.report.errors.find_cases`, of all sections.
-    sample
-        The section's artefact. A section without a case gives an empty collection.
-    side_um
-        Side of the square around a case.
-    """
+    """Write a section's cases (`histoloom.report.errors.find_cases`) as squares, annotations of their class."""
     import shapely
 
     facts = read_metadata(sample)

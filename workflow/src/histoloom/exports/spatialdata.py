@@ -21,24 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None, nuclei: Path | None = None) -> None:
-    """Write a SpatialData zarr store.
+    """Write a SpatialData zarr store, a folder that must not exist.
 
-    Parameters
-    ----------
-    sample
-        A canonical sample.
-    out
-        Folder to write; must not exist.
-    cells
-        Outlines of cells (`histoloom.samples.polygons.write_polygons`), instead of circles; cells without one are left
-        out.
-    nuclei
-        Outlines of nuclei: shapes of their own, indexed by cell.
-
-    Raises
-    ------
-    InputError
-        If spatialdata is not installed, the file is no sample, `out` exists, or no cell has an outline.
+    With outlines (`histoloom.samples.polygons.write_polygons`) cells are no circles, and those without one are left
+    out; nuclei are shapes of their own, indexed by cell.
     """
     need_spatialdata("SpatialData export")
     import anndata

@@ -11,19 +11,9 @@ _LINEAR = "encoder, linear"
 
 
 def level_of(kind: str, encoders: Iterable[tuple[str, str]]) -> str:
-    """Return the level of a model, one of `histoloom.kinds.LEVELS`.
+    """Return the level of a model kind, by kind of card and origin of weights of each encoder; the highest counts.
 
-    Parameters
-    ----------
-    kind
-        Kind of the model.
-    encoders
-        Of each encoder it reads: kind of the card, and where the weights are from.
-
-    Returns
-    -------
-    str
-        Several encoders count as the highest. A model on simple features stays on their level, whatever is fitted.
+    A model on simple features stays on their level, whatever is fitted.
     """
     model = MODELS[kind]
     if model.baseline and Need.FEATURES not in model.needs:

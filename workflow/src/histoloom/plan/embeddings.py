@@ -30,13 +30,7 @@ class EncoderGroup:
 
 
 def check_encoder_groups(config: Config) -> None:
-    """Check that the encoders of a group can read tiles together, and that none is in two groups.
-
-    Raises
-    ------
-    InputError
-        ``encoder-group``: with the group, and what its encoders do not share.
-    """
+    """Check that the encoders of a group can read tiles together, and that none is in two groups."""
     encoders, group_of = config.entries["encoders"], dict[str, str]()
     for name, entry in config.entries["encoder_groups"].items():
 
@@ -106,8 +100,7 @@ class Embeddings:
     def batches(self, encoder: str, cohort: str) -> dict[str, list[str]]:
         """Cut a cohort into batches of sections, in the order of its full sheet.
 
-        A batch's name is its number and a hash of its members, so that a run over a subset shares with the full run
-        every batch whose members all take part.
+        A name holds a hash of the members: a run over a subset shares every batch whose members all take part.
         """
         size = self.config.get("encoders", encoder)["sections_per_batch"]
         order = [row["sample"] for row in self.config.sheets[cohort]]
@@ -197,13 +190,7 @@ class Embeddings:
 
     @cached_property
     def groups(self) -> list[EncoderGroup]:
-        """Groups of encoders that the run asks for: one per entry, or several where cohorts use other encoders of it.
-
-        Raises
-        ------
-        InputError
-            ``encoder-group``: an encoder reads no pixels.
-        """
+        """Groups of encoders that the run asks for: one per entry, or several where cohorts use other encoders."""
         groups = []
         for name, entry in self.config.entries["encoder_groups"].items():
             cohorts: dict[tuple[str, ...], list[str]] = {}

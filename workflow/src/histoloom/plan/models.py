@@ -175,13 +175,9 @@ class Models:
         return [{"model": model, "level": level, "baseline": is_baseline(level)} for model, level in levels]
 
     def ablation(self, experiment: str) -> list[dict[str, Any]]:
-        """Return the models of an experiment that differ in nothing but their encoders, where some share one.
+        """Return the models that differ in nothing but their encoders, where one's are part of another's.
 
-        Returns
-        -------
-        list
-            ``model``, ``kind`` (of the model, numbered where settings differ) and ``encoders``; empty where there is
-            no model whose encoders another one of the same settings uses in part.
+        Items are ``model``, ``kind`` (of the model, numbered where settings differ) and ``encoders``.
         """
         groups: dict[str, list[str]] = {}
         for model in self.experiments.entry(experiment)["models"]:

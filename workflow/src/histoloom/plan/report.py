@@ -113,7 +113,7 @@ class Report:
             tables += [paths.TABLE.format(experiment=name, table=table, ending="csv") for table in names]
             figures += [paths.FIGURE.format(experiment=name, figure=figure) for figure in ("baselines", "bars")]
             models = [m for m in self.experiments.entry(name)["models"] if self.models.draws_maps(m)]
-            figures += [paths.MODEL_FIGURE.format(experiment=name, model=m, figure="maps") for m in models]
+            figures += [paths.MODEL_FIGURE.format(experiment=name, model=m, figure="maps.jpg") for m in models]
         return {"tables": tables, "figures": figures}
 
     def front_spec(self) -> list[dict[str, Any]]:
@@ -194,7 +194,7 @@ class Report:
             yield paths.FIGURE.format(experiment=name, figure=figure)
         yield from self.experiments.audit_file(name)
         for model in (m for m in entry["models"] if self.models.draws_maps(m)):
-            for figure in ("maps", "colocalization", "ranks", "errors"):
+            for figure in ("maps.jpg", "colocalization.png", "ranks.png", "errors.jpg"):
                 yield paths.MODEL_FIGURE.format(experiment=name, model=model, figure=figure)
         for cohort, sample in self.experiments.samples(name):
             yield paths.SAMPLE_PICTURE.format(cohort=cohort, sample=sample)

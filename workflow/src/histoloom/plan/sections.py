@@ -204,13 +204,7 @@ class Sections:
     # genes ---------------------------------------------------------------------------------------------------
 
     def gene_table(self, origins: Iterable[str]) -> list[str]:
-        """Return the table that matches genes of several origins; none where they match by name.
-
-        Parameters
-        ----------
-        origins
-            Where gene names come from; one origin has one vocabulary.
-        """
+        """Return the table that matches genes of several origins (vocabularies); none where they match by name."""
         genes = self.config.genes
         if len(set(origins)) < 2 or genes["match"] == "name":
             return []

@@ -13,7 +13,7 @@ from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.metrics.uncertainty import MIN_PATIENTS, holm, sign_flip_p
 from histoloom.report.pages import Page, mark_best, number, spread_ratio
 from histoloom.report.results import Results, overall, read_results
-from histoloom.report.style import PALETTE, figure, jitter, note, save
+from histoloom.report.style import PALETTE, drawing, heading, jitter, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,20 +30,10 @@ _COLOURS = PALETTE[:5]
 
 
 def ablation_table(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return one row per configuration and cohort, fewest encoders first.
+    """Return one row per configuration and cohort, fewest encoders first, and scores of each held-out patient.
 
-    Parameters
-    ----------
-    results
-        Of the experiment; ``ablation`` of its entry lists {model, kind, encoders} of the configurations.
-
-    Returns
-    -------
-    table
-        cohort, kind, encoders (joined by +), n_encoders, model, cc, sd_ratio, slope, l1, l1_skill, cc_seed_sd,
-        best_part (model), gain, better_for (patients), n_patients, p (after Holm).
-    patients
-        model, cohort, patient, cc, l1 of each held-out patient without a QC flag.
+    ``ablation`` of the experiment's entry lists {model, kind, encoders}. A row has the best of its parts
+    (``best_part``), the ``gain`` over it, the number of patients it is ``better_for``, and p after Holm.
     """
     rows = results.measured()
     keys = ["model", "cohort", "patient"]
@@ -150,10 +140,9 @@ def _draw(table: pd.DataFrame, patients: pd.DataFrame, results: Results, out: Pa
     names = list(dict.fromkeys(e for entry in results.spec["ablation"] for e in entry["encoders"]))
     panels = (("cc", "CC within sections (headline)"), ("sd_ratio", "SD ratio"), ("l1", "L1 (mean absolute error)"))
     height = 1.2 + max(len(cohorts), 1) * (0.9 + 0.36 * configurations)
-    with figure(3.4 + 0.45 * len(names) + 8.0, height) as fig:
+    with drawing(out, 3.4 + 0.45 * len(names) + 8.0, height) as fig:
         if not cohorts:
             note(fig.subplots(), "no configuration was scored")
-            save(fig, out)
             return
         ratios = [0.45 * len(names), 3.2, 1.8, 3.0]
         axes = fig.subplots(len(cohorts), 4, squeeze=False, sharey="row", gridspec_kw={"width_ratios": ratios})
@@ -167,8 +156,7 @@ def _draw(table: pd.DataFrame, patients: pd.DataFrame, results: Results, out: Pa
             row[1].set_title(f"{cohort}: {of_cohort['n_patients'].max()} held-out patients", loc="left")
         handles, labels = axes[0][1].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower right", ncols=8, title="held-out patient")
-        fig.suptitle(results.title, x=0.01, ha="left", fontsize=10)
-        save(fig, out)
+        heading(fig, results.title, 10)
 
 
 def _matrix(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from histoloom.metrics.ceiling import IDENTIFIABLE, attainable
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.pages import Page, number, spread_ratio
 from histoloom.report.results import overall, pick, read_results, single, with_marks
-from histoloom.report.style import colour, figure, note, save, short_names
+from histoloom.report.style import colour, drawing, heading, note, short_names
 
 _READING = (
     "Each count is split in two at random and both halves are labelled like the whole. Reliability = 2r / (1 + r), r "
@@ -29,14 +29,7 @@ def report_attainable(
 ) -> None:
     """Write CC, ceiling and their ratio per type as ``csv``, ``md`` and ``html``, and draw them as ``figure``.
 
-    Parameters
-    ----------
-    spec
-        The experiment's entry with its ``name``; ``models`` gives the order.
-    metrics
-        Metrics of its models.
-    ceilings
-        Rows of a check of kind ceiling on the experiment's labels.
+    `ceilings` are rows of checks of kind ceiling on the experiment's labels.
     """
     results = read_results(str(spec["name"]), spec, metrics)
     # A model that is constant within sections has no CC to compare with a ceiling.
@@ -91,11 +84,10 @@ def _draw(table: pd.DataFrame, ratios: Mapping[str, float], title: str, out: Pat
     table = pd.concat([part for _, part in table.groupby("identifiable", sort=False)]) if len(table) else table
     table = table.sort_values(["cohort", "identifiable", "reliability"], ascending=[True, False, False], kind="stable")
     several = table["cohort"].nunique() > 1
-    with figure(8.8, 1.9 + 0.27 * max(len(table), 4)) as fig:
+    with drawing(out, 8.8, 1.9 + 0.27 * max(len(table), 4)) as fig:
         ax = fig.subplots()
         if table.empty:
             note(ax, "no section of the experiment has a ceiling")
-            save(fig, out)
             return
         y = np.arange(len(table)) + 0.9 * np.cumsum(np.r_[0, np.diff(~table["identifiable"].to_numpy(int) == -1) != 0])
         ax.barh(y, table["ceiling"], 0.74, color=np.where(table["identifiable"], "#D5DDE3", "#F0E9DF"), zorder=1)
@@ -122,8 +114,8 @@ def _draw(table: pd.DataFrame, ratios: Mapping[str, float], title: str, out: Pat
         ax.set_xlabel("Pearson's r with the labels; bar and black line: ceiling from thinned counts")
         if models:
             fig.legend(loc="outside right upper", frameon=False, title="model, CC / ceiling, SD ratio")
-        fig.suptitle(
+        heading(
+            fig,
             f"{title}: what could be reached\n{len(good)} of {len(table)} types identifiable, mean ceiling "
-            f"{good['ceiling'].mean():.2f}", x=0.01, ha="left", fontsize=9.5,
-        )  # fmt: skip
-        save(fig, out)
+            f"{good['ceiling'].mean():.2f}",
+        )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import read_metadata
-from histoloom.report.style import PALETTE, figure, note, save
+from histoloom.report.style import PALETTE, drawing, heading, note
 
 _PANELS = (
     ("genes_shared", "share", "spots with a twin\non shared genes"),
@@ -27,10 +27,9 @@ def draw_audit(*, table: Path, title: str, out: Path) -> None:
     rows, limits = pd.read_parquet(table), read_metadata(table)["limits"]
     same_patient = rows["patient_first"] == rows["patient_second"]
     group = np.where(rows["verdict"] == "same", 2, np.where(same_patient, 1, 0))
-    with figure(9.6, 3.9) as fig:
+    with drawing(out, 9.6, 3.9) as fig:
         if rows.empty:
             note(fig.subplots(), "fewer than two sections")
-            save(fig, out)
             return
         axes = fig.subplots(1, 3, sharey=True)
         for ax, (column, limit, label) in zip(axes, _PANELS, strict=True):
@@ -52,8 +51,8 @@ def draw_audit(*, table: Path, title: str, out: Path) -> None:
         axes[0].set_ylim(-0.6, 2.6)
         leaks = int(((rows["verdict"] == "same") & (rows["sides"] != "")).sum())
         sections = len(set(rows["first"]) | set(rows["second"]))
-        fig.suptitle(
+        heading(
+            fig,
             f"{title}: content of {sections} sections, {len(rows)} pairs; the same section on both sides: {leaks}",
-            x=0.01, ha="left", fontsize=10,
-        )  # fmt: skip
-        save(fig, out)
+            10,
+        )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.report.results import Results, overall, units
-from histoloom.report.style import colour, figure, jitter, note, save
+from histoloom.report.style import colour, drawing, heading, jitter, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,10 +31,9 @@ def draw_bars(results: Results, out: Path) -> None:
     if words.correlates:
         panels.append(("sd_ratio", "SD ratio", 0.8))
     panels.append((words.error, f"{words.error_name} ({units(rows)})" if words.correlates else words.error_name, 1.2))
-    with figure(width, 1.2 + 1.9 * sum(height for _, _, height in panels)) as fig:
+    with drawing(out, width, 1.2 + 1.9 * sum(height for _, _, height in panels)) as fig:
         if places.empty:
             note(fig.subplots(), "no patient was scored")
-            save(fig, out)
             return
         axes = fig.subplots(len(panels), 1, sharex=True, height_ratios=[height for _, _, height in panels])
         for ax, (metric, label, _) in zip(axes, panels, strict=True):
@@ -57,9 +56,8 @@ def draw_bars(results: Results, out: Path) -> None:
         shaded = "\nshaded: flat predictions (SD ratio below 0.1)" if words.correlates else ""
         axes[-1].set_xlabel(f"held-out patient; points are its sections; × is undefined{shaded}")
         handles, labels = axes[-1].get_legend_handles_labels()
-        fig.suptitle(results.title, x=0.01, ha="left", fontsize=10)
+        heading(fig, results.title, 10)
         fig.legend(handles, labels, loc="outside right upper", frameon=False)
-        save(fig, out)
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, models: Sequence[str], places: pd.DataFrame, metric: str) -> None:

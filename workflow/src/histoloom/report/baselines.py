@@ -13,7 +13,7 @@ from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval
 from histoloom.report.pages import Page, mark_best, number, spread_ratio, with_interval
 from histoloom.report.results import Results, overall, single
-from histoloom.report.style import colour, figure, jitter, save
+from histoloom.report.style import colour, drawing, heading, jitter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,13 +29,9 @@ _READING = (
 
 
 def baseline_table(results: Results) -> pd.DataFrame:
-    """Return one row per model and cohort, from the lowest level up.
+    """Return score, interval, gain and patients' scores, one row per model and cohort, from the lowest level up.
 
-    Returns
-    -------
-    DataFrame
-        level, model, cohort, the score with its interval, gain, sd_ratio, slope, cc_pooled_patient, cc_pooled,
-        l1_skill, n_patients, then the score of each held-out patient without a QC flag. Of classes only the score.
+    Correlations have sd_ratio, slope, cc_pooled_patient, cc_pooled and l1_skill too.
     """
     rows, score = results.measured(), results.words.score
     lines: list[dict[str, Any]] = []
@@ -120,7 +116,7 @@ def draw_baselines(results: Results, out: Path) -> None:
     models = [step["model"] for step in steps]
     learners = [step["model"] for step in steps if not step["baseline"]]
     faces = dict.fromkeys(models, _GREY) | {model: colour(i)["facecolor"] for i, model in enumerate(learners)}
-    with figure(2.6 + 2.9 * len(panels), 1.7 + 0.5 * max(len(steps), 2)) as fig:
+    with drawing(out, 2.6 + 2.9 * len(panels), 1.7 + 0.5 * max(len(steps), 2)) as fig:
         axes = fig.subplots(1, len(panels), sharey=True)
         for ax, (part, label, within, line) in zip(axes, panels, strict=True):
             _panel(ax, part, faces, models, within, interval=interval)
@@ -146,10 +142,7 @@ def draw_baselines(results: Results, out: Path) -> None:
             handles.append(Line2D([], [], color="black", lw=1.2, label="95 % bootstrap over patients"))
         fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
         few = "" if interval else " (too few patients for an interval)"
-        fig.suptitle(
-            f"{results.title}: {len(n)} held-out patients, {count} sections{few}", x=0.01, ha="left", fontsize=10
-        )
-        save(fig, out)
+        heading(fig, f"{results.title}: {len(n)} held-out patients, {count} sections{few}", 10)
 
 
 def _panel(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from histoloom.report.pages import number, spread_ratio
 from histoloom.report.results import Results, overall, pick, single
-from histoloom.report.style import PALETTE, figure, note, save
+from histoloom.report.style import PALETTE, drawing, heading, note
 
 _PANELS = (
     ("cohort", "within sections\n(headline)"),
@@ -22,12 +22,9 @@ _PANELS = (
 
 
 def between_table(rows: pd.DataFrame, models: Sequence[str], cohort: str) -> pd.DataFrame:
-    """Return cc, its between-section part and the section-mean predictor's cc, per model and aggregation.
+    """Return cc, its part ``between`` sections and the ``section_mean`` predictor's cc, per model and aggregation.
 
-    Returns
-    -------
-    DataFrame
-        model, aggregation, cc, between, section_mean; the latter two are NaN where nothing is pooled over sections.
+    The latter two are NaN where nothing is pooled over sections.
     """
     rows = pick(rows, cohort=cohort, target="", train_seed=-1, patient="")
     lines = []
@@ -47,10 +44,9 @@ def draw_between(results: Results, out: Path) -> None:
     """Draw every model's CC in four aggregations, a row per cohort; pooled ones with their part between sections."""
     rows, models = results.measured(), results.models
     cohorts = sorted(overall(rows, "cohort", "cc")["cohort"].unique())
-    with figure(11, 1.9 + (0.75 + 0.34 * max(len(models), 2)) * max(len(cohorts), 1)) as fig:
+    with drawing(out, 11, 1.9 + (0.75 + 0.34 * max(len(models), 2)) * max(len(cohorts), 1)) as fig:
         if not cohorts:
             note(fig.subplots(), "no correlation was scored in a section without a QC flag")
-            save(fig, out)
             return
         grid = fig.subplots(len(cohorts), len(_PANELS), sharex=True, sharey=True, squeeze=False)
         words = {"item": results.words.item, "observation": results.words.observation}
@@ -69,8 +65,7 @@ def draw_between(results: Results, out: Path) -> None:
             ax.set_xlabel(f"CC, mean over {results.words.item}s")
         handles, names = grid[0][2].get_legend_handles_labels()
         fig.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
-        fig.suptitle(f"{results.title}: the same predictions, aggregated in four ways", x=0.01, ha="left", fontsize=10)
-        save(fig, out)
+        heading(fig, f"{results.title}: the same predictions, aggregated in four ways", 10)
 
 
 def _panel(ax: Any, table: pd.DataFrame) -> None:

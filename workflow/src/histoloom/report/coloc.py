@@ -9,7 +9,7 @@ import pandas as pd
 
 from histoloom.metrics.moran import FORMS
 from histoloom.metrics.rows import read_metrics
-from histoloom.report.style import DIVERGING, figure, note, save, short_names
+from histoloom.report.style import DIVERGING, drawing, heading, note, short_names
 
 
 def as_matrix(rows: pd.DataFrame, types: list[str]) -> np.ndarray:
@@ -35,17 +35,8 @@ def cluster_order(matrix: np.ndarray) -> np.ndarray:
 def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort: str | None = None) -> None:
     """Draw the colocalization maps of labels and of predictions (figure A1b of the decomposition paper).
 
-    All sections of a cohort are taken together (W block-diagonal); types undefined in either map are named, not drawn.
-    Maps of other amplitude have a scale of their own.
-
-    Parameters
-    ----------
-    experiment, model
-        Names, for the title.
-    metrics
-        Metrics of the model.
-    cohort
-        None: the cohort with the most observations.
+    All sections of the cohort with the most observations are taken together (W block-diagonal); types undefined in
+    either map are named, not drawn. Maps of other amplitude have a scale of their own.
     """
     rows = read_metrics([metrics])
     if (rows["metric"] == "confusion").any():
@@ -53,10 +44,9 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
         return
     rows = rows[(rows["aggregation"] == "pooled") & (rows["against"] == "labels")]
     maps = rows[rows["metric"].isin(["morans_r", "morans_r_reference"])]
-    with figure(12.5, 6.2) as fig:
+    with drawing(out, 12.5, 6.2) as fig:
         if maps.empty:
             note(fig.subplots(), "no Moran's R: it is of abundances, in sections with array coordinates and no QC flag")
-            save(fig, out)
             return
         cohort = cohort or str(maps.nlargest(1, "n")["cohort"].iloc[0])
         maps = maps[maps["cohort"] == cohort]
@@ -67,7 +57,6 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
         names = [name for name, defined in zip(types, keep, strict=True) if defined]
         if len(names) < 2:
             note(fig.subplots(), "fewer than two types are defined in both maps")
-            save(fig, out)
             return
         order = np.flatnonzero(keep)[cluster_order(both[0][np.ix_(keep, keep)])]
         off = ~np.eye(len(names), dtype=bool)
@@ -87,13 +76,13 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
             ax.tick_params(length=0)
             fig.colorbar(image, ax=ax, shrink=0.7, pad=0.01)
         same = "" if limits[0] != limits[1] else ", one scale"
-        fig.suptitle(
+        heading(
+            fig,
             f"{experiment}, {cohort}: Moran's R of {len(names)} types over {int(maps['n'].max())} observations, "
             f"order clustered on the labels, diagonal not drawn{same or ', a scale each: amplitudes differ'}"
-            + (f"\nundefined: {', '.join(dropped)}" if dropped else ""), x=0.01, ha="left", fontsize=9.5,
-        )  # fmt: skip
+            + (f"\nundefined: {', '.join(dropped)}" if dropped else ""),
+        )
         fig.supxlabel(_similarity(rows[rows["cohort"] == cohort]), fontsize=8.5)
-        save(fig, out)
 
 
 def _draw_confusion(rows: pd.DataFrame, title: str, out: Path) -> None:
@@ -102,10 +91,9 @@ def _draw_confusion(rows: pd.DataFrame, title: str, out: Path) -> None:
     cohorts = sorted(counts["cohort"].unique())
     classes = sorted(set(counts["target"]))
     side = 1.6 + 0.34 * max(len(classes), 6)
-    with figure((side + 1.2) * max(len(cohorts), 1), side + 1.0) as fig:
+    with drawing(out, (side + 1.2) * max(len(cohorts), 1), side + 1.0) as fig:
         if not cohorts:
             note(fig.subplots(), "no section without a QC flag")
-            save(fig, out)
             return
         axes = fig.subplots(1, len(cohorts), squeeze=False, sharey=True)[0]
         for ax, cohort in zip(axes, cohorts, strict=True):
@@ -125,8 +113,7 @@ def _draw_confusion(rows: pd.DataFrame, title: str, out: Path) -> None:
             ax.set_title(cohort)
         axes[0].set_ylabel("true class (observations)")
         fig.colorbar(image, ax=list(axes), shrink=0.7, pad=0.01).set_label("share of the true class")
-        fig.suptitle(f"{title}: which class is taken for which", x=0.01, ha="left", fontsize=9.5)
-        save(fig, out)
+        heading(fig, f"{title}: which class is taken for which")
 
 
 def _similarity(rows: pd.DataFrame) -> str:

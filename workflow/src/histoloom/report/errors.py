@@ -17,8 +17,8 @@ from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.exports.geojson import CASE_COLOURS
 from histoloom.metrics.scored import read_predictions
-from histoloom.report.maps import positions, type_columns
-from histoloom.report.style import figure, note, save, short_names
+from histoloom.report.maps import positions
+from histoloom.report.style import drawing, heading, note, short_names
 from histoloom.slides import open_slide
 
 _KEYS = ["cohort", "sample", "patient", "obs_id"]
@@ -32,24 +32,12 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: int = 6, each: int = 3) -> pd.DataFrame:
-    """Choose the cases of a model's held-out predictions.
+def find_cases(predictions: Path, *, most: int = 6, each: int = 3) -> pd.DataFrame:
+    """Choose `each` cases of each kind of the `most` types whose label varies most for its mean, as `COLUMNS`.
 
-    Parameters
-    ----------
-    predictions
-        h5ad of held-out observations.
-    types
-        Types to show; None: the `most` types whose label varies most for their mean.
-    most, each
-        Types, and cases of each kind.
-
-    Returns
-    -------
-    DataFrame
-        `COLUMNS`; ranks are shares of the section's observations that are lower, 0 to 1. A hit has high ranks in both
-        (the lower one counts), a false positive a high prediction on a low label, a miss the reverse. Patients take
-        turns where several were held out; a flagged section gives no case.
+    Ranks are shares of the section's observations that are lower, 0 to 1. A hit has high ranks in both (the lower one
+    counts), a false positive a high prediction on a low label, a miss the reverse. Patients take turns where several
+    were held out; a flagged section gives no case.
     """
     scored = read_predictions(predictions)
     obs = scored.obs.reset_index(drop=True).astype(dict.fromkeys(_KEYS, str))
@@ -58,13 +46,10 @@ def find_cases(predictions: Path, *, types: Sequence[str] | None = None, most: i
     obs, xy = obs.iloc[rows].reset_index(drop=True), positions(predictions)[rows]
     label = pd.DataFrame(scored.reference["labels"][rows], columns=scored.types)
     made = pd.DataFrame(scored.prediction[rows], columns=scored.types)
-    if types is None:
-        spread = (label.std() / label.mean().where(label.mean() > 0)).sort_values(ascending=False, kind="stable")
-        types = list(spread.dropna().index[:most])
-    type_columns(predictions, scored.types, types)
+    spread = (label.std() / label.mean().where(label.mean() > 0)).sort_values(ascending=False, kind="stable")
     section = [obs["cohort"], obs["sample"]]
     cases = []
-    for name in types:
+    for name in spread.dropna().index[:most]:
         ranks = pd.DataFrame({"label": label[name], "prediction": made[name]})
         ranks = ranks.groupby(section).rank(method="average", pct=True)
         constant = pd.DataFrame({"v": made[name]}).groupby(section)["v"].transform("nunique") < 2
@@ -98,21 +83,16 @@ def _turns(score: pd.Series, patient: pd.Series, each: int) -> list[int]:
 
 
 def draw_errors(*, cases: pd.DataFrame, samples: Sequence[Path], slides: Sequence[Path], title: str, out: Path) -> None:
-    """Draw cases (from `find_cases`) as tiles of their slides, one line per type.
-
-    `samples` and `slides` are those of all sections with a case, in the same order.
-    """
+    """Draw cases as tiles of their slides, one line per type; `samples` and `slides` are in the same order."""
     facts = {}
-    for sample, slide in zip(samples, slides, strict=True):
-        metadata = read_metadata(sample)
+    for metadata, slide in zip(map(read_metadata, samples), slides, strict=True):
         facts[str(metadata["cohort"]), str(metadata["sample"])] = (metadata, slide)
     tiles = _read_tiles(cases, facts)
     types = list(dict.fromkeys(cases["target"]))
     each = int(cases["place"].max()) + 1 if len(cases) else 1
-    with figure(1.25 * each * len(KINDS) + 1.4, 1.5 * max(len(types), 1) + 0.9) as fig:
+    with drawing(out, 1.25 * each * len(KINDS) + 1.4, 1.5 * max(len(types), 1) + 0.9) as fig:
         if not len(cases):
             note(fig.subplots(), "no held-out section without a QC flag")
-            save(fig, out)
             return
         axes = fig.subplots(len(types), each * len(KINDS), squeeze=False)
         for ax in axes.ravel():
@@ -129,12 +109,12 @@ def draw_errors(*, cases: pd.DataFrame, samples: Sequence[Path], slides: Sequenc
             place = {"ha": "right", "va": "center", "transform": axes[i][0].transAxes}
             axes[i][0].text(-0.12, 0.5, words, fontsize=8, **place)
         patients = cases["patient"].nunique()
-        heading = (
+        heading(
+            fig,
             f"{title}: tiles of {patients} held-out patients; circle: the spot, bar: {_BAR_UM:g} µm\nunder each tile "
-            "its section and spot, and the ranks of label → prediction within the section (100 %: the highest)"
+            "its section and spot, and the ranks of label → prediction within the section (100 %: the highest)",
+            9,
         )
-        fig.suptitle(heading, x=0.01, ha="left", fontsize=9)
-        save(fig, out, photograph=True)
 
 
 def _read_tiles(cases: pd.DataFrame, facts: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str, str], np.ndarray]:
@@ -145,12 +125,8 @@ def _read_tiles(cases: pd.DataFrame, facts: Mapping[tuple[str, str], Any]) -> di
     for key, part in cases.groupby(["cohort", "sample"], sort=True):
         cohort, sample = (str(name) for name in cast("tuple[str, str]", key))
         if (cohort, sample) not in facts:
-            raise InputError(
-                f"{cohort}/{sample}",
-                "its slide was not given.",
-                "give the sections that were predicted.",
-                code="report-no-slide",
-            )
+            problem, remedy = "its slide was not given.", "give the sections that were predicted."
+            raise InputError(f"{cohort}/{sample}", problem, remedy, code="report-no-slide")
         metadata, path = facts[cohort, sample]
         half = TILE_UM / 2 / float(metadata["mpp"])
         with open_slide(path) as slide:

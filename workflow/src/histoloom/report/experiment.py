@@ -18,13 +18,8 @@ def report_experiment(
 ) -> None:
     """Write summary and baseline comparison, and draw them.
 
-    Parameters
-    ----------
-    experiment, spec, metrics
-        See `histoloom.report.results.read_results`; ``baselines`` of the entry lists {model, level, baseline}.
-    out
-        Path by role: ``summary_csv``, ``summary_md``, ``summary_html``, ``baselines_csv`` and so on, and the figures
-        ``bars``, ``baselines`` and ``between``.
+    `out` by role: ``summary_csv``, ``summary_md``, ``summary_html``, ``baselines_csv`` and so on, and the figures
+    ``bars``, ``baselines`` and ``between``.
     """
     results = read_results(experiment, spec, metrics)
     endings = ("csv", "md", "html")

@@ -16,6 +16,7 @@ import pandas as pd
 from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.report.pages import number, with_interval
 from histoloom.report.results import WORDS, Words
+from histoloom.report.style import JPEG_QUALITY
 
 _WIDTH = 1000
 _SECTION_MEAN = "section mean"
@@ -42,15 +43,10 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def verdict(baselines: pd.DataFrame, levels: Mapping[str, bool], words: Words) -> tuple[str, str]:
-    """Return the best model and one sentence about it, from the table of the baseline comparison of one cohort.
+    """Return the best model and one sentence about it, from the baseline comparison of one cohort.
 
-    Parameters
-    ----------
-    baselines
-        Rows of `histoloom.report.baselines.baseline_table`.
-    levels
-        Whether a level only serves for comparison, by its name. The mean of a test section sees test labels and is no
-        rival.
+    `levels` says whether a level only serves for comparison. The mean of a test section sees test labels and is no
+    rival.
     """
     score = words.score
     rows = baselines[baselines[score].notna() & (baselines["level"] != _SECTION_MEAN)].set_index("model")
@@ -113,9 +109,13 @@ def picture(path: Path) -> str:
     if image.width > _WIDTH:
         size = (_WIDTH, round(image.height * _WIDTH / image.width))
         image = image.resize(size, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.quantize(128, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    buffer, photograph = io.BytesIO(), path.suffix == ".jpg"
+    if photograph:
+        image.save(buffer, format="jpeg", quality=JPEG_QUALITY)
+    else:
+        image.quantize(128, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    kind = "jpeg" if photograph else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def experiment_block(

@@ -12,7 +12,7 @@ import pandas as pd
 from histoloom.metrics.leakage import GROUPS
 from histoloom.metrics.uncertainty import MIN_PATIENTS
 from histoloom.report.leaks import PAIRED, TRAININGS, read_leaks
-from histoloom.report.style import PALETTE, figure, note, save
+from histoloom.report.style import PALETTE, drawing, heading, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,10 +36,9 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
     across = max(min(len(models), _ACROSS), 1)
     down = -(-max(len(models), 1) // across)
     paired = compared["kind"] == PAIRED
-    with figure(max(1.0 + (2.5 if paired else 3.5) * across, 6.6), 1.3 + 3.1 * down) as fig:
+    with drawing(out, max(1.0 + (2.5 if paired else 3.5) * across, 6.6), 1.3 + 3.1 * down) as fig:
         if not models:
             note(fig.subplots(), "no model has a defined correlation in a compared section")
-            save(fig, out)
             return
         axes = fig.subplots(down, across, sharey=True, squeeze=False).ravel()
         for ax in axes[len(models) :]:
@@ -54,9 +53,8 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
             label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
         fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
-        heading = _paired_heading(table, models, compared) if paired else _transfer_heading(compared)
-        fig.suptitle(f"{title}\n{heading}", x=0.01, ha="left", fontsize=9.5)
-        save(fig, out)
+        second = _paired_heading(table, models, compared) if paired else _transfer_heading(compared)
+        heading(fig, f"{title}\n{second}")
 
 
 def _paired_heading(table: pd.DataFrame, models: Sequence[str], compared: Mapping[str, Any]) -> str:

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histoloom.errors import InputError
 from histoloom.metrics.scored import Scored, read_predictions, train_means
 from histoloom.report.pages import number, spread_ratio
 from histoloom.report.results import words_of
-from histoloom.report.style import (
-    PALETTE,
-    crop,
-    figure,
-    frame_of,
-    note,
-    save,
-    scale_bar,
-    short_names,
-    show_map,
-    side_of,
-)
-from histoloom.report.thumbnails import find_section, read_thumbnail
+from histoloom.report.section_view import find_section, view_section
+from histoloom.report.style import PALETTE, drawing, heading, note, short_names
 from histoloom.stats import score_columns
 
 _FLATTER = 0.5
@@ -33,14 +20,11 @@ _FLATTER = 0.5
 
 
 def section_scores(scored: Scored) -> pd.DataFrame:
-    """Return the mean CC over types of each tested section: fold, cohort, sample, patient, qc_flag, value, index."""
-    by = ["fold", "cohort", "sample", "patient", "qc_flag"]
-    rows: list[dict[str, Any]] = []
-    groups: Any = scored.obs.groupby(by, observed=True, sort=True).indices
-    for key, index in sorted(groups.items()):
+    """Return the mean CC over types of each tested section: its place, value and index."""
+    rows = []
+    for place, index in scored.sections():
         r, _ = score_columns(scored.prediction[index], scored.reference["labels"][index])
-        value = float(np.nanmean(r)) if np.isfinite(r).any() else float("nan")
-        rows.append({**dict(zip(by, key, strict=True)), "value": value, "index": index})
+        rows.append({**place, "value": float(np.nanmean(r)) if np.isfinite(r).any() else np.nan, "index": index})
     return pd.DataFrame(rows)
 
 
@@ -54,12 +38,12 @@ def median_section(scored: Scored) -> tuple[str, str, str, np.ndarray]:
     return row["fold"], row["cohort"], row["sample"], row["index"]
 
 
-def choose_types(types: Sequence[str], r: np.ndarray, most: int = 4) -> list[int]:
+def choose_types(r: np.ndarray, most: int = 4) -> list[int]:
     """Return the best and the worst predicted type and some evenly between: successes and failures alike."""
     defined = np.flatnonzero(np.isfinite(r))
     order = defined[np.argsort(-r[defined], kind="stable")]
     if not len(order):
-        return list(range(min(most, len(types))))
+        return list(range(min(most, len(r))))
     places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
     return [int(order[i]) for i in dict.fromkeys(places)]
 
@@ -77,104 +61,56 @@ def positions(path: Path) -> np.ndarray:
         return np.asarray(handle["obsm/spatial"], dtype=np.float64)
 
 
-def draw_maps(
-    *,
-    experiment: str,
-    model: str,
-    predictions: Path,
-    samples: Sequence[Path],
-    out: Path,
-    section: tuple[str, str] | None = None,
-    types: Sequence[str] | None = None,
-) -> None:
-    """Draw label and prediction over a held-out section (figure A1a of the decomposition paper).
+def draw_maps(*, experiment: str, model: str, predictions: Path, samples: Sequence[Path], out: Path) -> None:
+    """Draw label and prediction over the held-out section of the median CC (figure A1a of the decomposition paper).
 
-    A prediction with less than half of the label's spread is drawn twice: on the label's scale, and on its own.
-
-    Parameters
-    ----------
-    experiment, model
-        Names, for the title.
-    predictions
-        The model's prediction artefact.
-    samples
-        Section artefacts; the one drawn must be among them.
-    section
-        (cohort, sample); None: the section with the median CC.
-    types
-        Columns to draw; None: the best and the worst predicted and two between.
-
-    Raises
-    ------
-    InputError
-        If the section or a type was not predicted.
+    Columns are the best and the worst predicted type and two between. A prediction with less than half of the label's
+    spread is drawn twice: on the label's scale, and on its own. The section must be among `samples`.
     """
     scored = read_predictions(predictions)
     fold, cohort, sample, index = median_section(scored)
-    if section is not None:
-        scores = section_scores(scored)
-        chosen = scores[(scores["cohort"] == section[0]) & (scores["sample"] == section[1])]
-        if chosen.empty:
-            where = f"holds no prediction of {section[0]}/{section[1]}."
-            raise InputError(predictions, where, "name a tested section.", code="report-no-section")
-        fold, cohort, sample, index = chosen[["fold", "cohort", "sample", "index"]].iloc[0]
     panel = labelled(scored, index)
     names = [scored.types[i] for i in panel]
-    label, predicted = (m[np.ix_(index, panel)] for m in (scored.reference["labels"], scored.prediction))
+    shown = {"label": scored.reference["labels"], "prediction": scored.prediction}
+    shown = {name: matrix[np.ix_(index, panel)] for name, matrix in shown.items()}
+    ranks = {name: _ranks(values) for name, values in shown.items()}
+    label, predicted = shown.values()
     r, _ = score_columns(predicted, label)
-    columns = type_columns(predictions, names, types) if types else choose_types(names, r)
-    thumbnail = read_thumbnail(find_section(samples, cohort, sample))
-    xy = positions(predictions)[index]
-    side = side_of(xy)
-    frame = frame_of(xy, side, thumbnail.image, thumbnail.scale)
-    aspect = (frame[3] - frame[2]) / (frame[1] - frame[0])
+    columns = choose_types(r)
+    view = view_section(find_section(samples, cohort, sample), positions(predictions)[index])
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = predicted.std(axis=0) / label.std(axis=0)
     lines = ["label", "prediction"] + ["prediction, own scale"] * bool((ratio[columns] < _FLATTER).any())
-    width = 2.9
     units = str(scored.metadata.get("units", "")) or "units of the labels"
-    with figure(width * len(columns) + 0.4, len(lines) * ((width - 0.6) * aspect + 0.45) + 0.75) as fig:
+    size = 2.9 * len(columns) + 0.4, len(lines) * (2.3 * view.aspect + 0.45) + 0.75
+    with drawing(out, *size) as fig:
         axes = fig.subplots(len(lines), len(columns), squeeze=False)
-        ranks = {"label": _ranks(label), "prediction": _ranks(predicted)}
         for at, column in enumerate(columns):
             # Labels give the lower end: a few negative predictions of a linear model must not spoil the scale.
             low = min(0.0, float(np.nanmin(label[:, column])))
             high = float(np.nanquantile(np.concatenate([label[:, column], predicted[:, column]]), 0.99))
-            shared = (low, high if high > low else low + 1.0)
-            for line, what in enumerate(lines):
-                ax, values = axes[line, at], (label if what == "label" else predicted)[:, column]
-                own = tuple(float(v) for v in np.nanquantile(values, (0.01, 0.99)))
-                limits = shared if line < 2 else (own[0], own[1] if own[1] > own[0] else own[0] + 1.0)
-                drawn = show_map(ax, thumbnail.image, thumbnail.scale, xy, values, side, limits)
-                crop(ax, frame)
-                beyond = "both" if line == 2 else "both" if values.min() < low else "max"
-                fig.colorbar(drawn, ax=ax, shrink=0.75, pad=0.01, extend=beyond).outline.set_visible(False)
+            cc = f"r = {number(r[column], 2)}, SD ratio {spread_ratio(ratio[column])}"
+            for line, name in enumerate(lines):
+                values = shown["label" if line == 0 else "prediction"][:, column]
                 if line < 2:
-                    rank = f"{what}: rank {ranks[what][column]} of {len(names)}"
-                    cc = (
-                        f"r = {number(r[column], 2)}, SD ratio {spread_ratio(ratio[column])}"
-                        if np.isfinite(r[column])
-                        else "r undefined"
-                    )
-                    title = f"{names[column]}\n{rank}" if line == 0 else f"{rank}\n{cc}"
+                    limits = low, high if high > low else low + 1.0
+                    rank = f"{name}: rank {ranks[name][column]} of {len(names)}"
+                    below = cc if np.isfinite(r[column]) else "r undefined"
+                    title = f"{names[column]}\n{rank}" if line == 0 else f"{rank}\n{below}"
                 else:
-                    title = f"{what}\n{number(own[0], 2)} to {number(own[1], 2)}"
-                ax.set_title(title, fontsize=8.5)
-                if thumbnail.um_per_px and not line and not at:
-                    scale_bar(ax, 1000, thumbnail.um_per_px)
-        fig.suptitle(
+                    first, last = (float(v) for v in np.nanquantile(values, (0.01, 0.99)))
+                    limits = first, last if last > first else first + 1.0
+                    title = f"{name}\n{number(first, 2)} to {number(last, 2)}"
+                drawn = view.show(axes[line, at], values, limits)
+                beyond = "both" if line == 2 or values.min() < low else "max"
+                fig.colorbar(drawn, ax=axes[line, at], shrink=0.75, pad=0.01, extend=beyond).outline.set_visible(False)
+                axes[line, at].set_title(title, fontsize=8.5)
+        view.scale_bar(axes[0, 0])
+        heading(
+            fig,
             f"{experiment}, {model}: section {sample} of {cohort}, held out in fold {fold}, {len(index)} observations\n"
-            f"values in {units}; label and prediction of a column have one scale", x=0.01, ha="left", fontsize=9.5,
-        )  # fmt: skip
-        save(fig, out)
-
-
-def type_columns(path: Path, types: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Return the positions of types, refusing what was not predicted."""
-    missing = [name for name in wanted if name not in types]
-    if missing:
-        raise InputError(path, f"has no type '{missing[0]}'.", f"use: {', '.join(types)}.", code="report-no-type")
-    return [list(types).index(name) for name in wanted]
+            f"values in {units}; label and prediction of a column have one scale",
+        )
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -198,20 +134,16 @@ def rank_types(scored: Scored, fold: str, target: Path, folds: Path) -> pd.DataF
 def draw_ranks(
     *, experiment: str, model: str, predictions: Path, target: Path, folds: Path, out: Path, most: int = 30
 ) -> None:
-    """Draw the rank of types by abundance in training, in test and as predicted (decomposition paper, section 3.1).
-
-    The fold shown is that of the median section; of the types the `most` most abundant in training.
-    """
+    """Draw ranks of the `most` highest types of training, fold of `draw_maps` (decomposition paper, section 3.1)."""
     scored = read_predictions(predictions)
     fold, _, _, _ = median_section(scored)
     table = rank_types(scored, fold, target, folds).sort_values("training").head(most)
     obs = scored.obs[scored.obs["fold"] == fold]
     words = words_of(scored.metadata)
-    with figure(7.4, 1.4 + 0.22 * max(len(table), 6)) as fig:
+    with drawing(out, 7.4, 1.4 + 0.22 * max(len(table), 6)) as fig:
         ax = fig.subplots()
         if table.empty:
             note(ax, f"no {words.item}")
-            save(fig, out)
             return
         shift = (table["training"] - table["test"]).abs().to_numpy()
         moved = sorted(i for i in np.argsort(-shift, kind="stable")[:4] if shift[i] > 0)
@@ -230,9 +162,8 @@ def draw_ranks(
         ax.set_yticks([])
         ax.spines[["left", "bottom"]].set_visible(False)
         patients = obs["patient"].nunique()
-        fig.suptitle(
+        heading(
+            fig,
             f"{experiment}, {model}: rank of {len(table)} {words.items} by mean\n"
             f"fold {fold}, {patients} test patient{'s' * (patients != 1)}; coloured: the largest shifts",
-            x=0.01, ha="left", fontsize=9.5,
-        )  # fmt: skip
-        save(fig, out)
+        )

@@ -25,10 +25,7 @@ th{border-bottom:2px solid #888}td b{background:#e3f1e8}p{max-width:60em}
 
 @dataclass
 class Page:
-    """Paragraphs and tables in reading order.
-
-    Cells of tables are text; ``**text**`` is bold in markdown and html alike.
-    """
+    """Paragraphs and tables in reading order; in a cell of text ``**text**`` is bold."""
 
     title: str
     parts: list[tuple[str, str | pd.DataFrame]] = field(default_factory=list)

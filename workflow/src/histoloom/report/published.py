@@ -48,15 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Published:
-    """A published table.
-
-    Attributes
-    ----------
-    content
-        As in ``resources/published/<paper>_table<i>.yaml``.
-    rows
-        By name.
-    """
+    """A published table: its content as in ``resources/published/<paper>_table<i>.yaml``, and its rows by name."""
 
     content: Mapping[str, Any]
     rows: Mapping[str, Row]
@@ -80,13 +72,7 @@ class Published:
 
 
 def load_published(folder: str | Path, paper: str) -> dict[int, Published]:
-    """Read the published tables of a paper, by number.
-
-    Raises
-    ------
-    InputError
-        If there are none, or a file lacks a key.
-    """
+    """Read the published tables of a paper, by number."""
     tables: dict[int, Published] = {}
     for path in sorted(Path(folder).glob(f"{paper}_table*.yaml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -18,20 +18,8 @@ from histoloom.metrics.rows import read_metrics
 class Words:
     """How a kind of target is scored and spoken of.
 
-    Attributes
-    ----------
-    score, score_name
-        The metric of the headline, and what people call it. More is better.
-    error, error_name
-        The metric drawn under it.
-    item, observation
-        What a column and a row of the target are.
-    item_score
-        The metric of one column.
-    correlates
-        Whether numbers are correlated; classes are not.
-    target
-        What is predicted, for the front page.
+    `score` is the metric of the headline (more is better), `item_score` that of one column, `error` is drawn under it;
+    `item` and `observation` are what a column and a row of the target are. Numbers are correlated, classes are not.
     """
 
     score: str
@@ -66,16 +54,10 @@ def words_of(metadata: Mapping[str, Any]) -> Words:
 
 @dataclass(frozen=True)
 class Results:
-    """The metric rows of an experiment.
+    """The metric rows of an experiment, of all references; `reference` is what the headline is measured against.
 
-    Attributes
-    ----------
-    rows
-        Of all references; ``model`` is the name for people, which holds the variant where it is not the default.
-    models
-        Those names in order.
-    reference
-        What the headline is measured against.
+    ``model`` of a row is the name for people, which holds the variant where it is not the default, and ``base`` the
+    model's; `models` are those names in order.
     """
 
     name: str
@@ -101,20 +83,7 @@ class Results:
 
 
 def read_results(experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path]) -> Results:
-    """Read the metrics of an experiment's models.
-
-    Parameters
-    ----------
-    experiment, spec
-        Name and entry; ``models`` gives the order, ``title`` the heading.
-    metrics
-        Metrics of its models.
-
-    Raises
-    ------
-    InputError
-        If the metrics hold nothing of this experiment.
-    """
+    """Read the metrics of an experiment's models; ``models`` of its entry gives the order, ``title`` the heading."""
     rows = read_metrics(metrics)
     rows = rows[rows["experiment"] == experiment]
     if rows.empty:

@@ -247,15 +247,7 @@ def _undefined(results: Results) -> pd.DataFrame:
 
 
 def write_summary(results: Results, out: Mapping[str, Path]) -> None:
-    """Write the summary of an experiment.
-
-    Parameters
-    ----------
-    results
-        Of the experiment.
-    out
-        Path by role: ``csv`` (all numbers), ``md`` and ``html`` (for people).
-    """
+    """Write the summary of an experiment as ``csv`` (all numbers), ``md`` and ``html`` (for people)."""
     table, words = summarise(results), results.words
     item = {"item": words.item, "items": words.items, "observation": words.observation}
     plain, flagged = table[table["qc_flag"] == ""], table[table["qc_flag"] != ""]
