@@ -27,7 +27,6 @@ def open_inputs(
     needs: Collection[Need],
     spec: Mapping[str, Any],
     files: Mapping[str, Sequence[Path]],
-    *,
     tiles: Mapping[str, Any],
     standardise: str = "train",
     identities: Sequence[str] | None = None,

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from histoloom.embeddings.cards import load_cards
 from histoloom.inputs import Inputs
-from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions
+from histoloom.models.base import Fitted, FoldData, JobContext, Predictions
 from histoloom.models.pixel_training import (
+    PixelModel,
     PixelSpec,
     PixelTask,
     Preparation,
     Tiles,
-    fit_pixels,
     pretrained_state,
     saved_preparation,
 )
@@ -68,9 +68,7 @@ class NodeBatch:
     Attributes
     ----------
     nodes
-        (m,) rows of the inputs: centres, then first ring, then second, each in order of row.
-    n_centres
-        How many of them are centres.
+        (m,) rows of the inputs: n_centres centres, then first ring, then second, each in order of row.
     edges
         (2, E) within the batch, source over target.
     """
@@ -211,13 +209,9 @@ class FittedHist2Cell(Fitted):
         return predict_nodes(network, inputs, SpotGraph(inputs), preparation, job.device, spec.batch_size)
 
 
-class Hist2CellModel(Model):
+class Hist2CellModel(PixelModel):
     """Hist2Cell on abundance or expression."""
 
     spec_type = Hist2CellSpec
     fitted_type = FittedHist2Cell
-
-    def fit(self, data: FoldData, job: JobContext) -> FittedHist2Cell:
-        """Fit one fold for one training seed."""
-        _, arrays, choices = fit_pixels(lambda part: Hist2CellTask(self.spec, part, job.device), data, job, self.spec)
-        return FittedHist2Cell(self.spec, arrays, choices)
+    task_type = Hist2CellTask

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
-from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions
-from histoloom.models.pixel_training import PixelSpec, PixelTask, Preparation, Tiles, fit_pixels, saved_preparation
+from histoloom.models.base import Fitted, FoldData, JobContext, Predictions
+from histoloom.models.pixel_training import PixelModel, PixelSpec, PixelTask, Preparation, Tiles, saved_preparation
 from histoloom.models.training import as_state
 from histoloom.networks.histogene import HisToGene
 
@@ -136,13 +136,9 @@ class FittedHisToGene(Fitted):
         return predict_sections(network.to(job.device), inputs, positions, preparation, job.device)
 
 
-class HisToGeneModel(Model):
+class HisToGeneModel(PixelModel):
     """HisToGene on any target of values."""
 
     spec_type = HisToGeneSpec
     fitted_type = FittedHisToGene
-
-    def fit(self, data: FoldData, job: JobContext) -> FittedHisToGene:
-        """Fit one fold for one training seed."""
-        _, arrays, choices = fit_pixels(lambda part: HisToGeneTask(self.spec, part, job.device), data, job, self.spec)
-        return FittedHisToGene(self.spec, arrays, choices)
+    task_type = HisToGeneTask

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from histoloom.inputs import Inputs
-from histoloom.models.base import Arrays, FoldData, JobContext, Predictions
+from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Predictions
 from histoloom.models.training import Task, TrainedNetwork, TrainingSpec, as_arrays, fit_selected
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -133,6 +133,17 @@ def fit_pixels(
     preparation = preparation_of(data, spec)
     scale = {"pixel_mean": np.asarray(preparation.mean), "pixel_sd": np.asarray(preparation.sd)}
     return trained, as_arrays(trained.state) | scale, choices
+
+
+class PixelModel(Model):
+    """A model of one task and one fitted type."""
+
+    task_type: ClassVar[Any]
+
+    def fit(self, data: FoldData, job: JobContext) -> Fitted:
+        """Fit one fold for one training seed."""
+        _, arrays, choices = fit_pixels(lambda part: self.task_type(self.spec, part, job.device), data, job, self.spec)
+        return self.restore(arrays, choices)
 
 
 def saved_preparation(arrays: Arrays, spec: PixelSpec) -> Preparation:

@@ -17,7 +17,7 @@ from histoloom.errors import InputError
 from histoloom.folds import control_folds, read_folds, roles_of
 from histoloom.folds.seeds import rng_for
 from histoloom.identity import make_identity
-from histoloom.inputs import Inputs, open_inputs
+from histoloom.inputs import open_inputs
 from histoloom.inputs.build import EMBEDDINGS, TRANSDUCTIVE
 from histoloom.kind_entries import ModelKind
 from histoloom.kinds import find
@@ -93,6 +93,14 @@ class Setup:
         table, self.fold_facts = read_folds(files["folds"][0])
         shuffle, seed = experiment["shuffle_labels"], experiment["seed"]
         self.folds = split_rows(table, self.target.obs, shuffle, seed, control_folds(self.fold_facts["compared"]))
+        obs, meta = self.target.obs, self.target.metadata
+        self._patient, self._section = (
+            np.asarray(pd.factorize(keys)[0], np.intp) for keys in (obs["patient"], section_keys(obs))
+        )
+        tables = [value for role, value in meta["identity"]["inputs"].items() if role.startswith("tiles.")]
+        self.inputs, self.spaces = open_inputs(
+            obs, self.kind.needs, spec, files, meta["tiles"], experiment["standardise"], tables
+        )
 
     @cached_property
     def panels(self) -> dict[str, list[str]]:
@@ -103,29 +111,6 @@ class Setup:
         table = pd.read_parquet(panel[0])
         return {str(fold): rows["gene"].tolist() for fold, rows in table.groupby("fold", sort=False)}
 
-    @cached_property
-    def _opened(self) -> tuple[Inputs, dict[str, dict[str, Any]]]:
-        of_target = self.target.metadata["identity"]["inputs"]
-        return open_inputs(
-            self.target.obs,
-            self.kind.needs,
-            self.spec,
-            self.files,
-            tiles=self.target.metadata["tiles"],
-            standardise=self.experiment["standardise"],
-            identities=[value for role, value in of_target.items() if role.startswith("tiles.")],
-        )
-
-    @property
-    def inputs(self) -> Inputs:
-        """Return the inputs of all observations."""
-        return self._opened[0]
-
-    @property
-    def spaces(self) -> dict[str, dict[str, Any]]:
-        """Return the spaces of the encoders."""
-        return self._opened[1]
-
     @property
     def seeds(self) -> list[int]:
         """Return the training seeds; -1 alone for a model that draws no random numbers."""
@@ -134,13 +119,7 @@ class Setup:
     def part(self, rows: Index, fold: FoldRows) -> Part:
         """Return training or validation observations of a fold."""
         labels = self.target.labels(fold.label_rows[rows], self.panels[fold.name])
-        return Part(self.inputs.take(rows), labels, self._codes[0][rows], self._codes[1][rows])
-
-    @cached_property
-    def _codes(self) -> tuple[Index, Index]:
-        obs = self.target.obs
-        section = pd.factorize(section_keys(obs))[0]
-        return np.asarray(pd.factorize(obs["patient"])[0], np.intp), np.asarray(section, np.intp)
+        return Part(self.inputs.take(rows), labels, self._patient[rows], self._section[rows])
 
     def fold_data(self, fold: FoldRows, seed: int) -> FoldData:
         """Return what a fold's model is fitted on for a training seed."""

@@ -81,16 +81,12 @@ class Runner:
         self.generator = torch.Generator().manual_seed(member.stream)
         self.start = initial_layers(sizes, spec.init, self.generator)
         self.per_epoch = -(-len(member.train.x) // spec.batch_size)
+        self.steps = self.per_epoch * member.epochs
         self.rows = torch.from_numpy(member.train.x)
         self.label_rows = torch.from_numpy(member.train.y)
         self.batches: list[torch.Tensor] = []
         self.best: Trained | None = None
         self.curve: list[float] = []
-
-    @property
-    def steps(self) -> int:
-        """Return how many steps the member takes."""
-        return self.per_epoch * self.member.epochs
 
     def next_batch(self) -> torch.Tensor:
         """Return the next batch's positions; shuffled, in equal batches, so that none is too small to correlate."""

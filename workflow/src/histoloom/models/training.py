@@ -133,12 +133,12 @@ def train(
         task.network.to(memory_format=task.memory_format)  # type: ignore[call-overload]
     network, optimiser = fabric.setup(task.network, task.optimiser())
     task.network = network
-    state = _Progress()
+    state = _Progress(network, optimiser, generator, fabric.strategy.precision)
     facts = [word, data.name, data.seed, epochs, len(data.train), 0 if data.val is None else len(data.val)]
     start, seen = time.perf_counter(), 0
     with job.checkpoint(f"{word}-{data.name}-{data.seed}", facts) as checkpoint:
         if checkpoint is not None and (saved := checkpoint.load()) is not None:
-            state.restore(saved, network, optimiser, generator, fabric)
+            state.restore(saved)
         while state.epoch < epochs:
             network.train()
             if not state.batches:
@@ -150,21 +150,18 @@ def train(
                 task.start_step(optimiser, state.step)
                 loss = task.loss(rows, generator)
                 if not math.isfinite(loss.item()):
-                    done = total - len(state.batches)
-                    raise FloatingPointError(
-                        f"{data.name}: the loss is {loss.item()} in epoch {state.epoch + 1}, batch {done}; lower the "
-                        "learning rate"
-                    )
+                    where = f"epoch {state.epoch + 1}, batch {total - len(state.batches)}"
+                    raise FloatingPointError(f"{data.name}: the loss is {loss.item()} in {where}; lower `lr`")
                 optimiser.zero_grad()
                 fabric.backward(loss)
                 optimiser.step()
                 state.step += 1
                 seen += len(rows)
                 if state.batches:
-                    state.tick(checkpoint, network, optimiser, generator, fabric, epochs)
+                    state.tick(checkpoint, epochs)
             state.epoch += 1
             _end_epoch(state, task, data, job, epochs)
-            state.tick(checkpoint, network, optimiser, generator, fabric, epochs)
+            state.tick(checkpoint, epochs)
     seconds = time.perf_counter() - start
     job.record["epochs"] = job.record.get("epochs", 0) + state.epoch
     job.record["examples"] = job.record.get("examples", 0) + seen
@@ -190,7 +187,8 @@ def _end_epoch(state: _Progress, task: Task, data: FoldData, job: JobContext, ep
 class _Progress:
     """How far a training is: epochs done, batches left in this one, validation scores, the best weights so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Any, optimiser: Any, generator: torch.Generator, precision: Any) -> None:
+        self._parts, self._generator = {"network": network, "optimiser": optimiser, "precision": precision}, generator
         self.epoch = 0
         self.step = 0
         self.batches: list[Tensor] = []
@@ -198,45 +196,25 @@ class _Progress:
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0
 
-    def tick(
-        self,
-        checkpoint: Checkpoint | None,
-        network: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        generator: torch.Generator,
-        fabric: Fabric,
-        epochs: int,
-    ) -> None:
+    def _state(self) -> dict[str, Any]:
+        return {
+            "progress": {name: value for name, value in vars(self).items() if not name.startswith("_")},
+            **{name: part.state_dict() for name, part in self._parts.items()},
+            "generator": self._generator.get_state(),
+            "random": random_state(),
+        }
+
+    def tick(self, checkpoint: Checkpoint | None, epochs: int) -> None:
         """Save when it is time; see `Checkpoint.tick`."""
-        if checkpoint is None:
-            return
+        if checkpoint is not None:
+            checkpoint.tick(self._state, f"epoch {self.epoch} of {epochs}, {len(self.batches)} batches left")
 
-        def state() -> dict[str, Any]:
-            return {
-                "progress": vars(self),
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "precision": fabric.strategy.precision.state_dict(),
-                "generator": generator.get_state(),
-                "random": random_state(),
-            }
-
-        checkpoint.tick(state, f"epoch {self.epoch} of {epochs}, {len(self.batches)} batches left")
-
-    def restore(
-        self,
-        saved: Mapping[str, Any],
-        network: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        generator: torch.Generator,
-        fabric: Fabric,
-    ) -> None:
+    def restore(self, saved: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         vars(self).update(saved["progress"])
-        network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
-        fabric.strategy.precision.load_state_dict(saved["precision"])
-        generator.set_state(saved["generator"])
+        for name, part in self._parts.items():
+            part.load_state_dict(saved[name])
+        self._generator.set_state(saved["generator"])
         set_random_state(saved["random"])
 
 
