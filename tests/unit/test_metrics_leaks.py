@@ -18,8 +18,8 @@ from histoloom.metrics import score_predictions
 from histoloom.metrics.leakage import paired_rows
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.uncertainty import sign_flip_p
+from histoloom.models.linear import Ridge
 from histoloom.models.mlp import MLP
-from histoloom.models.ridge import Ridge
 from histoloom.report.leak_figures import draw_leaks
 from histoloom.report.leaks import PAIRED_COLUMNS, TRANSFER_COLUMNS, read_leaks, write_leaks
 from histoloom.report.published import NOT_COMPARABLE, compare

@@ -122,12 +122,12 @@ MODELS: dict[str, ModelKind] = {
         stochastic=True,
         memory=Memory(1300, file_mb=20, base_minutes=60, minutes_per_mb=10),
     ),
-    "ridge": ModelKind("histoloom.models.ridge:Ridge", _VALUES, _FEATURES, baseline="encoder, linear", memory=_FIT),
+    "ridge": ModelKind("histoloom.models.linear:Ridge", _VALUES, _FEATURES, baseline="encoder, linear", memory=_FIT),
     "pca_ridge": ModelKind(
         "histoloom.models.pca_ridge:PCARidge", _VALUES, _FEATURES, baseline="encoder, linear", memory=_FIT
     ),
     "logistic_regression": ModelKind(
-        "histoloom.models.logistic:LogisticRegression", _CLASSES, _FEATURES, baseline="encoder, linear", memory=_FIT
+        "histoloom.models.linear:LogisticRegression", _CLASSES, _FEATURES, baseline="encoder, linear", memory=_FIT
     ),
     "stnet": ModelKind("histoloom.models.stnet:STNet", _VALUES, _PIXELS, **_PER_FOLD),
     "bleep": ModelKind("histoloom.models.bleep:BLEEP", _VALUES, _PIXELS, **_PER_FOLD),

@@ -29,6 +29,7 @@ Codes = npt.NDArray[np.intp]
 Predictions = npt.NDArray[np.floating]
 
 
+@dataclass(frozen=True)
 class Spec:
     """Settings of a model: a frozen dataclass whose fields are keys of the model's schema.
 
@@ -41,7 +42,7 @@ class Spec:
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
         """Make the settings from a validated entry; keys that are no field (kind, inputs, variants) are left out."""
         entry = {**cls.presets[entry.get("settings", "default")], **entry}
-        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        names = [f.name for f in fields(cls)]
         return cls(**{n: tuple(entry[n]) if isinstance(entry[n], list) else entry[n] for n in names if n in entry})
 
 

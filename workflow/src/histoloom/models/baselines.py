@@ -13,16 +13,11 @@ from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import moments
 from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions, Spec
-from histoloom.models.ridge import solve
+from histoloom.models.linear import solve
 from histoloom.obs_keys import section_keys
 from histoloom.targets.base import one_hot
 
 NOTHING = {"how": "nothing to choose"}
-
-
-@dataclass(frozen=True)
-class NoSpec(Spec):
-    """A model without settings."""
 
 
 class Constant(Fitted):
@@ -36,7 +31,6 @@ class Constant(Fitted):
 class TrainMean(Model):
     """The target's reference prediction: mean label in training, or the classes' shares (majority class)."""
 
-    spec_type = NoSpec
     fitted_type = Constant
 
     def fit(self, data: FoldData, job: JobContext) -> Constant:
@@ -66,7 +60,6 @@ class SectionMean(Model):
     how much of a pooled score lies between sections; within a section it is constant.
     """
 
-    spec_type = NoSpec
     fitted_type = OwnMean
     uses_test_labels = True
 
