@@ -6,14 +6,19 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
-from modelbench import SMALL, lay, run, section_mean_cc
+from modelbench import SMALL, files_of, lay, run, section_mean_cc
 from modelworld import World, experiment, model_spec
 
 from histoloom.artefacts import read_metadata
 from histoloom.folds import make_folds, read_folds
+from histoloom.inputs import build, open_inputs
+from histoloom.inputs.scaling import fit_scaler
+from histoloom.kind_entries import Need
 from histoloom.models.artefact import load_models
-from histoloom.models.setup import split_rows
+from histoloom.models.base import FoldData, Part
+from histoloom.models.setup import Setup, split_rows
 from histoloom.targets import make_target, read_target
 
 
@@ -115,6 +120,56 @@ def test_shuffle_permutes_within_sections_of_the_training_side(world, bench):
         np.testing.assert_array_equal(np.sort(fold.label_rows), np.arange(len(section)))
         np.testing.assert_array_equal(fold.label_rows[fold.test], fold.test)
         assert (fold.label_rows[fold.train] != fold.train).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["ridge", "mlp"])
+def test_shuffled_labels_reach_training_and_validation_of_every_model(tmp_path, kind):
+    world = World(tmp_path, {"A": ["A1", "A2"], "B": ["B1"], "C": ["C1"], "D": ["D1"]})
+    bench = lay(world, tmp_path / "e", selection="val_patient", shuffle_labels="everywhere")
+    setup = Setup(model_spec(kind), bench.spec, files_of(bench))
+    for fold in setup.folds[:-1]:
+        data = setup.fold_data(fold, 0)
+        for part, rows in ((data.train, fold.train), (data.val, fold.val)):
+            np.testing.assert_array_equal(part.y, setup.target.values[fold.label_rows[rows]])
+            assert (part.y != setup.target.values[rows]).any(axis=1).mean() > 0.9
+
+
+def test_inner_folds_keep_the_sections_of_a_patient_together():
+    patient, section = np.repeat([0, 1, 2], 8), np.repeat(np.arange(6), 4)
+    part = Part(SimpleNamespace(), np.zeros((24, 1)), patient, section)
+    splits = FoldData("f", part, None, None, ("a",)).inner()
+    assert [sorted(set(patient[val])) for _, val in splits] != []
+    assert all(not set(patient[train]) & set(patient[val]) for train, val in splits)
+    assert sorted(int(s) for _, val in splits for s in set(section[val])) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("standardise", "expected"),
+    [("per_section", [[-1, 1], [-1, 1], [-1, 1], [-1, 1]]), ("per_cohort", [[-1, -1], [1, 1], [-1, -1], [1, 1]])],
+)
+def test_scaling_tells_sections_of_one_name_in_two_cohorts_apart(monkeypatch, standardise, expected):
+    values = {"per_section": [0, 2, 10, 30, 5, 6, 100, 200], "per_cohort": [0, 0, 2, 2, 10, 10, 30, 30]}[standardise]
+    x = np.array(values, np.float32)[:, None]
+
+    class Stub:
+        widths, spaces = [1], {}
+
+        def __init__(self, *given):
+            pass
+
+        def __call__(self, rows):
+            return x[rows].copy()
+
+    monkeypatch.setattr(build, "Features", Stub)
+    obs = pd.DataFrame({"cohort": list("aaaabbbb"), "sample": list("sstt") * 2, "obs_id": list("01234567")})
+    inputs, _ = open_inputs(obs, {Need.FEATURES}, {"inputs": ["e"]}, {}, {"spec": {}}, standardise)
+    np.testing.assert_allclose(inputs.features().ravel(), np.ravel(expected), atol=1e-6)
+
+
+def test_a_constant_float32_column_with_rounding_spread_is_not_blown_up():
+    x = np.full((1000, 1), 0.1, np.float32)
+    x[::3] = np.nextafter(np.float32(0.1), np.float32(1))
+    assert fit_scaler(x).scale.tolist() == [1.0]
 
 
 def test_one_training_patient(tmp_path):
