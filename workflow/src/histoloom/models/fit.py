@@ -37,14 +37,9 @@ def fit_models(
 ) -> None:
     """Fit a model on every fold, ``all`` included, and every training seed; or on one fold for one seed.
 
-    Parameters
-    ----------
-    files
-        As of `Setup`, and ``others``: finished models of the other folds, for a fold that takes their median.
-    efficiency
-        JSON with seconds, peak memory and what the model measured; feeds efficiency tables only.
-    scratch
-        Folder of checkpoints of a long fit; None keeps none.
+    `files` are those of `Setup`, and ``others``: finished models of the other folds, for a fold that takes their
+    median. `efficiency` is a JSON with seconds, peak memory and what the model measured; `scratch` a folder of
+    checkpoints of a long fit.
     """
     setup = Setup(spec, experiment, files)
     seed = -1 if fold is not None and not setup.kind.stochastic else seed

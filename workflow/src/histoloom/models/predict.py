@@ -42,18 +42,11 @@ def predict_models(
     threads: int = 1,
     device: str = "auto",
 ) -> None:
-    """Predict every fold's test observations.
+    """Predict every fold's test observations, with models made from just this spec, experiment and files.
 
-    Parameters
-    ----------
-    models
-        One file, or one per fold and training seed, made from just this spec, experiment and files.
-    variant
-        ``default``, a key of the model's ``variants``, or `LEAKS`: a comparison's folds, which every other variant
-        leaves out.
-    out
-        h5ad: X float32, the mean over training seeds; layers ``labels``, ``seed_<s>`` and, where simulated,
-        ``ground_truth``. An output that is not in a fold's panel is NaN there.
+    X float32 is the mean over training seeds; layers are ``labels``, ``seed_<s>`` and, where simulated,
+    ``ground_truth``. An output that is not in a fold's panel is NaN there. The variant `LEAKS` holds a comparison's
+    folds, which every other variant leaves out.
     """
     setup = Setup(spec, experiment, files)
     settings = variant_settings(spec, variant)
@@ -183,16 +176,8 @@ def apply_models(
 ) -> None:
     """Predict on slides without expression, with the models of fold ``all``.
 
-    Parameters
-    ----------
-    models
-        One file with all folds, or one per training seed.
-    files
-        samples: section artefacts of the new slides, whose tiles are the observations; ``embeddings_<encoder>`` and
-        pixels of them.
-    out
-        h5ad with index ``cohort/sample/obs_id``, X (n, T), ``obsm["spatial"]``, layers ``seed_<s>``; metadata holds
-        mpp and the tile's side per section.
+    `files` are samples, whose tiles are the observations, and their ``embeddings_<encoder>`` and pixels. The h5ad has
+    index ``cohort/sample/obs_id``, X (n, T) and layers ``seed_<s>``; its metadata mpp and the tile's side per section.
     """
     saved = [load_models(path) for path in models]
     facts, kind = saved[0].metadata, find("models", spec["kind"])

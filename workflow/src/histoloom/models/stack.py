@@ -40,17 +40,10 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """One model of a stack.
+    """One model of a stack, with the scaling of features and (T,) labels that was fitted on its training rows.
 
-    Attributes
-    ----------
-    stream
-        Seed of its start, its shuffles and its dropout, in this order: the same whatever else is in the stack.
-    train, val
-        Rows among the features, rows among the labels, and sections; with validation rows the epoch with the best score
-        is kept, without them the last.
-    scaler, y_mean, y_scale
-        Scaling of features and (T,) labels, fitted on its training rows.
+    `stream` is the seed of its start, its shuffles and its dropout, in this order: the same whatever else is in the
+    stack. With validation rows the epoch with the best score is kept, without them the last.
     """
 
     fold: str
