@@ -27,13 +27,7 @@ KEY = "histoloom"
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Return the metadata of an artefact; empty when the file carries none.
-
-    Parameters
-    ----------
-    path
-        An h5ad, h5, parquet, pt or any file with a ``<file>.json`` next to it.
-    """
+    """Return the metadata of an artefact; empty when the file carries none."""
     path = Path(path)
     text: str | bytes | None = None
     if path.suffix in {".h5ad", ".h5"}:
@@ -55,13 +49,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def identity_of(path: str | Path) -> str:
-    """Return an input's identity: the recorded one of an artefact, else the sha256 of the file's bytes.
-
-    Raises
-    ------
-    InputError
-        If the file does not exist.
-    """
+    """Return an input's identity: the recorded one of an artefact, else the sha256 of the file's bytes."""
     if not Path(path).exists():
         raise InputError(path, "does not exist.", "make it or download it, or fix the path in the config.")
     recorded = read_metadata(path).get("identity", {}).get("sha256")
@@ -158,13 +146,7 @@ def read_element(node: h5py.Group | h5py.Dataset) -> Any:
 
 
 def read_elements(path: str | Path, names: Sequence[str]) -> dict[str, Any]:
-    """Read named elements of an h5ad, such as ``obs`` or ``obsm/spatial``; those that it lacks are left out.
-
-    Raises
-    ------
-    InputError
-        If the file does not exist, is cut short, or is no h5ad.
-    """
+    """Read named elements of an h5ad, such as ``obs`` or ``obsm/spatial``; those that it lacks are left out."""
     import h5py
 
     try:
@@ -179,14 +161,7 @@ def read_elements(path: str | Path, names: Sequence[str]) -> dict[str, Any]:
 def read_table(path: str | Path, layers: Sequence[str] | None = None, obsm: Sequence[str] = ()) -> Table:
     """Read an h5ad artefact with h5py alone, which takes a tenth of the time that importing anndata takes.
 
-    Parameters
-    ----------
-    path
-        An h5ad that histoloom or anndata wrote.
-    layers
-        Layers to read, those that the file lacks left out; None: all.
-    obsm
-        Arrays of ``obsm`` to read, those that the file lacks left out.
+    Named layers (None: all) and ``obsm`` arrays that the file lacks are left out.
     """
     import h5py
 

@@ -44,27 +44,15 @@ class Stopped(Exception):
 
 
 def interval_seconds() -> float:
-    """Return the seconds between two checkpoints.
-
-    Raises
-    ------
-    ValueError
-        If the environment gives something else than a number.
-    """
+    """Return the seconds between two checkpoints."""
     return float(os.environ.get(INTERVAL_VARIABLE, _INTERVAL_S))
 
 
 def resume_identity(artefact: str, sources: Iterable[str], *, device: str, threads: int) -> str:
     """Return what a fit's state depends on, as a hash.
 
-    Parameters
-    ----------
-    artefact
-        Identity of the artefact that the fit is for: parameters, inputs, seed.
-    sources
-        Stages of the package (``"models"``) whose code the fit runs; this module is always one.
-    device, threads
-        Of the fit.
+    ``artefact`` is the identity of the artefact that the fit is for; ``sources`` are the stages of the package
+    (``"models"``) whose code it runs, this module always being one.
     """
     libraries = {}
     for name in _LIBRARIES:
@@ -78,16 +66,7 @@ def resume_identity(artefact: str, sources: Iterable[str], *, device: str, threa
 class Checkpoint:
     """The checkpoint of one fit; a context manager that listens to signals while the fit's steps run.
 
-    Parameters
-    ----------
-    folder
-        The job's folder of checkpoints.
-    name
-        Which of the job's fits it is.
-    identity
-        What the state depends on, of `resume_identity`.
-    facts
-        What else it depends on, JSON: where one job makes several fits, what this one is.
+    ``identity`` is of `resume_identity`; ``name`` and ``facts`` (JSON) tell the fits of one job apart.
     """
 
     def __init__(self, folder: Path, name: str, identity: str, facts: Any = None) -> None:
@@ -127,19 +106,10 @@ class Checkpoint:
     # saving --------------------------------------------------------------------------------------------------
 
     def tick(self, state: Callable[[], Mapping[str, Any]], progress: str) -> None:
-        """Tell that a step is done: saves when it is time, ends the job when it was asked to end.
+        """Say that a step is done: saves when it is time, raises `Stopped` when the job was asked to end.
 
-        Parameters
-        ----------
-        state
-            Gives the state to go on from; called only when it is saved.
-        progress
-            How far the fit is, in words, for the log.
-
-        Raises
-        ------
-        Stopped
-            If the job was asked to end.
+        The state (tensors, texts, numbers, containers of them) is asked for only when it is saved; ``progress`` is for
+        the log.
         """
         asked = self._asked
         if asked is None and time.monotonic() < self._next:
@@ -150,15 +120,7 @@ class Checkpoint:
             raise Stopped(f"asked to end by {asked}: {words}")
 
     def save(self, state: Mapping[str, Any], progress: str) -> bool:
-        """Write the state; return whether that went well.
-
-        Parameters
-        ----------
-        state
-            Tensors, texts, numbers and containers of them.
-        progress
-            How far the fit is, in words.
-        """
+        """Write the state; return whether that went well."""
         import torch
 
         buffer = io.BytesIO()
@@ -224,13 +186,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of a job that makes several fits.
-
-    Parameters
-    ----------
-    folder, identity
-        As of `Checkpoint`.
-    """
+    """The checkpoints of a job that makes several fits."""
 
     def __init__(self, folder: Path, identity: str) -> None:
         self.folder, self.identity = Path(folder), identity

@@ -55,30 +55,14 @@ OLD_KEYS: Sequence[tuple[str, str, str | None, str]] = (
 
 @dataclass(frozen=True)
 class Config:
-    """A validated config.
+    """A validated config."""
 
-    Attributes
-    ----------
-    entries
-        By section and name, defaults filled in.
-    sheets
-        All rows of each cohort's sheet, in its order, as text.
-    mirror_dir, raw_dir
-        Folder of local copies, or None; folder of raw files.
-    only
-        Experiments and checks to run, or None for all.
-    origin
-        The config files, for messages.
-    genes
-        How genes of different sources are matched: ``match`` and ``table``.
-    """
-
-    entries: Mapping[str, Mapping[str, Entry]]
-    sheets: Mapping[str, list[dict[str, str]]]
+    entries: Mapping[str, Mapping[str, Entry]]  # by section and name, defaults filled in
+    sheets: Mapping[str, list[dict[str, str]]]  # all rows of each cohort's sheet, in its order
     mirror_dir: str | None
     raw_dir: str
-    only: tuple[str, ...] | None = None
-    origin: str = "config"
+    only: tuple[str, ...] | None = None  # experiments and checks to run; None: all
+    origin: str = "config"  # the config files, for messages
     sheet_paths: Mapping[str, Path] = field(default_factory=dict)
     genes: Mapping[str, Any] = field(default_factory=lambda: {"match": "ensembl", "table": None})
 
@@ -86,11 +70,9 @@ class Config:
         """Return an entry; a missing name is an `InputError` that lists those that exist."""
         known = self.entries[section]
         if name not in known:
-            raise InputError(
-                f"{self.origin}: {section}.{name}",
-                f"no entry of that name; {section} has: {', '.join(known) or 'none'}.{nearest(name, known)}",
-                f"use one of these or add '{name}' under {section}.",
-            )
+            problem = f"no entry of that name; {section} has: {', '.join(known) or 'none'}.{nearest(name, known)}"
+            remedy = f"use one of these or add '{name}' under {section}."
+            raise InputError(f"{self.origin}: {section}.{name}", problem, remedy)
         return known[name]
 
     def runs(self, name: str) -> bool:
@@ -154,15 +136,7 @@ def _warn_of_old_column(path: Path, old: str, new: str) -> None:
 
 
 def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
-    """Read a cohort sheet: one row per section, every cell as text.
-
-    Parameters
-    ----------
-    path
-        Tab-separated file.
-    source
-        The cohort's source; chooses ``sheet.<source>.schema.yaml``.
-    """
+    """Read a cohort sheet: one row per section, every cell as text."""
     if not path.is_file():
         raise InputError(path, "the cohort sheet does not exist.", "fix `sheet:`; it is relative to the config file.")
     frame = read_text_table(path)
@@ -194,14 +168,9 @@ def _find_sheet(sheet: str, folders: Sequence[Path]) -> Path:
 
 
 def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
-    """Validate a merged config and read its sheets.
+    """Validate a config as Snakemake merged it, and read its sheets.
 
-    Parameters
-    ----------
-    raw
-        The config as Snakemake merged it.
-    files
-        The config files, first to last; sheets are looked up next to the last first.
+    Sheets are looked up next to the config files, the last file first.
     """
     origin = " + ".join(str(f) for f in files) or "config"
     top = copy.deepcopy(dict(raw))
@@ -241,11 +210,9 @@ def _check_subset(name: str, cohort: Entry, rows: list[dict[str, str]], origin: 
     known = [row["sample"] for row in rows]
     for sample in cohort.get("samples") or []:
         if sample not in known:
-            raise InputError(
-                f"{origin}: cohorts.{name}.samples",
-                f"'{sample}' is not in the sheet.{nearest(sample, known)}",
-                f"use samples of the sheet: {', '.join(known[:40])}.",
-            )
+            problem = f"'{sample}' is not in the sheet.{nearest(sample, known)}"
+            remedy = f"use samples of the sheet: {', '.join(known[:40])}."
+            raise InputError(f"{origin}: cohorts.{name}.samples", problem, remedy)
 
 
 def _references(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -271,12 +238,7 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
         ):
             for item in entry.get(key) or []:
                 yield f"{where}.{key}", section, item
-        for key, section in (
-            ("tiles", "tiles"),
-            ("labels", "labels"),
-            ("truth", "labels"),
-            ("from", "experiments"),
-        ):
+        for key, section in (("tiles", "tiles"), ("labels", "labels"), ("truth", "labels"), ("from", "experiments")):
             if entry.get(key):
                 yield f"{where}.{key}", section, entry[key]
     for name, entry in config.entries["checks"].items():
@@ -292,11 +254,8 @@ def _references(config: Config) -> Iterator[tuple[str, str, str]]:
 def _check_evaluates(config: Config, where: str, experiment: str) -> None:
     """Refuse to use the models or predictions of an experiment that leaks on purpose."""
     if config.entries["experiments"][experiment].get("split") == "paired_leakage":
-        raise InputError(
-            f"{config.origin}: {where}",
-            f"'{experiment}' leaks on purpose (split paired_leakage): its models serve its own comparison only.",
-            "name an experiment with another split.",
-        )
+        problem = f"'{experiment}' leaks on purpose (split paired_leakage): its models serve its own comparison only."
+        raise InputError(f"{config.origin}: {where}", problem, "name an experiment with another split.")
 
 
 def check_names(config: Config) -> None:
@@ -304,19 +263,13 @@ def check_names(config: Config) -> None:
     for where, section, name in _references(config):
         known = config.entries[section]
         if name not in known:
-            raise InputError(
-                f"{config.origin}: {where}",
-                f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{nearest(name, known)}",
-                f"use one of these or add '{name}' under {section}.",
-            )
+            problem = f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{nearest(name, known)}"
+            raise InputError(f"{config.origin}: {where}", problem, f"use one of these or add '{name}' under {section}.")
     runnable = [*config.entries["experiments"], *config.entries["checks"]]
     for name in config.only or ():
         if name not in runnable:
-            raise InputError(
-                f"{config.origin}: only",
-                f"'{name}' is neither an experiment nor a check.{nearest(name, runnable)}",
-                f"use some of: {', '.join(runnable)}.",
-            )
+            problem = f"'{name}' is neither an experiment nor a check.{nearest(name, runnable)}"
+            raise InputError(f"{config.origin}: only", problem, f"use some of: {', '.join(runnable)}.")
     for name, entry in config.entries["experiments"].items():
         if "target" in entry:
             _check_target(config, name, entry)
@@ -333,11 +286,9 @@ def check_names(config: Config) -> None:
             _check_evaluates(config, f"experiments.{name}.from", entry["from"])
             missing = set(entry["models"]) - set(config.entries["experiments"][entry["from"]]["models"])
             if missing:
-                raise InputError(
-                    f"{config.origin}: experiments.{name}.models",
-                    f"{', '.join(sorted(missing))} is not trained by experiment '{entry['from']}'.",
-                    f"use: {', '.join(config.entries['experiments'][entry['from']]['models'])}.",
-                )
+                problem = f"{', '.join(sorted(missing))} is not trained by experiment '{entry['from']}'."
+                remedy = f"use: {', '.join(config.entries['experiments'][entry['from']]['models'])}."
+                raise InputError(f"{config.origin}: experiments.{name}.models", problem, remedy)
     for name, entry in config.entries["checks"].items():
         if entry.get("experiment"):
             _check_evaluates(config, f"checks.{name}.experiment", entry["experiment"])
@@ -360,11 +311,8 @@ def _check_target(config: Config, name: str, entry: Entry) -> None:
         kind = config.entries["models"][model]["kind"]
         served = kinds.MODELS[kind].targets
         if target["kind"] not in served:
-            raise InputError(
-                f"{where}.models",
-                f"'{model}' of kind {kind} predicts {', '.join(sorted(served))}, not {target['kind']}.",
-                "name another model, or another target.", code="model-target",
-            )  # fmt: skip
+            problem = f"'{model}' of kind {kind} predicts {', '.join(sorted(served))}, not {target['kind']}."
+            raise InputError(f"{where}.models", problem, "name another model, or another target.", code="model-target")
     choices = {"split": entry["split"], "target.panel.genes": (target.get("panel") or {}).get("genes")}
     published = [key for key, value in choices.items() if value == "published"]
     sources = [config.entries["cohorts"][cohort]["source"] for cohort in entry["cohorts"]]

@@ -25,20 +25,8 @@ def lease_device(choice: str = "auto", folder: Path | None = None) -> Iterator[s
 
     A CUDA_VISIBLE_DEVICES with one GPU is a scheduler's decision and is followed. Where a process sees several GPUs, or
     no scheduler spoke, it takes the first GPU that no other process of this user has leased; the lease ends with the
-    block or the process. A process that leases again gets the same GPU.
-
-    Parameters
-    ----------
-    choice
-        ``"auto"`` is a free GPU, else the CPU; ``"cuda"`` is a GPU, a shared one if all are leased; ``"cuda:1"`` and
-        ``"cpu"`` are taken as named.
-    folder
-        Folder of the locks, the machine's temporary folder by default.
-
-    Raises
-    ------
-    InputError
-        ``gpu-none``: a GPU is asked for, and torch sees none. ``device-name``: another kind of device is asked for.
+    block or the process. A process that leases again gets the same GPU. The choice ``"auto"`` is a free GPU, else the
+    CPU; ``"cuda"`` a GPU, a shared one if all are leased; ``"cuda:1"`` and ``"cpu"`` are taken as named.
     """
     kind, _, number = choice.partition(":")
     if kind not in {"auto", "cpu", "cuda"} or not (number.isdecimal() or number == ""):
@@ -109,21 +97,10 @@ def device_kind(device: str) -> str:
 def find_batch_size(
     used_by: Callable[[int], float], budget: float, *, start: int = START, largest: int = LARGEST
 ) -> int:
-    """Return the largest batch, of `start` doubled again and again, that stays within a budget of memory.
+    """Return the largest batch, `start` doubled again and again, whose peak memory is within a budget (bytes).
 
-    Parameters
-    ----------
-    used_by
-        Runs a batch of so many items and returns its peak memory in bytes; raises torch.OutOfMemoryError.
-    budget
-        Memory it may take, bytes.
-    start, largest
-        First and last batch that are tried; where not even the first fits, it is halved.
-
-    Raises
-    ------
-    InputError
-        ``gpu-memory``: one item does not fit.
+    ``used_by`` runs a batch of so many items and returns its peak memory, or raises torch.OutOfMemoryError. Where not
+    even `start` fits, it is halved.
     """
     size = start
     while not _fits(used_by, size, budget):

@@ -15,17 +15,7 @@ from histoloom.devices import device_kind
 
 
 class Meter:
-    """Time and memory of a piece of work on a device, from the meter's making on.
-
-    Parameters
-    ----------
-    stage
-        Name of the stage.
-    device
-        From `histoloom.devices.lease_device`.
-    threads
-        CPU threads granted, if known.
-    """
+    """Time and memory of a piece of work on a device, from the meter's making on."""
 
     def __init__(self, stage: str, device: str = "cpu", threads: int | None = None) -> None:
         self.stage, self.device, self.threads = stage, device, threads
@@ -42,14 +32,9 @@ class Meter:
         return time.perf_counter() - self._start
 
     def record(self, items: int, **more: Any) -> dict[str, Any]:
-        """Return the record: seconds, peak memory (MiB) of host and GPU, items per second, device and hardware.
+        """Return seconds, peak memory (MiB) of host and GPU, items per second, device and hardware.
 
-        Parameters
-        ----------
-        items
-            What was worked on: observations, tiles, models.
-        more
-            Further keys, or better values of these.
+        Items are observations, tiles or models; ``more`` holds further keys, or better values of these.
         """
         gpu_mb, hardware = None, f"{cpu_name()}, {platform.system()}"
         if self._on_gpu:

@@ -6,18 +6,9 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Input that cannot be used: says where, what is wrong and how to fix it.
+    """Input that cannot be used: where (as the user knows it), what is wrong, and what the user can do about it.
 
-    Parameters
-    ----------
-    where
-        The file, sheet row or config key at fault, as the user knows it.
-    problem
-        What was found and what was expected.
-    remedy
-        What the user can do about it.
-    code
-        A short fixed name of the fault, such as ``tiles-spec``. Tests and tools match it, never the text.
+    The code is a short fixed name of the fault, such as ``tiles-spec``: tests and tools match it, never the text.
     """
 
     def __init__(self, where: str | Path, problem: str, remedy: str, code: str = "input") -> None:

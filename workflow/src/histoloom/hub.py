@@ -43,14 +43,8 @@ def token_state() -> str:
 def hub_error(error: Exception, where: str, *, access: str, instead: str) -> InputError:
     """Turn what the hub's client raises into an error that a person can act on.
 
-    The client's own text is left out: it may hold a request's headers.
-
-    Parameters
-    ----------
-    access
-        The remedy where the hub refuses.
-    instead
-        What to do without the hub; the end of every other remedy.
+    The client's own text is left out: it may hold a request's headers. ``access`` is the remedy where the hub refuses,
+    ``instead`` the end of every other one.
     """
     from huggingface_hub import errors
 

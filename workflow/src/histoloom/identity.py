@@ -38,25 +38,10 @@ def make_identity(
     seed: int | None = None,
     version: int | None = None,
 ) -> dict[str, Any]:
-    """Build the record that an artefact carries.
+    """Return the record that an artefact carries, with its own hash under ``"sha256"``.
 
-    Parameters
-    ----------
-    stage
-        Name of a stage (`histoloom.versions.STAGES`) or of a step of one, such as ``labels.gather``.
-    params
-        What was chosen; must be JSON.
-    inputs
-        Identity (hex sha256) of each input by role; see `histoloom.artefacts.identity_of`.
-    seed
-        The seed, where the stage draws random numbers.
-    version
-        Of what is no stage of its own: a kind of model. None: the stage's.
-
-    Returns
-    -------
-    dict
-        The record, with its own hash under ``"sha256"``.
+    The stage may be a step of one, such as ``labels.gather``; params must be JSON; inputs are identities by role
+    (`histoloom.artefacts.identity_of`). A version is given for what is no stage of its own: a kind of model.
     """
     record: dict[str, Any] = {
         "stage": stage,
@@ -70,18 +55,7 @@ def make_identity(
 
 
 def source_hash(name: str) -> str:
-    """Return a hash of the source of a module or sub-package of this package, 16 hex digits.
-
-    Parameters
-    ----------
-    name
-        Such as ``"models"`` or ``"slides"``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such module.
-    """
+    """Return a hash of the source of a module or sub-package of this package, 16 hex digits."""
     entry = Path(__file__).resolve().parent / name
     files = sorted(entry.rglob("*.py")) if entry.is_dir() else [entry.with_suffix(".py")]
     return sha256_text("".join(f.read_text() for f in files))[:16]

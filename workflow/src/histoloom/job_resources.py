@@ -120,13 +120,6 @@ def deconvolution_mb(n_obs: int, n_genes: int, n_types: int, posterior_samples: 
 
     A step holds some eighteen dense matrices in single precision (counts, expectation, the likelihood's terms and
     their gradients); posterior samples are kept for quantiles, and with many types they outweigh the rest.
-
-    Parameters
-    ----------
-    n_obs, n_genes, n_types
-        Spots and genes of the group after filtering, and cell types.
-    posterior_samples
-        Draws kept for each spot and type.
     """
     dense = _DENSE_MB * n_obs * n_genes
     posterior = _DRAW_MB * n_obs * n_types * posterior_samples
@@ -134,17 +127,7 @@ def deconvolution_mb(n_obs: int, n_genes: int, n_types: int, posterior_samples: 
 
 
 def advice_when_too_large(need_mb: float, granted_mb: float, n_obs: int, n_genes: int) -> tuple[str, str] | None:
-    """Return what is wrong with a fit that will not fit and what to do about it, or None if it will.
-
-    Parameters
-    ----------
-    need_mb
-        Of `deconvolution_mb`.
-    granted_mb
-        What the job was given, with the overhead of a cluster job.
-    n_obs, n_genes
-        Of the fit.
-    """
+    """Return what is wrong with a fit that needs more than is granted and what to do, or None if it fits."""
     granted = granted_mb - OVERHEAD_MB
     if need_mb <= granted:
         return None

@@ -20,13 +20,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Outputs:
-    """Temporary names for a job's outputs, renamed to the final ones only when the job has succeeded.
-
-    Parameters
-    ----------
-    final
-        Final path by role.
-    """
+    """Temporary names for a job's outputs, renamed to the final ones only when the job has succeeded."""
 
     def __init__(self, final: Mapping[str, str | Path]) -> None:
         self.final = {role: Path(path) for role, path in final.items()}
@@ -43,13 +37,7 @@ class Outputs:
         return self._temporary[role]
 
     def commit(self) -> None:
-        """Rename every output, and the ``.json`` next to it where there is one, to its final name.
-
-        Raises
-        ------
-        FileNotFoundError
-            If an output was not written.
-        """
+        """Rename every output, and the ``.json`` next to it where there is one, to its final name."""
         for role, temporary in self._temporary.items():
             if not temporary.exists():
                 raise FileNotFoundError(f"output '{role}' ({self.final[role]}) was not written")
@@ -123,31 +111,11 @@ def job(
     threads: int = 1,
     scratch: str | Path | None = None,
 ) -> Iterator[Outputs]:
-    """Surround a job's work.
+    """Surround a job's work; the block writes to the temporary names that the yielded object gives.
 
-    Parameters
-    ----------
-    log
-        Log file; a failing job's message and traceback land there too.
-    outputs
-        Final path by role. The work writes to the temporary names that the yielded object gives.
-    seed
-        Seed for Python, NumPy and torch.
-    threads
-        Threads granted to the job.
-    scratch
-        The job's folder of checkpoints (`histoloom.checkpoints`); removed once the outputs have their names.
-
-    Yields
-    ------
-    Outputs
-        Temporary paths by role; renamed on success, removed on failure.
-
-    Raises
-    ------
-    SystemExit
-        With status 1 after an `InputError`, whose message goes to the log and to stderr without a traceback; with
-        `histoloom.checkpoints.EXIT_STATUS` if the job was asked to end and has saved what it had done.
+    An `InputError` ends the job with status 1, its message in the log and on stderr without a traceback; a job that was
+    asked to end and has saved what it had done ends with `histoloom.checkpoints.EXIT_STATUS`. Outputs get their names
+    on success and are removed on failure; ``scratch``, the job's folder of checkpoints, is removed on success.
     """
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -49,16 +49,9 @@ def lattice_of(array_row: npt.ArrayLike, array_col: npt.ArrayLike) -> str:
 def positions_um(
     array_row: npt.ArrayLike, array_col: npt.ArrayLike, pitch_um: float, kind: str | None = None
 ) -> npt.NDArray[np.float64]:
-    """Return (n, 2) positions in um, (y, x), of one section's spots.
+    """Return (n, 2) positions in um, (y, x), of one section's spots by their array coordinates.
 
-    Parameters
-    ----------
-    array_row, array_col
-        (n,) array coordinates; ``free``: y and x in um.
-    pitch_um
-        Distance of nearest neighbours, um; not used for ``free``.
-    kind
-        One of `KINDS`; None finds it by `lattice_of`.
+    On a ``free`` lattice these are y and x in um already. The kind None is found by `lattice_of`.
     """
     row, column = (np.asarray(values, dtype=np.float64) for values in (array_row, array_col))
     kind = kind or lattice_of(row, column)
@@ -68,10 +61,8 @@ def positions_um(
     if kind == FREE:
         return places
     if not (np.isfinite(places).all() and np.isfinite(pitch_um) and pitch_um > 0):
-        raise InputError(
-            "lattice", "array coordinates or pitch_um are not known.",
-            "give pitch_um in the cohort's sheet and array coordinates in the positions.", code="lattice-unknown",
-        )  # fmt: skip
+        remedy = "give pitch_um in the cohort's sheet and array coordinates in the positions."
+        raise InputError("lattice", "array coordinates or pitch_um are not known.", remedy, code="lattice-unknown")
     scale = np.array([np.sqrt(3) / 2, 0.5]) if kind == HEXAGONAL else np.ones(2)
     return places * scale * pitch_um
 

@@ -10,18 +10,7 @@ Names = str | pd.Series | pd.Index | npt.NDArray[np.object_]
 
 
 def obs_keys(*names: Names) -> pd.Index:
-    """Join columns of names to one key per row, such as ``cohort/sample/obs_id``.
-
-    Parameters
-    ----------
-    names
-        Columns of length n (text or categorical), or one text that holds for every row.
-
-    Returns
-    -------
-    Index
-        dtype object, length n, without a name.
-    """
+    """Join columns of names (or one text for all rows) to one key per row, such as ``cohort/sample/obs_id``."""
     columns = [name if isinstance(name, str) else np.asarray(name).astype(str).astype(object) for name in names]
     joined = columns[0]
     for column in columns[1:]:

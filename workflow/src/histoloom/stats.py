@@ -46,19 +46,10 @@ def _centred(values: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
 
 
 def pearson_columns(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Correlate the columns of two matrices pair by pair.
+    """Correlate the columns of two (n, m) matrices pair by pair; return r and observations used, (m,).
 
-    Parameters
-    ----------
-    x, y
-        (n, m) of the same shape. An observation where either is NaN is left out of its column.
-
-    Returns
-    -------
-    r
-        (m,) Pearson's r; NaN where a column is constant or has fewer than two observations.
-    n
-        (m,) observations used.
+    An observation where either is NaN is left out of its column. r is NaN where a column is constant or has fewer than
+    two.
     """
     x, y, valid = _pairwise(x, y)
     undefined = is_constant(x) | is_constant(y)
@@ -84,15 +75,10 @@ def score_columns(prediction: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Flo
 
 
 def amplitude_columns(prediction: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Return what a correlation is blind to: how wide predictions spread, and how far they follow the labels.
+    """Return what a correlation is blind to: the ratio of SDs, prediction by labels, and the slope, (m,) each.
 
-    Returns
-    -------
-    sd_ratio
-        (m,) SD of the prediction by SD of the labels; NaN where the labels are constant.
-    slope
-        (m,) least-squares slope of the prediction on the labels, ``r * sd_ratio``: 1 where a difference in the labels
-        is predicted in full, 0 where it is not predicted at all.
+    The slope is that of least squares of the prediction on the labels: 1 where a difference in the labels is predicted
+    in full, 0 where not at all. NaN where the labels are constant.
     """
     r, _ = score_columns(prediction, labels)
     prediction, labels, valid = _pairwise(prediction, labels)
@@ -109,12 +95,9 @@ def pearson_rows(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, npt.NDArra
 
 
 def pearson_cross(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
-    """Correlate every column of one matrix (n, a) with every column of another (n, b); neither holds NaN.
+    """Correlate every column of one matrix (n, a) with every column of another (n, b), no NaN in either: (a, b).
 
-    Returns
-    -------
-    ndarray
-        (a, b) Pearson's r; NaN in the rows and columns of constant columns.
+    NaN in the rows and columns of constant columns.
     """
     standard = [standardise_columns(np.asarray(values, dtype=np.float64)) for values in (x, y)]
     return np.clip(standard[0].T @ standard[1] / max(len(standard[0]), 1), -1.0, 1.0)

@@ -23,13 +23,7 @@ _AGAIN = "fetch it again, or leave it out: a section by a reason in the sheet's 
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Return a file's bytes without byte order mark, unpacked when they are gzip (by the bytes, not the name).
-
-    Raises
-    ------
-    InputError
-        If the file is missing, empty, or a gzip cut short.
-    """
+    """Return a file's bytes without byte order mark, unpacked when they are gzip (by the bytes, not the name)."""
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "the file is missing.", f"put it there, {_AGAIN}", code="file-missing")
@@ -47,7 +41,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_text(path: str | Path) -> str:
-    """Return a file's text with LF line ends; raises as `read_bytes`, and where it is not UTF-8."""
+    """Return a file's text with LF line ends; raises where it is not UTF-8."""
     try:
         text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -63,25 +57,10 @@ def delimiter_of(line: str) -> str:
 
 
 def read_text_table(path: str | Path, header: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a table.
+    """Read a table; all columns are text, and the index is the line of each row in the file, from 1.
 
-    Parameters
-    ----------
-    path
-        The file.
-    header
-        Names of the columns of a table without a header line; None: the first line names them. A header one name short,
-        as R writes it, gets ``""`` as its first name.
-
-    Returns
-    -------
-    DataFrame
-        All columns text; the index is the line of each row in the file, from 1.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, no text, has a row that is longer than the header, or names a column twice.
+    ``header`` names the columns of a table without a header line. A header one name short, as R writes it, gets ``""``
+    as its first name.
     """
     lines = [(n, line) for n, line in enumerate(read_text(path).split("\n"), 1) if line.strip() and line[0] != "#"]
     delimiter = delimiter_of(lines[0][1]) if lines else "\t"
@@ -109,12 +88,9 @@ def read_text_table(path: str | Path, header: Sequence[str] | None = None) -> pd
     nameless = [i for i, name in enumerate(names) if not name and i > 0]
     if nameless:
         row = int(np.flatnonzero(cells[:, nameless[0]] != "")[0])
-        raise InputError(
-            path,
-            f"line {numbers[row]} has '{cells[row, nameless[0]]}' in column {nameless[0] + 1}, which has no name.",
-            "give every column a name; put a cell that holds the delimiter into quotation marks.",
-            code="table-irregular",
-        )
+        problem = f"line {numbers[row]} has '{cells[row, nameless[0]]}' in column {nameless[0] + 1}, which has no name."
+        remedy = "give every column a name; put a cell that holds the delimiter into quotation marks."
+        raise InputError(path, problem, remedy, code="table-irregular")
     twice = pd.Index(names)[pd.Index(names).duplicated()]
     if len(twice):
         raise InputError(path, f"column '{twice[0]}' is there twice.", "keep one of them.", code="table-column-twice")

@@ -14,13 +14,7 @@ _library: Any = None  # torch forgets the schemas when the Library object is col
 
 
 def ensure_torchvision() -> None:
-    """Import torchvision, declaring the operators it misses.
-
-    Raises
-    ------
-    RuntimeError
-        If torchvision fails for any other reason.
-    """
+    """Import torchvision, declaring the operators it misses."""
     global _library
     try:
         import torchvision

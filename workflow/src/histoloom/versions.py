@@ -26,21 +26,11 @@ _IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+import\s+(\([^)]*\)|[^\n]*)|impo
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the workflow.
+    """A stage of the workflow."""
 
-    Attributes
-    ----------
-    name
-        The part of an identity's stage before its first dot.
-    version
-        Raised by hand when results change.
-    modules
-        Modules and packages whose code, with all that they import, decides when jobs of a cheap stage run again.
-    """
-
-    name: str
-    version: int = 1
-    modules: tuple[str, ...] = ()
+    name: str  # the part of an identity's stage before its first dot
+    version: int = 1  # raised by hand when results change
+    modules: tuple[str, ...] = ()  # whose code, with all that they import, decides when jobs of a cheap stage run again
 
 
 STAGES: Mapping[str, Stage] = {

@@ -31,16 +31,8 @@ _AGAIN = "delete it and make the embeddings again."
 class EmbeddingReader:
     """Rows of one encoder's batches, read from disk when they are asked for; only the keys are held in memory.
 
-    Attributes
-    ----------
-    obs
-        Keys of the n observations in the order of the files: cohort, sample, obs_id.
-    coords
-        float64, (n, 2), centre x, y in level-0 px.
-    dim
-        Length of the embedding.
-    metadata
-        One per file, in their order.
+    ``obs`` has the n observations' cohort, sample and obs_id in the order of the files, ``coords`` their centres,
+    float64 (n, 2), level-0 px; ``metadata`` is a list, one entry per file.
     """
 
     def __init__(self, batches: Sequence[_Batch]) -> None:
@@ -62,18 +54,7 @@ class EmbeddingReader:
         return len(self._index)
 
     def align(self, obs: pd.DataFrame) -> npt.NDArray[np.int64]:
-        """Return the row of each observation: ``rows(align(obs))`` are the features of ``obs``.
-
-        Parameters
-        ----------
-        obs
-            With columns cohort, sample and obs_id, in any order.
-
-        Raises
-        ------
-        InputError
-            ``embeddings-lacking``: an observation has no embedding.
-        """
+        """Return the row of each observation of a table with columns cohort, sample and obs_id, in any order."""
         wanted = pd.MultiIndex.from_arrays([obs[key].astype(str).to_numpy(object) for key in KEYS])
         rows = self._index.get_indexer(wanted)
         if (rows < 0).any():
@@ -87,23 +68,7 @@ class EmbeddingReader:
         return rows.astype(np.int64)
 
     def rows(self, index: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
-        """Return the features of some rows, in the order given; all rows by default.
-
-        Parameters
-        ----------
-        index
-            Row numbers, (m,).
-
-        Returns
-        -------
-        ndarray
-            float32, (m, dim).
-
-        Raises
-        ------
-        InputError
-            ``embeddings-nan``: a feature is not finite.
-        """
+        """Return the features of rows (all by default) in the order given, float32 (m, dim)."""
         index = np.arange(len(self)) if index is None else np.asarray(index, dtype=np.int64)
         if len(index) and (index.min() < 0 or index.max() >= len(self)):
             raise IndexError(f"rows {index.min()} to {index.max()} of {len(self)}")
@@ -145,18 +110,8 @@ def write_embeddings(
 ) -> None:
     """Write the artefact; same content, same bytes.
 
-    Parameters
-    ----------
-    path
-        The h5 file.
-    features
-        (n, dim), or its parts in order; parts may be memory maps, and are copied block by block.
-    coords
-        (n, 2), centre x, y in level-0 px.
-    sample, obs_id
-        Keys, n of each.
-    metadata
-        The file's metadata.
+    Features are (n, dim) or its parts in order, which may be memory maps; ``coords`` (n, 2), centres x, y in level-0
+    px.
     """
     import h5py
 
@@ -178,23 +133,11 @@ def write_embeddings(
 
 
 def open_embeddings(
-    paths: Sequence[str | Path],
-    tiles_spec: Mapping[str, Any] | None = None,
-    card: Mapping[str, Any] | None = None,
+    paths: Sequence[str | Path], tiles_spec: Mapping[str, Any] | None = None, card: Mapping[str, Any] | None = None
 ) -> EmbeddingReader:
-    """Open the batches of one encoder, in the order given.
+    """Open the batches of one encoder, in the order given; they must agree on card, weights and tile spec.
 
-    Parameters
-    ----------
-    paths
-        The h5 files; they must agree on card, weights and tile spec.
-    tiles_spec, card
-        The tile spec and the full card asked for; checked when given.
-
-    Raises
-    ------
-    InputError
-        A file is missing or damaged, was made by another encoder or from other tiles, or a key appears twice.
+    A tile spec and a full card are checked when given.
     """
     if not paths:
         remedy = "name at least one encoder under the model's inputs."

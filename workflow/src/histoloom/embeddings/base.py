@@ -15,26 +15,14 @@ Scales = float | npt.NDArray[np.float64]
 
 
 class Encoder(Protocol):
-    """What all encoders have, whatever they read.
+    """What all encoders have, whatever they read."""
 
-    Attributes
-    ----------
-    weights_sha256, revision
-        Hash of the weights' content and where they are from; None where there are none.
-    feature_names
-        None where features have no names.
-    device, precision
-        From `histoloom.devices.lease_device`, and the arithmetic on it.
-    batch_size
-        Tiles or cells of a forward pass.
-    """
-
-    weights_sha256: str | None
-    revision: str | None
+    weights_sha256: str | None  # of the weights' content; None where there are none
+    revision: str | None  # where they are from
     feature_names: list[str] | None
     device: str
     precision: str
-    batch_size: int
+    batch_size: int  # tiles or cells of a forward pass
 
     @property
     def dim(self) -> int:
@@ -47,25 +35,14 @@ class Encoder(Protocol):
 
 
 class PixelEncoder(Encoder, Protocol):
-    """An encoder of tiles.
+    """An encoder of tiles."""
 
-    Attributes
-    ----------
-    token_grid
-        Tokens along a side of a tile, where it gives all of them (`histoloom.embeddings.tokens`); else 0.
-    """
-
-    token_grid: int
+    token_grid: int  # tokens along a tile's side, where it gives all of them (`histoloom.embeddings.tokens`); else 0
 
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:
-        """Start encoding and return a function that waits for the features, float32 (n, dim).
+        """Start encoding uint8 (n, size, size, 3) tiles; return a function that waits for float32 (n, dim).
 
-        Parameters
-        ----------
-        tiles
-            uint8, (n, size, size, 3), of one section or several; unchanged until the features are there.
-        um_per_px
-            Of all tiles or of each, (n,).
+        ``um_per_px`` is of all tiles or of each, (n,). The tiles must not change until the features are there.
         """
         ...
 

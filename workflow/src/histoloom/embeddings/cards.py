@@ -32,38 +32,22 @@ def load_cards() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An entry of the config's encoders as the plan gives it: validated, with defaults, card and tile spec.
-
-    Attributes
-    ----------
-    weights
-        ``none``, ``hub``, ``random`` or a path.
-    tiles_in_job
-        Tiles that a job will encode, for what pays in large jobs only.
-
-    The others are keys of ``encoder.schema.yaml``.
-    """
+    """An entry of the config's encoders as the plan gives it: validated, with defaults, card and tile spec."""
 
     name: str
     card: Mapping[str, Any]
     tiles_spec: TileSpec
-    weights: str
+    weights: str  # none, hub, random or a path
     seed: int
     batch_size: int | str
     upsample: bool
     compile: bool | str
     tokens: Mapping[str, Any] | None
-    tiles_in_job: int = 0
+    tiles_in_job: int = 0  # that a job will encode, for what pays in large jobs only
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
-        """Make the spec from an entry; keys that are no field are the plan's own.
-
-        Raises
-        ------
-        InputError
-            ``encoder-weights-hub``: the card has no weights of the kind asked for.
-        """
+        """Make the spec from an entry; keys that are no field are the plan's own."""
         card, weights = entry["card"], str(entry["weights"])
         if weights == "card" or card["default_weights"] == "none":
             weights = card["default_weights"]
@@ -83,15 +67,5 @@ class EncoderSpec:
 
 
 def build_encoder(spec: EncoderSpec, *, threads: int, device: str = "cpu") -> Any:
-    """Return a pixel or a count encoder (`histoloom.embeddings.base`), weights loaded.
-
-    Parameters
-    ----------
-    spec
-        Its entry.
-    threads
-        Threads it may use.
-    device
-        From `histoloom.devices.lease_device`.
-    """
+    """Return a pixel or a count encoder (`histoloom.embeddings.base`), weights loaded."""
     return load("encoders", spec.card["kind"]).from_spec(spec, threads=threads, device=device)

@@ -44,31 +44,11 @@ def embed_batch(
 ) -> None:
     """Embed the kept tiles of several sections with one encoder or a group of them; every tile is read once.
 
-    Parameters
-    ----------
-    cohort, batch
-        Names.
-    samples, slides, tiles
-        Sections (h5ad), slide images and tables of tiles (parquet), in the same order.
-    specs
-        Encoders, on the same tile spec.
-    out
-        An h5 to write for each encoder: features, coords, sample, obs_id; order of sections, then of tiles.
-    efficiency
-        JSON to write for each encoder: seconds, peak memory, tiles/s.
-    scratch
-        Folder of each encoder for finished sections; what fits is used again after a kill, all is removed at the end.
-    threads
-        Threads or worker processes.
-    device
-        See `histoloom.devices.lease_device`.
-    genes
-        For an encoder of counts: table that matches genes with its vocabulary (`histoloom.genes`); None: by name.
-
-    Raises
-    ------
-    InputError
-        Tiles, weights or pixels cannot be used, a feature is not finite, or the encoders are no group.
+    Parameters ---------- samples, slides, tiles Sections (h5ad), slide images and tables of tiles (parquet), in the
+    same order. specs, out, efficiency, scratch Per encoder, all on the same tile spec: its entry, h5 to write, JSON of
+    its costs to write, and folder of finished sections, which a run after a kill takes over and which is removed at the
+    end. threads Threads or worker processes. genes For an encoder of counts: table that matches genes with its
+    vocabulary (`histoloom.genes`); None: by name.
     """
     kinds = [spec.kind for spec in specs]
     _check_group(specs)
@@ -104,7 +84,6 @@ def embed_batch(
 
 
 def _check_group(specs: Sequence[EncoderSpec]) -> None:
-    """Refuse encoders that cannot share the reading of tiles."""
     for spec in specs:
         where = f"encoders '{specs[0].name}' and '{spec.name}'"
         if spec.tiles_spec != specs[0].tiles_spec:
@@ -115,7 +94,6 @@ def _check_group(specs: Sequence[EncoderSpec]) -> None:
 
 
 def _record(meter: Meter, progress: Progress, run: EncoderRun, encoders: int) -> dict[str, Any]:
-    """Return an encoder's efficiency record; seconds are those of the whole job."""
     encoding = max(time.perf_counter() - progress.started, 1e-9)
     more: dict[str, Any] = {
         "encoding_seconds": round(encoding, 3),
@@ -131,7 +109,6 @@ def _record(meter: Meter, progress: Progress, run: EncoderRun, encoders: int) ->
 
 
 def _write(out: Path, cohort: str, batch: str, sections: Sequence[Section], run: EncoderRun) -> None:
-    """Put an encoder's parts together."""
     dim = run.encoder.dim
     parts = [load_part(run.scratch, s, i, dim) for s, i in zip(sections, run.identities, strict=True)]
     write_embeddings(

@@ -16,9 +16,8 @@ logger = logging.getLogger(__name__)
 def fetch_from_hub(card: Mapping[str, Any]) -> Path:
     """Return the card's checkpoint in the hub's cache, downloading it when it is not there.
 
-    What is cached for the card's revision is taken without asking the hub. The token comes from the environment or the
-    hub's own login; HF_HUB_OFFLINE is honoured by the hub's client. A card may name several files; the first that the
-    repository has is taken (safetensors stand first).
+    What is cached for the card's revision is taken without asking the hub. Of several files that a card names, the
+    first that the repository has is taken (safetensors stand first).
     """
     from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 

@@ -39,10 +39,9 @@ _QKV = re.compile(r"attention\.attention\.(query|key|value)\.(weight|bias)")
 
 
 def from_hf(state: Mapping[str, torch.Tensor]) -> State:
-    """Rename the ViT or DINOv2 of Hugging Face transformers to timm's VisionTransformer.
+    """Rename the ViT or DINOv2 of Hugging Face transformers to timm's VisionTransformer; drops the mask token.
 
-    Queries, keys and values are laid on one another, as timm's ``qkv`` has them. With registers, the class token takes
-    its position with it, since timm's registers have none (``no_embed_class``). The mask token of pretraining goes.
+    With registers, the class token takes its position with it, since timm's registers have none (``no_embed_class``).
     """
     import torch
 

@@ -29,23 +29,10 @@ _BLOB_CONTRAST = 0.03
 
 
 def measure(mask: npt.NDArray[np.bool_], h: Image, um_per_px: float) -> dict[str, Float]:
-    """Measure connected pieces.
+    """Measure the connected pieces of a mask (rows, columns) with haematoxylin `h` of the same shape.
 
-    Parameters
-    ----------
-    mask
-        bool, (rows, columns).
-    h
-        Haematoxylin, same shape.
-    um_per_px
-        um per px.
-
-    Returns
-    -------
-    dict
-        One float64 array each, in order of labels: ``area`` (um2), ``x``, ``y`` (um from the tile's corner),
-        ``elongation`` (ratio of the axes of the ellipse with the same moments, >= 1), ``stain`` (mean haematoxylin),
-        ``chromatin`` (its standard deviation).
+    Returns one array each, in order of labels: ``area`` (um2), ``x``, ``y`` (um from the tile's corner), ``elongation``
+    (ratio of the axes of the ellipse with the same moments), ``stain`` (mean haematoxylin), ``chromatin`` (its SD).
     """
     from scipy import ndimage
 
@@ -76,14 +63,7 @@ def measure(mask: npt.NDArray[np.bool_], h: Image, um_per_px: float) -> dict[str
 def nuclear_features(h: Image, e: Image, um_per_px: float, disc_um: float) -> Features:
     """Return counts per mm2 by class, and averages over the nuclei of a tile.
 
-    Parameters
-    ----------
-    h, e
-        Haematoxylin and eosin, float32 (rows, columns).
-    um_per_px
-        um per px.
-    disc_um
-        Diameter of the central disc that is counted apart (the spot), um.
+    ``disc_um`` is the diameter of the central disc that is counted apart (the spot).
     """
     mask = nuclear_mask(h, um_per_px)
     pieces = measure(mask, h, um_per_px)
@@ -127,7 +107,6 @@ def _averages(pieces: dict[str, Float]) -> Features:
 
 
 def _disc(pieces: dict[str, Float], shape: tuple[int, ...], um_per_px: float, disc_um: float) -> Features:
-    """Return count, area and mean size of nuclei in the central disc."""
     cx, cy = shape[1] * um_per_px / 2, shape[0] * um_per_px / 2
     inside = (pieces["x"] - cx) ** 2 + (pieces["y"] - cy) ** 2 <= (disc_um / 2) ** 2
     area = pieces["area"][inside]

@@ -38,27 +38,13 @@ Int = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Table:
-    """A file's rows.
-
-    Attributes
-    ----------
-    path
-        The file.
-    features
-        float32, (n, d).
-    corners
-        (n, 2), x and y of the tiles' top left corners, level-0 px.
-    obs_ids
-        Ids of the rows, None where rows have places only.
-    facts
-        Attributes of ``coords`` and ``features``.
-    """
+    """A file's rows."""
 
     path: Path
     features: npt.NDArray[np.float32]
-    corners: Float
-    obs_ids: pd.Index | None
-    facts: Mapping[str, Any]
+    corners: Float  # (n, 2), x and y of the tiles' top left corners, level-0 px
+    obs_ids: pd.Index | None  # None where rows have places only
+    facts: Mapping[str, Any]  # attributes of ``coords`` and ``features``
 
 
 def import_embeddings(
@@ -71,18 +57,10 @@ def import_embeddings(
     spec: Mapping[str, Any],
     out: Path,
 ) -> None:
-    """Give observations the features of their tiles.
+    """Give observations the features of their tiles; kept tiles without a feature are left out.
 
-    Parameters
-    ----------
-    cohort, batch
-        Names.
-    samples, tiles, features
-        Sections (h5ad), their tables of tiles (parquet) and files of features (h5), in the same order.
-    spec
-        Entry of kind precomputed with ``card`` (full), ``tiles_spec`` and ``name``.
-    out
-        h5 to write, as `histoloom.embeddings.embed_batch` writes it; kept tiles without a feature are left out.
+    ``samples``, ``tiles`` and ``features`` are sections (h5ad), their tables of tiles (parquet) and files of features
+    (h5) in the same order; ``spec`` an entry of kind precomputed with ``card`` (full), ``tiles_spec`` and ``name``.
     """
     card = spec["card"]
     sections = open_sections(cohort, samples, [Path()] * len(samples), tiles, spec["tiles_spec"])
@@ -107,15 +85,7 @@ def import_embeddings(
 
 
 def read_table(path: Path, form: str) -> Table:
-    """Read a file of features.
-
-    Parameters
-    ----------
-    path
-        The h5.
-    form
-        ``"trident"`` or ``"hest"``.
-    """
+    """Read an h5 of features in the form ``trident`` or ``hest``."""
     import h5py
 
     if not path.is_file():
@@ -128,12 +98,8 @@ def read_table(path: Path, form: str) -> Table:
             missing = [name for name in names if name not in handle]
             if missing:
                 held = ", ".join(handle) or "nothing"
-                raise InputError(
-                    path,
-                    f"no {form} file: no dataset {', '.join(missing)}; it holds {held}.",
-                    _remedy(handle),
-                    code="features-format",
-                )
+                problem = f"no {form} file: no dataset {', '.join(missing)}; it holds {held}."
+                raise InputError(path, problem, _remedy(handle), code="features-format")
             values = np.asarray(handle[names[0]], np.float32)
             corners = np.asarray(handle["coords"], np.float64)
             ids = np.ravel(handle["barcodes"][()]) if form == "hest" else None
@@ -145,20 +111,12 @@ def read_table(path: Path, form: str) -> Table:
     n = len(values)
     if values.ndim != 2 or corners.shape != (n, 2) or n == 0 or (ids is not None and len(ids) != n):
         ended = "" if ids is None else f" and {len(ids)} barcodes"
-        raise InputError(
-            path,
-            f"{names[0]} {values.shape}, coords {corners.shape}{ended} do not belong together: (n, d), (n, 2).",
-            _FETCH,
-            code="features-shape",
-        )
+        problem = f"{names[0]} {values.shape}, coords {corners.shape}{ended} do not belong together: (n, d), (n, 2)."
+        raise InputError(path, problem, _FETCH, code="features-shape")
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
-        raise InputError(
-            path,
-            f"{int(bad.sum())} rows have NaN or infinity, the first is row {int(np.argmax(bad))}.",
-            _FETCH,
-            code="features-nan",
-        )
+        problem = f"{int(bad.sum())} rows have NaN or infinity, the first is row {int(np.argmax(bad))}."
+        raise InputError(path, problem, _FETCH, code="features-nan")
     obs_ids = None if ids is None else _ids(ids, path)
     return Table(path, values, corners, obs_ids, facts)
 
@@ -175,27 +133,13 @@ def _ids(raw: npt.NDArray[Any], path: Path) -> pd.Index:
     """Return barcodes as the samples write them."""
     barcodes = pd.Index([plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw], dtype=object)
     if barcodes.has_duplicates:
-        raise InputError(
-            path,
-            f"barcode '{barcodes[barcodes.duplicated()][0]}' appears more than once.",
-            _FETCH,
-            code="features-barcode-twice",
-        )
+        problem = f"barcode '{barcodes[barcodes.duplicated()][0]}' appears more than once."
+        raise InputError(path, problem, _FETCH, code="features-barcode-twice")
     return barcodes
 
 
 def match(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
-    """Return the row of each kept tile, -1 where there is none.
-
-    Parameters
-    ----------
-    section
-        The section's kept tiles.
-    table
-        Its features.
-    spec
-        ``format``, ``max_shift_um``, ``max_missing``, ``tiles_spec``.
-    """
+    """Return the row of each kept tile, -1 where there is none."""
     rows = _by_place(section, table, spec) if table.obs_ids is None else _by_id(section, table, spec)
     lost = rows < 0
     if lost.mean() > spec["max_missing"]:
@@ -317,24 +261,15 @@ def _named(spec: Mapping[str, Any]) -> str:
 
 
 def _check_one_encoder(tables: Sequence[Table], card: Mapping[str, Any]) -> None:
-    """Check that all files hold features of one encoder, as long as the card's."""
     for table in tables:
         dim, said = table.features.shape[1], table.facts["encoder"]
         if dim != (card["dim"] or tables[0].features.shape[1]):
             expected = card["dim"] or tables[0].features.shape[1]
-            raise InputError(
-                table.path,
-                f"features have {dim} numbers, card '{card['name']}' gives {expected}: of another encoder.",
-                "fix `card` or `files` of the encoder.",
-                code="features-dim",
-            )
+            problem = f"features have {dim} numbers, card '{card['name']}' gives {expected}: of another encoder."
+            raise InputError(table.path, problem, "fix `card` or `files` of the encoder.", code="features-dim")
         if said != tables[0].facts["encoder"]:
-            raise InputError(
-                table.path,
-                f"says encoder '{said}', {tables[0].path} says '{tables[0].facts['encoder']}'.",
-                "give files of one encoder.",
-                code="features-encoder",
-            )
+            problem = f"says encoder '{said}', {tables[0].path} says '{tables[0].facts['encoder']}'."
+            raise InputError(table.path, problem, "give files of one encoder.", code="features-encoder")
 
 
 def _summary(section: Section, table: Table, rows: Int, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,17 +12,7 @@ _EVERY_S = 5.0
 
 
 class Progress:
-    """Tiles done, tiles/s and time left, logged every few seconds.
-
-    Parameters
-    ----------
-    name
-        What is under way.
-    total
-        Tiles in all.
-    device
-        Where the encoder computes; of a GPU, its use is reported too where its driver gives it.
-    """
+    """Tiles done, tiles/s, time left and a GPU's use (where its driver gives it), logged every few seconds."""
 
     def __init__(self, name: str, total: int, device: str = "cpu") -> None:
         self.name, self.total, self.device = name, total, device
@@ -59,10 +49,7 @@ class Progress:
 
 
 def gpu_use(device: str) -> int | None:
-    """Return the percentage of the last second in which a GPU computed; None where that is not known.
-
-    Torch asks the driver (NVML) for it, which needs the package nvidia-ml-py.
-    """
+    """Return the percentage of the last second in which a GPU computed (needs nvidia-ml-py); None if not known."""
     if not device.startswith("cuda"):
         return None
     import torch

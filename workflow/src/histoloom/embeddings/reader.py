@@ -42,42 +42,19 @@ class TileRange:
 
 @dataclass
 class Batch:
-    """Tiles of one or more sections.
-
-    Attributes
-    ----------
-    pixels
-        uint8, (n, size_px, size_px, 3).
-    um_per_px
-        float64, (n,).
-    ranges
-        Which tiles they are.
-    error
-        What stopped the reading after these tiles; raise it once they are dealt with.
-    """
+    """Tiles of one or more sections."""
 
     pixels: UInt8
-    um_per_px: npt.NDArray[np.float64]
+    um_per_px: npt.NDArray[np.float64]  # of each tile
     ranges: list[TileRange]
-    error: BaseException | None = None
+    error: BaseException | None = None  # stopped the reading after these tiles; raise it once they are dealt with
     _buffer: UInt8 = field(default_factory=lambda: np.empty(0, np.uint8), repr=False)
 
 
 class TileReader:
     """Batches of tiles in the order of the sections, then of their tiles; the same for any number of threads.
 
-    Parameters
-    ----------
-    sections
-        The sections.
-    tiles
-        The tile spec.
-    size
-        Tiles of a batch; the last holds what is left.
-    threads
-        Threads that read.
-    allocate
-        Gives memory for a batch; buffers are used again.
+    Batches have ``size`` tiles, the last holds what is left; buffers from ``allocate`` are used again.
     """
 
     def __init__(

@@ -36,31 +36,15 @@ LARGEST_BATCH = 2048
 
 @dataclass
 class EncoderRun:
-    """One encoder at work on a batch of sections.
-
-    Attributes
-    ----------
-    spec
-        Its entry.
-    encoder
-        The encoder, weights loaded.
-    identities
-        What the part of each section is made from.
-    scratch
-        Folder of its parts.
-    content
-        What decides its features.
-    tiles, seconds
-        Tiles encoded, and seconds spent on submitting them and waiting for their features.
-    """
+    """One encoder at work on a batch of sections."""
 
     spec: EncoderSpec
     encoder: Any
-    identities: Sequence[str]
+    identities: Sequence[str]  # what the part of each section is made from
     scratch: Path
-    content: Mapping[str, Any]
+    content: Mapping[str, Any]  # what decides its features
     tiles: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # spent on submitting tiles and waiting for features
 
     @property
     def on_gpu(self) -> bool:
@@ -73,16 +57,7 @@ def run_pixel_encoders(
 ) -> None:
     """Encode the sections that a run has no part of yet; each finished one becomes a part in its scratch.
 
-    Parameters
-    ----------
-    sections
-        The sections.
-    runs
-        Pixel encoders on the same tile spec. Every tile is read once, whatever their number.
-    progress
-        Counts every batch.
-    threads
-        Threads that read, if an encoder computes on a GPU; with a CPU's arithmetic half of them.
+    Every tile is read once for all encoders. With an encoder on a GPU `threads` read, else half of them.
     """
     lacks = [
         [load_part(r.scratch, s, i, r.encoder.dim) is None for s, i in zip(sections, r.identities, strict=True)]
@@ -180,7 +155,6 @@ class _Started:
     ask: Callable[[], Features]
 
     def wait(self) -> Features:
-        """Return the features; the time goes to the run's account."""
         began = time.perf_counter()
         features = self.ask()
         self.part.run.seconds += time.perf_counter() - began
@@ -196,12 +170,10 @@ def _check_finite(
     first = int(np.argmax(bad))
     tiles = next(tiles for tiles in ranges if tiles.offset <= first < tiles.offset + len(tiles))
     section = sections[tiles.section]
-    raise InputError(
-        f"{section.slide}: tile {section.sample}/{section.obs_id[tiles.start + first - tiles.offset]}",
-        f"card '{spec.card['name']}' gives NaN or infinity ({int(bad.sum())} tiles of this batch).",
-        "check the weights; if the pixels are at fault, exclude the section in the sheet.",
-        code="encoder-nan",
-    )
+    where = f"{section.slide}: tile {section.sample}/{section.obs_id[tiles.start + first - tiles.offset]}"
+    problem = f"card '{spec.card['name']}' gives NaN or infinity ({int(bad.sum())} tiles of this batch)."
+    remedy = "check the weights; if the pixels are at fault, exclude the section in the sheet."
+    raise InputError(where, problem, remedy, code="encoder-nan")
 
 
 class _Parts:
@@ -233,7 +205,6 @@ class _Parts:
         return _Started(self, ranges, ask)
 
     def add(self, ranges: Sequence[TileRange], features: Features) -> None:
-        """Append a batch's features to the parts they belong to."""
         for tiles in ranges:
             if tiles.section not in self._writers:
                 self._writers[tiles.section] = self._writer(tiles.section)
@@ -248,6 +219,5 @@ class _Parts:
         return CellWriter(scratch, section, identity, encoder.dim, self._shared[number][1], grid, k)
 
     def close(self) -> None:
-        """Remove parts that are not complete."""
         for writer in self._writers.values():
             writer.discard()

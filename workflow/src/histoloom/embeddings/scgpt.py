@@ -39,20 +39,8 @@ _GPU_BATCH = 64
 class ScGPT:
     """A frozen scGPT.
 
-    Parameters
-    ----------
-    model
-        From `scgpt_model`, weights loaded.
-    vocab
-        Token of each gene symbol and of ``<cls>``.
-    settings
-        The checkpoint's args.json.
-    card
-        The full card; ``args``: bins, max_length, min_shared_genes.
-    device, batch_size, seed
-        Where, how many cells at once, and the seed of the draws.
-    weights_sha256
-        Hash of the three files.
+    ``vocab`` gives the token of each gene symbol and of ``<cls>``, ``settings`` is the checkpoint's args.json; ``args``
+    of the card: bins, max_length, min_shared_genes.
     """
 
     feature_names: ClassVar[list[str] | None] = None
@@ -96,21 +84,14 @@ class ScGPT:
         card, folder = spec.card, Path(spec.weights)
         lost = [name for name in (MODEL, ARGS, VOCAB) if not (folder / name).is_file()]
         if lost:
-            raise InputError(
-                f"encoders.{spec.name}.weights: {folder}",
-                f"lacks {', '.join(lost)}.",
-                f"give the folder of a published checkpoint with {MODEL}, {ARGS} and {VOCAB}.",
-                code="scgpt-folder",
-            )
+            problem = f"lacks {', '.join(lost)}."
+            remedy = f"give the folder of a published checkpoint with {MODEL}, {ARGS} and {VOCAB}."
+            raise InputError(f"encoders.{spec.name}.weights: {folder}", problem, remedy, code="scgpt-folder")
         settings, vocab = _json(folder / ARGS), _json(folder / VOCAB)
         needed = {CLS, settings.get("pad_token")} - set(vocab)
         if needed or {"embsize", "nheads", "d_hid", "nlayers", "pad_value"} - set(settings):
-            raise InputError(
-                folder,
-                f"{VOCAB} or {ARGS} lacks what a checkpoint has ({needed or 'sizes'}).",
-                "fetch it anew.",
-                code="scgpt-settings",
-            )
+            problem = f"{VOCAB} or {ARGS} lacks what a checkpoint has ({needed or 'sizes'})."
+            raise InputError(folder, problem, "fetch it anew.", code="scgpt-settings")
         model = scgpt_model(settings, len(vocab))
         path = folder / MODEL
         load_strictly(model, rename(read_state(path, card)), str(path))
@@ -132,23 +113,10 @@ class ScGPT:
         return int(self.card["dim"])
 
     def encode_counts(self, counts: Any, genes: Sequence[str], keys: Sequence[str], matcher: GeneMatcher) -> Features:
-        """Embed cells.
+        """Return float32 (cells, dim) of length one for raw counts, CSR (cells, genes).
 
-        Parameters
-        ----------
-        counts
-            CSR (cells, genes), raw counts.
-        genes
-            Genes of the columns; those that the vocabulary lacks are left out.
-        keys
-            Name of each cell, of which its draws follow.
-        matcher
-            How genes match the vocabulary, which is one of symbols.
-
-        Returns
-        -------
-        ndarray
-            float32, (cells, dim), of length one. A cell without any of the genes has the class token's state alone.
+        The draws of a cell follow from its key. Genes that the vocabulary lacks are left out; a cell without any of the
+        others has the class token's state alone.
         """
         tokens = self._tokens(genes, matcher)
         shared = int((tokens >= 0).sum())
@@ -169,12 +137,8 @@ class ScGPT:
         logger.info("%d of %d genes are in the vocabulary, %d cells hold none of them", shared, len(genes), empty)
         features = np.concatenate(parts)
         if features.shape[1] != self.dim:
-            raise InputError(
-                f"card {self.card['name']}",
-                f"says dim {self.dim}, the model has {features.shape[1]}.",
-                "fix dim.",
-                code="encoder-dim",
-            )
+            problem = f"says dim {self.dim}, the model has {features.shape[1]}."
+            raise InputError(f"card {self.card['name']}", problem, "fix dim.", code="encoder-dim")
         return features
 
     def close(self) -> None:
@@ -220,16 +184,9 @@ class ScGPT:
 
 
 def bin_values(values: npt.NDArray[np.float64], bins: int, draw: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return the bin of each positive value by the cell's own quantiles; among equal edges, one at random.
+    """Return the bin of each positive count by the cell's own quantiles; among equal edges, one at random.
 
-    Parameters
-    ----------
-    values
-        Positive counts of a cell.
-    bins
-        Number of bins, that of zero included.
-    draw
-        Decides ties.
+    The number of bins includes that of zero.
     """
     if len(values) == 0:
         return values
@@ -246,17 +203,7 @@ def rename(state: Mapping[str, Any]) -> dict[str, Any]:
 def scgpt_model(settings: Mapping[str, Any], tokens: int) -> Any:
     """Return the encoder part of scGPT, random weights, under the checkpoint's key names.
 
-    Parameters
-    ----------
-    settings
-        embsize, nheads, d_hid, nlayers of args.json.
-    tokens
-        Size of the vocabulary.
-
-    Returns
-    -------
-    torch.nn.Module
-        Maps genes (n, length), values (n, length) and a mask of padding to the class token's states (n, embsize).
+    It maps genes (n, length), values (n, length) and a mask of padding to the class token's states (n, embsize).
     """
     import torch
     from torch import nn

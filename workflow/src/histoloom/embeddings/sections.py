@@ -22,33 +22,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Section:
-    """One section to embed.
-
-    Attributes
-    ----------
-    sample
-        Its name.
-    slide
-        The slide image.
-    facts
-        Metadata of its table of tiles.
-    obs_id
-        str, (n,), kept tiles only.
-    centres
-        float64, (n, 2), level-0 px.
-    identity
-        Identity of its table of tiles, which covers section and slide.
-    path
-        The section (h5ad).
-    """
+    """One section to embed, with its kept tiles only."""
 
     sample: str
     slide: Path
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any]  # metadata of its table of tiles
     obs_id: npt.NDArray[np.object_]
-    centres: npt.NDArray[np.float64]
-    identity: str
-    path: Path
+    centres: npt.NDArray[np.float64]  # (n, 2), level-0 px
+    identity: str  # of its table of tiles, which covers section and slide
+    path: Path  # the section (h5ad)
 
     def __len__(self) -> int:
         return len(self.obs_id)
@@ -57,25 +39,13 @@ class Section:
 def open_sections(
     cohort: str, samples: Sequence[Path], slides: Sequence[Path], tiles: Sequence[Path], tiles_spec: Mapping[str, Any]
 ) -> list[Section]:
-    """Read the tables of tiles and check that everything belongs together.
-
-    Raises
-    ------
-    InputError
-        If tiles were cut by another spec, from another section or cohort, a sample comes twice, or none is kept.
-    ValueError
-        If the lists differ in length.
-    """
+    """Read the tables of tiles and check that everything belongs together."""
     sections = [_open(cohort, *paths, tiles_spec=tiles_spec) for paths in zip(samples, slides, tiles, strict=True)]
     names = [section.sample for section in sections]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(
-            f"cohort {cohort}",
-            f"samples given twice: {', '.join(twice)}.",
-            "name each sample once.",
-            code="sections-twice",
-        )
+        problem = f"samples given twice: {', '.join(twice)}."
+        raise InputError(f"cohort {cohort}", problem, "name each sample once.", code="sections-twice")
     return sections
 
 
@@ -94,12 +64,8 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
         )
     key = (facts["cohort"], facts["sample"])
     if key != (of_sample.get("cohort"), of_sample.get("sample")) or facts["cohort"] != cohort:
-        raise InputError(
-            tiles,
-            f"belongs to {key[0]}/{key[1]}, not to cohort '{cohort}' and section {sample}.",
-            "give samples, slides and tiles in the same order.",
-            code="tiles-section",
-        )
+        problem = f"belongs to {key[0]}/{key[1]}, not to cohort '{cohort}' and section {sample}."
+        raise InputError(tiles, problem, "give samples, slides and tiles in the same order.", code="tiles-section")
     if facts["identity"]["inputs"].get("sample") != identity_of(sample):
         raise InputError(tiles, f"was cut from another version of {sample}.", again, code="tiles-old")
     frame = pd.read_parquet(tiles)
@@ -109,12 +75,8 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
             tiles, "keeps no tile.", "exclude the section in the sheet, or change the tile spec.", code="tiles-none"
         )
     if frame["obs_id"].duplicated().any():
-        raise InputError(
-            tiles,
-            f"obs_id '{frame['obs_id'][frame['obs_id'].duplicated()].iloc[0]}' appears twice.",
-            again,
-            code="tiles-obs-twice",
-        )
+        problem = f"obs_id '{frame['obs_id'][frame['obs_id'].duplicated()].iloc[0]}' appears twice."
+        raise InputError(tiles, problem, again, code="tiles-obs-twice")
     return Section(
         sample=facts["sample"],
         slide=Path(slide),
@@ -127,23 +89,9 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
 
 
 def load_part(scratch: Path, section: Section, identity: str, dim: int) -> npt.NDArray[np.float32] | None:
-    """Return a section's features from an earlier, interrupted run, None where there are none that fit.
+    """Return a section's features from an interrupted run as a memory map, float32 (n, dim).
 
-    Parameters
-    ----------
-    scratch
-        Folder of the parts.
-    section
-        The section.
-    identity
-        What the part must have been made from.
-    dim
-        Length of the embedding.
-
-    Returns
-    -------
-    ndarray
-        float32, (n, dim), a memory map.
+    None where there are none, or they are damaged or were made from something else.
     """
     path = part_path(scratch, section, identity)
     if not path.is_file():
@@ -160,19 +108,7 @@ def load_part(scratch: Path, section: Section, identity: str, dim: int) -> npt.N
 
 
 class PartWriter:
-    """A section's features on their way to disk, batch by batch; the file gets its name when it is whole.
-
-    Parameters
-    ----------
-    scratch
-        Folder of the parts.
-    section
-        The section.
-    identity
-        What the part is made from.
-    dim
-        Length of the embedding.
-    """
+    """A section's features on their way to disk, batch by batch; the file gets its name when it is whole."""
 
     def __init__(self, scratch: Path, section: Section, identity: str, dim: int) -> None:
         scratch.mkdir(parents=True, exist_ok=True)

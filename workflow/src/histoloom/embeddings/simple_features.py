@@ -17,13 +17,10 @@ from histoloom.nuclei.stains import deconvolve
 
 
 class ColourOnly(TileFeatures):
-    """Mean and standard deviation of R, G, B, of their spread and of haematoxylin, eosin and residual.
-
-    No feature knows where in the tile a px lies: shuffling them changes nothing.
-    """
+    """Mean and SD of R, G, B, of their spread and of haematoxylin, eosin and residual: blind to any arrangement."""
 
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
-        """Return the 14 features of one tile by name; see `TileFeatures.tile_features`."""
+        """Return the 14 features of one tile by name."""
         features = colour_moments(tile)
         for name, stain in zip("hed", deconvolve(tile), strict=True):
             mean = float(stain.mean(dtype=np.float64))
@@ -34,18 +31,12 @@ class ColourOnly(TileFeatures):
 
 
 class NuclearDensity(TileFeatures):
-    """Nuclei per area, counted by `histoloom.nuclei.find`: in the whole tile, and in the disc that the spot covers.
-
-    ``args`` of the card: ``disc_um`` (diameter of the central disc).
-    """
+    """Nuclei per area in the whole tile, and in a central disc (``disc_um`` of the card's ``args``): the spot."""
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"disc_um": 100.0}
 
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
-        """Return densities in 1,000 per mm2; see `TileFeatures.tile_features`.
-
-        A tile smaller than the disc holds only a part of it, which is what its density is taken over.
-        """
+        """Return densities in 1,000 per mm2; of a tile smaller than the disc, what of it lies inside."""
         picture, factor = reduced(tile, um_per_px)
         scale = um_per_px * factor
         height, width = picture.shape[0] * scale, picture.shape[1] * scale

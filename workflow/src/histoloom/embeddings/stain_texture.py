@@ -60,15 +60,7 @@ class StainTexture(TileFeatures):
         return tuple(float(s) for s in self.args["scales_um"])
 
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
-        """Return the features of one tile by name.
-
-        Parameters
-        ----------
-        tile
-            uint8, (h, w, 3).
-        um_per_px
-            um per px of the tile.
-        """
+        """Return the features of one tile by name."""
         h, e, d = deconvolve(tile)
         features: Features = {}
         features.update(colour_moments(tile))

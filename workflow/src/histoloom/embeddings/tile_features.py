@@ -24,14 +24,9 @@ _PARTS, _TILES_PER_PART = 2, 8
 
 
 class TileFeatures(ABC):
-    """An encoder whose features have names.
+    """An encoder whose features have names; `threads` worker processes share a call's tiles.
 
-    Parameters
-    ----------
-    card
-        The encoder's card; its ``args`` go over the class's own `DEFAULTS`.
-    threads
-        Worker processes that share a call's tiles; the features do not depend on it.
+    The card's ``args`` go over the class's own `DEFAULTS`.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
@@ -55,15 +50,7 @@ class TileFeatures(ABC):
 
     @abstractmethod
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
-        """Return the features of one tile by name.
-
-        Parameters
-        ----------
-        tile
-            uint8, (h, w, 3).
-        um_per_px
-            um per px of the tile.
-        """
+        """Return the features of one tile, uint8 (h, w, 3), by name."""
 
     @property
     def dim(self) -> int:

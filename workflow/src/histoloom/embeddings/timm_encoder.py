@@ -78,12 +78,9 @@ def seeded(card: Mapping[str, Any], seed: int, make: Any) -> Any:
             torch.manual_seed(seed)
             model = make(kwargs)
     except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
-        raise InputError(
-            f"card {card['name']}",
-            f"timm {timm.__version__} cannot build '{card['arch']}' ({error}).",
-            "fix arch and arch_kwargs.",
-            code="encoder-architecture",
-        ) from error
+        problem = f"timm {timm.__version__} cannot build '{card['arch']}' ({error})."
+        remedy = "fix arch and arch_kwargs."
+        raise InputError(f"card {card['name']}", problem, remedy, code="encoder-architecture") from error
     if card.get("norm_eps") is not None:
         for module in model.modules():
             if isinstance(module, torch.nn.LayerNorm):

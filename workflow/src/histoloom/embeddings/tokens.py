@@ -28,37 +28,18 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows that the cells of a section share.
+    """Windows that the cells of a section share."""
 
-    Attributes
-    ----------
-    centres
-        float64, (m, 2), level-0 px.
-    of_cell
-        int64, (n,), the window of each cell.
-    offset
-        float64, (n, 2), nucleus minus the window's centre, level-0 px.
-    """
-
-    centres: Floats
-    of_cell: Integers
-    offset: Floats
+    centres: Floats  # (m, 2), level-0 px
+    of_cell: Integers  # (n,), the window of each cell
+    offset: Floats  # (n, 2), nucleus minus the window's centre, level-0 px
 
 
 def share_windows(cells: npt.ArrayLike, stride: float) -> Windows:
-    """Lay windows on a grid over cells; only those that a cell needs are kept.
+    """Lay windows on a grid over cells, (n, 2) in level-0 px; only those that a cell needs are kept.
 
-    Parameters
-    ----------
-    cells
-        (n, 2), nuclei, level-0 px.
-    stride
-        Distance of the windows, level-0 px; a cell lies at most half of it off a centre along each axis.
-
-    Notes
-    -----
-    No window's centre lies outside the cells' own range: where each cell's window is inside the slide, so is each
-    shared one.
+    A cell lies at most half a stride (level-0 px) off a centre along each axis. No centre lies outside the cells' own
+    range: where each cell's window is inside the slide, so is each shared one.
     """
     places = np.asarray(cells, np.float64)
     low, high = places.min(axis=0), places.max(axis=0)
@@ -70,25 +51,11 @@ def share_windows(cells: npt.ArrayLike, stride: float) -> Windows:
 
 
 def token_block(offset: npt.ArrayLike, side: float, grid: int, k: int) -> Integers:
-    """Return the tokens around a place in a window.
+    """Return the k patch tokens around a place in a window, int64 (n, k), row-major numbers.
 
-    Parameters
-    ----------
-    offset
-        (n, 2), place minus the window's centre, x and y, in the unit of `side`.
-    side
-        Side of the window.
-    grid
-        Tokens along a side.
-    k
-        Tokens to take, a square number: of an even side (4, 16, 256) the block whose middle is the corner of tokens
-        nearest to the place, of an odd side (1, 9) the block around the token that holds it. At an edge, the block is
-        moved inwards.
-
-    Returns
-    -------
-    ndarray
-        int64, (n, k), row-major numbers of patch tokens.
+    ``offset`` (n, 2) is place minus the window's centre, x and y, in the unit of ``side``; ``grid`` the tokens along a
+    side. The k is a square number: of an even side (4, 16) the block whose middle is the corner of tokens nearest to
+    the place, of an odd side (1, 9) the block around the token that holds it. At an edge, the block is moved inwards.
     """
     width = math.isqrt(k)
     if width * width != k or not 1 <= width <= grid:
@@ -119,17 +86,7 @@ def windows_of(section: Section, settings: Mapping[str, Any]) -> tuple[Section, 
 
 
 class CellWriter:
-    """Features of a section's cells, written as the windows come; the file gets its name when it is whole.
-
-    Parameters
-    ----------
-    scratch, section, identity, dim
-        As of `histoloom.embeddings.sections.PartWriter`; the section of cells.
-    shared
-        Windows of the cells.
-    grid, k
-        Tokens along a window's side, tokens of a cell.
-    """
+    """Features of a section's cells, written as the windows come; see `histoloom.embeddings.sections.PartWriter`."""
 
     def __init__(
         self, scratch: Path, section: Section, identity: str, dim: int, shared: Windows, grid: int, k: int

@@ -42,20 +42,10 @@ class TorchEncoder:
 
     Parameters
     ----------
-    model
-        The model, weights loaded.
-    card
-        The full card.
-    device
-        Resolved device.
     batch_size
         Tiles per forward pass, or ``"auto"``: what fits a share of the GPU's memory, 32 on a CPU.
     upsample
         Whether tiles smaller than the card's input may be enlarged.
-    weights_sha256
-        Hash of the weights' content.
-    revision
-        Where the weights are from.
     compiled
         Whether torch.compile is used; batches are then padded to one shape.
     tile_px
@@ -116,12 +106,8 @@ class TorchEncoder:
 
     def _token_shape(self, model: Any) -> tuple[int, int]:
         """Return length and number along a side of the patch tokens."""
-        raise InputError(
-            f"encoder card {self.card['name']}",
-            "has no patch tokens.",
-            "use a vision transformer.",
-            code="encoder-no-tokens",
-        )
+        remedy = "use a vision transformer."
+        raise InputError(f"encoder card {self.card['name']}", "has no patch tokens.", remedy, code="encoder-no-tokens")
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Any:
@@ -165,7 +151,7 @@ class TorchEncoder:
 
     @property
     def dim(self) -> int:
-        """Length of the embedding, as the card says; of a token, where cells are wanted by their tokens."""
+        """Length of the embedding, or of a token."""
         return self.token_dim if self.tokens else int(self.card["dim"])
 
     def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Features:
@@ -173,19 +159,13 @@ class TorchEncoder:
         return self.submit(tiles, um_per_px)()
 
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:
-        """Start encoding and return a function that waits for the features; `tiles` must not change until then.
-
-        On a GPU, copies to and fro run during the arithmetic of other batches.
-        """
+        """Start encoding (`histoloom.embeddings.base`); a GPU copies during the arithmetic of other batches."""
         import torch
 
         if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[3] != 3:
-            raise InputError(
-                f"encoder card {self.card['name']}",
-                f"takes uint8 (n, h, w, 3) tiles, got {tiles.dtype} {tiles.shape}.",
-                "make the slide 8-bit RGB.",
-                code="encoder-tiles-type",
-            )
+            problem = f"takes uint8 (n, h, w, 3) tiles, got {tiles.dtype} {tiles.shape}."
+            remedy = "make the slide 8-bit RGB."
+            raise InputError(f"encoder card {self.card['name']}", problem, remedy, code="encoder-tiles-type")
         _check_size(self.card, tiles.shape[1], self.upsample)
         if len(tiles) == 0:
             return lambda: np.zeros((0, self.dim), np.float32)
@@ -193,12 +173,9 @@ class TorchEncoder:
             features = torch.cat(self._in_batches(torch.from_numpy(np.ascontiguousarray(tiles))))
             shared = self.tokens is not None and self.tokens["mode"] == "shared"
             if features.shape[1] != self.dim * (self.token_grid**2 if shared else 1):
-                raise InputError(
-                    f"card {self.card['name']}",
-                    f"says dim {self.dim}, but the model gives {features.shape[1]}.",
-                    "fix dim, pooling or arch_kwargs of the card.",
-                    code="encoder-dim",
-                )
+                problem = f"says dim {self.dim}, but the model gives {features.shape[1]}."
+                remedy = "fix dim, pooling or arch_kwargs of the card."
+                raise InputError(f"card {self.card['name']}", problem, remedy, code="encoder-dim")
             if not self.on_gpu:
                 return lambda: features.numpy()
             host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
@@ -236,12 +213,9 @@ class TorchEncoder:
                 continue
             except torch.OutOfMemoryError as error:
                 if len(part) == 1:
-                    raise InputError(
-                        f"encoder card {self.card['name']}",
-                        f"one tile does not fit the memory of {self.device}.",
-                        "use a smaller encoder, a larger GPU or `device: cpu`.",
-                        code="gpu-memory",
-                    ) from error
+                    problem = f"one tile does not fit the memory of {self.device}."
+                    remedy = "use a smaller encoder, a larger GPU or `device: cpu`."
+                    raise InputError(f"encoder card {self.card['name']}", problem, remedy, code="gpu-memory") from error
             # Outside the handler: there the failed pass's tensors are still alive.
             self.batch_size = max(1, len(part) // 2)
             logger.warning("%s: out of memory with %d tiles; going on with %d", self.device, len(part), self.batch_size)
@@ -330,9 +304,6 @@ def _compiles(asked: bool | str, device: str, tiles: int) -> bool:
 def _check_size(card: Mapping[str, Any], size_px: int, upsample: bool) -> None:
     wanted = card["input_px"]
     if wanted is not None and size_px < wanted and not upsample:
-        raise InputError(
-            f"encoder card {card['name']}",
-            f"takes {wanted} px, the tiles have {size_px} px.",
-            f"use a tile spec with size_px {wanted} or more, or set `upsample: true` on the encoder.",
-            code="encoder-tiles-small",
-        )
+        problem = f"takes {wanted} px, the tiles have {size_px} px."
+        remedy = f"use a tile spec with size_px {wanted} or more, or set `upsample: true` on the encoder."
+        raise InputError(f"encoder card {card['name']}", problem, remedy, code="encoder-tiles-small")

@@ -36,22 +36,7 @@ class CTransPathEncoder(TimmEncoder):
 
 
 def conch_tower(trunk_kwargs: Mapping[str, Any], *, dim: int = 512, heads: int = 8) -> Any:
-    """Return a ViT and its attentional pooler.
-
-    Parameters
-    ----------
-    trunk_kwargs
-        Arguments of timm's VisionTransformer.
-    dim
-        Length of the embedding, which is the learnt query's.
-    heads
-        Heads of the pooler.
-
-    Returns
-    -------
-    torch.nn.Module
-        Maps images (n, 3, h, w) to (n, dim).
-    """
+    """Return a ViT and its attentional pooler of one learnt query: images (n, 3, h, w) to (n, dim)."""
     from timm.models.vision_transformer import VisionTransformer
     from torch import nn
 

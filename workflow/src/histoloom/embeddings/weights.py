@@ -28,15 +28,10 @@ State = dict[str, "torch.Tensor"]
 
 
 def read_state(path: Path, card: Mapping[str, Any]) -> State:
-    """Read a checkpoint's tensors under the names of the modules here.
+    """Read the tensors of a checkpoint under the names of the modules here; a pickle's code does not run.
 
-    Parameters
-    ----------
-    path
-        safetensors, or what torch.save wrote (read with ``weights_only``: code in a pickle does not run).
-    card
-        Its ``checkpoint``: ``key`` of the state dict in a wrapping dict (taken where it is there), ``prefix`` to take
-        off, ``ignore`` (patterns of keys that the encoder has no use for), ``keys`` (a renaming of `keymaps`).
+    The card's ``checkpoint`` gives ``key`` of the state dict in a wrapping dict (taken where it is there), ``prefix``
+    to take off, ``ignore`` (patterns of keys without use for the encoder) and ``keys`` (a renaming of `keymaps`).
     """
     state = _read_file(path)
     where = card["checkpoint"]
@@ -62,12 +57,8 @@ def _read_file(path: Path) -> Any:
     from safetensors import SafetensorError
 
     if not path.is_file():
-        raise InputError(
-            path,
-            "the weights file is missing.",
-            "fix `weights:` of the encoder (a path, hub or random).",
-            code="weights-missing",
-        )
+        remedy = "fix `weights:` of the encoder (a path, hub or random)."
+        raise InputError(path, "the weights file is missing.", remedy, code="weights-missing")
     remedy = "fetch it again, or ask its authors for safetensors."
     try:
         if path.suffix == ".safetensors":
@@ -105,9 +96,9 @@ def check_finite(path: Path, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
-    """Load a state dict whose keys and shapes must be the model's own, all of them.
+    """Load a state dict whose keys and shapes must be the model's own.
 
-    Batch norm's counters of training steps, which old files lack and a forward pass never reads, may be absent.
+    Only batch norm's counters of training steps, which old files lack and a forward pass never reads, may be absent.
     """
     own = model.state_dict()
     state = {**{k: v for k, v in own.items() if k.endswith(_COUNTER)}, **state}
@@ -121,27 +112,17 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], whe
     if missing or unexpected or shapes:
         parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
         differences = "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in parts if keys)
-        raise InputError(
-            where,
-            f"the checkpoint is not one of this architecture ({differences}).",
-            "use the checkpoint that the card names, or fix the card's arch_kwargs and checkpoint keys.",
-            code="weights-keys",
-        )
+        problem = f"the checkpoint is not one of this architecture ({differences})."
+        remedy = "use the checkpoint that the card names, or fix the card's arch_kwargs and checkpoint keys."
+        raise InputError(where, problem, remedy, code="weights-keys")
     model.load_state_dict(dict(state), strict=True)
 
 
 def resize_positions(state: State, own: Mapping[str, torch.Tensor], prefix_tokens: int, how: str) -> State:
-    """Resample position embeddings that were trained on another grid.
+    """Resample position embeddings (keys that end in ``pos_embed``) that were trained on another grid.
 
-    Parameters
-    ----------
-    state, own
-        The checkpoint's and the model's tensors; every key that ends in ``pos_embed`` is looked at.
-    prefix_tokens
-        Positions of class and register tokens, which keep their own.
-    how
-        ``"bilinear"`` (not antialiased, as CONCH does) or ``"bicubic"`` (antialiased, timm's way); ``"strict"``
-        changes nothing, so that another grid stops the loading.
+    Positions of the prefix tokens stay. ``how`` is ``"bilinear"`` (not antialiased, as CONCH does), ``"bicubic"``
+    (antialiased, timm's way) or ``"strict"``, which changes nothing, so that another grid stops the loading.
     """
     from timm.layers.pos_embed import resample_abs_pos_embed
 
@@ -151,11 +132,7 @@ def resize_positions(state: State, own: Mapping[str, torch.Tensor], prefix_token
             continue
         side = math.isqrt(wanted.shape[1] - prefix_tokens)
         resized[key] = resample_abs_pos_embed(
-            state[key],
-            [side, side],
-            num_prefix_tokens=prefix_tokens,
-            interpolation=how,
-            antialias=how == "bicubic",
+            state[key], [side, side], num_prefix_tokens=prefix_tokens, interpolation=how, antialias=how == "bicubic"
         )
         logger.info("%s resampled from %s to %s", key, tuple(state[key].shape), tuple(resized[key].shape))
     return resized
@@ -174,10 +151,7 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def resolve(spec: EncoderSpec) -> Path | None:
-    """Return the checkpoint's path for ``weights`` hub or PATH, None for random.
-
-    A folder stands for the first of the card's file names in it.
-    """
+    """Return the checkpoint's path, None for random; a folder stands for the first of the card's file names in it."""
     if spec.weights == "random":
         return None
     if spec.weights == "hub":

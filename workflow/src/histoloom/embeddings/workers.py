@@ -17,11 +17,6 @@ def worker_pool(workers: int) -> Executor | None:
 
     Forked, since a fresh interpreter would run a job's main script again and import for a second; started at once,
     before the caller has threads of its own. Where forking is unsafe (macOS, Windows), threads do.
-
-    Parameters
-    ----------
-    workers
-        How many.
     """
     if workers <= 1:
         return None

@@ -29,24 +29,12 @@ _MIRROR_REMEDY = "remove `mirror_dir` to download it, or restrict the cohort to 
 def fetch_file(
     *, entry: Mapping[str, str], mirror: Path | None, out: Path, tries: int = 6, backoff_s: float = 1.0
 ) -> None:
-    """Fetch one file of a source and check it.
+    """Fetch one file of a source (its row of `histoloom.sources.registry_entry`) and check it.
 
-    Parameters
-    ----------
-    entry
-        Row of ``resources/files/<source>.tsv`` as `histoloom.sources.registry_entry` gives it. Its host and its
-        mirrors are tried in order.
-    mirror
-        Folder that holds ``<source>/<file>`` in the publisher's layout; None to download. `out` becomes a link to
-        the mirror's file, with an absolute target since `out` is a temporary name that will be moved.
-    out
-        Path to write. A download that is cut short is kept next to it under a name of its own and resumed; two
-        processes that fetch the same file take turns. Where the list gives no checksum, ``<out>.json`` records which
-        version was fetched, and its sha256.
-    tries
-        Attempts without progress before a host is given up.
-    backoff_s
-        Pause after the first failed attempt, doubled each time, at most a minute.
+    From a `mirror` folder with ``<source>/<file>``, `out` becomes a link with an absolute target, since `out` is a
+    temporary name. Else the row's host and its mirrors are tried in order, each given up after `tries` attempts without
+    progress. A download that is cut short is kept next to `out` and resumed; two processes that fetch the same file
+    take turns. Where the list gives no checksum, ``<out>.json`` records the version that was fetched, and its sha256.
     """
     entry, out = {"downloader": "http", **entry}, Path(out)
     if mirror is not None:
@@ -102,7 +90,6 @@ def _not_available(entry: Mapping[str, str], problems: Sequence[InputError]) -> 
 
 @contextlib.contextmanager
 def _lock(path: Path, entry: Mapping[str, str]) -> Iterator[None]:
-    """Hold a lock on a file's download."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
@@ -139,12 +126,8 @@ def _link(entry: Mapping[str, str], mirror: Path, out: Path) -> None:
             record.name,
         )
     if other:
-        raise InputError(
-            source,
-            f"mirror_dir holds another file than the one published: {other}",
-            f"copy {entry['url']} there, {_MIRROR_REMEDY}",
-            "mirror-bytes",
-        )
+        problem = f"mirror_dir holds another file than the one published: {other}"
+        raise InputError(source, problem, f"copy {entry['url']} there, {_MIRROR_REMEDY}", "mirror-bytes")
     out.unlink(missing_ok=True)
     out.symlink_to(source)
     if record.is_file() and checksum_of(entry) is None:
@@ -162,7 +145,6 @@ def _recorded(record: Path) -> dict[str, str]:
 
 
 def _fetch(web: Web, place: Mapping[str, str], out: Path) -> None:
-    """Fetch a file from one place."""
     download: Download = load_attribute(DOWNLOADERS[place["downloader"]])(place, web)
     name = place["file"]
     part = out.parent / f".{_part_name(download)}.download"

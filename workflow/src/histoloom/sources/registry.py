@@ -50,13 +50,7 @@ def _read(path: Path, changed: float) -> dict[str, Entry]:
 
 
 def load_registry(path: str | Path) -> dict[str, Entry]:
-    """Read a list of files: one row per file or pattern of files.
-
-    Returns
-    -------
-    dict
-        Row by file; the columns are those of ``files.schema.yaml`` and ``source``, the list's own name.
-    """
+    """Read a list of files: rows by file or pattern, with the list's own name as ``source``."""
     path = Path(path)
     if not path.is_file():
         remedy = "fix the path, or add the list for a new source."
@@ -100,11 +94,8 @@ def with_mirrors(entry: Mapping[str, str]) -> list[Entry]:
     for text in filter(str.strip, (entry.get("mirrors") or "").split(MIRROR_SEPARATOR)):
         downloader, _, url = text.strip().partition(" ")
         if downloader not in DOWNLOADERS or not url:
-            raise InputError(
-                f"{entry['source']}.tsv: {entry['file']}",
-                f"mirror '{text}' is not 'downloader url'.",
-                f"downloaders: {', '.join(DOWNLOADERS)}.",
-                "files-mirror",
-            )
+            problem = f"mirror '{text}' is not 'downloader url'."
+            remedy = f"downloaders: {', '.join(DOWNLOADERS)}."
+            raise InputError(f"{entry['source']}.tsv: {entry['file']}", problem, remedy, "files-mirror")
         places.append({**entry, "downloader": downloader, "url": url.strip()})
     return places

@@ -27,28 +27,14 @@ ROW_REMEDY = "check the row in resources/files, or put the file into a folder an
 
 @dataclass(frozen=True)
 class Download:
-    """Where the bytes of a file are, as its downloader found out.
-
-    Attributes
-    ----------
-    checks
-        What is known of the file: ``bytes`` and checksums, as in a registry row.
-    headers
-        Request headers, e.g. a token's; never shown.
-    write
-        Writes the whole file, where it is not simply the bytes at `url`; such a file is not resumed.
-    version
-        What of a moving source was resolved to what: recorded next to the file.
-    proof
-        In words, what the bytes are checked against.
-    """
+    """Where the bytes of a file are, as its downloader found out."""
 
     url: str
-    checks: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    write: Callable[[Path], None] | None = None
-    version: Mapping[str, str] = field(default_factory=dict)
-    proof: str = "the published checksum"
+    checks: Mapping[str, str] = field(default_factory=dict)  # bytes and checksums, as in a registry row
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # such as a token's; never shown
+    write: Callable[[Path], None] | None = None  # writes what is not simply the bytes at `url`; not resumed
+    version: Mapping[str, str] = field(default_factory=dict)  # what a moving source was resolved to, for the record
+    proof: str = "the published checksum"  # what the bytes are checked against, in words
 
 
 def size_of(path: Path) -> int:
@@ -69,30 +55,14 @@ def check_space(download: Download, part: Path) -> None:
         return
     needed, free = int(download.checks["bytes"]) - size_of(part), free_bytes(part.parent)
     if needed > 0 and needed + _SPARE_BYTES > free:
-        raise InputError(
-            part.parent,
-            f"{needed / 1e9:.3f} GB are still to be written here and {free / 1e9:.3f} GB are free.",
-            "free space, or set raw_dir to a folder on another disk.",
-            "disk-full",
-        )
+        problem = f"{needed / 1e9:.3f} GB are still to be written here and {free / 1e9:.3f} GB are free."
+        raise InputError(part.parent, problem, "free space, or set raw_dir to a folder on another disk.", "disk-full")
 
 
 def bring(web: Web, download: Download, part: Path, name: str, gate: str = "") -> None:
     """Write what is missing of a file; a line that is cut is taken up where it stopped.
 
-    Parameters
-    ----------
-    part
-        File to write or to go on with.
-    name
-        The file's name, for the log.
-    gate
-        What to advise after 401 or 403.
-
-    Raises
-    ------
-    InputError
-        If the server refuses, the disk is full, or the line is cut `web.tries` times without progress.
+    It ends after `web.tries` cuts without progress. ``gate`` is what to advise after 401 or 403.
     """
     stalls, reached = 0, size_of(part)
     while True:
@@ -117,12 +87,9 @@ def bring(web: Web, download: Download, part: Path, name: str, gate: str = "") -
 
 def _disk_full(error: OSError, download: Download, part: Path, name: str) -> InputError:
     needed = f" of {download.checks['bytes']}" if download.checks.get("bytes") else ""
-    return InputError(
-        part.parent,
-        f"the disk (or its quota) is full: {size_of(part)}{needed} bytes of {name} are here ({error.strerror}).",
-        "free space and run again (what was downloaded is kept), or set raw_dir to a folder on another disk.",
-        "disk-full",
-    )
+    problem = f"the disk (or its quota) is full: {size_of(part)}{needed} bytes of {name} are here ({error.strerror})."
+    remedy = "free space and run again (what was downloaded is kept), or set raw_dir to a folder on another disk."
+    return InputError(part.parent, problem, remedy, "disk-full")
 
 
 def _advance(web: Web, download: Download, part: Path, name: str, gate: str) -> None:

@@ -59,12 +59,8 @@ class _FirstRetry(_PatientRetry):
 class Web:
     """A session with publishers' servers.
 
-    Parameters
-    ----------
-    tries
-        Attempts at a request, and attempts without progress at a file.
-    backoff_s
-        First pause, doubled each time, at most a minute; a server's Retry-After counts up to 15 minutes.
+    ``tries`` counts attempts at a request, and those without progress at a file. The first pause is ``backoff_s``,
+    doubled each time, at most a minute; a server's Retry-After counts up to 15 minutes.
     """
 
     def __init__(self, tries: int = 6, backoff_s: float = 1.0) -> None:
@@ -99,18 +95,7 @@ class Web:
         self._adapter.max_retries = self._retries(_PatientRetry)
 
     def get(self, url: str, *, remedy: str, gate: str = "", **options: Any) -> requests.Response:
-        """Return the answer to a GET, tried again after faults that may pass.
-
-        Parameters
-        ----------
-        remedy, gate
-            What to advise after a refusal, and after 401 or 403.
-
-        Raises
-        ------
-        InputError
-            ``refused``, ``no-network``, ``host-fault``, ``redirects`` or ``address``.
-        """
+        """Return the answer to a GET, tried again after faults that may pass; `gate` is the remedy after 401 or 403."""
         try:
             answer = self.session.get(url, timeout=TIMEOUT_S, **options)
         except requests.RequestException as error:
@@ -143,19 +128,13 @@ def refusal(answer: requests.Response, url: str, remedy: str, gate: str, tries: 
 
 def given_up(url: str, fault: object, tries: int) -> InputError:
     """Return the error after the last try."""
-    return InputError(
-        plain(url),
-        f"not available after {tries} attempts; the last fault: {redact(str(fault))}.",
-        "run again later (what was downloaded is kept), or put the file into a folder and give that as mirror_dir.",
-        "host-fault",
-    )
+    problem = f"not available after {tries} attempts; the last fault: {redact(str(fault))}."
+    remedy = "run again later (what was downloaded is kept), or put the file into a folder and give that as mirror_dir."
+    return InputError(plain(url), problem, remedy, "host-fault")
 
 
 def request_error(error: Exception, url: str, tries: int) -> InputError:
-    """Return what a failed request means for the reader.
-
-    Messages never carry the query of an address: signed links hold keys there.
-    """
+    """Return what a failed request means; never with the query of an address, where signed links hold keys."""
     if isinstance(error, requests.TooManyRedirects):
         problem = f"the server redirects in a loop (more than {MAX_REDIRECTS} redirects)."
         return InputError(plain(url), problem, f"check the url in resources/files, or {_BY_HAND}.", "redirects")

@@ -22,11 +22,8 @@ _API = "/curation/v1/"
 def locate(entry: Mapping[str, str], web: Web) -> Download:
     """Return where a data set's h5ad is.
 
-    Parameters
-    ----------
-    entry
-        url ``<host>/curation/v1/collections/<collection>/datasets/<dataset>``; revision: a dataset_version_id, or
-        empty for the newest.
+    The row's url is ``<host>/curation/v1/collections/<collection>/datasets/<dataset>``; its revision a
+    dataset_version_id, or empty for the newest.
     """
     url, pinned = entry["url"], entry.get("revision", "")
     if pinned:
@@ -36,12 +33,8 @@ def locate(entry: Mapping[str, str], web: Web) -> Download:
     files = [a for a in assets or [] if a.get("filetype") == "H5AD" and a.get("url")]
     version = str(answer.get("dataset_version_id") or "") if isinstance(answer, dict) else ""
     if len(files) != 1 or not version:
-        raise InputError(
-            plain(url),
-            "the API lists no single h5ad with a version for this data set.",
-            "check it at cellxgene.cziscience.com.",
-            "cellxgene-file",
-        )
+        problem = "the API lists no single h5ad with a version for this data set."
+        raise InputError(plain(url), problem, "check it at cellxgene.cziscience.com.", "cellxgene-file")
     if pinned and version != pinned:
         remedy = f"correct revision {pinned} in resources/files."
         raise InputError(plain(url), f"the API answers with version {version}.", remedy, "cellxgene-version")

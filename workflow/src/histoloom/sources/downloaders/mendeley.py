@@ -12,12 +12,9 @@ from histoloom.sources.web import Web, plain
 
 
 def locate(entry: Mapping[str, str], web: Web) -> Download:
-    """Return where the listing has a file.
+    """Return where a listing has a file.
 
-    Parameters
-    ----------
-    entry
-        url: the listing, ``https://data.mendeley.com/public-api/datasets/<id>/files?folder_id=root&version=<n>``.
+    The row's url is ``https://data.mendeley.com/public-api/datasets/<id>/files?folder_id=root&version=<n>``.
     """
     listing = web.get_json(entry["url"])
     if not isinstance(listing, list) or not all(isinstance(item, dict) for item in listing):
@@ -32,23 +29,16 @@ def locate(entry: Mapping[str, str], web: Web) -> Download:
     name = entry["file"].rpartition("/")[2]
     if name not in files:
         close = difflib.get_close_matches(name, files, n=1)
-        raise InputError(
-            plain(entry["url"]),
-            f"the listing of {len(files)} files has no '{name}'.{f' Did you mean {close[0]!r}?' if close else ''}",
-            "take the names from the data set's metadata.csv.",
-            "mendeley-file",
-        )
+        problem = f"the listing of {len(files)} files has no '{name}'.{f' Did you mean {close[0]!r}?' if close else ''}"
+        remedy = "take the names from the data set's metadata.csv."
+        raise InputError(plain(entry["url"]), problem, remedy, "mendeley-file")
     item = files[name]
     details = item.get("content_details") or {}
     checks = {"bytes": details.get("size") or item.get("size"), "sha256": details.get("sha256_hash")}
     missing = [key for key, value in {**checks, "download_url": details.get("download_url")}.items() if not value]
     if missing:
-        raise InputError(
-            plain(entry["url"]),
-            f"the listing gives '{name}' no {', '.join(missing)}.",
-            "the API has changed: give a mirror_dir.",
-            "mendeley-listing",
-        )
+        problem = f"the listing gives '{name}' no {', '.join(missing)}."
+        raise InputError(plain(entry["url"]), problem, "the API has changed: give a mirror_dir.", "mendeley-listing")
     return Download(
         str(details["download_url"]),
         {key: str(value) for key, value in checks.items()},

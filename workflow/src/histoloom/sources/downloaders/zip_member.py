@@ -28,11 +28,8 @@ _BY_HAND = "download the whole archive by hand, unpack it and give its folder as
 def locate(entry: Mapping[str, str], web: Web) -> Download:
     """Return how to stream a member out of an archive.
 
-    Parameters
-    ----------
-    entry
-        url ``<archive>#<member>``, with ``%20`` for blanks; password where it is encrypted. A member that ends with
-        .gz is unpacked further when the file's name does not. A folder in front of the member is tolerated.
+    The row's url is ``<archive>#<member>``, with ``%20`` for blanks. A member that ends with .gz is unpacked further
+    when the file's name does not. A folder in front of the member is tolerated.
     """
     url, _, fragment = entry["url"].partition("#")
     archive = _open_archive(url, web)
@@ -91,7 +88,6 @@ def _open_archive(url: str, web: Web) -> Any:
 
 
 def _find(archive: Any, wanted: str, url: str) -> Any:
-    """Return a member's record."""
     if not wanted or wanted.startswith("/") or ".." in PurePosixPath(wanted).parts or "\\" in wanted:
         problem = f"'{wanted}' is no path inside an archive."
         raise InputError(plain(url), problem, "correct the url in resources/files.", "zip-path")
@@ -108,7 +104,6 @@ def _find(archive: Any, wanted: str, url: str) -> Any:
 
 
 def _write(archive: Any, info: Any, part: Path, password: str, gunzip: bool, url: str) -> None:
-    """Write a member."""
     import pyzipper
     import remotezip
 
