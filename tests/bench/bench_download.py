@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
 from histoloom.sources.fetch import fetch_file
-from histoloom.sources.transfer import Download, advance
+from histoloom.sources.transfer import Download, bring
 from histoloom.sources.web import Web
 
 
@@ -88,7 +88,7 @@ def main(megabytes: int, rounds: int) -> None:
 
             def transfer() -> None:
                 with Web() as web:
-                    advance(web.session, Download(url, {"bytes": str(size)}), out, "file.bin", "")
+                    bring(web, Download(url, {"bytes": str(size)}), out, "file.bin")
 
             def curl() -> None:
                 subprocess.run(["curl", "-sS", "--noproxy", "*", "-o", out, url], check=True)

@@ -24,7 +24,7 @@ from PIL import Image
 from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.artefacts import read_metadata
-from histoloom.embeddings import embed_batch, engine, open_embeddings, progress
+from histoloom.embeddings import embed_batch, engine, open_embeddings, run_encoders
 from histoloom.embeddings.cards import build_encoder, full_card, load_cards
 from histoloom.embeddings.reader import AHEAD, TileReader
 from histoloom.embeddings.sections import open_sections
@@ -366,7 +366,7 @@ def test_progress_tells_rate_and_time_left(
     toy: Toy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    monkeypatch.setattr(run_encoders, "_REPORT_S", 0.0)
     toy.embed()
     told = [r.getMessage() for r in caplog.records if "tiles/s" in r.getMessage()]
     assert told[-1].startswith("toy/b0: 45 of 45 tiles")

@@ -15,7 +15,7 @@ from test_embeddings import TILES, Toy
 import histoloom.torch_compat  # noqa: F401
 from encoder_specs import full_spec
 from error_codes import has_code
-from histoloom.embeddings import open_embeddings, progress, torch_encoder
+from histoloom.embeddings import open_embeddings, run_encoders, torch_encoder
 from histoloom.embeddings.cards import build_encoder, load_cards
 from histoloom.embeddings.torch_encoder import TorchEncoder
 from histoloom.errors import InputError
@@ -178,10 +178,10 @@ def test_progress_tells_how_busy_a_gpu_is_where_its_driver_says_so(
     ):
         monkeypatch.setitem(sys.modules, "pynvml", module)
         monkeypatch.setattr(torch.cuda, "utilization", answer)
-        progress.Progress("c/b", 4, "cuda:0").add(4)
+        run_encoders.Progress("c/b", 4, "cuda:0").add(4)
         assert caplog.messages[-1].endswith(told)
     monkeypatch.undo()
-    assert progress.gpu_use("cpu") is None
+    assert run_encoders.gpu_use("cpu") is None
 
 
 def test_tiles_of_another_kind_stop() -> None:

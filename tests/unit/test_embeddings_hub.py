@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings.hub import resolved_revision
+from histoloom.embeddings.weights import resolved_revision
 
 torch = pytest.importorskip("torch")
 

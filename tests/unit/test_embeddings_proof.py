@@ -287,15 +287,8 @@ def test_transform_of_a_real_tile_is_the_documented_one(real_tile: np.ndarray, n
         edge = (resize - size) // 2
         kept = np.asarray(image)[edge : edge + size, edge : edge + size]
         expected = (kept / 255 - np.array(mean)) / np.array(std)
-        built = TorchEncoder(
-            torch.nn.Identity(),
-            full_card(CARDS[name]),
-            device="cpu",
-            batch_size=1,
-            upsample=True,
-            weights_sha256="",
-            revision=None,
-        )
+        spec = full_spec({"card": CARDS[name], "tiles_spec": {}, "weights": "random", "upsample": True})
+        built = TorchEncoder(torch.nn.Identity(), spec, device="cpu", weights_sha256="", revision=None)
         found = built._transform(torch.from_numpy(pixels[None].copy()))[0].permute(1, 2, 0).numpy()
         # Pillow rounds to whole grey levels, once for each direction.
         levels = np.abs(found - expected) * np.array(std) * 255

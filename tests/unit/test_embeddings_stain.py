@@ -8,8 +8,7 @@ from scipy import ndimage
 from skimage.color import rgb2hed
 from skimage.measure import label, regionprops
 
-from histoloom.embeddings.blocks import block_mean
-from histoloom.embeddings.nuclei import measure
+from histoloom.embeddings.nuclei import block_mean, measure
 from histoloom.embeddings.stain_texture import PERCENTILES, StainTexture, quantiles, smooth
 from histoloom.nuclei.find import nuclear_mask
 from histoloom.nuclei.stains import deconvolve

@@ -7,8 +7,9 @@ The metadata is one JSON object: the stage's own facts (units, spec, counts of w
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,9 +81,8 @@ def write_parquet(frame: pd.DataFrame, path: str | Path, metadata: Mapping[str, 
 def write_sidecar(path: str | Path, metadata: Mapping[str, Any]) -> None:
     """Write ``<file>.json`` next to a file whose format holds no metadata."""
     path = Path(path)
-    path.with_name(path.name + ".json").write_text(
-        json.dumps(metadata, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    )
+    text = json.dumps(metadata, indent=1, sort_keys=True, ensure_ascii=False)
+    path.with_name(path.name + ".json").write_text(text + "\n")
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,22 @@ def read_element(node: h5py.Group | h5py.Dataset) -> Any:
     raise ValueError(f"{node.name} is stored as '{encoding}', which this reader does not know")
 
 
-def read_elements(path: str | Path, names: Sequence[str]) -> dict[str, Any]:
-    """Read named elements of an h5ad, such as ``obs`` or ``obsm/spatial``; those that it lacks are left out."""
+@contextlib.contextmanager
+def _open_h5ad(path: str | Path) -> Iterator[h5py.File]:
     import h5py
 
     try:
         with h5py.File(path, "r") as handle:
-            return {name: read_element(handle[name]) for name in names if name in handle}
+            yield handle
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(
-            path, f"cannot be read as h5ad ({error}).", "remove it and run again.", code="h5ad-unreadable"
-        ) from error
+        problem = f"cannot be read as h5ad ({error})."
+        raise InputError(path, problem, "remove it and run again.", code="h5ad-unreadable") from error
+
+
+def read_elements(path: str | Path, names: Iterable[str]) -> dict[str, Any]:
+    """Read named elements of an h5ad, such as ``obs`` or ``obsm/spatial``; those that it lacks are left out."""
+    with _open_h5ad(path) as handle:
+        return {name: read_element(handle[name]) for name in names if name in handle}
 
 
 def read_table(path: str | Path, layers: Sequence[str] | None = None, obsm: Sequence[str] = ()) -> Table:
@@ -163,25 +168,15 @@ def read_table(path: str | Path, layers: Sequence[str] | None = None, obsm: Sequ
 
     Named layers (None: all) and ``obsm`` arrays that the file lacks are left out.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as handle:
-            names = list(handle.get("layers", ())) if layers is None else list(layers)
-    except OSError as error:
-        raise InputError(
-            path, f"cannot be read as h5ad ({error}).", "remove it and run again.", code="h5ad-unreadable"
-        ) from error
+    with _open_h5ad(path) as handle:
+        names = list(handle.get("layers", ())) if layers is None else layers
     parts = read_elements(path, ["obs", "var", "X", *(f"layers/{n}" for n in names), *(f"obsm/{n}" for n in obsm)])
     missing = [name for name in ("obs", "var", "X") if name not in parts]
     if missing:
-        raise InputError(
-            path, f"has no {', '.join(missing)}.", "remove it, so that it is made anew.", code="h5ad-incomplete"
-        )
+        remedy = "remove it, so that it is made anew."
+        raise InputError(path, f"has no {', '.join(missing)}.", remedy, code="h5ad-incomplete")
     return Table(
-        obs=parts["obs"],
-        var=parts["var"],
-        X=parts["X"],
+        **{name: parts[name] for name in ("obs", "var", "X")},
         layers={name: parts[f"layers/{name}"] for name in names if f"layers/{name}" in parts},
         obsm={name: parts[f"obsm/{name}"] for name in obsm if f"obsm/{name}" in parts},
         metadata=read_metadata(path),

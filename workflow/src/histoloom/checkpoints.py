@@ -43,11 +43,6 @@ class Stopped(Exception):
     """The job was asked to end, and what it had done is saved as far as it could be."""
 
 
-def interval_seconds() -> float:
-    """Return the seconds between two checkpoints."""
-    return float(os.environ.get(INTERVAL_VARIABLE, _INTERVAL_S))
-
-
 def resume_identity(artefact: str, sources: Iterable[str], *, device: str, threads: int) -> str:
     """Return what a fit's state depends on, as a hash.
 
@@ -74,12 +69,10 @@ class Checkpoint:
         self.folder, self.name = Path(folder), name
         self.path = self.folder / f"{name}.{self.identity[:16]}.ckpt"
         self.previous = self.path.with_suffix(".previous.ckpt")
-        self._interval = interval_seconds()
+        self._interval = float(os.environ.get(INTERVAL_VARIABLE, _INTERVAL_S))
         self._next = time.monotonic() + self._interval
         self._asked: str | None = None
         self._before: dict[signal.Signals, Any] = {}
-
-    # signals -------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self._next = time.monotonic() + self._interval
@@ -96,14 +89,11 @@ class Checkpoint:
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may; a fit elsewhere ends as its process does
         for number in _SIGNALS:
-            handler = signal.signal(number, self._take)
-            self._before.setdefault(number, handler)
+            self._before.setdefault(number, signal.signal(number, self._take))
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._asked = signal.Signals(number).name
-
-    # saving --------------------------------------------------------------------------------------------------
 
     def tick(self, state: Callable[[], Mapping[str, Any]], progress: str) -> None:
         """Say that a step is done: saves when it is time, raises `Stopped` when the job was asked to end.
@@ -146,11 +136,8 @@ class Checkpoint:
             return False
         finally:
             self._next = time.monotonic() + self._interval
-        seconds = time.monotonic() - begin
-        logger.info("checkpoint at %s: %.1f MB in %.2f s", progress, len(payload) / 1e6, seconds)
+        logger.info("checkpoint at %s: %.1f MB in %.2f s", progress, len(payload) / 1e6, time.monotonic() - begin)
         return True
-
-    # loading -------------------------------------------------------------------------------------------------
 
     def load(self) -> dict[str, Any] | None:
         """Return the state to go on from, on the CPU; None where there is none that fits and is whole."""
@@ -159,12 +146,8 @@ class Checkpoint:
                 logger.info("%s is of other parameters, inputs or code: not used", path)
         for path in self.folder.glob(f".{self.path.stem}.*.part"):
             path.unlink(missing_ok=True)
-        for path in (self.path, self.previous):
-            if path.is_file():
-                content = self._read(path)
-                if content is not None:
-                    return content
-        return None
+        states = (self._read(path) for path in (self.path, self.previous) if path.is_file())
+        return next((state for state in states if state is not None), None)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         import torch

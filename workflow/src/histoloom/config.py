@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -35,10 +35,16 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "checks": ("check", "kind"),
 }
 Entry = dict[str, Any]
-# Values of the config that had another name once.
-RENAMED = {
-    ("experiment", "abundance"): "`task: evaluate`; abundance is its default target",
-    ("experiment", "probe"): "`task: evaluate` with `target: {kind: expression}` and models of kind pca_ridge",
+# Keys that name other entries: section -> key -> section of the named entry.
+NAMES: Mapping[str, Mapping[str, str]] = {
+    "references": {"cohort": "cohorts"},
+    "labels": {"reference": "references"},
+    "encoders": {"tiles": "tiles"},
+    "models": {"inputs": "encoders"},
+    "experiments": {"cohorts": "cohorts", "train_cohorts": "cohorts", "test_cohorts": "cohorts", "models": "models"}
+    | {"tiles": "tiles", "labels": "labels", "truth": "labels", "from": "experiments"},
+    "checks": {"labels": "labels", "against": "labels", "cohorts": "cohorts", "models": "models"}
+    | {"experiment": "experiments", "tiles": "tiles"},
 }
 
 # Keys of earlier versions: section (empty: top level), key, value (None: any), and what to write now.
@@ -51,6 +57,8 @@ OLD_KEYS: Sequence[tuple[str, str, str | None, str]] = (
     ("experiments", "split", "leak_price", "`split: paired_leakage`"),
     ("experiments", "sisters", None, "`other_sections`"),
 )
+OLD_COLUMNS: Mapping[str, str] = {"badge": "qc_flag"}
+"""Columns of sheets of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -84,20 +92,15 @@ class Config:
         return path.replace("{mirror_dir}", self.mirror_dir or ".").replace("{raw_dir}", self.raw_dir)
 
 
-def _kind_values(prefix: str) -> list[str]:
-    return sorted(p.name.split(".")[1] for p in SCHEMAS.glob(f"{prefix}.*.schema.yaml"))
-
-
 def refuse_old_keys(raw: Mapping[str, Any], origin: str) -> None:
     """Answer a key of an earlier version with the one that took its place."""
     for section, key, value, instead in OLD_KEYS:
         entries = (raw.get(section) or {}) if section else {"": raw}
         for name, entry in entries.items():
             if isinstance(entry, Mapping) and key in entry and value in (None, entry[key]):
-                where = ".".join(filter(None, (section, str(name), key)))
-                old = f"`{key}: {value}`" if value else f"`{key}`"
-                problem = f"{old} is of an earlier version."
-                raise InputError(f"{origin}: {where}", problem, f"write {instead}.", "config-old-key")
+                where = f"{origin}: " + ".".join(filter(None, (section, str(name), key)))
+                problem = f"`{key}{f': {value}' if value else ''}` is of an earlier version."
+                raise InputError(where, problem, f"write {instead}.", "config-old-key")
 
 
 def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
@@ -108,26 +111,16 @@ def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
     schema = prefix
     # Where there is a schema without a kind, an entry that names none is of that kind.
     if chooser is not None and (chooser in entry or not (SCHEMAS / f"{prefix}.schema.yaml").is_file()):
-        kinds = _kind_values(prefix)
+        known = sorted(path.name.split(".")[1] for path in SCHEMAS.glob(f"{prefix}.*.schema.yaml"))
         kind = entry.get(chooser)
-        if (prefix, kind) in RENAMED:
-            remedy = f"use {RENAMED[prefix, str(kind)]}."
-            raise InputError(f"{where}.{chooser}", f"'{kind}' has a new name.", remedy, code="config-renamed")
-        if kind not in kinds:
-            raise InputError(
-                f"{where}.{chooser}",
-                f"{'is missing' if kind is None else f'{kind!r} is unknown'}; known: {', '.join(kinds)}."
-                + nearest(str(kind), kinds),
-                "use one of these.",
-            )
+        if kind not in known:
+            problem = "is missing" if kind is None else f"{kind!r} is unknown"
+            problem += f"; known: {', '.join(known)}.{nearest(str(kind), known)}"
+            raise InputError(f"{where}.{chooser}", problem, "use one of these.")
         schema = f"{prefix}.{kind}"
     entry = copy.deepcopy(entry)
     check(entry, load_schema(schema), where)
     return entry
-
-
-# Columns of sheets of earlier versions.
-OLD_COLUMNS: Mapping[str, str] = {"badge": "qc_flag"}
 
 
 @cache
@@ -153,18 +146,12 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
             raise InputError(where, "the patient is empty.", "give every section its patient's id; folds depend on it.")
         check(row, schema, where)
         if row["sample"] in seen:
-            raise InputError(
-                where, f"the sample is already in row {seen[row['sample']]}.", "give each section one row."
-            )
+            problem = f"the sample is already in row {seen[row['sample']]}."
+            raise InputError(where, problem, "give each section one row.")
         seen[row["sample"]] = number
     if not rows:
         raise InputError(path, "the sheet has no rows.", "add one row per section.")
     return rows
-
-
-def _find_sheet(sheet: str, folders: Sequence[Path]) -> Path:
-    candidates = [Path(sheet)] if Path(sheet).is_absolute() else [folder / sheet for folder in folders]
-    return next((path for path in candidates if path.is_file()), candidates[0])
 
 
 def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
@@ -184,10 +171,16 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
     folders = [Path(f).resolve().parent for f in reversed(list(files))] or [Path("config").resolve()]
     sheets, paths = {}, {}
     for name, cohort in entries["cohorts"].items():
-        path = _find_sheet(cohort["sheet"], folders)
-        sheets[name] = read_sheet(path, cohort["source"])
-        paths[name] = path
-        _check_subset(name, cohort, sheets[name], origin)
+        # An absolute path stays as it is.
+        candidates = [folder / cohort["sheet"] for folder in folders]
+        paths[name] = next((path for path in candidates if path.is_file()), candidates[0])
+        sheets[name] = read_sheet(paths[name], cohort["source"])
+        known = [row["sample"] for row in sheets[name]]
+        for sample in cohort.get("samples") or []:
+            if sample not in known:
+                problem = f"'{sample}' is not in the sheet.{nearest(sample, known)}"
+                remedy = f"use samples of the sheet: {', '.join(known[:40])}."
+                raise InputError(f"{origin}: cohorts.{name}.samples", problem, remedy)
         if cohort.get("root"):
             cohort["root"] = _place(cohort["root"], mirror, str(top["raw_dir"]), f"{origin}: cohorts.{name}.root")
     genes = top["genes"]
@@ -206,51 +199,6 @@ def _place(path: str, mirror: str | None, raw: str, where: str) -> str:
     return path.replace("{mirror_dir}", mirror or "").replace("{raw_dir}", raw)
 
 
-def _check_subset(name: str, cohort: Entry, rows: list[dict[str, str]], origin: str) -> None:
-    known = [row["sample"] for row in rows]
-    for sample in cohort.get("samples") or []:
-        if sample not in known:
-            problem = f"'{sample}' is not in the sheet.{nearest(sample, known)}"
-            remedy = f"use samples of the sheet: {', '.join(known[:40])}."
-            raise InputError(f"{origin}: cohorts.{name}.samples", problem, remedy)
-
-
-def _references(config: Config) -> Iterator[tuple[str, str, str]]:
-    """Yield (who names it, section, name) for every name that refers to another entry."""
-    for name, entry in config.entries["references"].items():
-        if "cohort" in entry:
-            yield f"references.{name}.cohort", "cohorts", entry["cohort"]
-    for name, entry in config.entries["labels"].items():
-        if entry.get("reference"):
-            yield f"labels.{name}.reference", "references", entry["reference"]
-    for name, entry in config.entries["encoders"].items():
-        yield f"encoders.{name}.tiles", "tiles", entry["tiles"]
-    for name, entry in config.entries["models"].items():
-        for encoder in entry.get("inputs") or []:
-            yield f"models.{name}.inputs", "encoders", encoder
-    for name, entry in config.entries["experiments"].items():
-        where = f"experiments.{name}"
-        for key, section in (
-            ("cohorts", "cohorts"),
-            ("train_cohorts", "cohorts"),
-            ("test_cohorts", "cohorts"),
-            ("models", "models"),
-        ):
-            for item in entry.get(key) or []:
-                yield f"{where}.{key}", section, item
-        for key, section in (("tiles", "tiles"), ("labels", "labels"), ("truth", "labels"), ("from", "experiments")):
-            if entry.get(key):
-                yield f"{where}.{key}", section, entry[key]
-    for name, entry in config.entries["checks"].items():
-        for key, section in (("labels", "labels"), ("against", "labels"), ("cohorts", "cohorts"), ("models", "models")):
-            value = entry.get(key) or []
-            for item in [value] if isinstance(value, str) else value:
-                yield f"checks.{name}.{key}", section, item
-        for key, section in (("experiment", "experiments"), ("tiles", "tiles")):
-            if entry.get(key):
-                yield f"checks.{name}.{key}", section, entry[key]
-
-
 def _check_evaluates(config: Config, where: str, experiment: str) -> None:
     """Refuse to use the models or predictions of an experiment that leaks on purpose."""
     if config.entries["experiments"][experiment].get("split") == "paired_leakage":
@@ -260,11 +208,16 @@ def _check_evaluates(config: Config, where: str, experiment: str) -> None:
 
 def check_names(config: Config) -> None:
     """Check that every name refers to an entry that exists, and that entries fit together."""
-    for where, section, name in _references(config):
-        known = config.entries[section]
-        if name not in known:
-            problem = f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{nearest(name, known)}"
-            raise InputError(f"{config.origin}: {where}", problem, f"use one of these or add '{name}' under {section}.")
+    for section, keys in NAMES.items():
+        for name, entry in config.entries[section].items():
+            for key, target in keys.items():
+                value, known = entry.get(key) or [], config.entries[target]
+                for wanted in [value] if isinstance(value, str) else value:
+                    if wanted not in known:
+                        problem = f"'{wanted}' is not under {target}; there are: {', '.join(known) or 'none'}."
+                        remedy = f"use one of these or add '{wanted}' under {target}."
+                        where = f"{config.origin}: {section}.{name}.{key}"
+                        raise InputError(where, problem + nearest(wanted, known), remedy)
     runnable = [*config.entries["experiments"], *config.entries["checks"]]
     for name in config.only or ():
         if name not in runnable:
@@ -277,11 +230,9 @@ def check_names(config: Config) -> None:
             for encoder in config.entries["models"][model].get("inputs") or []:
                 tiles = config.entries["encoders"][encoder]["tiles"]
                 if "tiles" in entry and tiles != entry["tiles"]:
-                    raise InputError(
-                        f"{config.origin}: experiments.{name}.tiles",
-                        f"is '{entry['tiles']}', but model '{model}' takes encoder '{encoder}' on tiles '{tiles}'.",
-                        "give both the same tiles.",
-                    )
+                    problem = f"is '{entry['tiles']}', but model '{model}' takes '{encoder}' on tiles '{tiles}'."
+                    where = f"{config.origin}: experiments.{name}.tiles"
+                    raise InputError(where, problem, "give both the same tiles.")
         if entry.get("from"):
             _check_evaluates(config, f"experiments.{name}.from", entry["from"])
             missing = set(entry["models"]) - set(config.entries["experiments"][entry["from"]]["models"])
@@ -304,9 +255,8 @@ def _check_target(config: Config, name: str, entry: Entry) -> None:
     check(target, load_schema(f"target.{target['kind']}"), f"{where}.target")
     if (target["kind"] == "abundance") != bool(entry["labels"]):
         problem = "is missing." if not entry["labels"] else f"is for target kind abundance, not {target['kind']}."
-        raise InputError(
-            f"{where}.labels", problem, "name a label method for abundance, and no other.", code="target-labels"
-        )
+        remedy = "name a label method for abundance, and no other."
+        raise InputError(f"{where}.labels", problem, remedy, code="target-labels")
     for model in entry["models"]:
         kind = config.entries["models"][model]["kind"]
         served = kinds.MODELS[kind].targets
@@ -317,9 +267,8 @@ def _check_target(config: Config, name: str, entry: Entry) -> None:
     published = [key for key, value in choices.items() if value == "published"]
     sources = [config.entries["cohorts"][cohort]["source"] for cohort in entry["cohorts"]]
     if published and (len(sources) != 1 or not kinds.SOURCES[sources[0]].splits):
-        raise InputError(
-            f"{where}.{published[0]}",
-            "is published, which needs one cohort that publishes it (hest_bench); its cohorts' sources: "
-            f"{', '.join(sources)}.",
-            "name one task of HEST-bench as the only cohort, or make another choice.", code="published-cohort",
-        )  # fmt: skip
+        problem = (
+            f"is published, which needs one cohort that publishes it (hest_bench), not one of {', '.join(sources)}."
+        )
+        remedy = "name one task of HEST-bench as the only cohort, or make another choice."
+        raise InputError(f"{where}.{published[0]}", problem, remedy, code="published-cohort")

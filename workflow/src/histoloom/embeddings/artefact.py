@@ -19,7 +19,6 @@ from histoloom.tiles.spec import same_spec
 
 _SHOWN = 10
 _BLOCK = 4096
-_SAME = ("weights_sha256", "dim", "feature_names")
 # What a card tells people; features do not depend on it.
 _PROSE = frozenset(
     {"about", "licence", "gate", "citation", "proven", "unsure", "um_per_px", "default_weights", "revision_seen"}
@@ -59,12 +58,9 @@ class EmbeddingReader:
         rows = self._index.get_indexer(wanted)
         if (rows < 0).any():
             lost = wanted[rows < 0]
-            raise InputError(
-                "embeddings",
-                f"{len(lost)} of {len(wanted)} observations have no embedding: {_shown(lost)}.",
-                "their tiles were not kept or their section was not embedded: make this tile spec's embeddings again.",
-                code="embeddings-lacking",
-            )
+            problem = f"{len(lost)} of {len(wanted)} observations have no embedding: {_shown(lost)}."
+            remedy = "their tiles were not kept or not embedded: make the embeddings of this tile spec again."
+            raise InputError("embeddings", problem, remedy, code="embeddings-lacking")
         return rows.astype(np.int64)
 
     def rows(self, index: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
@@ -144,9 +140,8 @@ def open_embeddings(
         raise InputError("embeddings", "no file was given.", remedy, code="embeddings-none")
     batches: list[_Batch] = []
     for path in map(Path, paths):
-        batch = _open_batch(path)
-        _check_same(path, batch.metadata, batches[0].metadata if batches else None, tiles_spec, card)
-        batches.append(batch)
+        batches.append(_open_batch(path))
+        _check_same(path, batches[-1].metadata, batches[0].metadata, tiles_spec, card)
     return EmbeddingReader(batches)
 
 
@@ -182,24 +177,25 @@ def _open_batch(path: Path) -> _Batch:
 def _check_same(
     path: Path,
     facts: Mapping[str, Any],
-    first: Mapping[str, Any] | None,
+    first: Mapping[str, Any],
     tiles_spec: Mapping[str, Any] | None,
     card: Mapping[str, Any] | None,
 ) -> None:
+    """Compare a file's metadata with the first file's, and with what was asked for."""
     remedy = "make the embeddings again with the present config."
-    expected = tiles_spec if tiles_spec is not None else (first or {}).get("tiles_spec")
-    if expected is not None and not same_spec(facts["tiles_spec"], expected):
-        problem = f"was made from other tiles than asked for: {_differences(facts['tiles_spec'], expected)}."
+    tiles_spec = first["tiles_spec"] if tiles_spec is None else tiles_spec
+    if not same_spec(facts["tiles_spec"], tiles_spec):
+        problem = f"was made from other tiles than asked for: {_differences(facts['tiles_spec'], tiles_spec)}."
         raise InputError(path, problem, remedy, code="embeddings-tiles")
-    wanted = card if card is not None else (first or {}).get("card")
-    if wanted is not None and canonical_json(card_content(facts["card"])) != canonical_json(card_content(wanted)):
-        problem = f"was made with another card: {_differences(card_content(facts['card']), card_content(wanted))}."
+    own, wanted = card_content(facts["card"]), card_content(first["card"] if card is None else card)
+    if canonical_json(own) != canonical_json(wanted):
+        problem = f"was made with another card: {_differences(own, wanted)}."
         raise InputError(path, problem, remedy, code="embeddings-card")
-    if first is not None and _settings(facts) != _settings(first):
+    if _settings(facts) != _settings(first):
         problem = "averages other tokens than the file before it."
         raise InputError(path, problem, remedy, code="embeddings-tokens")
-    for key in _SAME if first is not None else ():
-        if facts.get(key) != (first or {}).get(key):
+    for key in ("weights_sha256", "dim", "feature_names"):
+        if facts.get(key) != first.get(key):
             problem = f"differs in {key} from the file before it: not the same encoder."
             raise InputError(path, problem, remedy, code="embeddings-weights")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,9 @@ import numpy as np
 from histoloom.devices import lease_device
 from histoloom.efficiency import Meter
 from histoloom.embeddings.artefact import card_content, write_embeddings
-from histoloom.embeddings.base import Encoder
 from histoloom.embeddings.cards import EncoderSpec, build_encoder
-from histoloom.embeddings.progress import Progress
-from histoloom.embeddings.run_encoders import EncoderRun, run_count_encoder, run_pixel_encoders
-from histoloom.embeddings.sections import Section, load_part, open_sections
+from histoloom.embeddings.run_encoders import EncoderRun, Progress, run_count_encoder, run_pixel_encoders
+from histoloom.embeddings.sections import Section, open_sections
 from histoloom.embeddings.tokens import saved
 from histoloom.errors import InputError
 from histoloom.genes import BY_ID, BY_NAME, GeneMatcher
@@ -44,11 +42,10 @@ def embed_batch(
 ) -> None:
     """Embed the kept tiles of several sections with one encoder or a group of them; every tile is read once.
 
-    Parameters ---------- samples, slides, tiles Sections (h5ad), slide images and tables of tiles (parquet), in the
-    same order. specs, out, efficiency, scratch Per encoder, all on the same tile spec: its entry, h5 to write, JSON of
-    its costs to write, and folder of finished sections, which a run after a kill takes over and which is removed at the
-    end. threads Threads or worker processes. genes For an encoder of counts: table that matches genes with its
-    vocabulary (`histoloom.genes`); None: by name.
+    ``samples``, ``slides`` and ``tiles`` are sections (h5ad), slide images and tables of tiles (parquet), in the same
+    order. Each encoder has a spec (all on the same tile spec), an h5 to write, a JSON of its costs to write, and a
+    folder of finished sections, which a run after a kill takes over and which is removed at the end. ``genes`` is the
+    table that matches genes with the vocabulary of an encoder of counts (`histoloom.genes`); None: by name.
     """
     kinds = [spec.kind for spec in specs]
     _check_group(specs)
@@ -66,9 +63,18 @@ def embed_batch(
             matching = None
             if kinds[i].reads == "counts":
                 matching = {"matched_by": BY_ID if genes else BY_NAME, "table": genes and sha256_file(genes)}
-            content = _content(spec, encoder.weights_sha256, matching)
-            identities = [_part_identity(section, content, encoder) for section in sections]
-            runs[i] = EncoderRun(spec, encoder, identities, scratch[i], content)
+            # What decides an embedding: not its name, nor where weights lie, batch size, threads or device.
+            content = {
+                "card": card_content(spec.card),
+                "weights_sha256": encoder.weights_sha256,
+                "upsample": spec.upsample,
+                **({"tokens": spec.tokens} if spec.tokens else {}),
+                **({"genes": matching} if matching else {}),
+                "tiles_spec": spec.tiles_spec.as_dict(),
+            }
+            params = {**content, "precision": encoder.precision}
+            parts = [make_identity("embeddings.part", params, {"tiles": section.identity}) for section in sections]
+            runs[i] = EncoderRun(spec, encoder, [str(part["sha256"]) for part in parts], scratch[i], content)
         on_gpu = [run for run in runs.values() if run.on_gpu] or list(runs.values())
         progress = Progress(f"{cohort}/{batch}", n_tiles, on_gpu[0].encoder.device)
         if kinds[0].reads == "counts":
@@ -109,28 +115,14 @@ def _record(meter: Meter, progress: Progress, run: EncoderRun, encoders: int) ->
 
 
 def _write(out: Path, cohort: str, batch: str, sections: Sequence[Section], run: EncoderRun) -> None:
-    dim = run.encoder.dim
-    parts = [load_part(run.scratch, s, i, dim) for s, i in zip(sections, run.identities, strict=True)]
-    write_embeddings(
-        out,
-        features=[part for part in parts if part is not None],
-        coords=np.concatenate([s.centres for s in sections]),
-        sample=[s.sample for s in sections for _ in range(len(s))],
-        obs_id=[str(i) for s in sections for i in s.obs_id],
-        metadata=_metadata(cohort, batch, sections, run),
-    )
-
-
-def _metadata(cohort: str, batch: str, sections: Sequence[Section], run: EncoderRun) -> dict[str, Any]:
-    spec, encoder = run.spec, run.encoder
-    samples = [s.sample for s in sections]
-    inputs = {f"tiles.{s.sample}": s.identity for s in sections}
+    spec, encoder, samples = run.spec, run.encoder, [section.sample for section in sections]
+    inputs = {f"tiles.{section.sample}": section.identity for section in sections}
     params = {**run.content, "cohort": cohort, "samples": samples}
-    return {
+    metadata = {
         "cohort": cohort,
         "batch": batch,
         "samples": samples,
-        "n_tiles": [len(s) for s in sections],
+        "n_tiles": [len(section) for section in sections],
         "card": spec.card,
         "revision": encoder.revision,
         "weights_sha256": encoder.weights_sha256,
@@ -142,22 +134,11 @@ def _metadata(cohort: str, batch: str, sections: Sequence[Section], run: Encoder
         **({"tokens": {**spec.tokens, **saved(sections, spec.tokens)}} if spec.tokens else {}),
         "identity": make_identity("embeddings", params, inputs),
     }
-
-
-def _content(
-    spec: EncoderSpec, weights_sha256: str | None, matching: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return what decides an embedding: not its name, nor where weights lie, batch size, threads or device."""
-    return {
-        "card": card_content(spec.card),
-        "weights_sha256": weights_sha256,
-        "upsample": spec.upsample,
-        **({"tokens": spec.tokens} if spec.tokens else {}),
-        **({"genes": matching} if matching else {}),
-        "tiles_spec": spec.tiles_spec.as_dict(),
-    }
-
-
-def _part_identity(section: Section, content: Mapping[str, Any], encoder: Encoder) -> str:
-    params = {**content, "precision": encoder.precision}
-    return str(make_identity("embeddings.part", params, {"tiles": section.identity})["sha256"])
+    write_embeddings(
+        out,
+        features=[part for n, section in enumerate(sections) if (part := run.part(n, section)) is not None],
+        coords=np.concatenate([section.centres for section in sections]),
+        sample=[section.sample for section in sections for _ in range(len(section))],
+        obs_id=[str(obs_id) for section in sections for obs_id in section.obs_id],
+        metadata=metadata,
+    )

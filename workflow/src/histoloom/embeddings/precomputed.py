@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,29 @@ class Table:
     obs_ids: pd.Index | None  # None where rows have places only
     facts: Mapping[str, Any]  # attributes of ``coords`` and ``features``
 
+    @cached_property
+    def grid(self) -> tuple[float, int]:
+        """Side of a grid's tiles in level-0 px, and in their own px."""
+        facts = self.facts
+        try:
+            px = int(facts["patch_size"])
+            if "patch_size_level0" in facts:
+                return float(facts["patch_size_level0"]), px
+            return px * float(facts["level0_magnification"]) / float(facts["target_magnification"]), px
+        except (KeyError, TypeError, ValueError) as error:
+            problem = (
+                f"attributes of coords do not give the tiles' size ({error}); found: {', '.join(facts) or 'none'}."
+            )
+            remedy = "give TRIDENT's own h5 of features, which carries patch_size and patch_size_level0."
+            raise InputError(self.path, problem, remedy, code="features-attributes") from error
+
+    def nearest(self, section: Section) -> tuple[Float, Int]:
+        """Return how far the nearest tile of a grid is from each kept tile, um, and its row."""
+        from scipy.spatial import cKDTree
+
+        shift, row = cKDTree(self.corners + self.grid[0] / 2).query(section.centres)
+        return shift * float(section.facts["mpp"]), row.astype(np.int64)
+
 
 def import_embeddings(
     *,
@@ -62,25 +86,56 @@ def import_embeddings(
     ``samples``, ``tiles`` and ``features`` are sections (h5ad), their tables of tiles (parquet) and files of features
     (h5) in the same order; ``spec`` an entry of kind precomputed with ``card`` (full), ``tiles_spec`` and ``name``.
     """
-    card = spec["card"]
     sections = open_sections(cohort, samples, [Path()] * len(samples), tiles, spec["tiles_spec"])
     tables = [read_table(Path(path), spec["format"]) for path in features]
-    _check_one_encoder(tables, card)
-    rows, summaries = [], {}
-    for section, table in zip(sections, tables, strict=True):
-        matched = match(section, table, spec)
-        rows.append(matched)
-        summaries[section.sample] = _summary(section, table, matched, spec)
-        logger.info("%s/%s: %s", cohort, section.sample, summaries[section.sample])
-    parts = [table.features[matched[matched >= 0]] for table, matched in zip(tables, rows, strict=True)]
-    has = [matched >= 0 for matched in rows]
+    _check_one_encoder(tables, spec["card"])
+    rows = [match(section, table, spec) for section, table in zip(sections, tables, strict=True)]
+    kept = [section.obs_id[of_table >= 0] for section, of_table in zip(sections, rows, strict=True)]
+    summaries = {
+        section.sample: _summary(section, table, of_table)
+        for section, table, of_table in zip(sections, tables, rows, strict=True)
+    }
+    for sample, summary in summaries.items():
+        logger.info("%s/%s: %s", cohort, sample, summary)
+    tiles_spec = TileSpec.from_dict(spec["tiles_spec"]).as_dict()
+    chosen = {key: spec[key] for key in ("format", "max_shift_um", "max_missing")}
+    names, encoder_said = [section.sample for section in sections], tables[0].facts["encoder"]
+    params = {
+        "card": card_content(spec["card"]),
+        "tiles_spec": tiles_spec,
+        **chosen,
+        "cohort": cohort,
+        "samples": names,
+    }
+    inputs = {f"tiles.{section.sample}": section.identity for section in sections}
+    inputs |= {f"features.{name}": identity_of(table.path) for name, table in zip(names, tables, strict=True)}
+    metadata = {
+        "cohort": cohort,
+        "batch": batch,
+        "samples": names,
+        "n_tiles": [len(of_section) for of_section in kept],
+        "card": spec["card"],
+        # Begins with `local`: it is unknown which weights made the features.
+        "revision": "local features",
+        "weights_sha256": None,
+        "dim": int(tables[0].features.shape[1]),
+        "feature_names": None,
+        "tiles_spec": tiles_spec,
+        "encoder": spec["name"],
+        "precomputed": {
+            **chosen,
+            "encoder_said": None if encoder_said is None else str(encoder_said),
+            "sections": summaries,
+        },
+        "identity": make_identity("embeddings.precomputed", params, inputs),
+    }
     write_embeddings(
         out,
-        features=parts,
-        coords=np.concatenate([s.centres[kept] for s, kept in zip(sections, has, strict=True)]),
-        sample=[s.sample for s, kept in zip(sections, has, strict=True) for _ in range(int(kept.sum()))],
-        obs_id=[str(i) for s, kept in zip(sections, has, strict=True) for i in s.obs_id[kept]],
-        metadata=_metadata(cohort, batch, sections, tables, card, spec, summaries),
+        features=[table.features[of_table[of_table >= 0]] for table, of_table in zip(tables, rows, strict=True)],
+        coords=np.concatenate([s.centres[of_table >= 0] for s, of_table in zip(sections, rows, strict=True)]),
+        sample=np.repeat(names, [len(of_section) for of_section in kept]).tolist(),
+        obs_id=np.concatenate(kept).astype(str).tolist(),
+        metadata=metadata,
     )
 
 
@@ -89,53 +144,55 @@ def read_table(path: Path, form: str) -> Table:
     import h5py
 
     if not path.is_file():
-        raise InputError(
-            path, "the file of features is missing.", f"fix `files` of the encoder; {_FETCH}", code="features-missing"
-        )
+        remedy = f"fix `files` of the encoder; {_FETCH}"
+        raise InputError(path, "the file of features is missing.", remedy, code="features-missing")
     names = _ARRAYS[form]
     try:
         with h5py.File(path, "r") as handle:
             missing = [name for name in names if name not in handle]
             if missing:
+                others = [other for other, held in _ARRAYS.items() if all(name in handle for name in held)]
+                remedy = f"it looks like `format: {others[0]}`." if others else _FETCH
                 held = ", ".join(handle) or "nothing"
                 problem = f"no {form} file: no dataset {', '.join(missing)}; it holds {held}."
-                raise InputError(path, problem, _remedy(handle), code="features-format")
+                raise InputError(path, problem, remedy, code="features-format")
             values = np.asarray(handle[names[0]], np.float32)
             corners = np.asarray(handle["coords"], np.float64)
-            ids = np.ravel(handle["barcodes"][()]) if form == "hest" else None
+            raw_ids = np.ravel(handle["barcodes"][()]) if form == "hest" else None
             facts = {**dict(handle["coords"].attrs), "encoder": handle[names[0]].attrs.get("encoder")}
     except OSError as error:
         raise InputError(path, f"no readable h5 ({error}).", _FETCH, code="features-unreadable") from error
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
     corners = corners[0] if corners.ndim == 3 and len(corners) == 1 else corners
     n = len(values)
-    if values.ndim != 2 or corners.shape != (n, 2) or n == 0 or (ids is not None and len(ids) != n):
-        ended = "" if ids is None else f" and {len(ids)} barcodes"
+    if values.ndim != 2 or corners.shape != (n, 2) or n == 0 or (raw_ids is not None and len(raw_ids) != n):
+        ended = "" if raw_ids is None else f" and {len(raw_ids)} barcodes"
         problem = f"{names[0]} {values.shape}, coords {corners.shape}{ended} do not belong together: (n, d), (n, 2)."
         raise InputError(path, problem, _FETCH, code="features-shape")
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         problem = f"{int(bad.sum())} rows have NaN or infinity, the first is row {int(np.argmax(bad))}."
         raise InputError(path, problem, _FETCH, code="features-nan")
-    obs_ids = None if ids is None else _ids(ids, path)
-    return Table(path, values, corners, obs_ids, facts)
-
-
-def _remedy(handle: Any) -> str:
-    """Say which form a file has, where it has the other one."""
-    for form, names in _ARRAYS.items():
-        if all(name in handle for name in names):
-            return f"it looks like `format: {form}`."
-    return _FETCH
-
-
-def _ids(raw: npt.NDArray[Any], path: Path) -> pd.Index:
-    """Return barcodes as the samples write them."""
-    barcodes = pd.Index([plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw], dtype=object)
-    if barcodes.has_duplicates:
-        problem = f"barcode '{barcodes[barcodes.duplicated()][0]}' appears more than once."
+    if raw_ids is None:
+        return Table(path, values, corners, None, facts)
+    ids = pd.Index([plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw_ids], dtype=object)
+    if ids.has_duplicates:
+        problem = f"barcode '{ids[ids.duplicated()][0]}' appears more than once."
         raise InputError(path, problem, _FETCH, code="features-barcode-twice")
-    return barcodes
+    return Table(path, values, corners, ids, facts)
+
+
+def _check_one_encoder(tables: Sequence[Table], card: Mapping[str, Any]) -> None:
+    first = tables[0]
+    expected = card["dim"] or first.features.shape[1]
+    for table in tables:
+        dim, encoder = table.features.shape[1], table.facts["encoder"]
+        if dim != expected:
+            problem = f"features have {dim} numbers, card '{card['name']}' gives {expected}: of another encoder."
+            raise InputError(table.path, problem, "fix `card` or `files` of the encoder.", code="features-dim")
+        if encoder != first.facts["encoder"]:
+            problem = f"says encoder '{encoder}', {first.path} says '{first.facts['encoder']}'."
+            raise InputError(table.path, problem, "give files of one encoder.", code="features-encoder")
 
 
 def match(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
@@ -143,139 +200,77 @@ def match(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
     rows = _by_place(section, table, spec) if table.obs_ids is None else _by_id(section, table, spec)
     lost = rows < 0
     if lost.mean() > spec["max_missing"]:
-        hint = (
-            f"; the nearest tile lies {_median_shift(section, table):.0f} um away in the median"
-            if table.obs_ids is None
-            else ""
-        )
-        raise InputError(
-            table.path,
-            f"{int(lost.sum())} of {len(rows)} kept tiles of section '{section.sample}' have no feature, first "
-            f"'{section.obs_id[int(np.argmax(lost))]}'{hint}; `max_missing` allows {100 * spec['max_missing']:.0f} %.",
-            f"raise `max_shift_um` or `max_missing`, or {_FETCH}",
-            code="features-incomplete",
-        )
+        first, allowed = section.obs_id[int(np.argmax(lost))], f"`max_missing` allows {100 * spec['max_missing']:.0f} %"
+        problem = f"{lost.sum()} of {len(rows)} kept tiles have no feature, first '{first}'; {allowed}."
+        if table.obs_ids is None:
+            problem += f" The nearest tile is {np.median(table.nearest(section)[0]):.0f} um away in the median."
+        remedy = f"raise `max_shift_um` or `max_missing`, or {_FETCH}"
+        raise InputError(f"{table.path}, section '{section.sample}'", problem, remedy, code="features-incomplete")
     return rows
 
 
 def _by_id(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
     """Find rows by barcode, and check that their tiles lie on their observations and have the size asked for."""
     assert table.obs_ids is not None
+    where = f"{table.path}, section '{section.sample}'"
     rows: Int = table.obs_ids.get_indexer(pd.Index(section.obs_id, dtype=object)).astype(np.int64)
     has = rows >= 0
     if not has.any():
-        raise InputError(
-            table.path,
-            f"no barcode is an observation of section '{section.sample}': {', '.join(table.obs_ids[:3])}, ... against "
-            f"{', '.join(map(str, section.obs_id[:3]))}, ...",
-            _FETCH,
-            code="features-obs",
-        )
+        barcodes, observations = ", ".join(table.obs_ids[:3]), ", ".join(map(str, section.obs_id[:3]))
+        problem = f"no barcode is an observation of the section: {barcodes}, ... against {observations}, ..."
+        raise InputError(where, problem, _FETCH, code="features-obs")
     mpp, side = float(section.facts["mpp"]), float(section.facts["size_level0_px"])
     corners, centres = table.corners[rows[has]], section.centres[has]
     # The file says nothing of its tiles' size: observations in their middles do.
     measured = 2 * float(np.median(centres - corners))
-    off = np.hypot(*(corners + measured / 2 - centres).T) * mpp
-    if (off > spec["max_shift_um"]).any():
-        raise InputError(
-            table.path,
-            f"{int((off > spec['max_shift_um']).sum())} of {len(off)} tiles do not lie on their observations (up to "
-            f"{off.max():.0f} um off): barcodes or coords are of another section than '{section.sample}'.",
-            _FETCH,
-            code="features-section",
-        )
+    shift = np.hypot(*(corners + measured / 2 - centres).T) * mpp
+    off = int((shift > spec["max_shift_um"]).sum())
+    if off:
+        problem = f"{off} of {len(shift)} tiles lie up to {shift.max():.0f} um off: coords are of another section."
+        raise InputError(where, problem, _FETCH, code="features-section")
     if abs(measured / side - 1) > SAME_SCALE:
-        raise InputError(
-            table.path,
-            f"its tiles have a side of {measured:.1f} level-0 px = {measured * mpp:.1f} um, but tile spec "
-            f"{_named(spec)} asks for {side:.1f} px = {side * mpp:.1f} um.",
-            "name tiles of that size, or features made from such tiles.",
-            code="features-tile-size",
-        )
+        sides = f"{measured:.1f} level-0 px = {measured * mpp:.1f} um, not {side:.1f} px = {side * mpp:.1f} um"
+        problem = f"its tiles have a side of {sides} as tile spec {_named(spec)} asks."
+        remedy = "name tiles of that size, or features made from such tiles."
+        raise InputError(where, problem, remedy, code="features-tile-size")
     return rows
 
 
 def _by_place(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
-    """Find the tile with the nearest centre; -1 beyond ``max_shift_um``."""
-    from scipy.spatial import cKDTree
-
-    side = _check_grid(section, table, spec)
-    shift, nearest = cKDTree(table.corners + side / 2).query(section.centres)
-    rows: Int = np.where(shift * float(section.facts["mpp"]) <= spec["max_shift_um"], nearest, -1).astype(np.int64)
-    return rows
-
-
-def _check_grid(section: Section, table: Table, spec: Mapping[str, Any]) -> float:
-    """Check that a grid was laid on this slide, in tiles of the size asked for; return their side in level-0 px."""
-    side, px = grid_side(table)
-    size = read_metadata(section.path)
-    size_said = tuple(int(table.facts.get(f"level0_{name}", size[f"slide_{name}"])) for name in ("width", "height"))
-    if size_said != (size["slide_width"], size["slide_height"]):
-        raise InputError(
-            table.path,
-            f"was made on a slide of {size_said[0]} x {size_said[1]} px; that of section '{section.sample}' has "
-            f"{size['slide_width']} x {size['slide_height']} px.",
-            _FETCH,
-            code="features-slide",
-        )
+    """Find the tile with the nearest centre, -1 beyond ``max_shift_um``, on a grid of this slide and of this size."""
+    where = f"{table.path}, section '{section.sample}'"
+    (side, px), size = table.grid, read_metadata(section.path)
+    slide = size["slide_width"], size["slide_height"]
+    stated = tuple(
+        int(table.facts.get(f"level0_{key}", px)) for key, px in zip(("width", "height"), slide, strict=True)
+    )
+    if stated != slide:
+        problem = f"was made on a slide of {stated[0]} x {stated[1]} px; the section's has {slide[0]} x {slide[1]} px."
+        raise InputError(where, problem, _FETCH, code="features-slide")
     mpp, tiles = float(section.facts["mpp"]), TileSpec.from_dict(spec["tiles_spec"])
-    asked = tiles.effective_um_per_px(mpp)
-    if px != tiles.size_px or abs(side * mpp / px / asked - 1) > SAME_SCALE:
-        raise InputError(
-            table.path,
-            f"its tiles are {px} px at {side * mpp / px:.4g} um/px ({side:.0f} level-0 px = {side * mpp:.1f} um), but "
-            f"tile spec {_named(spec)} asks for {tiles.size_px} px at {asked:.4g} um/px.",
-            f"use tiles with `size_px: {px}` and `um_per_px: {side * mpp / px:.4g}`, or features made from such tiles "
-            "(TRIDENT's magnifications are nominal: 20x is not 0.5 um/px on every scanner).",
-            code="features-tile-size",
+    own, wanted = side * mpp / px, tiles.effective_um_per_px(mpp)
+    if px != tiles.size_px or abs(own / wanted - 1) > SAME_SCALE:
+        problem = (
+            f"its tiles are {px} px at {own:.4g} um/px ({side:.0f} level-0 px = {side * mpp:.1f} um), but tile spec "
+            f"{_named(spec)} asks for {tiles.size_px} px at {wanted:.4g} um/px."
         )
-    return side
-
-
-def grid_side(table: Table) -> tuple[float, int]:
-    """Return the side of a grid's tiles in level-0 px, and in their own px."""
-    facts = table.facts
-    try:
-        px = int(facts["patch_size"])
-        if "patch_size_level0" in facts:
-            return float(facts["patch_size_level0"]), px
-        return px * float(facts["level0_magnification"]) / float(facts["target_magnification"]), px
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            table.path,
-            f"the attributes of coords do not say how large tiles are ({error}); found: {', '.join(facts) or 'none'}.",
-            "give TRIDENT's own h5 of features, which carries patch_size and patch_size_level0.",
-            code="features-attributes",
-        ) from error
-
-
-def _median_shift(section: Section, table: Table) -> float:
-    from scipy.spatial import cKDTree
-
-    shift, _ = cKDTree(table.corners + grid_side(table)[0] / 2).query(section.centres)
-    return float(np.median(shift)) * float(section.facts["mpp"])
+        remedy = (
+            f"use tiles with `size_px: {px}` and `um_per_px: {own:.4g}`, or features made from such tiles (TRIDENT's "
+            "magnifications are nominal: 20x is not 0.5 um/px on every scanner)."
+        )
+        raise InputError(where, problem, remedy, code="features-tile-size")
+    shift, nearest = table.nearest(section)
+    return np.where(shift <= spec["max_shift_um"], nearest, -1)
 
 
 def _named(spec: Mapping[str, Any]) -> str:
     return f"'{spec['tiles']}'" if spec.get("tiles") else "of the encoder"
 
 
-def _check_one_encoder(tables: Sequence[Table], card: Mapping[str, Any]) -> None:
-    for table in tables:
-        dim, said = table.features.shape[1], table.facts["encoder"]
-        if dim != (card["dim"] or tables[0].features.shape[1]):
-            expected = card["dim"] or tables[0].features.shape[1]
-            problem = f"features have {dim} numbers, card '{card['name']}' gives {expected}: of another encoder."
-            raise InputError(table.path, problem, "fix `card` or `files` of the encoder.", code="features-dim")
-        if said != tables[0].facts["encoder"]:
-            problem = f"says encoder '{said}', {tables[0].path} says '{tables[0].facts['encoder']}'."
-            raise InputError(table.path, problem, "give files of one encoder.", code="features-encoder")
-
-
-def _summary(section: Section, table: Table, rows: Int, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(section: Section, table: Table, rows: Int) -> dict[str, Any]:
     """Return what became of a section's observations: counts, and how far tiles lie from them."""
     has = rows >= 0
-    side = grid_side(table)[0] if table.obs_ids is None else float(section.facts["size_level0_px"])
+    side = table.grid[0] if table.obs_ids is None else float(section.facts["size_level0_px"])
     shift = np.hypot(*(table.corners[rows[has]] + side / 2 - section.centres[has]).T) * float(section.facts["mpp"])
     return {
         "n_tiles": len(rows),
@@ -283,38 +278,4 @@ def _summary(section: Section, table: Table, rows: Int, spec: Mapping[str, Any])
         "n_rows": len(table.features),
         "n_rows_unused": len(table.features) - len(np.unique(rows[has])),
         "shift_um_median_max": [round(float(v), 3) for v in (np.median(shift), shift.max())],
-    }
-
-
-def _metadata(
-    cohort: str,
-    batch: str,
-    sections: Sequence[Section],
-    tables: Sequence[Table],
-    card: Mapping[str, Any],
-    spec: Mapping[str, Any],
-    summaries: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    tiles_spec = TileSpec.from_dict(spec["tiles_spec"]).as_dict()
-    chosen = {key: spec[key] for key in ("format", "max_shift_um", "max_missing")}
-    params = {"card": card_content(card), "tiles_spec": tiles_spec, **chosen}
-    inputs = {f"tiles.{s.sample}": s.identity for s in sections}
-    inputs |= {f"features.{s.sample}": identity_of(t.path) for s, t in zip(sections, tables, strict=True)}
-    names = [s.sample for s in sections]
-    said = tables[0].facts["encoder"]
-    return {
-        "cohort": cohort,
-        "batch": batch,
-        "samples": names,
-        "n_tiles": [summaries[name]["n_tiles"] - summaries[name]["n_missing"] for name in names],
-        "card": card,
-        # Begins with `local`: it is unknown which weights made the features.
-        "revision": "local features",
-        "weights_sha256": None,
-        "dim": int(tables[0].features.shape[1]),
-        "feature_names": None,
-        "tiles_spec": tiles_spec,
-        "encoder": spec["name"],
-        "precomputed": {**chosen, "encoder_said": None if said is None else str(said), "sections": summaries},
-        "identity": make_identity("embeddings.precomputed", {**params, "cohort": cohort, "samples": names}, inputs),
     }

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import pandas as pd
 
 from histoloom.embeddings.base import CountEncoder, Features
 from histoloom.embeddings.cards import EncoderSpec
-from histoloom.embeddings.progress import Progress
 from histoloom.embeddings.reader import Batch, TileRange, TileReader
 from histoloom.embeddings.sections import PartWriter, Section, load_part
 from histoloom.embeddings.tokens import CellWriter, windows_of
@@ -30,8 +30,56 @@ logger = logging.getLogger(__name__)
 _IN_FLIGHT = 2
 """Batches that a GPU has in hand: one computes while the other's features travel back."""
 
+_REPORT_S = 5.0
 LARGEST_BATCH = 2048
 """Most tiles that are read at once so that every encoder of a group gets whole batches of its own size."""
+
+
+class Progress:
+    """Tiles done, tiles/s, time left and a GPU's use (where its driver gives it), logged every few seconds."""
+
+    def __init__(self, name: str, total: int, device: str = "cpu") -> None:
+        self.name, self.total, self.device = name, total, device
+        self.done = self.skipped = 0
+        self.waited_s = 0.0
+        self.started = self._reported = time.perf_counter()
+
+    def skip(self, n: int) -> None:
+        """Count tiles taken over from an earlier run."""
+        self.skipped += n
+
+    def add(self, n: int, waited_s: float = 0.0) -> None:
+        """Count encoded tiles; `waited_s` is how long the encoder has waited for pixels in all."""
+        self.done += n
+        self.waited_s = waited_s
+        now = time.perf_counter()
+        left = self.total - self.done - self.skipped
+        if now - self._reported >= _REPORT_S or left == 0:
+            self._reported = now
+            elapsed, use = max(now - self.started, 1e-9), gpu_use(self.device)
+            rate = self.done / elapsed
+            text = "%s: %d of %d tiles, %.0f tiles/s, %.0f s left, %.0f %% of the time spent waiting for pixels%s"
+            gpu = "" if use is None else f", GPU {use} % busy"
+            waited = 100 * self.waited_s / elapsed
+            logger.info(text, self.name, self.total - left, self.total, rate, left / rate, waited, gpu)
+
+
+def gpu_use(device: str) -> int | None:
+    """Return the percentage of the last second in which a GPU computed (needs nvidia-ml-py); None if not known."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    try:
+        refusal: type[Exception] = import_module("pynvml").NVMLError
+    except ImportError:
+        return None
+    try:
+        return int(torch.cuda.utilization(device))
+    except (RuntimeError, refusal) as error:
+        # A slice of a GPU (MIG), say, has no such number.
+        logger.debug("the GPU's use is not known: %s", error)
+        return None
 
 
 @dataclass
@@ -46,6 +94,10 @@ class EncoderRun:
     tiles: int = 0
     seconds: float = 0.0  # spent on submitting tiles and waiting for features
 
+    def part(self, number: int, section: Section) -> Features | None:
+        """Return the features of a finished section."""
+        return load_part(self.scratch, section, self.identities[number], self.encoder.dim)
+
     @property
     def on_gpu(self) -> bool:
         """Whether it computes on a GPU."""
@@ -59,10 +111,7 @@ def run_pixel_encoders(
 
     Every tile is read once for all encoders. With an encoder on a GPU `threads` read, else half of them.
     """
-    lacks = [
-        [load_part(r.scratch, s, i, r.encoder.dim) is None for s, i in zip(sections, r.identities, strict=True)]
-        for r in runs
-    ]
+    lacks = [[run.part(n, section) is None for n, section in enumerate(sections)] for run in runs]
     numbers = _unfinished(sections, lacks, progress)
     parts = [
         _Parts([(sections[n], run.identities[n]) for n in numbers], [lack[n] for n in numbers], run)
@@ -108,8 +157,7 @@ def run_pixel_encoders(
 def run_count_encoder(sections: Sequence[Section], run: EncoderRun, matcher: GeneMatcher, progress: Progress) -> None:
     """Encode the counts of the sections that the run has no part of yet; see `run_pixel_encoders`."""
     encoder: CountEncoder = run.encoder
-    pairs = zip(sections, run.identities, strict=True)
-    lacks = [load_part(run.scratch, section, identity, encoder.dim) is None for section, identity in pairs]
+    lacks = [run.part(n, section) is None for n, section in enumerate(sections)]
     for n in _unfinished(sections, [lacks], progress):
         section = sections[n]
         data = open_section(section.path)

@@ -51,28 +51,23 @@ class ScGPT:
         model: Any,
         vocab: Mapping[str, int],
         settings: Mapping[str, Any],
-        card: Mapping[str, Any],
+        spec: EncoderSpec,
         *,
         device: str,
-        batch_size: int | str,
-        seed: int,
         weights_sha256: str | None,
     ) -> None:
+        on_gpu = device.startswith("cuda")
         self.model = model.eval().requires_grad_(False).to(device)
-        self.vocab, self.card, self.device, self.seed = vocab, card, device, seed
+        self.vocab, self.card, self.device, self.seed = vocab, spec.card, device, spec.seed
         self.weights_sha256 = weights_sha256
-        self.precision = str(card["dtype"]) if device.startswith("cuda") else "float32"
-        automatic = _GPU_BATCH if device.startswith("cuda") else CPU_BATCH
-        self.batch_size = batch_size if isinstance(batch_size, int) else automatic
-        self._width = int(settings["embsize"])
+        self.precision = str(self.card["dtype"]) if on_gpu else "float32"
+        automatic = _GPU_BATCH if on_gpu else CPU_BATCH
+        self.batch_size = spec.batch_size if isinstance(spec.batch_size, int) else automatic
+        self._width, self._pad = int(settings["embsize"]), vocab[settings["pad_token"]]
         self.pad_value = float(settings["pad_value"])
-        self._pad = vocab[settings["pad_token"]]
-        args = {"bins": 51, "max_length": 1200, "min_shared_genes": 100, **card["args"]}
-        self.bins, self.max_length, self.least = (
-            int(args["bins"]),
-            int(args["max_length"]),
-            int(args["min_shared_genes"]),
-        )
+        args = {"bins": 51, "max_length": 1200, "min_shared_genes": 100, **self.card["args"]}
+        self.bins, self.max_length = int(args["bins"]), int(args["max_length"])
+        self.least = int(args["min_shared_genes"])
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> ScGPT:
@@ -96,16 +91,7 @@ class ScGPT:
         path = folder / MODEL
         load_strictly(model, rename(read_state(path, card)), str(path))
         digest = hashlib.sha256("".join(sha256_file(folder / n) for n in (MODEL, ARGS, VOCAB)).encode()).hexdigest()
-        return cls(
-            model,
-            vocab,
-            settings,
-            card,
-            device=device,
-            batch_size=spec.batch_size,
-            seed=spec.seed,
-            weights_sha256=digest,
-        )
+        return cls(model, vocab, settings, spec, device=device, weights_sha256=digest)
 
     @property
     def dim(self) -> int:
@@ -121,13 +107,11 @@ class ScGPT:
         tokens = self._tokens(genes, matcher)
         shared = int((tokens >= 0).sum())
         if shared < self.least:
-            raise InputError(
-                f"card {self.card['name']}",
-                f"its vocabulary shares {shared} of {len(genes)} genes ({', '.join(map(str, genes[:5]))} ...).",
-                "set `genes: {match: ensembl}`, or use gene symbols as var names, or another encoder; "
-                "args.min_shared_genes of the card sets the limit.",
-                code="scgpt-genes",
+            problem = f"its vocabulary shares {shared} of {len(genes)} genes ({', '.join(map(str, genes[:5]))} ...)."
+            remedy = (
+                "set `genes: {match: ensembl}`, use gene symbols as var names, or lower the card's min_shared_genes."
             )
+            raise InputError(f"card {self.card['name']}", problem, remedy, code="scgpt-genes")
         parts, empty = [np.zeros((0, self._width), np.float32)], 0
         for start in range(0, len(keys), self.batch_size):
             named = enumerate(keys[start : start + self.batch_size], start)
@@ -210,38 +194,21 @@ def scgpt_model(settings: Mapping[str, Any], tokens: int) -> Any:
 
     width = int(settings["embsize"])
 
-    class Genes(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = nn.Embedding(tokens, width)
-            self.enc_norm = nn.LayerNorm(width)
-
-        def forward(self, genes: Any) -> Any:
-            return self.enc_norm(self.embedding(genes))
-
-    class Values(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear1, self.linear2 = nn.Linear(1, width), nn.Linear(width, width)
-            self.norm = nn.LayerNorm(width)
-
-        def forward(self, values: Any) -> Any:
-            hidden = torch.relu(self.linear1(values.unsqueeze(-1).clamp(max=_MOST)))
-            return self.norm(self.linear2(hidden))
-
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder, self.value_encoder = Genes(), Values()
-            layer = nn.TransformerEncoderLayer(
-                width, int(settings["nheads"]), int(settings["d_hid"]), dropout=0.0, batch_first=True
-            )
-            self.transformer_encoder = nn.TransformerEncoder(
-                layer, int(settings["nlayers"]), enable_nested_tensor=False
-            )
+            self.encoder = nn.ModuleDict({"embedding": nn.Embedding(tokens, width), "enc_norm": nn.LayerNorm(width)})
+            linear = {"linear1": nn.Linear(1, width), "linear2": nn.Linear(width, width)}
+            self.value_encoder = nn.ModuleDict({**linear, "norm": nn.LayerNorm(width)})
+            heads, hidden = int(settings["nheads"]), int(settings["d_hid"])
+            layer = nn.TransformerEncoderLayer(width, heads, hidden, dropout=0.0, batch_first=True)
+            layers = int(settings["nlayers"])
+            self.transformer_encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
         def forward(self, genes: Any, values: Any, padding: Any) -> Any:
-            tokens_in = self.encoder(genes) + self.value_encoder(values)
+            names = self.encoder["enc_norm"](self.encoder["embedding"](genes))
+            hidden = torch.relu(self.value_encoder["linear1"](values.unsqueeze(-1).clamp(max=_MOST)))
+            tokens_in = names + self.value_encoder["norm"](self.value_encoder["linear2"](hidden))
             return self.transformer_encoder(tokens_in, src_key_padding_mask=padding)[:, 0]
 
     return Model()
@@ -250,10 +217,8 @@ def scgpt_model(settings: Mapping[str, Any], tokens: int) -> Any:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(
-            path, f"is no JSON ({error}).", "fetch the checkpoint's folder anew.", code="scgpt-json"
-        ) from error
+    except (ValueError, UnicodeDecodeError):
+        content = None
     if not isinstance(content, dict):
-        raise InputError(path, "holds no mapping.", "fetch the checkpoint's folder anew.", code="scgpt-json")
+        raise InputError(path, "is no JSON mapping.", "fetch the checkpoint's folder anew.", code="scgpt-json")
     return content

@@ -55,13 +55,8 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
     if "spec" not in facts:
         raise InputError(tiles, "carries no tile spec: it is no table of tiles.", again, code="tiles-no-spec")
     if not same_spec(facts["spec"], tiles_spec):
-        raise InputError(
-            tiles,
-            f"was cut by another tile spec than asked for ({facts['spec']} instead of "
-            f"{TileSpec.from_dict(tiles_spec).as_dict()}).",
-            again,
-            code="tiles-spec",
-        )
+        problem = f"was cut by another tile spec: {facts['spec']}, not {TileSpec.from_dict(tiles_spec).as_dict()}."
+        raise InputError(tiles, problem, again, code="tiles-spec")
     key = (facts["cohort"], facts["sample"])
     if key != (of_sample.get("cohort"), of_sample.get("sample")) or facts["cohort"] != cohort:
         problem = f"belongs to {key[0]}/{key[1]}, not to cohort '{cohort}' and section {sample}."
@@ -71,9 +66,8 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
     frame = pd.read_parquet(tiles)
     frame = frame[frame["kept"]]
     if frame.empty:
-        raise InputError(
-            tiles, "keeps no tile.", "exclude the section in the sheet, or change the tile spec.", code="tiles-none"
-        )
+        remedy = "exclude the section in the sheet, or change the tile spec."
+        raise InputError(tiles, "keeps no tile.", remedy, code="tiles-none")
     if frame["obs_id"].duplicated().any():
         problem = f"obs_id '{frame['obs_id'][frame['obs_id'].duplicated()].iloc[0]}' appears twice."
         raise InputError(tiles, problem, again, code="tiles-obs-twice")
@@ -98,13 +92,12 @@ def load_part(scratch: Path, section: Section, identity: str, dim: int) -> npt.N
         return None
     try:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
+        if features.shape == (len(section), dim) and features.dtype == np.float32:
+            return features
+        logger.warning("%s has another shape than expected; the section is embedded again", path)
     except (OSError, ValueError, EOFError):
         logger.warning("%s is damaged; the section is embedded again", path)
-        return None
-    if features.shape != (len(section), dim) or features.dtype != np.float32:
-        logger.warning("%s has another shape than expected; the section is embedded again", path)
-        return None
-    return features
+    return None
 
 
 class PartWriter:

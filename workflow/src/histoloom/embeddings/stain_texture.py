@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from histoloom.embeddings.blocks import block_mean, power_of_two
-from histoloom.embeddings.nuclei import nuclear_features
+from histoloom.embeddings.nuclei import block_mean, nuclear_features, power_of_two
 from histoloom.embeddings.simple_features import colour_moments
 from histoloom.embeddings.tile_features import Features, Image, TileFeatures
 from histoloom.nuclei.stains import STAIN_SCALE, STAIN_TOP, deconvolve, log_table

@@ -6,8 +6,14 @@ as far as the pixels resolve it.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import sys
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,12 +21,12 @@ import numpy.typing as npt
 
 from histoloom.embeddings.base import Scales
 from histoloom.embeddings.cards import EncoderSpec
-from histoloom.embeddings.workers import worker_pool
 
 Image = npt.NDArray[np.float32]
 Features = dict[str, float]
 
 _PARTS, _TILES_PER_PART = 2, 8
+_WATCH_S = 2.0
 
 
 class TileFeatures(ABC):
@@ -40,7 +46,7 @@ class TileFeatures(ABC):
         self.args = {**self.DEFAULTS, **(card.get("args") or {})}
         self.threads = max(1, threads)
         self.batch_size = _TILES_PER_PART * _PARTS * self.threads
-        self._pool = worker_pool(self.threads)
+        self._pool = _worker_pool(self.threads)
         self.feature_names: list[str] | None = list(self.tile_features(np.full((64, 64, 3), 240, np.uint8), 1.0))
 
     @classmethod
@@ -90,3 +96,29 @@ class TileFeatures(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}
+
+
+def _worker_pool(workers: int) -> Executor | None:
+    """Return a pool of started workers, None for one worker.
+
+    Forked, since a fresh interpreter would run a job's main script again and import for a second; started at once,
+    before the caller has threads of its own. Where forking is unsafe (macOS, Windows), threads do.
+    """
+    if workers <= 1:
+        return None
+    if sys.platform != "linux":
+        return ThreadPoolExecutor(workers)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _follow_parent, (os.getpid(),))
+    pool.submit(os.getpid).result()
+    return pool
+
+
+def _follow_parent(parent: int) -> None:
+    """End this worker when its parent is gone: a killed job must not leave orphans behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -11,23 +11,14 @@ import numpy.typing as npt
 
 import histoloom.torch_compat  # noqa: F401 - before timm
 from histoloom.devices import find_batch_size
+from histoloom.embeddings import weights
 from histoloom.embeddings.base import Features, Scales
 from histoloom.embeddings.cards import EncoderSpec
-from histoloom.embeddings.hub import resolved_revision
-from histoloom.embeddings.weights import (
-    file_hash,
-    hash_state,
-    load_strictly,
-    random_revision,
-    read_state,
-    resize_positions,
-    resolve,
-)
 from histoloom.errors import InputError
+from histoloom.identity import sha256_file
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_PX = 224
 CPU_BATCH = 32
 MEMORY_SHARE = 0.8
 """Share of a GPU's memory that an automatic batch may take."""
@@ -38,62 +29,44 @@ images/s, DenseNet-121 3,615 and 6,581): a minute of compiling is won back after
 
 
 class TorchEncoder:
-    """A frozen model with the card's transform; what `build` and `_pooled` make of it is the subclass's.
+    """A frozen model with its card's transform; what `build` and `_pooled` make of it is the subclass's.
 
-    Parameters
-    ----------
-    batch_size
-        Tiles per forward pass, or ``"auto"``: what fits a share of the GPU's memory, 32 on a CPU.
-    upsample
-        Whether tiles smaller than the card's input may be enlarged.
-    compiled
-        Whether torch.compile is used; batches are then padded to one shape.
-    tile_px
-        Side of the tiles that the automatic batch size is tried with.
-    tokens
-        ``mode`` and ``k`` where cells are wanted by their tokens (`histoloom.embeddings.tokens`): ``"exact"`` gives the
-        mean of the k tokens in a tile's middle, ``"shared"`` all patch tokens, one after another.
+    Batches are padded to one shape where torch.compile is used. Where cells are wanted by their tokens
+    (`histoloom.embeddings.tokens`), ``tokens`` in mode ``exact`` gives the mean of the k tokens in a tile's middle, in
+    mode ``shared`` all patch tokens, one after another.
     """
 
     feature_names: ClassVar[list[str] | None] = None
 
     def __init__(
-        self,
-        model: Any,
-        card: Mapping[str, Any],
-        *,
-        device: str,
-        batch_size: int | str,
-        upsample: bool,
-        weights_sha256: str,
-        revision: str | None,
-        compiled: bool = False,
-        tile_px: int = _DEFAULT_PX,
-        tokens: Mapping[str, Any] | None = None,
+        self, model: Any, spec: EncoderSpec, *, device: str, weights_sha256: str, revision: str | None
     ) -> None:
         import torch
 
-        self.card, self.device, self.upsample, self.compiled = card, device, upsample, compiled
-        self.tokens = tokens
-        self.token_dim, self.token_grid = self._token_shape(model) if tokens else (0, 0)
+        self.card, self.device, self.upsample, self.tokens = spec.card, device, spec.upsample, spec.tokens
         self.weights_sha256: str | None = weights_sha256
         self.revision = revision
+        self.token_dim, self.token_grid = self._token_shape(model) if spec.tokens else (0, 0)
         self.on_gpu = device.startswith("cuda")
         if self.on_gpu:
             # One process, one GPU: whatever names no device means this one.
             torch.cuda.set_device(torch.device(device).index or 0)
         # A CPU gains little from half precision and loses comparability.
-        self.precision = str(card["dtype"]) if self.on_gpu else "float32"
+        self.precision = str(self.card["dtype"]) if self.on_gpu else "float32"
         self.model = model.eval().requires_grad_(False).to(device)
         # Tiles travel on a stream of their own: on the one that computes they would wait for the batch before.
         self._uploads: Any = torch.cuda.Stream(device) if self.on_gpu else None
         if self.on_gpu:
             # Conv nets run on NHWC there; of a transformer only the patch embedding changes.
             self.model = self.model.to(memory_format=torch.channels_last)
-        self._mean = torch.tensor(card["mean"], device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(card["std"], device=device).view(1, 3, 1, 1)
-        self._forward: Callable[[Any], Any] = torch.compile(self._pooled) if compiled else self._pooled
-        self.batch_size = batch_size if isinstance(batch_size, int) else self._fitting_batch(tile_px)
+        self._mean, self._std = (
+            torch.tensor(self.card[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std")
+        )
+        large = self.on_gpu and spec.tiles_in_job >= COMPILE_FROM
+        self.compiled = large if spec.compile == "auto" else bool(spec.compile)
+        self._forward: Callable[[Any], Any] = torch.compile(self._pooled) if self.compiled else self._pooled
+        automatic = not isinstance(spec.batch_size, int)
+        self.batch_size = self._fitting_batch(spec.tiles_spec.size_px) if automatic else int(spec.batch_size)
 
     @classmethod
     def build(cls, card: Mapping[str, Any], seed: int) -> Any:
@@ -118,36 +91,25 @@ class TorchEncoder:
             torch.set_num_threads(threads)
         card = spec.card
         _check_size(card, spec.tiles_spec.size_px, spec.upsample)
-        path = resolve(spec)
+        path = weights.resolve(spec)
         model = cls.build(card, spec.seed)
         if path is None:
-            digest, revision = hash_state(model.state_dict()), random_revision(spec)
+            digest, revision = weights.hash_state(model.state_dict()), f"random-seed-{spec.seed}"
         else:
             cls.load(model, path, card)
-            digest = file_hash(path)
-            revision = resolved_revision(card, path) if spec.weights == "hub" else "local"
+            digest = sha256_file(path)
+            revision = weights.resolved_revision(card, path) if spec.weights == "hub" else "local"
         logger.info("%s: %s on %s, weights %s (%s)", card["name"], card["arch"], device, digest[:12], revision)
-        return cls(
-            model,
-            card,
-            device=device,
-            batch_size=spec.batch_size,
-            upsample=spec.upsample,
-            weights_sha256=digest,
-            revision=revision,
-            compiled=_compiles(spec.compile, device, spec.tiles_in_job),
-            tile_px=spec.tiles_spec.size_px,
-            tokens=spec.tokens,
-        )
+        return cls(model, spec, device=device, weights_sha256=digest, revision=revision)
 
     @classmethod
     def load(cls, model: Any, path: Any, card: Mapping[str, Any]) -> None:
         """Load a checkpoint into the model, strictly but for positions that the card allows to be resampled."""
-        state = read_state(path, card)
+        state = weights.read_state(path, card)
         how = card["checkpoint"].get("positions") or "strict"
         trunk = getattr(model, "trunk", model)
         prefix = 0 if getattr(trunk, "no_embed_class", False) else int(getattr(trunk, "num_prefix_tokens", 0))
-        load_strictly(model, resize_positions(state, model.state_dict(), prefix, how), str(path))
+        weights.load_strictly(model, weights.resize_positions(state, model.state_dict(), prefix, how), str(path))
 
     @property
     def dim(self) -> int:
@@ -292,13 +254,6 @@ class TorchEncoder:
         size, card = find_batch_size(used_by, budget), self.card["name"]
         logger.info("%s: batches of %d tiles fit %.0f %% of %s", card, size, 100 * MEMORY_SHARE, self.device)
         return size
-
-
-def _compiles(asked: bool | str, device: str, tiles: int) -> bool:
-    """Return whether a job compiles its model; ``"auto"`` does so on a GPU from `COMPILE_FROM` tiles on."""
-    if asked == "auto":
-        return device.startswith("cuda") and tiles >= COMPILE_FROM
-    return bool(asked)
 
 
 def _check_size(card: Mapping[str, Any], size_px: int, upsample: bool) -> None:

@@ -1,4 +1,4 @@
-"""Weights of an encoder: from the hub, a file or a seed; loaded strictly, never unpickled as code."""
+"""Weights of an encoder: from the hub (pinned, cached), a file or a seed; loaded strictly, never unpickled as code."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoloom.embeddings.cards import EncoderSpec
-from histoloom.embeddings.hub import checkpoint_files, fetch_from_hub
 from histoloom.embeddings.keymaps import KEY_MAPS
 from histoloom.errors import InputError
-from histoloom.identity import sha256_file
+from histoloom.hub import TOKEN_VARIABLE, commit_of, hub_error, is_commit
 
 if TYPE_CHECKING:
     import torch
@@ -33,14 +32,18 @@ def read_state(path: Path, card: Mapping[str, Any]) -> State:
     The card's ``checkpoint`` gives ``key`` of the state dict in a wrapping dict (taken where it is there), ``prefix``
     to take off, ``ignore`` (patterns of keys without use for the encoder) and ``keys`` (a renaming of `keymaps`).
     """
+    import torch
+
     state = _read_file(path)
     where = card["checkpoint"]
     key = where.get("key")
     if key and isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
         state = state[key]
-    state = _tensors(path, state)
+    if not isinstance(state, Mapping) or not state or not all(map(torch.is_tensor, state.values())):
+        remedy = "use the file that the card names."
+        raise InputError(path, "holds no dict of tensors by name.", remedy, code="weights-no-tensors")
     prefix = where.get("prefix") or ""
-    state = {name.removeprefix(prefix): value for name, value in state.items()}
+    state = {str(name).removeprefix(prefix): value for name, value in state.items()}
     patterns = where.get("ignore") or []
     ignored = [name for name in state if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
     if ignored:
@@ -48,7 +51,9 @@ def read_state(path: Path, card: Mapping[str, Any]) -> State:
     state = {name: value for name, value in state.items() if name not in set(ignored)}
     if where.get("keys"):
         state = KEY_MAPS[where["keys"]](state)
-    check_finite(path, state)
+    bad = [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
+    if bad:
+        raise InputError(path, f"NaN or infinity in the weights: {_first(bad)}.", "fetch it again.", code="weights-nan")
     return state
 
 
@@ -67,32 +72,14 @@ def _read_file(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = str(error).strip().split("\n")[0]
-        raise InputError(
-            path, f"holds more than tensors, and is not run as code ({first}).", remedy, code="weights-pickle"
-        ) from error
+        problem, code = f"holds more than tensors, and is not run as code ({_line(error)}).", "weights-pickle"
+        raise InputError(path, problem, remedy, code) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise InputError(path, f"cannot be read as weights ({first}).", remedy, code="weights-unreadable") from error
+        raise InputError(path, f"cannot be read as weights ({_line(error)}).", remedy, "weights-unreadable") from error
 
 
-def _tensors(path: Path, state: Any) -> State:
-    import torch
-
-    if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(v) for v in state.values()):
-        raise InputError(
-            path, "holds no dict of tensors by name.", "use the file that the card names.", code="weights-no-tensors"
-        )
-    return {str(name): value for name, value in state.items()}
-
-
-def check_finite(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Stop at NaN or infinity in any tensor."""
-    import torch
-
-    bad = [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
-    if bad:
-        raise InputError(path, f"NaN or infinity in the weights: {_first(bad)}.", "fetch it again.", code="weights-nan")
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
@@ -158,20 +145,55 @@ def resolve(spec: EncoderSpec) -> Path | None:
         return fetch_from_hub(spec.card)
     path = Path(spec.weights)
     if path.is_dir():
-        names = checkpoint_files(spec.card)
+        names = _checkpoint_files(spec.card)
         return next((path / name for name in names if (path / name).is_file()), path / (names or ["weights"])[-1])
     return path
 
 
-def random_revision(spec: EncoderSpec) -> str:
-    """Return what stands for the revision of seeded random weights."""
-    return f"random-seed-{spec.seed}"
+def fetch_from_hub(card: Mapping[str, Any]) -> Path:
+    """Return the card's checkpoint in the hub's cache, downloading it when it is not there.
+
+    What is cached for the card's revision is taken without asking the hub. Of several files that a card names, the
+    first that the repository has is taken (safetensors stand first).
+    """
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
+
+    files = _checkpoint_files(card)
+    if not files:
+        remedy = "add it to resources/encoders.yaml."
+        raise InputError(f"card {card['name']}", "names no checkpoint.file.", remedy, code="card-file")
+    more = {"repo_type": card["hub_type"]} if card.get("hub_type", "model") != "model" else {}
+    for file in files:
+        cached = try_to_load_from_cache(card["hub_id"], file, revision=card["revision"], **more)
+        if isinstance(cached, str):
+            return Path(cached)
+    for file in files:
+        try:
+            return Path(hf_hub_download(card["hub_id"], file, revision=card["revision"], **more))
+        except (errors.EntryNotFoundError, errors.HFValidationError, OSError) as error:
+            if file != files[-1] and isinstance(error, errors.RemoteEntryNotFoundError):
+                continue
+            local = f"set `weights:` of the encoder to a local copy of {file}"
+            page = card.get("gate") or f"https://huggingface.co/{card['hub_id']}"
+            access = f"accept the terms at {page}, put a read token in {TOKEN_VARIABLE}, or {local}."
+            where = f"{card['hub_id']}@{card['revision']}: {file}"
+            raise hub_error(error, where, access=access, instead=f"or {local}") from error
+    raise AssertionError("unreachable: the last file returns or raises")
 
 
-def file_hash(path: Path) -> str:
-    """Return the sha256 of a checkpoint; content decides, not where it lies."""
-    logger.info("hashing %s", path)
-    return sha256_file(path)
+def _checkpoint_files(card: Mapping[str, Any]) -> list[str]:
+    file = card["checkpoint"].get("file")
+    return [] if not file else [file] if isinstance(file, str) else list(file)
+
+
+def resolved_revision(card: Mapping[str, Any], path: Path) -> str:
+    """Return the commit that a cached file belongs to, else the card's revision."""
+    commit = commit_of(path)
+    if commit is None:
+        return str(card["revision"])
+    if not is_commit(card["revision"]):
+        logger.info("%s: %s is commit %s now; pin it (`revision:`)", card["name"], card["revision"], commit)
+    return commit
 
 
 def _first(keys: list[str]) -> str:

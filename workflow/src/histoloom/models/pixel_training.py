@@ -208,8 +208,7 @@ def pretrained_state(card: Mapping[str, Any], weights: str, network: nn.Module, 
     `weights` is ``imagenet`` (the hub file of the encoder card), ``random`` (nothing is done) or the path of a file
     with the network's own keys.
     """
-    from histoloom.embeddings.hub import fetch_from_hub
-    from histoloom.embeddings.weights import load_strictly, read_state
+    from histoloom.embeddings.weights import fetch_from_hub, load_strictly, read_state
 
     if weights == "random":
         return

@@ -120,11 +120,7 @@ def _link(entry: Mapping[str, str], mirror: Path, out: Path) -> None:
     other = difference(source, checks)
     if other is None and checksum_of(checks) is None:
         other = check_magic_bytes(source, entry["file"])
-        logger.warning(
-            "%s: no checksum is published and none lies next to it in %s; only its first bytes were checked",
-            entry["file"],
-            record.name,
-        )
+        logger.warning("%s: no checksum is published or recorded; only its first bytes were checked", entry["file"])
     if other:
         problem = f"mirror_dir holds another file than the one published: {other}"
         raise InputError(source, problem, f"copy {entry['url']} there, {_MIRROR_REMEDY}", "mirror-bytes")
@@ -147,7 +143,10 @@ def _recorded(record: Path) -> dict[str, str]:
 def _fetch(web: Web, place: Mapping[str, str], out: Path) -> None:
     download: Download = load_attribute(DOWNLOADERS[place["downloader"]])(place, web)
     name = place["file"]
-    part = out.parent / f".{_part_name(download)}.download"
+    # By its content and not by `out`, which differs from run to run.
+    checksum = (checksum_of(download.checks) or "")[:20]
+    content = checksum or _hash(plain(download.url), download.checks.get("bytes", ""), canonical_json(download.version))
+    part = out.parent / f".{content}.download"
     check_space(download, part)
     resumed, pages = part.exists(), 0
     while True:
@@ -174,45 +173,24 @@ def _fetch(web: Web, place: Mapping[str, str], out: Path) -> None:
             # Some hosts send a passing error with status 200.
             time.sleep(web.backoff_s * 2**pages)
             continue
-        raise _wrong_bytes(download, f"the server sent {page} instead of the file." if page else problem)
+        problem = f"the server sent {page} instead of the file." if page else problem
+        remedy = "fetch it by hand and give its folder as mirror_dir, or correct the row if the publisher replaced it."
+        raise InputError(plain(download.url), f"not the published bytes: {problem}", remedy, "other-bytes")
     os.replace(part, out)
     if checksum_of(place) is None:
-        write_sidecar(out, _record(place, download, out))
-    logger.info(
-        "fetched %s (%d bytes), checked against %s; licence %s", name, size_of(out), download.proof, place["licence"]
-    )
-
-
-def _wrong_bytes(download: Download, problem: str) -> InputError:
-    return InputError(
-        plain(download.url),
-        f"the bytes are not the published ones: {problem}",
-        "fetch it by hand and give its folder as mirror_dir, or correct the row in resources/files if the publisher "
-        "has replaced the file.",
-        "other-bytes",
-    )
-
-
-def _record(place: Mapping[str, str], download: Download, out: Path) -> dict[str, object]:
-    """Return what ``<out>.json`` says where the list cannot say which bytes these are."""
-    return {
-        "source": place["source"],
-        "file": place["file"],
-        "url": plain(download.url),
-        "bytes": size_of(out),
-        "sha256": download.checks.get("sha256") or sha256_file(out),
-        "checked_against": download.proof,
-        "version": dict(download.version),
-        "licence": place["licence"],
-    }
-
-
-def _part_name(download: Download) -> str:
-    """Name a download by its content and not by `out`, which differs from run to run."""
-    checksum = checksum_of(download.checks)
-    if checksum:
-        return checksum[:20]
-    return _hash(plain(download.url), download.checks.get("bytes", ""), canonical_json(download.version))
+        # What the list cannot say: which bytes these are.
+        record = {
+            "source": place["source"],
+            "file": name,
+            "url": plain(download.url),
+            "bytes": size_of(out),
+            "sha256": download.checks.get("sha256") or sha256_file(out),
+            "checked_against": download.proof,
+            "version": dict(download.version),
+            "licence": place["licence"],
+        }
+        write_sidecar(out, record)
+    logger.info("fetched %s, %d bytes, checked by %s; %s", name, size_of(out), download.proof, place["licence"])
 
 
 def _hash(*words: str) -> str:

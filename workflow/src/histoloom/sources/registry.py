@@ -9,18 +9,19 @@ from functools import cache
 from pathlib import Path
 
 from histoloom.errors import InputError
-from histoloom.schemas import check, load_schema
+from histoloom.schemas import check, load_schema, nearest
 
+LISTS = Path(__file__).resolve().parents[4] / "resources" / "files"
 CHECKSUMS = ("sha256", "git_blob_sha1", "md5")
 """Columns that can prove a file, strongest first."""
 MIRROR_SEPARATOR = " | "
 
 DOWNLOADERS: Mapping[str, str] = {
-    "http": "histoloom.sources.downloaders.http:locate",
+    "http": "histoloom.sources.downloaders.listings:http",
     "hub": "histoloom.sources.downloaders.hub:locate",
-    "mendeley": "histoloom.sources.downloaders.mendeley:locate",
+    "mendeley": "histoloom.sources.downloaders.listings:mendeley",
     "zip_member": "histoloom.sources.downloaders.zip_member:locate",
-    "cellxgene": "histoloom.sources.downloaders.cellxgene:locate",
+    "cellxgene": "histoloom.sources.downloaders.listings:cellxgene",
 }
 """How a kind of host gives its files; strings, so that reading a list imports nothing."""
 Entry = dict[str, str]
@@ -58,6 +59,17 @@ def load_registry(path: str | Path) -> dict[str, Entry]:
     return _read(path, path.stat().st_mtime)
 
 
+def registry_entry(source: str, file: str, lists: Path = LISTS) -> Entry:
+    """Return what the list ``resources/files/<source>.tsv`` says of one file."""
+    path = Path(lists) / f"{source}.tsv"
+    entries = load_registry(path)
+    entry = find_entry(entries, file)
+    if entry is None:
+        problem = f"'{file}' is not on the list.{nearest(file, entries)}"
+        raise InputError(path, problem, "correct the path in the cohort sheet.", "files-unlisted")
+    return entry
+
+
 def checks_of(entry: Mapping[str, str]) -> Entry:
     """Return the checksums of a row."""
     return {column: entry[column] for column in CHECKSUMS if entry.get(column)}
@@ -69,20 +81,18 @@ def is_pattern(file: str) -> bool:
 
 
 def find_entry(entries: Mapping[str, Entry], file: str) -> Entry | None:
-    """Return a file's row: its own, else the first pattern that fits, with the file's name filled in."""
-    if file in entries:
-        return fill_in(entries[file], file)
-    fitting = (e for pattern, e in entries.items() if is_pattern(pattern) and fnmatch.fnmatchcase(file, pattern))
-    entry = next(fitting, None)
-    return None if entry is None else fill_in(entry, file)
+    """Return a file's row: its own, else the first pattern that fits, with the file's name filled in.
 
-
-def fill_in(entry: Mapping[str, str], file: str) -> Entry:
-    """Return a row for one file: ``{file}``, ``{folder}``, ``{name}`` and ``{stem}`` replaced in its addresses."""
+    ``{file}``, ``{folder}``, ``{name}`` and ``{stem}`` are replaced in the row's addresses.
+    """
+    patterns = (key for key in entries if is_pattern(key) and fnmatch.fnmatchcase(file, key))
+    key = file if file in entries else next(patterns, None)
+    if key is None:
+        return None
     folder, _, name = file.rpartition("/")
     parts = {"{file}": file, "{folder}": folder, "{name}": name, "{stem}": name.partition(".")[0]}
-    filled = {**entry, "file": file}
-    for column in {"url", "mirrors", "citation"} & entry.keys():
+    filled = {**entries[key], "file": file}
+    for column in {"url", "mirrors", "citation"} & filled.keys():
         for word, value in parts.items():
             filled[column] = filled[column].replace(word, value)
     return filled
