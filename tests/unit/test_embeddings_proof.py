@@ -151,7 +151,7 @@ def test_full_size(tmp_path: Path, name: str) -> None:
     card = CARDS[name]
     state = plain.random_state(OFFICIAL[name], scale=0.05)
     tiles = random_tiles(2, card["input_px"])
-    found = encoder(card, save(tmp_path / "w.pth", state)).encode(tiles, 0.5)
+    found = encoder(card, save(tmp_path / "w.pth", state), upsample=True).encode(tiles, 0.5)
     forward = {"conch_v1": lambda s, x: plain.conch(s, x, 12), "ctranspath": plain.ctranspath}[name]
     expected = forward(state, normalised(tiles, card)).numpy()
     assert found.shape == (2, card["dim"])
