@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from histoloom.embeddings.base import Features
+from histoloom.embeddings.cards import Features
 from histoloom.embeddings.tokens import share_windows
 
 

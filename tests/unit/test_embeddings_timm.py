@@ -16,7 +16,7 @@ from PIL import Image
 import histoloom.torch_compat  # noqa: F401
 from encoder_specs import full_spec
 from error_codes import has_code
-from histoloom.embeddings import hub
+from histoloom.embeddings import weights
 from histoloom.embeddings.cards import build_encoder, full_card, load_cards
 from histoloom.embeddings.timm_encoder import create_model
 from histoloom.errors import InputError
@@ -268,7 +268,7 @@ def test_no_access_names_page_and_variable(monkeypatch: pytest.MonkeyPatch, kind
     monkeypatch.setenv("HF_TOKEN", token)
     fake_hub(monkeypatch, refusal(kind, status))
     with pytest.raises(InputError, check=has_code("hub-access")) as caught:
-        hub.fetch_from_hub(CARDS["uni"])
+        weights.fetch_from_hub(CARDS["uni"])
     assert "https://huggingface.co/MahmoodLab/UNI" in str(caught.value)
     assert ("HF_TOKEN is set" if token else "HF_TOKEN is empty") in str(caught.value)
 
@@ -278,18 +278,18 @@ def test_wrong_revision_hub_down_and_offline(monkeypatch: pytest.MonkeyPatch) ->
 
     fake_hub(monkeypatch, refusal("RevisionNotFoundError", 404))
     with pytest.raises(InputError, check=has_code("hub-revision")):
-        hub.fetch_from_hub(CARDS["uni"])
+        weights.fetch_from_hub(CARDS["uni"])
     fake_hub(monkeypatch, refusal("HfHubHTTPError", 503))
     with pytest.raises(InputError, check=has_code("hub-answer")):
-        hub.fetch_from_hub(CARDS["uni"])
+        weights.fetch_from_hub(CARDS["uni"])
     fake_hub(monkeypatch, errors.LocalEntryNotFoundError("gone"))
     with pytest.raises(InputError, check=has_code("no-network")):
-        hub.fetch_from_hub(CARDS["uni"])
+        weights.fetch_from_hub(CARDS["uni"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, check=has_code("hub-offline")):
-        hub.fetch_from_hub(CARDS["uni"])
+        weights.fetch_from_hub(CARDS["uni"])
     with pytest.raises(InputError, check=has_code("card-file")):
-        hub.fetch_from_hub(CARDS["random_vit_tiny"])
+        weights.fetch_from_hub(CARDS["random_vit_tiny"])
 
 
 def test_a_cached_gated_model_loads_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

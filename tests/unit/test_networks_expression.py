@@ -212,7 +212,7 @@ def test_retrieval_equals_the_official_searches():
 
 def test_ctranspath_equals_the_official_network():
     from histoloom.embeddings.keymaps import KEY_MAPS
-    from histoloom.embeddings.towers import conv_stem_swin
+    from histoloom.embeddings.timm_encoder import conv_stem_swin
 
     recipe, expected = load_recipe("cmrcnet"), load_outputs("cmrcnet/ctranspath.npz")
     official = {}

@@ -97,8 +97,8 @@ ENCODERS: dict[str, EncoderKind] = {
         memory=_FORMULA,
     ),
     "timm": EncoderKind("histoloom.embeddings.timm_encoder:TimmEncoder", memory=_NETWORK),
-    "conch": EncoderKind("histoloom.embeddings.towers:ConchEncoder", memory=_NETWORK),
-    "ctranspath": EncoderKind("histoloom.embeddings.towers:CTransPathEncoder", memory=_NETWORK),
+    "conch": EncoderKind("histoloom.embeddings.timm_encoder:ConchEncoder", memory=_NETWORK),
+    "ctranspath": EncoderKind("histoloom.embeddings.timm_encoder:CTransPathEncoder", memory=_NETWORK),
     "scgpt": EncoderKind("histoloom.embeddings.scgpt:ScGPT", reads="counts", memory=_NETWORK),
 }
 

@@ -19,18 +19,12 @@ def is_constant(values: npt.NDArray[np.floating], axis: int = 0) -> npt.NDArray[
 
     True also where fewer than two values are not NaN.
     """
-    if values.shape[axis] == 0:
-        return np.ones(values.shape[1 - axis], dtype=bool)
     finite = np.isfinite(values)
-    if finite.all():
-        low, high = values.min(axis=axis), values.max(axis=axis)
-        return ~(high - low > _RELATIVE_NOISE * np.maximum(np.abs(low), np.abs(high)))
-    low = np.where(finite, values, np.inf).min(axis=axis)
-    high = np.where(finite, values, -np.inf).max(axis=axis)
+    low = np.where(finite, values, np.inf).min(axis=axis, initial=np.inf)
+    high = np.where(finite, values, -np.inf).max(axis=axis, initial=-np.inf)
     size = np.maximum(np.abs(low), np.abs(high))
-    enough = finite.sum(axis=axis) >= 2
     with np.errstate(invalid="ignore"):
-        return ~enough | ~(high - low > _RELATIVE_NOISE * size)
+        return (finite.sum(axis=axis) < 2) | ~(high - low > _RELATIVE_NOISE * size)
 
 
 def _pairwise(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
@@ -87,11 +81,6 @@ def amplitude_columns(prediction: npt.ArrayLike, labels: npt.ArrayLike) -> tuple
     ratio = np.full(len(r), np.nan)
     np.divide(np.sqrt(spread), np.sqrt(wanted), out=ratio, where=np.isfinite(r) & (wanted > 0))
     return ratio, r * ratio
-
-
-def pearson_rows(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Correlate the rows of two matrices pair by pair: across types within a spot; see `pearson_columns`."""
-    return pearson_columns(np.asarray(x).T, np.asarray(y).T)
 
 
 def pearson_cross(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:

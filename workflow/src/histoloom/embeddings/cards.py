@@ -1,19 +1,28 @@
-"""Cards of encoders, an encoder's entry with its card, and the encoder it stands for."""
+"""What the engine asks of an encoder, cards, and entries with their cards.
+
+A new encoder is a class, an entry in `histoloom.kinds` and a card.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from histoloom.config import RESOURCES
 from histoloom.errors import InputError
+from histoloom.genes import GeneMatcher
 from histoloom.kind_entries import EncoderKind
 from histoloom.kinds import find, load
 from histoloom.schemas import check, load_schema
 from histoloom.tiles.spec import TileSpec
+
+Features = npt.NDArray[np.float32]
+Scales = float | npt.NDArray[np.float64]
 
 
 def full_card(card: Mapping[str, Any], name: str = "") -> dict[str, Any]:
@@ -66,6 +75,51 @@ class EncoderSpec:
         return kind
 
 
+class Encoder(Protocol):
+    """What all encoders have, whatever they read."""
+
+    weights_sha256: str | None  # of the weights' content; None where there are none
+    revision: str | None  # where they are from
+    feature_names: list[str] | None
+    device: str
+    precision: str
+    batch_size: int  # tiles or cells of a forward pass
+
+    @property
+    def dim(self) -> int:
+        """Length of the embedding."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+class PixelEncoder(Encoder, Protocol):
+    """An encoder of tiles."""
+
+    token_grid: int  # tokens along a tile's side, where it gives all of them (`histoloom.embeddings.tokens`); else 0
+
+    def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:
+        """Start encoding uint8 (n, size, size, 3) tiles; return a function that waits for float32 (n, dim).
+
+        ``um_per_px`` is of all tiles or of each, (n,). The tiles must not change until the features are there.
+        """
+        ...
+
+    def allocate(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Return memory for tiles; a GPU copies from some memory without waiting."""
+        ...
+
+
+class CountEncoder(Encoder, Protocol):
+    """An encoder of expression."""
+
+    def encode_counts(self, counts: Any, genes: Sequence[str], keys: Sequence[str], matcher: GeneMatcher) -> Features:
+        """Return float32 (n, dim) for raw counts, CSR (n, G); see `histoloom.embeddings.scgpt.ScGPT`."""
+        ...
+
+
 def build_encoder(spec: EncoderSpec, *, threads: int, device: str = "cpu") -> Any:
-    """Return a pixel or a count encoder (`histoloom.embeddings.base`), weights loaded."""
+    """Return a pixel or a count encoder (`histoloom.embeddings.cards`), weights loaded."""
     return load("encoders", spec.card["kind"]).from_spec(spec, threads=threads, device=device)

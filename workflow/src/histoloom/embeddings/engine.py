@@ -11,14 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from histoloom.devices import lease_device
 from histoloom.efficiency import Meter
-from histoloom.embeddings.artefact import card_content, write_embeddings
+from histoloom.embeddings.artefact import card_content
 from histoloom.embeddings.cards import EncoderSpec, build_encoder
 from histoloom.embeddings.run_encoders import EncoderRun, Progress, run_count_encoder, run_pixel_encoders
-from histoloom.embeddings.sections import Section, open_sections
+from histoloom.embeddings.sections import Section, open_sections, write_sections
 from histoloom.embeddings.tokens import saved
 from histoloom.errors import InputError
 from histoloom.genes import BY_ID, BY_NAME, GeneMatcher
@@ -115,14 +113,8 @@ def _record(meter: Meter, progress: Progress, run: EncoderRun, encoders: int) ->
 
 
 def _write(out: Path, cohort: str, batch: str, sections: Sequence[Section], run: EncoderRun) -> None:
-    spec, encoder, samples = run.spec, run.encoder, [section.sample for section in sections]
-    inputs = {f"tiles.{section.sample}": section.identity for section in sections}
-    params = {**run.content, "cohort": cohort, "samples": samples}
-    metadata = {
-        "cohort": cohort,
-        "batch": batch,
-        "samples": samples,
-        "n_tiles": [len(section) for section in sections],
+    spec, encoder = run.spec, run.encoder
+    facts = {
         "card": spec.card,
         "revision": encoder.revision,
         "weights_sha256": encoder.weights_sha256,
@@ -132,13 +124,6 @@ def _write(out: Path, cohort: str, batch: str, sections: Sequence[Section], run:
         "encoder": spec.name,
         **({"genes_matched_by": run.content["genes"]["matched_by"]} if "genes" in run.content else {}),
         **({"tokens": {**spec.tokens, **saved(sections, spec.tokens)}} if spec.tokens else {}),
-        "identity": make_identity("embeddings", params, inputs),
     }
-    write_embeddings(
-        out,
-        features=[part for n, section in enumerate(sections) if (part := run.part(n, section)) is not None],
-        coords=np.concatenate([section.centres for section in sections]),
-        sample=[section.sample for section in sections for _ in range(len(section))],
-        obs_id=[str(obs_id) for section in sections for obs_id in section.obs_id],
-        metadata=metadata,
-    )
+    parts = [part for n, section in enumerate(sections) if (part := run.part(n, section)) is not None]
+    write_sections(out, cohort, batch, sections, parts, stage="embeddings", params=run.content, **facts)

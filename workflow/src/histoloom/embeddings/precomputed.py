@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.artefacts import identity_of, read_metadata
-from histoloom.embeddings.artefact import card_content, write_embeddings
-from histoloom.embeddings.sections import Section, open_sections
+from histoloom.embeddings.artefact import card_content
+from histoloom.embeddings.sections import Section, open_sections, write_sections
 from histoloom.errors import InputError
-from histoloom.identity import make_identity
 from histoloom.samples.hest_values import plain_id
 from histoloom.tiles.spec import TileSpec
 
@@ -90,52 +89,35 @@ def import_embeddings(
     tables = [read_table(Path(path), spec["format"]) for path in features]
     _check_one_encoder(tables, spec["card"])
     rows = [match(section, table, spec) for section, table in zip(sections, tables, strict=True)]
-    kept = [section.obs_id[of_table >= 0] for section, of_table in zip(sections, rows, strict=True)]
-    summaries = {
-        section.sample: _summary(section, table, of_table)
-        for section, table, of_table in zip(sections, tables, rows, strict=True)
-    }
-    for sample, summary in summaries.items():
-        logger.info("%s/%s: %s", cohort, sample, summary)
+    summaries = {}
+    for section, table, of_section in zip(sections, tables, rows, strict=True):
+        summaries[section.sample] = _summary(section, table, of_section)
+        logger.info("%s/%s: %s", cohort, section.sample, summaries[section.sample])
     tiles_spec = TileSpec.from_dict(spec["tiles_spec"]).as_dict()
     chosen = {key: spec[key] for key in ("format", "max_shift_um", "max_missing")}
-    names, encoder_said = [section.sample for section in sections], tables[0].facts["encoder"]
-    params = {
-        "card": card_content(spec["card"]),
-        "tiles_spec": tiles_spec,
-        **chosen,
-        "cohort": cohort,
-        "samples": names,
-    }
-    inputs = {f"tiles.{section.sample}": section.identity for section in sections}
-    inputs |= {f"features.{name}": identity_of(table.path) for name, table in zip(names, tables, strict=True)}
-    metadata = {
-        "cohort": cohort,
-        "batch": batch,
-        "samples": names,
-        "n_tiles": [len(of_section) for of_section in kept],
-        "card": spec["card"],
-        # Begins with `local`: it is unknown which weights made the features.
-        "revision": "local features",
-        "weights_sha256": None,
-        "dim": int(tables[0].features.shape[1]),
-        "feature_names": None,
-        "tiles_spec": tiles_spec,
-        "encoder": spec["name"],
-        "precomputed": {
-            **chosen,
-            "encoder_said": None if encoder_said is None else str(encoder_said),
-            "sections": summaries,
-        },
-        "identity": make_identity("embeddings.precomputed", params, inputs),
-    }
-    write_embeddings(
+    encoder_said = tables[0].facts["encoder"]
+    write_sections(
         out,
-        features=[table.features[of_table[of_table >= 0]] for table, of_table in zip(tables, rows, strict=True)],
-        coords=np.concatenate([s.centres[of_table >= 0] for s, of_table in zip(sections, rows, strict=True)]),
-        sample=np.repeat(names, [len(of_section) for of_section in kept]).tolist(),
-        obs_id=np.concatenate(kept).astype(str).tolist(),
-        metadata=metadata,
+        cohort,
+        batch,
+        [
+            replace(section, obs_id=section.obs_id[of_section >= 0], centres=section.centres[of_section >= 0])
+            for section, of_section in zip(sections, rows, strict=True)
+        ],
+        [table.features[of_section[of_section >= 0]] for table, of_section in zip(tables, rows, strict=True)],
+        stage="embeddings.precomputed",
+        params={"card": card_content(spec["card"]), "tiles_spec": tiles_spec, **chosen},
+        inputs={f"features.{s.sample}": identity_of(t.path) for s, t in zip(sections, tables, strict=True)},
+        card=spec["card"],
+        # Begins with `local`: it is unknown which weights made the features.
+        revision="local features",
+        weights_sha256=None,
+        dim=int(tables[0].features.shape[1]),
+        feature_names=None,
+        tiles_spec=tiles_spec,
+        encoder=spec["name"],
+        precomputed={**chosen, "encoder_said": None if encoder_said is None else str(encoder_said)}
+        | {"sections": summaries},
     )
 
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.embeddings.base import CountEncoder, Features
-from histoloom.embeddings.cards import EncoderSpec
+from histoloom.embeddings.cards import CountEncoder, EncoderSpec, Features
 from histoloom.embeddings.reader import Batch, TileRange, TileReader
 from histoloom.embeddings.sections import PartWriter, Section, load_part
 from histoloom.embeddings.tokens import CellWriter, windows_of

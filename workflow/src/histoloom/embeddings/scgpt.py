@@ -14,15 +14,14 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings.base import Features
-from histoloom.embeddings.cards import EncoderSpec
-from histoloom.embeddings.torch_encoder import CPU_BATCH
+from histoloom.embeddings.cards import EncoderSpec, Features
+from histoloom.embeddings.torch_encoder import CPU_BATCH, FrozenModel
 from histoloom.embeddings.weights import load_strictly, read_state
 from histoloom.errors import InputError
 from histoloom.genes import GeneMatcher
@@ -36,32 +35,19 @@ _MOST = 512.0
 _GPU_BATCH = 64
 
 
-class ScGPT:
+class ScGPT(FrozenModel):
     """A frozen scGPT.
 
     ``vocab`` gives the token of each gene symbol and of ``<cls>``, ``settings`` is the checkpoint's args.json; ``args``
     of the card: bins, max_length, min_shared_genes.
     """
 
-    feature_names: ClassVar[list[str] | None] = None
-    revision: str | None = "local"
-
     def __init__(
-        self,
-        model: Any,
-        vocab: Mapping[str, int],
-        settings: Mapping[str, Any],
-        spec: EncoderSpec,
-        *,
-        device: str,
-        weights_sha256: str | None,
+        self, model: Any, vocab: Mapping[str, int], settings: Mapping[str, Any], spec: EncoderSpec, **facts: Any
     ) -> None:
-        on_gpu = device.startswith("cuda")
-        self.model = model.eval().requires_grad_(False).to(device)
-        self.vocab, self.card, self.device, self.seed = vocab, spec.card, device, spec.seed
-        self.weights_sha256 = weights_sha256
-        self.precision = str(self.card["dtype"]) if on_gpu else "float32"
-        automatic = _GPU_BATCH if on_gpu else CPU_BATCH
+        super().__init__(model, spec, revision="local", **facts)
+        self.vocab, self.seed = vocab, spec.seed
+        automatic = _GPU_BATCH if self.on_gpu else CPU_BATCH
         self.batch_size = spec.batch_size if isinstance(spec.batch_size, int) else automatic
         self._width, self._pad = int(settings["embsize"]), vocab[settings["pad_token"]]
         self.pad_value = float(settings["pad_value"])
@@ -93,11 +79,6 @@ class ScGPT:
         digest = hashlib.sha256("".join(sha256_file(folder / n) for n in (MODEL, ARGS, VOCAB)).encode()).hexdigest()
         return cls(model, vocab, settings, spec, device=device, weights_sha256=digest)
 
-    @property
-    def dim(self) -> int:
-        """Length of the embedding, as the card says."""
-        return int(self.card["dim"])
-
     def encode_counts(self, counts: Any, genes: Sequence[str], keys: Sequence[str], matcher: GeneMatcher) -> Features:
         """Return float32 (cells, dim) of length one for raw counts, CSR (cells, genes).
 
@@ -124,10 +105,6 @@ class ScGPT:
             problem = f"says dim {self.dim}, the model has {features.shape[1]}."
             raise InputError(f"card {self.card['name']}", problem, "fix dim.", code="encoder-dim")
         return features
-
-    def close(self) -> None:
-        """Forget the model."""
-        self.model = None
 
     def _tokens(self, genes: Sequence[str], matcher: GeneMatcher) -> npt.NDArray[np.int64]:
         """Return each gene's token, -1 where it has none."""

@@ -14,7 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.artefacts import identity_of, read_metadata
+from histoloom.embeddings.artefact import write_embeddings
 from histoloom.errors import InputError
+from histoloom.identity import make_identity
 from histoloom.tiles.spec import TileSpec, same_spec
 
 logger = logging.getLogger(__name__)
@@ -131,3 +133,30 @@ class PartWriter:
 def part_path(scratch: Path, section: Section, identity: str) -> Path:
     """Return where a section's part lies; its name tells what it was made from."""
     return scratch / f"{section.sample}.{identity[:16]}.npy"
+
+
+def write_sections(
+    out: Path,
+    cohort: str,
+    batch: str,
+    sections: Sequence[Section],
+    features: Sequence[npt.NDArray[np.float32]],
+    *,
+    stage: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    **facts: Any,
+) -> None:
+    """Write the features of sections, one array each, and their metadata; facts are the encoder's part of it."""
+    names = [section.sample for section in sections]
+    params = {**params, "cohort": cohort, "samples": names}
+    inputs = {f"tiles.{section.sample}": section.identity for section in sections} | dict(inputs or {})
+    own = {"cohort": cohort, "batch": batch, "samples": names, "n_tiles": [len(section) for section in sections]}
+    write_embeddings(
+        out,
+        features=features,
+        coords=np.concatenate([section.centres for section in sections]),
+        sample=[section.sample for section in sections for _ in range(len(section))],
+        obs_id=[str(obs_id) for section in sections for obs_id in section.obs_id],
+        metadata={**own, **facts, "identity": make_identity(stage, params, inputs)},
+    )

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.embeddings.nuclei import block_mean, nuclear_features, power_of_two
-from histoloom.embeddings.simple_features import colour_moments
-from histoloom.embeddings.tile_features import Features, Image, TileFeatures
+from histoloom.embeddings.simple_features import Features, Image, TileFeatures, colour_moments
 from histoloom.nuclei.stains import STAIN_SCALE, STAIN_TOP, deconvolve, log_table
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)

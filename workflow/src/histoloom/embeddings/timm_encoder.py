@@ -1,4 +1,9 @@
-"""Encoders that timm builds: vision transformers and conv nets, frozen."""
+"""Encoders that timm builds, and two that it lacks: CONCH's image tower and CTransPath's Swin behind convolutions.
+
+CONCH: Lu et al., Nat. Med. 30 (2024) 863, doi:10.1038/s41591-024-02856-4 (a CoCa; Yu et al. 2022, section 3.2).
+CTransPath: Wang et al., Med. Image Anal. 81 (2022) 102559, doi:10.1016/j.media.2022.102559, section 3.2.
+Their module names are those of the published checkpoints, so that keys need no list.
+"""
 
 from __future__ import annotations
 
@@ -86,3 +91,93 @@ def seeded(card: Mapping[str, Any], seed: int, make: Any) -> Any:
             if isinstance(module, torch.nn.LayerNorm):
                 module.eps = float(card["norm_eps"])
     return model
+
+
+class ConchEncoder(TimmEncoder):
+    """CONCH's image tower up to the vector before its projection into the space shared with text."""
+
+    @classmethod
+    def build(cls, card: Mapping[str, Any], seed: int) -> Any:
+        """Return the tower; ``arch_kwargs`` are those of the trunk, ``args`` those of the pooler."""
+        return seeded(card, seed, lambda kwargs: conch_tower(kwargs, **card["args"]))
+
+    def _pooled(self, images: Any) -> Any:
+        return self.model(images)
+
+
+class CTransPathEncoder(TimmEncoder):
+    """Swin-T whose patches are cut by three convolutions."""
+
+    @classmethod
+    def build(cls, card: Mapping[str, Any], seed: int) -> Any:
+        """Return timm's Swin transformer with the convolutional stem."""
+        return seeded(card, seed, conv_stem_swin)
+
+
+def conch_tower(trunk_kwargs: Mapping[str, Any], *, dim: int = 512, heads: int = 8) -> Any:
+    """Return a ViT and its attentional pooler of one learnt query: images (n, 3, h, w) to (n, dim)."""
+    from timm.models.vision_transformer import VisionTransformer
+    from torch import nn
+
+    class Pooler(nn.Module):
+        """One learnt query over all tokens of the trunk, class token included."""
+
+        def __init__(self, width: int) -> None:
+            import torch
+
+            super().__init__()
+            self.query = nn.Parameter(torch.randn(1, dim))
+            self.attn = nn.MultiheadAttention(dim, heads, kdim=width, vdim=width, batch_first=True)
+            self.ln_q = nn.LayerNorm(dim)
+            self.ln_k = nn.LayerNorm(width)
+
+        def forward(self, tokens: Any) -> Any:
+            keys = self.ln_k(tokens)
+            query = self.ln_q(self.query).unsqueeze(0).expand(len(tokens), -1, -1)
+            return self.attn(query, keys, keys, need_weights=False)[0][:, 0]
+
+    class Tower(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = VisionTransformer(**trunk_kwargs)
+            self.attn_pool_contrast = Pooler(self.trunk.num_features)
+            self.ln_contrast = nn.LayerNorm(dim)
+
+        def forward(self, images: Any) -> Any:
+            return self.ln_contrast(self.attn_pool_contrast(self.trunk.forward_features(images)))
+
+    return Tower()
+
+
+def conv_stem_swin(kwargs: Mapping[str, Any]) -> Any:
+    """Return timm's SwinTransformer with CTransPath's stem; its map is (n, h, w, channels)."""
+    from timm.models.swin_transformer import SwinTransformer
+    from torch import nn
+
+    class ConvStem(nn.Module):
+        """3x3 stride 2 twice, then 1x1, in the place of the 4x4 patch embedding."""
+
+        def __init__(
+            self,
+            img_size: int = 224,
+            patch_size: int = 4,
+            in_chans: int = 3,
+            embed_dim: int = 96,
+            norm_layer: Any = None,
+            **_: Any,
+        ) -> None:
+            super().__init__()
+            self.grid_size = (img_size // patch_size, img_size // patch_size)
+            layers: list[nn.Module] = []
+            before = in_chans
+            for after in (embed_dim // 8, embed_dim // 4):
+                layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after)]
+                layers += [nn.ReLU(inplace=True)]
+                before = after
+            self.proj = nn.Sequential(*layers, nn.Conv2d(before, embed_dim, 1))
+            self.norm = norm_layer(embed_dim) if norm_layer else nn.Identity()
+
+        def forward(self, images: Any) -> Any:
+            return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+    return SwinTransformer(embed_layer=ConvStem, **kwargs)

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import histoloom.torch_compat  # noqa: F401 - before timm
 from histoloom.devices import find_batch_size
 from histoloom.embeddings import weights
-from histoloom.embeddings.base import Features, Scales
-from histoloom.embeddings.cards import EncoderSpec
+from histoloom.embeddings.cards import EncoderSpec, Features, Scales
 from histoloom.errors import InputError
 from histoloom.identity import sha256_file
 
@@ -28,7 +27,31 @@ COMPILE_FROM = 500_000
 images/s, DenseNet-121 3,615 and 6,581): a minute of compiling is won back after 440,000 and 480,000 tiles."""
 
 
-class TorchEncoder:
+class FrozenModel:
+    """A torch model on a device, from the entry of its encoder; half precision on a GPU only."""
+
+    feature_names: ClassVar[list[str] | None] = None
+
+    def __init__(
+        self, model: Any, spec: EncoderSpec, *, device: str, weights_sha256: str | None, revision: str | None
+    ) -> None:
+        self.card, self.device, self.weights_sha256, self.revision = spec.card, device, weights_sha256, revision
+        self.on_gpu = device.startswith("cuda")
+        # A CPU gains little from half precision and loses comparability.
+        self.precision = str(self.card["dtype"]) if self.on_gpu else "float32"
+        self.model = model.eval().requires_grad_(False).to(device)
+
+    @property
+    def dim(self) -> int:
+        """Length of the embedding."""
+        return int(self.card["dim"])
+
+    def close(self) -> None:
+        """Forget the model."""
+        self.model = None
+
+
+class TorchEncoder(FrozenModel):
     """A frozen model with its card's transform; what `build` and `_pooled` make of it is the subclass's.
 
     Batches are padded to one shape where torch.compile is used. Where cells are wanted by their tokens
@@ -36,24 +59,16 @@ class TorchEncoder:
     mode ``shared`` all patch tokens, one after another.
     """
 
-    feature_names: ClassVar[list[str] | None] = None
-
-    def __init__(
-        self, model: Any, spec: EncoderSpec, *, device: str, weights_sha256: str, revision: str | None
-    ) -> None:
+    def __init__(self, model: Any, spec: EncoderSpec, **facts: Any) -> None:
         import torch
 
-        self.card, self.device, self.upsample, self.tokens = spec.card, device, spec.upsample, spec.tokens
-        self.weights_sha256: str | None = weights_sha256
-        self.revision = revision
-        self.token_dim, self.token_grid = self._token_shape(model) if spec.tokens else (0, 0)
-        self.on_gpu = device.startswith("cuda")
-        if self.on_gpu:
+        device = facts["device"]
+        if device.startswith("cuda"):
             # One process, one GPU: whatever names no device means this one.
             torch.cuda.set_device(torch.device(device).index or 0)
-        # A CPU gains little from half precision and loses comparability.
-        self.precision = str(self.card["dtype"]) if self.on_gpu else "float32"
-        self.model = model.eval().requires_grad_(False).to(device)
+        super().__init__(model, spec, **facts)
+        self.upsample, self.tokens = spec.upsample, spec.tokens
+        self.token_dim, self.token_grid = self._token_shape(model) if spec.tokens else (0, 0)
         # Tiles travel on a stream of their own: on the one that computes they would wait for the batch before.
         self._uploads: Any = torch.cuda.Stream(device) if self.on_gpu else None
         if self.on_gpu:
@@ -114,14 +129,14 @@ class TorchEncoder:
     @property
     def dim(self) -> int:
         """Length of the embedding, or of a token."""
-        return self.token_dim if self.tokens else int(self.card["dim"])
+        return self.token_dim if self.tokens else super().dim
 
     def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Features:
         """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles; `um_per_px` is not used."""
         return self.submit(tiles, um_per_px)()
 
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:
-        """Start encoding (`histoloom.embeddings.base`); a GPU copies during the arithmetic of other batches."""
+        """Start encoding (`histoloom.embeddings.cards`); a GPU copies during the arithmetic of other batches."""
         import torch
 
         if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[3] != 3:
@@ -156,10 +171,6 @@ class TorchEncoder:
         import torch
 
         return np.asarray(torch.empty(shape, dtype=torch.uint8, pin_memory=self.on_gpu).numpy())
-
-    def close(self) -> None:
-        """Forget the model."""
-        self.model = None
 
     def _in_batches(self, tiles: Any) -> list[Any]:
         """Return features of uint8 (n, h, w, 3) in parts; a part that does not fit is halved and tried again."""
