@@ -47,3 +47,9 @@ def trade_off(cells: npt.ArrayLike, exact: Features, shared: Mapping[float, Feat
             }
         )
     return rows
+
+
+def cells_from_tokens(tokens: Features, block: npt.NDArray[np.int64]) -> Features:
+    """Average each cell's tokens: (n, tokens, dim) and (n, k) -> (n, dim)."""
+    picked = np.take_along_axis(tokens, block[:, :, None], axis=1)
+    return np.asarray(picked.mean(axis=1, dtype=np.float64), np.float32)

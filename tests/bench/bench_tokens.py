@@ -22,12 +22,12 @@ sys.path[:0] = [str(ROOT / "workflow/src"), str(ROOT / "tests")]
 import histoloom.torch_compat  # noqa: F401
 from encoder_specs import full_spec
 from histoloom.embeddings.cards import build_encoder, load_cards
-from histoloom.embeddings.tokens import cells_from_tokens, share_windows, token_block
+from histoloom.embeddings.tokens import share_windows, token_block
 from histoloom.nuclei.find import find_nuclei, reduced
 from histoloom.report.style import figure, save
 from histoloom.slides import open_slide
 from histoloom.tiles.reading import read_tiles
-from token_trade_off import trade_off
+from token_trade_off import cells_from_tokens, trade_off
 
 WINDOW_UM, GRID = 112.0, 16
 

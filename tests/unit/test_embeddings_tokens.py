@@ -15,12 +15,12 @@ from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.embeddings import open_embeddings
 from histoloom.embeddings.cards import build_encoder, full_card, load_cards
-from histoloom.embeddings.tokens import cells_from_tokens, share_windows, token_block
+from histoloom.embeddings.tokens import share_windows, token_block
 from histoloom.errors import InputError
 from histoloom.schemas import check, load_schema
 from histoloom.slides import open_slide
 from histoloom.tiles import read_tiles
-from token_trade_off import cosine, trade_off
+from token_trade_off import cells_from_tokens, cosine, trade_off
 
 torch = pytest.importorskip("torch")
 import plain_encoders as plain  # noqa: E402

@@ -112,10 +112,7 @@ def dense(matrix: Any) -> npt.NDArray[np.float64]:
 
 
 def read_element(node: h5py.Group | h5py.Dataset) -> Any:
-    """Read one element of an h5ad: an array, text, categories, a sparse matrix or a data frame.
-
-    The encodings are anndata's on-disk format 0.1 and 0.2; see its documentation, "On-disk format".
-    """
+    """Read an array, text, categories, sparse matrix or data frame of an h5ad (anndata's on-disk formats 0.1, 0.2)."""
     import pandas as pd
 
     encoding = str(node.attrs.get("encoding-type", "array"))
@@ -164,10 +161,7 @@ def read_elements(path: str | Path, names: Iterable[str]) -> dict[str, Any]:
 
 
 def read_table(path: str | Path, layers: Sequence[str] | None = None, obsm: Sequence[str] = ()) -> Table:
-    """Read an h5ad artefact with h5py alone, which takes a tenth of the time that importing anndata takes.
-
-    Named layers (None: all) and ``obsm`` arrays that the file lacks are left out.
-    """
+    """Read an h5ad with h5py alone, in a tenth of anndata's time; layers and arrays that it lacks are left out."""
     with _open_h5ad(path) as handle:
         names = list(handle.get("layers", ())) if layers is None else layers
     parts = read_elements(path, ["obs", "var", "X", *(f"layers/{n}" for n in names), *(f"obsm/{n}" for n in obsm)])
@@ -184,10 +178,7 @@ def read_table(path: str | Path, layers: Sequence[str] | None = None, obsm: Sequ
 
 
 def write_table(table: Table, path: str | Path) -> None:
-    """Write an h5ad that anndata reads, with h5py alone; the metadata goes to ``uns``.
-
-    Text columns with few distinct values are stored as categories. Matrices are stored as they are, sparse ones as CSR.
-    """
+    """Write an h5ad that anndata reads: text as categories, sparse matrices as CSR, the metadata in ``uns``."""
     import h5py
 
     with h5py.File(path, "w") as handle:

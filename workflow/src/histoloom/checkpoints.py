@@ -44,11 +44,7 @@ class Stopped(Exception):
 
 
 def resume_identity(artefact: str, sources: Iterable[str], *, device: str, threads: int) -> str:
-    """Return what a fit's state depends on, as a hash.
-
-    ``artefact`` is the identity of the artefact that the fit is for; ``sources`` are the stages of the package
-    (``"models"``) whose code it runs, this module always being one.
-    """
+    """Return a hash of what a fit's state depends on: its artefact's identity, code of stages, libraries, machine."""
     libraries = {}
     for name in _LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
@@ -59,10 +55,7 @@ def resume_identity(artefact: str, sources: Iterable[str], *, device: str, threa
 
 
 class Checkpoint:
-    """The checkpoint of one fit; a context manager that listens to signals while the fit's steps run.
-
-    ``identity`` is of `resume_identity`; ``name`` and ``facts`` (JSON) tell the fits of one job apart.
-    """
+    """The checkpoint of one of a job's fits (`name`, `facts`), listening to signals while its steps run."""
 
     def __init__(self, folder: Path, name: str, identity: str, facts: Any = None) -> None:
         self.identity = sha256_text(canonical_json([identity, name, facts]))

@@ -155,10 +155,7 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
 
 
 def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
-    """Validate a config as Snakemake merged it, and read its sheets.
-
-    Sheets are looked up next to the config files, the last file first.
-    """
+    """Validate a config as Snakemake merged it, and read its sheets, looked up next to the last config file first."""
     origin = " + ".join(str(f) for f in files) or "config"
     top = copy.deepcopy(dict(raw))
     refuse_old_keys(top, origin)
@@ -232,7 +229,7 @@ def check_names(config: Config) -> None:
                 if "tiles" in entry and tiles != entry["tiles"]:
                     problem = f"is '{entry['tiles']}', but model '{model}' takes '{encoder}' on tiles '{tiles}'."
                     where = f"{config.origin}: experiments.{name}.tiles"
-                    raise InputError(where, problem, "give both the same tiles.")
+                    raise InputError(where, problem, "give both the same tiles.", code="experiment-tiles")
         if entry.get("from"):
             _check_evaluates(config, f"experiments.{name}.from", entry["from"])
             missing = set(entry["models"]) - set(config.entries["experiments"][entry["from"]]["models"])

@@ -97,11 +97,7 @@ def device_kind(device: str) -> str:
 def find_batch_size(
     used_by: Callable[[int], float], budget: float, *, start: int = START, largest: int = LARGEST
 ) -> int:
-    """Return the largest batch, `start` doubled again and again, whose peak memory is within a budget (bytes).
-
-    ``used_by`` runs a batch of so many items and returns its peak memory, or raises torch.OutOfMemoryError. Where not
-    even `start` fits, it is halved.
-    """
+    """Return the largest batch, `start` doubled or halved, whose peak memory by `used_by` is within a budget, bytes."""
     size = start
     while not _fits(used_by, size, budget):
         if size == 1:

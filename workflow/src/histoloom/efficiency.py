@@ -32,10 +32,7 @@ class Meter:
         return time.perf_counter() - self._start
 
     def record(self, items: int, **more: Any) -> dict[str, Any]:
-        """Return seconds, peak memory (MiB) of host and GPU, items per second, device and hardware.
-
-        Items are observations, tiles or models; ``more`` holds further keys, or better values of these.
-        """
+        """Return seconds, peak memory (MiB), items per second, device and hardware; keys of `more` go over them."""
         gpu_mb, hardware = None, f"{cpu_name()}, {platform.system()}"
         if self._on_gpu:
             import torch

@@ -6,10 +6,7 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Input that cannot be used: where (as the user knows it), what is wrong, and what the user can do about it.
-
-    The code is a short fixed name of the fault, such as ``tiles-spec``: tests and tools match it, never the text.
-    """
+    """Input that cannot be used: where, what is wrong, what to do; tests and tools match the code, never the text."""
 
     def __init__(self, where: str | Path, problem: str, remedy: str, code: str = "input") -> None:
         self.where, self.problem, self.remedy, self.code = str(where), problem, remedy, code

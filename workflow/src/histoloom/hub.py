@@ -24,8 +24,7 @@ def is_commit(revision: str | None) -> bool:
 
 def commit_of(path: Path) -> str | None:
     """Return the commit of a file in the hub's cache, which keeps files as ``snapshots/<commit>/<file>``."""
-    folders = dict(zip(path.parts, path.parts[1:], strict=False))
-    commit = folders.get("snapshots")
+    commit = dict(zip(path.parts, path.parts[1:], strict=False)).get("snapshots")
     return commit if is_commit(commit) else None
 
 

@@ -66,19 +66,17 @@ def input_mb(
 ) -> tuple[float, float]:
     """Return the MB of pictures (of the largest, where few are open at once) and of other files.
 
-    Where a file does not exist yet, a typical size counts: the jobs of a group are planned before their inputs
-    exist. A zip or a folder counts as what lies on disk.
+    Where a file does not exist yet, as when a group's jobs are planned, a typical size counts.
     """
     pictures: list[float] = []
-    others = slide = 0.0
-    missing = False
+    others = slide = least = 0.0
     for path in paths:
+        suffix = Path(path).suffix.lower()
         try:
             size = os.path.getsize(path) / 1e6
         except OSError:
-            missing = True
+            least = typical_mb / 2
             continue
-        suffix = Path(path).suffix.lower()
         if suffix in _PICTURES:
             pictures.append(size)
         elif suffix in _WHOLE_SLIDES:
@@ -86,10 +84,7 @@ def input_mb(
         else:
             others += size
     at_once = sum(sorted(pictures, reverse=True)[:pictures_at_once])
-    others += slide
-    if missing:
-        return max(at_once, typical_mb / 2), max(others, typical_mb / 2)
-    return at_once, others
+    return max(at_once, least), max(others + slide, least)
 
 
 def growth(attempt: int) -> int:

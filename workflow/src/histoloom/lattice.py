@@ -49,10 +49,7 @@ def lattice_of(array_row: npt.ArrayLike, array_col: npt.ArrayLike) -> str:
 def positions_um(
     array_row: npt.ArrayLike, array_col: npt.ArrayLike, pitch_um: float, kind: str | None = None
 ) -> npt.NDArray[np.float64]:
-    """Return (n, 2) positions in um, (y, x), of one section's spots by their array coordinates.
-
-    On a ``free`` lattice these are y and x in um already. The kind None is found by `lattice_of`.
-    """
+    """Return (n, 2) positions in um, (y, x), by array coordinates, which are that already on a ``free`` lattice."""
     row, column = (np.asarray(values, dtype=np.float64) for values in (array_row, array_col))
     kind = kind or lattice_of(row, column)
     if kind not in KINDS:

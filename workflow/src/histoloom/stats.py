@@ -15,10 +15,7 @@ _RELATIVE_NOISE = 1e-12
 
 
 def is_constant(values: npt.NDArray[np.floating], axis: int = 0) -> npt.NDArray[np.bool_]:
-    """Say which columns (axis 0) or rows (axis 1) do not vary beyond rounding; NaN are ignored.
-
-    True also where fewer than two values are not NaN.
-    """
+    """Say which columns (axis 0) or rows (axis 1) do not vary beyond rounding, or have fewer than two numbers."""
     finite = np.isfinite(values)
     low = np.where(finite, values, np.inf).min(axis=axis, initial=np.inf)
     high = np.where(finite, values, -np.inf).max(axis=axis, initial=-np.inf)
@@ -84,10 +81,7 @@ def amplitude_columns(prediction: npt.ArrayLike, labels: npt.ArrayLike) -> tuple
 
 
 def pearson_cross(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
-    """Correlate every column of one matrix (n, a) with every column of another (n, b), no NaN in either: (a, b).
-
-    NaN in the rows and columns of constant columns.
-    """
+    """Correlate every column of (n, a) with every column of (n, b), without NaN: (a, b), NaN for constant columns."""
     standard = [standardise_columns(np.asarray(values, dtype=np.float64)) for values in (x, y)]
     return np.clip(standard[0].T @ standard[1] / max(len(standard[0]), 1), -1.0, 1.0)
 

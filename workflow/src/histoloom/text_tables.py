@@ -32,9 +32,8 @@ def read_bytes(path: str | Path) -> bytes:
         try:
             raw = gzip.decompress(raw)
         except (EOFError, OSError, zlib.error) as error:
-            raise InputError(
-                path, f"the gzip is damaged or cut short ({error}).", _AGAIN, code="gzip-damaged"
-            ) from error
+            problem = f"the gzip is damaged or cut short ({error})."
+            raise InputError(path, problem, _AGAIN, code="gzip-damaged") from error
     if not raw.strip():
         raise InputError(path, "the file is empty.", _AGAIN, code="file-empty")
     return raw.removeprefix(b"\xef\xbb\xbf")
@@ -71,9 +70,8 @@ def read_text_table(path: str | Path, header: Sequence[str] | None = None) -> pd
         raise InputError(path, f"not a regular table ({error}).", _AGAIN, code="table-irregular") from error
     numbers = [n for n, _ in lines]
     if len(rows) != len(lines):
-        raise InputError(
-            path, "a quotation mark is not closed in its line.", "remove or close it.", code="table-irregular"
-        )
+        problem = "a quotation mark is not closed in its line."
+        raise InputError(path, problem, "remove or close it.", code="table-irregular")
     names = list(header) if header is not None else rows.pop(0) if rows else []
     numbers = numbers[len(numbers) - len(rows) :]
     kept = [i for i, row in enumerate(rows) if any(row)]

@@ -30,8 +30,7 @@ _AGAIN = "delete it and make the embeddings again."
 class EmbeddingReader:
     """Rows of one encoder's batches, read from disk when they are asked for; only the keys are held in memory.
 
-    ``obs`` has the n observations' cohort, sample and obs_id in the order of the files, ``coords`` their centres,
-    float64 (n, 2), level-0 px; ``metadata`` is a list, one entry per file.
+    ``coords`` has the centres of the observations in ``obs``, (n, 2) in level-0 px; ``metadata`` an entry per file.
     """
 
     def __init__(self, batches: Sequence[_Batch]) -> None:
@@ -104,11 +103,7 @@ def write_embeddings(
     obs_id: Sequence[str],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write the artefact; same content, same bytes.
-
-    Features are (n, dim) or its parts in order, which may be memory maps; ``coords`` (n, 2), centres x, y in level-0
-    px.
-    """
+    """Write the artefact, with centres x, y in level-0 px; same content, same bytes. Parts may be memory maps."""
     import h5py
 
     parts = [features] if isinstance(features, np.ndarray) else list(features)
@@ -131,10 +126,7 @@ def write_embeddings(
 def open_embeddings(
     paths: Sequence[str | Path], tiles_spec: Mapping[str, Any] | None = None, card: Mapping[str, Any] | None = None
 ) -> EmbeddingReader:
-    """Open the batches of one encoder, in the order given; they must agree on card, weights and tile spec.
-
-    A tile spec and a full card are checked when given.
-    """
+    """Open one encoder's batches in order; they must agree with each other, and with a spec or card that is given."""
     if not paths:
         remedy = "name at least one encoder under the model's inputs."
         raise InputError("embeddings", "no file was given.", remedy, code="embeddings-none")

@@ -101,10 +101,7 @@ class PixelEncoder(Encoder, Protocol):
     token_grid: int  # tokens along a tile's side, where it gives all of them (`histoloom.embeddings.tokens`); else 0
 
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:
-        """Start encoding uint8 (n, size, size, 3) tiles; return a function that waits for float32 (n, dim).
-
-        ``um_per_px`` is of all tiles or of each, (n,). The tiles must not change until the features are there.
-        """
+        """Start encoding uint8 (n, size, size, 3) tiles; return a function that waits for the features, (n, dim)."""
         ...
 
     def allocate(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -61,15 +61,7 @@ def embed_batch(
             matching = None
             if kinds[i].reads == "counts":
                 matching = {"matched_by": BY_ID if genes else BY_NAME, "table": genes and sha256_file(genes)}
-            # What decides an embedding: not its name, nor where weights lie, batch size, threads or device.
-            content = {
-                "card": card_content(spec.card),
-                "weights_sha256": encoder.weights_sha256,
-                "upsample": spec.upsample,
-                **({"tokens": spec.tokens} if spec.tokens else {}),
-                **({"genes": matching} if matching else {}),
-                "tiles_spec": spec.tiles_spec.as_dict(),
-            }
+            content = _content(spec, encoder.weights_sha256, matching)
             params = {**content, "precision": encoder.precision}
             parts = [make_identity("embeddings.part", params, {"tiles": section.identity}) for section in sections]
             runs[i] = EncoderRun(spec, encoder, [str(part["sha256"]) for part in parts], scratch[i], content)
@@ -127,3 +119,15 @@ def _write(out: Path, cohort: str, batch: str, sections: Sequence[Section], run:
     }
     parts = [part for n, section in enumerate(sections) if (part := run.part(n, section)) is not None]
     write_sections(out, cohort, batch, sections, parts, stage="embeddings", params=run.content, **facts)
+
+
+def _content(spec: EncoderSpec, weights_sha256: str | None, matching: Any = None) -> dict[str, Any]:
+    """Return what decides an embedding: not its name, nor where weights lie, batch size, threads or device."""
+    return {
+        "card": card_content(spec.card),
+        "weights_sha256": weights_sha256,
+        "upsample": spec.upsample,
+        **({"tokens": spec.tokens} if spec.tokens else {}),
+        **({"genes": matching} if matching else {}),
+        "tiles_spec": spec.tiles_spec.as_dict(),
+    }

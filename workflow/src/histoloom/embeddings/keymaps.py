@@ -79,10 +79,7 @@ def from_dinov2(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def from_old_swin(state: Mapping[str, torch.Tensor]) -> State:
-    """Rename a Swin of timm before 0.9: it reduced at the end of a stage, today's at the start of the next.
-
-    Buffers that follow from the sizes alone (``attn_mask``, ``relative_position_index``) are dropped.
-    """
+    """Rename a Swin of timm before 0.9, which reduced at the end of a stage and stored buffers that sizes decide."""
     old = "layers.0.downsample.reduction.weight" in state
     renamed: State = {}
     for key, value in state.items():

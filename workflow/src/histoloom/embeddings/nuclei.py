@@ -61,10 +61,7 @@ def measure(mask: npt.NDArray[np.bool_], h: Image, um_per_px: float) -> dict[str
 
 
 def nuclear_features(h: Image, e: Image, um_per_px: float, disc_um: float) -> Features:
-    """Return counts per mm2 by class, and averages over the nuclei of a tile.
-
-    ``disc_um`` is the diameter of the central disc that is counted apart (the spot).
-    """
+    """Return counts per mm2 by class and averages over nuclei; the central disc (the spot) is counted apart."""
     mask = nuclear_mask(h, um_per_px)
     pieces = measure(mask, h, um_per_px)
     real = pieces["area"] >= AREA_CLASSES_UM2[0]

@@ -52,10 +52,7 @@ class Batch:
 
 
 class TileReader:
-    """Batches of tiles in the order of the sections, then of their tiles; the same for any number of threads.
-
-    Batches have ``size`` tiles, the last holds what is left; buffers from ``allocate`` are used again.
-    """
+    """Batches of ``size`` tiles (the last: what is left) in the order of sections, the same for any threads."""
 
     def __init__(
         self,

@@ -106,10 +106,7 @@ class EncoderRun:
 def run_pixel_encoders(
     sections: Sequence[Section], runs: Sequence[EncoderRun], progress: Progress, *, threads: int = 1
 ) -> None:
-    """Encode the sections that a run has no part of yet; each finished one becomes a part in its scratch.
-
-    Every tile is read once for all encoders. With an encoder on a GPU `threads` read, else half of them.
-    """
+    """Encode what a run has no part of yet, reading every tile once; half of the threads read if all encode on CPUs."""
     lacks = [[run.part(n, section) is None for n, section in enumerate(sections)] for run in runs]
     numbers = _unfinished(sections, lacks, progress)
     parts = [

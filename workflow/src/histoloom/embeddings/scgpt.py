@@ -36,11 +36,7 @@ _GPU_BATCH = 64
 
 
 class ScGPT(FrozenModel):
-    """A frozen scGPT.
-
-    ``vocab`` gives the token of each gene symbol and of ``<cls>``, ``settings`` is the checkpoint's args.json; ``args``
-    of the card: bins, max_length, min_shared_genes.
-    """
+    """A frozen scGPT; ``vocab`` gives the token of each symbol and of ``<cls>``, ``settings`` is its args.json."""
 
     def __init__(
         self, model: Any, vocab: Mapping[str, int], settings: Mapping[str, Any], spec: EncoderSpec, **facts: Any
@@ -145,10 +141,7 @@ class ScGPT(FrozenModel):
 
 
 def bin_values(values: npt.NDArray[np.float64], bins: int, draw: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return the bin of each positive count by the cell's own quantiles; among equal edges, one at random.
-
-    The number of bins includes that of zero.
-    """
+    """Return the bin (of `bins`, zero's included) of positive counts by the cell's quantiles; ties are drawn."""
     if len(values) == 0:
         return values
     edges = np.quantile(values, np.linspace(0, 1, bins - 1))
@@ -162,10 +155,7 @@ def rename(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scgpt_model(settings: Mapping[str, Any], tokens: int) -> Any:
-    """Return the encoder part of scGPT, random weights, under the checkpoint's key names.
-
-    It maps genes (n, length), values (n, length) and a mask of padding to the class token's states (n, embsize).
-    """
+    """Return scGPT's encoder, random weights: genes, values, padding mask, (n, length) each, to (n, embsize)."""
     import torch
     from torch import nn
 

@@ -85,10 +85,7 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
 
 
 def load_part(scratch: Path, section: Section, identity: str, dim: int) -> npt.NDArray[np.float32] | None:
-    """Return a section's features from an interrupted run as a memory map, float32 (n, dim).
-
-    None where there are none, or they are damaged or were made from something else.
-    """
+    """Return a section's features, (n, dim), a memory map, if an interrupted run has left them whole."""
     path = part_path(scratch, section, identity)
     if not path.is_file():
         return None

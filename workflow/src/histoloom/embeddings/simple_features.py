@@ -31,10 +31,7 @@ _WATCH_S = 2.0
 
 
 class TileFeatures(ABC):
-    """An encoder whose features have names; `threads` worker processes share a call's tiles.
-
-    The card's ``args`` go over the class's own `DEFAULTS`.
-    """
+    """An encoder whose features have names; the card's ``args`` go over `DEFAULTS`, `threads` are processes."""
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     weights_sha256: str | None = None

@@ -30,10 +30,7 @@ def quantiles(values: Image, top: float, points: tuple[int, ...] = PERCENTILES) 
 
 
 def smooth(image: Image, sigma_px: float) -> tuple[Image, int]:
-    """Return a Gaussian blur and the factor it was reduced by.
-
-    A wide kernel is applied to block means: the cost stays flat and the result differs by less than 1 %.
-    """
+    """Return a Gaussian blur and the factor it was reduced by: wide kernels go over block means, within 1 %."""
     from scipy import ndimage
 
     # Powers of two: common tile sizes lose no px at their far edges. A small tile is not reduced below 8 px.
@@ -45,10 +42,7 @@ def smooth(image: Image, sigma_px: float) -> tuple[Image, int]:
 
 
 class StainTexture(TileFeatures):
-    """Stain, texture, nuclei and glass of a tile.
-
-    ``args`` of the card: ``scales_um`` (Gaussian sigmas), ``disc_um`` (diameter of the central disc).
-    """
+    """Stain, texture at Gaussian sigmas ``scales_um``, nuclei (``disc_um``: diameter of the central disc) and glass."""
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"scales_um": [1.0, 2.0, 4.0, 8.0, 16.0], "disc_um": 100.0}
 

@@ -59,21 +59,14 @@ def token_block(offset: npt.ArrayLike, side: float, grid: int, k: int) -> Intege
     """
     width = math.isqrt(k)
     if width * width != k or not 1 <= width <= grid:
-        raise InputError(
-            "tokens.k", f"{k} is no square number from 1 to {grid * grid}.", "use 1, 4, 9, 16 or all.", code="tokens-k"
-        )
+        problem = f"{k} is no square number from 1 to {grid * grid}."
+        raise InputError("tokens.k", problem, "use 1, 4, 9, 16 or all.", code="tokens-k")
     place = (np.asarray(offset, np.float64) / side + 0.5) * grid
     first = np.rint(place) - width // 2 if width % 2 == 0 else np.floor(place) - width // 2
     column, row = np.clip(first, 0, grid - width).astype(np.int64).T
     steps = np.arange(width)
     block = (row[:, None, None] + steps[None, :, None]) * grid + column[:, None, None] + steps[None, None, :]
     return block.reshape(len(column), k)
-
-
-def cells_from_tokens(tokens: Features, block: Integers) -> Features:
-    """Average each cell's tokens: (n, tokens, dim) and (n, k) -> (n, dim)."""
-    picked = np.take_along_axis(tokens, block[:, :, None], axis=1)
-    return np.asarray(picked.mean(axis=1, dtype=np.float64), np.float32)
 
 
 def windows_of(section: Section, settings: Mapping[str, Any]) -> tuple[Section, Windows]:

@@ -77,8 +77,7 @@ class TorchEncoder(FrozenModel):
         self._mean, self._std = (
             torch.tensor(self.card[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std")
         )
-        large = self.on_gpu and spec.tiles_in_job >= COMPILE_FROM
-        self.compiled = large if spec.compile == "auto" else bool(spec.compile)
+        self.compiled = _compiles(spec.compile, device, spec.tiles_in_job)
         self._forward: Callable[[Any], Any] = torch.compile(self._pooled) if self.compiled else self._pooled
         automatic = not isinstance(spec.batch_size, int)
         self.batch_size = self._fitting_batch(spec.tiles_spec.size_px) if automatic else int(spec.batch_size)
@@ -265,6 +264,10 @@ class TorchEncoder(FrozenModel):
         size, card = find_batch_size(used_by, budget), self.card["name"]
         logger.info("%s: batches of %d tiles fit %.0f %% of %s", card, size, 100 * MEMORY_SHARE, self.device)
         return size
+
+
+def _compiles(asked: bool | str, device: str, tiles: int) -> bool:
+    return device.startswith("cuda") and tiles >= COMPILE_FROM if asked == "auto" else bool(asked)
 
 
 def _check_size(card: Mapping[str, Any], size_px: int, upsample: bool) -> None:

@@ -83,10 +83,7 @@ def _line(error: Exception) -> str:
 
 
 def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
-    """Load a state dict whose keys and shapes must be the model's own.
-
-    Only batch norm's counters of training steps, which old files lack and a forward pass never reads, may be absent.
-    """
+    """Load a state dict of just the model's keys and shapes; old files may lack batch norm's unused counters."""
     own = model.state_dict()
     state = {**{k: v for k, v in own.items() if k.endswith(_COUNTER)}, **state}
     missing = [k for k in own if k not in state]
@@ -151,11 +148,7 @@ def resolve(spec: EncoderSpec) -> Path | None:
 
 
 def fetch_from_hub(card: Mapping[str, Any]) -> Path:
-    """Return the card's checkpoint in the hub's cache, downloading it when it is not there.
-
-    What is cached for the card's revision is taken without asking the hub. Of several files that a card names, the
-    first that the repository has is taken (safetensors stand first).
-    """
+    """Return the card's first file that the hub has; what is cached for the revision is taken without asking."""
     from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
     files = _checkpoint_files(card)

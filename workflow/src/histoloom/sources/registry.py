@@ -81,10 +81,7 @@ def is_pattern(file: str) -> bool:
 
 
 def find_entry(entries: Mapping[str, Entry], file: str) -> Entry | None:
-    """Return a file's row: its own, else the first pattern that fits, with the file's name filled in.
-
-    ``{file}``, ``{folder}``, ``{name}`` and ``{stem}`` are replaced in the row's addresses.
-    """
+    """Return a file's row or the first pattern's that fits; {file}, {folder}, {name}, {stem} filled in."""
     patterns = (key for key in entries if is_pattern(key) and fnmatch.fnmatchcase(file, key))
     key = file if file in entries else next(patterns, None)
     if key is None:

@@ -60,10 +60,7 @@ def check_space(download: Download, part: Path) -> None:
 
 
 def bring(web: Web, download: Download, part: Path, name: str, gate: str = "") -> None:
-    """Write what is missing of a file; a line that is cut is taken up where it stopped.
-
-    It ends after `web.tries` cuts without progress. ``gate`` is what to advise after 401 or 403.
-    """
+    """Write what is missing of a file; a cut line is resumed until `web.tries` attempts brought nothing."""
     stalls, reached = 0, size_of(part)
     while True:
         try:

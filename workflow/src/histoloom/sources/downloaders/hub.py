@@ -19,11 +19,7 @@ _SHOWN = 12
 
 
 def locate(entry: Mapping[str, str], web: Web) -> Download:
-    """Return where the hub has a file; its bytes come as from any host, since the hub's client resumes nothing.
-
-    The row's url is ``hf://datasets/<owner>/<name>`` (without ``datasets/`` for a model), its file the path in the
-    repository, its revision a branch, tag or commit; empty: main.
-    """
+    """Return where ``hf://[datasets/]<owner>/<name>`` has a file; its bytes come as from any host, to be resumed."""
     from huggingface_hub import errors, hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 

@@ -29,10 +29,7 @@ def http(entry: Mapping[str, str], web: Web) -> Download:
 
 
 def mendeley(entry: Mapping[str, str], web: Web) -> Download:
-    """Return where a listing has a file.
-
-    The row's url is ``https://data.mendeley.com/public-api/datasets/<id>/files?folder_id=root&version=<n>``.
-    """
+    """Return where the listing ``.../public-api/datasets/<id>/files?folder_id=root&version=<n>`` has a file."""
     listing = web.get_json(entry["url"])
     if not isinstance(listing, list) or not all(isinstance(item, dict) for item in listing):
         message = listing.get("message") or listing.get("error") if isinstance(listing, dict) else ""
@@ -62,11 +59,7 @@ def mendeley(entry: Mapping[str, str], web: Web) -> Download:
 
 
 def cellxgene(entry: Mapping[str, str], web: Web) -> Download:
-    """Return where a data set's h5ad is.
-
-    The row's url is ``<host>/curation/v1/collections/<collection>/datasets/<dataset>``; its revision a
-    dataset_version_id, or empty for the newest.
-    """
+    """Return where ``<host>/curation/v1/collections/<id>/datasets/<id>`` has its h5ad, the newest or the revision."""
     url, pinned = entry["url"], entry.get("revision", "")
     if pinned:
         url = f"{url.partition(_API)[0]}{_API}dataset_versions/{pinned}"
