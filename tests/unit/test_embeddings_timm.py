@@ -18,7 +18,7 @@ from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.embeddings import weights
 from histoloom.embeddings.cards import build_encoder, full_card, load_cards
-from histoloom.embeddings.timm_encoder import create_model
+from histoloom.embeddings.timm_encoder import TimmEncoder
 from histoloom.errors import InputError
 from histoloom.identity import sha256_file
 
@@ -42,7 +42,7 @@ def encoder(card: Mapping[str, Any] = SMALL_VIT, **changes: Any) -> Any:
 
 
 def checkpoint(path: Path, card: Mapping[str, Any] = SMALL_VIT, seed: int = 3, **changes: Any) -> Path:
-    state = create_model(full_card(card), seed).state_dict()
+    state = TimmEncoder.build(full_card(card), seed).state_dict()
     state |= changes
     state = {k: v for k, v in state.items() if v is not None}
     if path.suffix == ".safetensors":
@@ -75,7 +75,7 @@ def test_forward_is_the_plain_restatement(
     size, dim = small["img_size"], small.get("embed_dim", 192)
     card = {**base, "arch_kwargs": {**base["arch_kwargs"], **small}, "input_px": size, "pooling": pooling}
     card["dim"] = 2 * dim if pooling == "cls_mean" else dim
-    model = create_model(full_card(card), 3)
+    model = TimmEncoder.build(full_card(card), 3)
     # Weights that matter: initial biases and layer scales are 0 and 1e-5.
     state = {k: torch.randn_like(v) * 0.2 for k, v in model.state_dict().items()}
     torch.save(state, tmp_path / "w.bin")
@@ -89,7 +89,7 @@ def test_forward_is_the_plain_restatement(
 
 def test_uni_has_the_official_keys_and_sizes() -> None:
     with torch.device("meta"):
-        uni, uni2 = (create_model(CARDS[name], 0).state_dict() for name in ("uni", "uni2_h"))
+        uni, uni2 = (TimmEncoder.build(CARDS[name], 0).state_dict() for name in ("uni", "uni2_h"))
     assert uni["pos_embed"].shape == (1, 197, 1024)
     assert {"cls_token", "blocks.23.ls2.gamma", "blocks.0.attn.qkv.weight", "norm.bias"} <= set(uni)
     assert not any(k.startswith(("head", "fc_norm")) for k in uni)
@@ -111,7 +111,7 @@ def test_conv_nets_load_their_whole_checkpoint_and_pool_their_map(tmp_path: Path
     tiles = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3)).astype(np.uint8)
     found = built.encode(tiles, 0.5)
     assert found.shape == (3, 1024)
-    model = create_model(card, 3).eval()
+    model = TimmEncoder.build(card, 3).eval()
     grabbed = {}
     layer = model.layer3 if name == "resnet50" else model.features
     layer.register_forward_hook(lambda _m, _i, out: grabbed.update(map=out))
@@ -148,7 +148,7 @@ def test_weights_from_a_file(tmp_path: Path, end: str) -> None:
 
 
 def test_state_dict_under_a_key_and_a_prefix(tmp_path: Path) -> None:
-    state = {f"module.{k}": v for k, v in create_model(full_card(SMALL_VIT), 3).state_dict().items()}
+    state = {f"module.{k}": v for k, v in TimmEncoder.build(full_card(SMALL_VIT), 3).state_dict().items()}
     torch.save({"epoch": 3, "teacher": state}, tmp_path / "w.pth")
     card = {**SMALL_VIT, "checkpoint": {"file": "w.pth", "key": "teacher", "prefix": "module."}}
     np.testing.assert_array_equal(
@@ -159,7 +159,9 @@ def test_state_dict_under_a_key_and_a_prefix(tmp_path: Path) -> None:
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
-    half = dict.fromkeys([k for k in create_model(full_card(SMALL_VIT), 0).state_dict() if k.startswith("blocks.1")])
+    half = dict.fromkeys(
+        [k for k in TimmEncoder.build(full_card(SMALL_VIT), 0).state_dict() if k.startswith("blocks.1")]
+    )
     with pytest.raises(InputError, check=has_code("weights-keys")):
         encoder(weights=str(checkpoint(tmp_path / "half.bin", **half)))
     extra = {"head.weight": torch.zeros(2), "rubbish": torch.zeros(1)}

@@ -15,9 +15,8 @@ from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.jobs import job
 from histoloom.sources import registry_entry
-from histoloom.sources.fetch import fetch_file
+from histoloom.sources.fetch import digest_of, fetch_file
 from histoloom.sources.registry import load_registry
-from histoloom.sources.verify import digest_of
 
 BODY = bytes(range(256)) * 4000
 Answer = Callable[[BaseHTTPRequestHandler, int], None]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from histoloom.sources.verify import digest_of
+from histoloom.sources.fetch import digest_of
 from loopback import running_site, send_file
 
 # counts, spots and slide of B4, and where the line is cut

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -11,3 +12,9 @@ class InputError(ValueError):
     def __init__(self, where: str | Path, problem: str, remedy: str, code: str = "input") -> None:
         self.where, self.problem, self.remedy, self.code = str(where), problem, remedy, code
         super().__init__(f"{where}: {problem} Remedy: {remedy}")
+
+
+def first_few(names: Sequence[str], shown: int = 10) -> str:
+    """Return the first names of many for a message, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

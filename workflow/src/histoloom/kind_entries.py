@@ -9,31 +9,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory and time of a job by the size of its inputs, without the overhead of a cluster job.
+    """Memory and time of a job by the size of its inputs, without the overhead of a cluster job."""
 
-    Attributes
-    ----------
-    base_mb
-        Before any input is read (imports).
-    picture_mb
-        Per MB of JPEG or PNG: they are decoded whole, and an H&E slide shrinks 60-fold in a JPEG.
-    pictures_at_once
-        How many pictures are open at a time, the largest first; None: all of the job's.
-    file_mb
-        Per MB of any other input.
-    base_minutes, minutes_per_mb
-        Time limit, for a machine several times slower than the measured one.
-    typical_mb
-        Input (MB, of pictures and of others) where files do not exist yet.
-    """
-
-    base_mb: float
-    picture_mb: float = 0.0
-    pictures_at_once: int | None = field(default=None, kw_only=True)
-    file_mb: float = 0.0
-    base_minutes: float = 20.0
+    base_mb: float  # before any input is read (imports)
+    picture_mb: float = 0.0  # per MB of JPEG or PNG: they are decoded whole, and an H&E slide shrinks 60-fold in a JPEG
+    pictures_at_once: int | None = field(default=None, kw_only=True)  # open at a time; None: all
+    file_mb: float = 0.0  # per MB of any other input
+    base_minutes: float = 20.0  # of the time limit, for a machine several times slower than the measured one
     minutes_per_mb: float = 0.0
-    typical_mb: float = 10.0
+    typical_mb: float = 10.0  # of pictures and of others, where files do not exist yet
 
 
 LIGHT = Memory(350, file_mb=4)
@@ -48,24 +32,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class SourceKind(Kind):
-    """A reader of sections.
+    """A reader of sections."""
 
-    Attributes
-    ----------
-    expression
-        Whether its sections have counts.
-    simulated
-        Whether the workflow makes its raw files.
-    splits
-        Whether it publishes splits and gene lists.
-    memory
-        Of `read_section`; None: the rule's.
-    """
-
-    expression: bool = True
-    simulated: bool = False
-    splits: bool = False
-    memory: Memory | None = None
+    expression: bool = True  # has counts
+    simulated: bool = False  # the workflow makes its raw files
+    splits: bool = False  # publishes splits and gene lists
+    memory: Memory | None = None  # of `read_section`; None: the rule's
 
 
 @dataclass(frozen=True)
@@ -77,25 +49,12 @@ class ReferenceKind(Kind):
 
 @dataclass(frozen=True)
 class LabelsKind(Kind):
-    """A method that gives abundances.
+    """A method that gives abundances."""
 
-    Attributes
-    ----------
-    reads
-        Counts of a group of sections; or, for a whole cohort in one job, a published table, the simulation's truth or a
-        file of the user.
-    gpu
-        How many GPUs a job can use.
-    threads_matter
-        Whether the number of threads changes the result; it is then part of the identity.
-    memory
-        Of `label_groups`.
-    """
-
-    reads: Literal["counts", "table", "truth", "file"] = "counts"
+    reads: Literal["counts", "table", "truth", "file"] = "counts"  # counts of a group, or a cohort's table
     gpu: int = 0
-    threads_matter: bool = False
-    memory: Memory = LIGHT
+    threads_matter: bool = False  # for the result; their number is then part of the identity
+    memory: Memory = LIGHT  # of `label_groups`
 
     @property
     def whole_cohort(self) -> bool:
@@ -105,27 +64,13 @@ class LabelsKind(Kind):
 
 @dataclass(frozen=True)
 class EncoderKind(Kind):
-    """A frozen encoder.
-
-    Attributes
-    ----------
-    reads
-        Pixels of tiles or counts of observations.
-    weights
-        Whether it needs weights; features that are computed by a formula need none.
-    gpu
-        How many GPUs a job can use.
-    baseline
-        Level of a linear model on it (see `LEVELS`); None: that of an encoder.
-    memory
-        Of a job that embeds a batch.
-    """
+    """A frozen encoder."""
 
     reads: Literal["pixels", "counts"] = "pixels"
-    weights: bool = True
-    gpu: int = 1
-    baseline: str | None = None
-    memory: Memory = LIGHT
+    weights: bool = True  # False: features are computed by a formula
+    gpu: int = 1  # how many a job can use
+    baseline: str | None = None  # level of a linear model on it (see `LEVELS`); None: that of an encoder
+    memory: Memory = LIGHT  # of a job that embeds a batch
 
 
 class Need(StrEnum):
@@ -140,49 +85,23 @@ class Need(StrEnum):
 
 @dataclass(frozen=True)
 class ModelKind(Kind):
-    """A model.
+    """A model."""
 
-    Attributes
-    ----------
-    targets
-        Kinds of target that it predicts.
-    needs
-        Inputs that it takes.
-    job
-        One training job for all folds, or a job (and a GPU) per fold and training seed.
-    gpu
-        How many GPUs a training job can use.
-    stochastic
-        Whether training seeds change it; predictions of others carry no ``seed_<s>`` layers.
-    version
-        Raised by hand when results change; params and identities both read it.
-    baseline
-        Its level in the baseline comparison (see `LEVELS`); None: ``model``.
-    memory
-        Of a training job.
-    """
-
-    targets: frozenset[str]
-    needs: frozenset[Need] = frozenset()
-    job: Literal["experiment", "fold"] = "experiment"
-    gpu: int = 0
-    stochastic: bool = False
-    version: int = 1
-    baseline: str | None = None
-    memory: Memory = LIGHT
+    targets: frozenset[str]  # kinds of target that it predicts
+    needs: frozenset[Need] = frozenset()  # inputs that it takes
+    job: Literal["experiment", "fold"] = "experiment"  # for all folds, or per fold and seed
+    gpu: int = 0  # how many a training job can use
+    stochastic: bool = False  # training seeds change it; others carry no ``seed_<s>`` layers
+    version: int = 1  # raised by hand when results change, for params and identities
+    baseline: str | None = None  # its level in the baseline comparison (see `LEVELS`); None: ``model``
+    memory: Memory = LIGHT  # of a training job
 
 
 @dataclass(frozen=True)
 class SplitKind(Kind):
-    """A way to cut folds.
+    """A way to cut folds."""
 
-    Attributes
-    ----------
-    paired
-        Whether its folds come in pairs, with a leak and without: they are compared with each other, and no evaluation.
-    """
-
-    paired: bool = False
+    paired: bool = False  # in pairs, with a leak and without, compared with each other only
 
 
 @dataclass(frozen=True)
@@ -194,18 +113,8 @@ class TargetKind(Kind):
 
 @dataclass(frozen=True)
 class CheckKind:
-    """A check of labels, predictions or tiles by something else that is known.
+    """A check of labels, predictions or tiles by something else that is known."""
 
-    Attributes
-    ----------
-    module
-        Has ``inputs`` (files by role from the plan), ``score`` (long rows) and ``draw`` (the figure).
-    against
-        What it compares with, as the metrics rows say it.
-    chapter
-        Chapter of the report that its figure is in.
-    """
-
-    module: str
-    against: str
-    chapter: str = "How good could it be"
+    module: str  # has ``inputs`` (files by role from the plan), ``score`` (long rows) and ``draw`` (the figure)
+    against: str  # what it compares with, as the metrics rows say it
+    chapter: str = "How good could it be"  # of the report that its figure is in

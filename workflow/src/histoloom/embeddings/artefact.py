@@ -12,12 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.artefacts import KEY, read_metadata
-from histoloom.errors import InputError
+from histoloom.errors import InputError, first_few
 from histoloom.identity import canonical_json
 from histoloom.obs_keys import observation_keys
 from histoloom.tiles.spec import same_spec
 
-_SHOWN = 10
 _BLOCK = 4096
 # What a card tells people; features do not depend on it.
 _PROSE = frozenset(
@@ -44,7 +43,7 @@ class EmbeddingReader:
         self._ends = np.cumsum([len(batch.features) for batch in batches])
         if self._index.has_duplicates:
             twice = self._index[self._index.duplicated()].unique()
-            problem = f"{len(twice)} observations appear twice: {_shown(twice)}."
+            problem = f"{len(twice)} observations appear twice: {first_few([*map('/'.join, twice)])}."
             files = ", ".join(str(batch.path) for batch in batches)
             raise InputError(files, problem, "name each batch once.", code="embeddings-twice")
 
@@ -57,7 +56,8 @@ class EmbeddingReader:
         rows = self._index.get_indexer(wanted)
         if (rows < 0).any():
             lost = wanted[rows < 0]
-            problem = f"{len(lost)} of {len(wanted)} observations have no embedding: {_shown(lost)}."
+            lacking = first_few([*map("/".join, lost)])
+            problem = f"{len(lost)} of {len(wanted)} observations have no embedding: {lacking}."
             remedy = "their tiles were not kept or not embedded: make the embeddings of this tile spec again."
             raise InputError("embeddings", problem, remedy, code="embeddings-lacking")
         return rows.astype(np.int64)
@@ -75,7 +75,8 @@ class EmbeddingReader:
             features[at] = batch.features[index[at] - (self._ends[number] - len(batch.features))]
             bad = at[~np.isfinite(features[at]).all(axis=1)]
             if len(bad):
-                problem = f"{len(bad)} tiles have NaN or infinity: {_shown(self._index[index[bad]])}."
+                tiles = first_few([*map("/".join, self._index[index[bad]])])
+                problem = f"{len(bad)} tiles have NaN or infinity: {tiles}."
                 raise InputError(batch.path, problem, _AGAIN, code="embeddings-nan")
         return features
 
@@ -201,6 +202,5 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return "; ".join(f"{k} {one.get(k)!r} instead of {other.get(k)!r}" for k in keys)
 
 
-def _shown(index: pd.MultiIndex) -> str:
-    more = f" and {len(index) - _SHOWN} more" if len(index) > _SHOWN else ""
-    return ", ".join("/".join(map(str, key)) for key in index[:_SHOWN]) + more
+def _texts(index: pd.MultiIndex) -> list[str]:
+    return ["/".join(map(str, key)) for key in index]

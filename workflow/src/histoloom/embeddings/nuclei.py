@@ -67,16 +67,17 @@ def nuclear_features(h: Image, e: Image, um_per_px: float, disc_um: float) -> Fe
     real = pieces["area"] >= AREA_CLASSES_UM2[0]
     pieces = {key: value[real] for key, value in pieces.items()}
     mm2 = mask.size * um_per_px**2 / 1e6
-    features: Features = {"nuclear_share": float(mask.mean())}
-    features.update(_classes(pieces, mm2))
-    features.update(_averages(pieces))
-    features.update(_disc(pieces, mask.shape, um_per_px, disc_um))
-    features.update(_spacing(pieces))
-    features.update(_blobs(h, um_per_px, mm2))
     around = ~mask
-    features["e_around"] = float(e[around].mean()) if around.any() else 0.0
-    features["e_in_nuclei"] = float(e[mask].mean()) if mask.any() else 0.0
-    return features
+    return {
+        "nuclear_share": float(mask.mean()),
+        **_classes(pieces, mm2),
+        **_averages(pieces),
+        **_disc(pieces, mask.shape, um_per_px, disc_um),
+        **_spacing(pieces),
+        **_blobs(h, um_per_px, mm2),
+        "e_around": float(e[around].mean()) if around.any() else 0.0,
+        "e_in_nuclei": float(e[mask].mean()) if mask.any() else 0.0,
+    }
 
 
 def _classes(pieces: dict[str, Float], mm2: float) -> Features:
@@ -95,11 +96,10 @@ def _classes(pieces: dict[str, Float], mm2: float) -> Features:
 def _averages(pieces: dict[str, Float]) -> Features:
     features: Features = {}
     for key, unit in (("area", 100.0), ("elongation", 1.0), ("stain", 1.0), ("chromatin", 1.0)):
-        values = pieces[key] / unit
-        any_nucleus = len(values) > 0
-        features[f"nucleus_{key}_mean"] = float(values.mean()) if any_nucleus else 0.0
-        features[f"nucleus_{key}_sd"] = float(values.std()) if any_nucleus else 0.0
-        features[f"nucleus_{key}_median"] = float(np.median(values)) if any_nucleus else 0.0
+        values = pieces[key] / unit if len(pieces[key]) else np.zeros(1)
+        features[f"nucleus_{key}_mean"] = float(values.mean())
+        features[f"nucleus_{key}_sd"] = float(values.std())
+        features[f"nucleus_{key}_median"] = float(np.median(values))
     return features
 
 

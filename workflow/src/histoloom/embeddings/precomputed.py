@@ -232,14 +232,10 @@ def _by_place(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
     mpp, tiles = float(section.facts["mpp"]), TileSpec.from_dict(spec["tiles_spec"])
     own, wanted = side * mpp / px, tiles.effective_um_per_px(mpp)
     if px != tiles.size_px or abs(own / wanted - 1) > SAME_SCALE:
-        problem = (
-            f"its tiles are {px} px at {own:.4g} um/px ({side:.0f} level-0 px = {side * mpp:.1f} um), but tile spec "
-            f"{_named(spec)} asks for {tiles.size_px} px at {wanted:.4g} um/px."
-        )
-        remedy = (
-            f"use tiles with `size_px: {px}` and `um_per_px: {own:.4g}`, or features made from such tiles (TRIDENT's "
-            "magnifications are nominal: 20x is not 0.5 um/px on every scanner)."
-        )
+        asked = f"tile spec {_named(spec)} asks for {tiles.size_px} px at {wanted:.4g} um/px"
+        problem = f"its tiles are {px} px at {own:.4g} um/px ({side:.0f} level-0 px, {side * mpp:.1f} um), but {asked}."
+        tiles_of = f"`size_px: {px}` and `um_per_px: {own:.4g}` (20x is not 0.5 um/px on every scanner)"
+        remedy = f"use tiles with {tiles_of}, or features made from such tiles."
         raise InputError(where, problem, remedy, code="features-tile-size")
     shift, nearest = table.nearest(section)
     return np.where(shift <= spec["max_shift_um"], nearest, -1)

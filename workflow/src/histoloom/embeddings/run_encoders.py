@@ -43,10 +43,6 @@ class Progress:
         self.waited_s = 0.0
         self.started = self._reported = time.perf_counter()
 
-    def skip(self, n: int) -> None:
-        """Count tiles taken over from an earlier run."""
-        self.skipped += n
-
     def add(self, n: int, waited_s: float = 0.0) -> None:
         """Count encoded tiles; `waited_s` is how long the encoder has waited for pixels in all."""
         self.done += n
@@ -123,14 +119,16 @@ def run_pixel_encoders(
         allocate=(on_gpu or runs)[0].encoder.allocate,
     )
     in_flight = _IN_FLIGHT if on_gpu else 1
-    under_way: deque[tuple[Batch, list[_Started]]] = deque()
+    under_way: deque[tuple[Batch, list[tuple[_Parts, list[TileRange], Callable[[], Features]]]]] = deque()
 
     def finish() -> None:
         batch, started = under_way.popleft()
-        for one in started:
-            features = one.wait()
-            _check_finite(one.ranges, features, reader.sections, one.part.run.spec)
-            one.part.add(one.ranges, features)
+        for part, ranges, ask in started:
+            began = time.perf_counter()
+            features = ask()
+            part.run.seconds += time.perf_counter() - began
+            _check_finite(ranges, features, reader.sections, part.run.spec)
+            part.add(ranges, features)
         reader.release(batch)
         progress.add(len(batch.pixels), waited_s=reader.waited_s)
 
@@ -141,7 +139,8 @@ def run_pixel_encoders(
             stack.enter_context(closing(part))
         for batch in stack.enter_context(closing(iter(reader))):
             if batch.ranges:
-                under_way.append((batch, [one for part in parts if (one := part.start(batch)) is not None]))
+                started = ((part, *part.start(batch)) for part in parts if part.lacks_any(batch))
+                under_way.append((batch, list(started)))
             while len(under_way) >= in_flight or (under_way and batch.error is not None):
                 finish()
             if batch.error is not None:
@@ -175,7 +174,7 @@ def _unfinished(sections: Sequence[Section], lacks: Sequence[Sequence[bool]], pr
     """Return the numbers of the sections that some encoder has not finished; the others count as skipped."""
     numbers = [n for n in range(len(sections)) if any(lack[n] for lack in lacks)]
     for n in sorted(set(range(len(sections))) - set(numbers)):
-        progress.skip(len(sections[n]))
+        progress.skipped += len(sections[n])
         logger.info("%s: %d tiles taken over from the interrupted run", sections[n].sample, len(sections[n]))
     return numbers
 
@@ -188,21 +187,6 @@ def tiles_at_once(chunks: Sequence[int]) -> int:
     """
     common = math.lcm(*chunks)
     return common if common <= max(LARGEST_BATCH, max(chunks)) else max(chunks)
-
-
-@dataclass
-class _Started:
-    """A batch in an encoder's hands: its tiles, counted from the encoder's first one, and how to wait for them."""
-
-    part: _Parts
-    ranges: list[TileRange]
-    ask: Callable[[], Features]
-
-    def wait(self) -> Features:
-        began = time.perf_counter()
-        features = self.ask()
-        self.part.run.seconds += time.perf_counter() - began
-        return features
 
 
 def _check_finite(
@@ -231,12 +215,13 @@ class _Parts:
         self.sections = [s for s, _ in (self._shared or todo)]
         self._writers: dict[int, PartWriter | CellWriter] = {}
 
-    def start(self, batch: Batch) -> _Started | None:
-        """Start encoding what this run lacks of a batch; None where it has everything."""
+    def lacks_any(self, batch: Batch) -> bool:
+        return any(self._lacks[tiles.section] for tiles in batch.ranges)
+
+    def start(self, batch: Batch) -> tuple[list[TileRange], Callable[[], Features]]:
+        """Start encoding what this run lacks of a batch: its tiles, counted from the first one, and how to wait."""
         ranges = [tiles for tiles in batch.ranges if self._lacks[tiles.section]]
         pixels, um_per_px = batch.pixels, batch.um_per_px
-        if not ranges:
-            return None
         if len(ranges) < len(batch.ranges):
             rows = np.concatenate([np.arange(tiles.offset, tiles.offset + len(tiles)) for tiles in ranges])
             pixels, um_per_px, offset = pixels[rows], um_per_px[rows], 0
@@ -246,7 +231,7 @@ class _Parts:
         ask = self.run.encoder.submit(pixels, um_per_px)
         self.run.tiles += len(pixels)
         self.run.seconds += time.perf_counter() - began
-        return _Started(self, ranges, ask)
+        return ranges, ask
 
     def add(self, ranges: Sequence[TileRange], features: Features) -> None:
         for tiles in ranges:

@@ -22,8 +22,10 @@ class TimmEncoder(TorchEncoder):
 
     @classmethod
     def build(cls, card: Mapping[str, Any], seed: int) -> Any:
-        """Return the timm model; see `create_model`."""
-        return create_model(card, seed)
+        """Return the card's architecture with seeded random weights; torch's global generator is left as it was."""
+        import timm
+
+        return seeded(card, seed, lambda kwargs: timm.create_model(card["arch"], pretrained=False, **kwargs))
 
     def _pooled(self, images: Any) -> Any:
         """Return (n, dim)."""
@@ -59,13 +61,6 @@ class TimmEncoder(TorchEncoder):
     def _patches(self, tokens: Any) -> Any:
         """Return the tokens that stand for patches: class and register tokens lead and are dropped."""
         return tokens[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
-
-
-def create_model(card: Mapping[str, Any], seed: int) -> Any:
-    """Build the card's architecture with seeded random weights; torch's global generator is left as it was."""
-    import timm
-
-    return seeded(card, seed, lambda kwargs: timm.create_model(card["arch"], pretrained=False, **kwargs))
 
 
 def seeded(card: Mapping[str, Any], seed: int, make: Any) -> Any:

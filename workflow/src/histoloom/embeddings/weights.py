@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoloom.embeddings.cards import EncoderSpec
 from histoloom.embeddings.keymaps import KEY_MAPS
-from histoloom.errors import InputError
+from histoloom.errors import InputError, first_few
 from histoloom.hub import TOKEN_VARIABLE, commit_of, hub_error, is_commit
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 10
 _COUNTER = ".num_batches_tracked"
 State = dict[str, "torch.Tensor"]
 
@@ -47,13 +46,14 @@ def read_state(path: Path, card: Mapping[str, Any]) -> State:
     patterns = where.get("ignore") or []
     ignored = [name for name in state if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
     if ignored:
-        logger.info("%s: %d keys are not the encoder's and are left out: %s", path.name, len(ignored), _first(ignored))
+        logger.info("%s: %d keys without use are left out: %s", path.name, len(ignored), first_few(ignored))
     state = {name: value for name, value in state.items() if name not in set(ignored)}
     if where.get("keys"):
         state = KEY_MAPS[where["keys"]](state)
     bad = [k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
     if bad:
-        raise InputError(path, f"NaN or infinity in the weights: {_first(bad)}.", "fetch it again.", code="weights-nan")
+        problem = f"NaN or infinity in the weights: {first_few(bad)}."
+        raise InputError(path, problem, "fetch it again.", code="weights-nan")
     return state
 
 
@@ -95,7 +95,7 @@ def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], whe
     ]
     if missing or unexpected or shapes:
         parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-        differences = "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in parts if keys)
+        differences = "; ".join(f"{len(keys)} {kind}: {first_few(keys)}" for kind, keys in parts if keys)
         problem = f"the checkpoint is not one of this architecture ({differences})."
         remedy = "use the checkpoint that the card names, or fix the card's arch_kwargs and checkpoint keys."
         raise InputError(where, problem, remedy, code="weights-keys")
@@ -187,8 +187,3 @@ def resolved_revision(card: Mapping[str, Any], path: Path) -> str:
     if not is_commit(card["revision"]):
         logger.info("%s: %s is commit %s now; pin it (`revision:`)", card["name"], card["revision"], commit)
     return commit
-
-
-def _first(keys: list[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more
