@@ -21,6 +21,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
@@ -161,11 +162,12 @@ class Checkpoint:
         return state
 
 
+@dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of a job that makes several fits."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.folder, self.identity = Path(folder), identity
+    folder: Path
+    identity: str
 
     def of(self, name: str, facts: Any = None) -> Checkpoint:
         """Return the checkpoint of one fit."""

@@ -78,9 +78,7 @@ class Config:
         """Return an entry; a missing name is an `InputError` that lists those that exist."""
         known = self.entries[section]
         if name not in known:
-            problem = f"no entry of that name; {section} has: {', '.join(known) or 'none'}.{nearest(name, known)}"
-            remedy = f"use one of these or add '{name}' under {section}."
-            raise InputError(f"{self.origin}: {section}.{name}", problem, remedy)
+            raise _unknown(f"{self.origin}: {section}.{name}", section, name, known)
         return known[name]
 
     def runs(self, name: str) -> bool:
@@ -90,6 +88,11 @@ class Config:
     def place(self, path: str) -> str:
         """Put the folders of local copies and of raw files into a path."""
         return path.replace("{mirror_dir}", self.mirror_dir or ".").replace("{raw_dir}", self.raw_dir)
+
+
+def _unknown(where: str, section: str, name: str, known: Mapping[str, Entry]) -> InputError:
+    problem = f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{nearest(name, known)}"
+    return InputError(where, problem, f"use one of these or add '{name}' under {section}.")
 
 
 def refuse_old_keys(raw: Mapping[str, Any], origin: str) -> None:
@@ -211,10 +214,7 @@ def check_names(config: Config) -> None:
                 value, known = entry.get(key) or [], config.entries[target]
                 for wanted in [value] if isinstance(value, str) else value:
                     if wanted not in known:
-                        problem = f"'{wanted}' is not under {target}; there are: {', '.join(known) or 'none'}."
-                        remedy = f"use one of these or add '{wanted}' under {target}."
-                        where = f"{config.origin}: {section}.{name}.{key}"
-                        raise InputError(where, problem + nearest(wanted, known), remedy)
+                        raise _unknown(f"{config.origin}: {section}.{name}.{key}", target, wanted, known)
     runnable = [*config.entries["experiments"], *config.entries["checks"]]
     for name in config.only or ():
         if name not in runnable:

@@ -26,11 +26,6 @@ class Meter:
             torch.cuda.reset_peak_memory_stats(device)
         self._start = time.perf_counter()
 
-    @property
-    def seconds(self) -> float:
-        """Seconds until now."""
-        return time.perf_counter() - self._start
-
     def record(self, items: int, **more: Any) -> dict[str, Any]:
         """Return seconds, peak memory (MiB), items per second, device and hardware; keys of `more` go over them."""
         gpu_mb, hardware = None, f"{cpu_name()}, {platform.system()}"
@@ -40,7 +35,7 @@ class Meter:
             torch.cuda.synchronize(self.device)
             gpu_mb = round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
             hardware = f"{torch.cuda.get_device_name(self.device)}; {hardware}"
-        seconds = self.seconds
+        seconds = time.perf_counter() - self._start
         return {
             "stage": self.stage,
             "seconds": round(seconds, 3),

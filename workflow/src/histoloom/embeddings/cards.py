@@ -76,7 +76,7 @@ class EncoderSpec:
 
 
 class Encoder(Protocol):
-    """What all encoders have, whatever they read."""
+    """What all encoders have; those of tiles are `PixelEncoder`, those of expression `CountEncoder`."""
 
     weights_sha256: str | None  # of the weights' content; None where there are none
     revision: str | None  # where they are from
@@ -84,15 +84,10 @@ class Encoder(Protocol):
     device: str
     precision: str
     batch_size: int  # tiles or cells of a forward pass
-
-    @property
-    def dim(self) -> int:
-        """Length of the embedding."""
-        ...
+    dim: int
 
     def close(self) -> None:
         """Free what it holds."""
-        ...
 
 
 class PixelEncoder(Encoder, Protocol):
@@ -102,11 +97,9 @@ class PixelEncoder(Encoder, Protocol):
 
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:
         """Start encoding uint8 (n, size, size, 3) tiles; return a function that waits for the features, (n, dim)."""
-        ...
 
     def allocate(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """Return memory for tiles; a GPU copies from some memory without waiting."""
-        ...
 
 
 class CountEncoder(Encoder, Protocol):
@@ -114,7 +107,6 @@ class CountEncoder(Encoder, Protocol):
 
     def encode_counts(self, counts: Any, genes: Sequence[str], keys: Sequence[str], matcher: GeneMatcher) -> Features:
         """Return float32 (n, dim) for raw counts, CSR (n, G); see `histoloom.embeddings.scgpt.ScGPT`."""
-        ...
 
 
 def build_encoder(spec: EncoderSpec, *, threads: int, device: str = "cpu") -> Any:

@@ -69,25 +69,21 @@ def from_hf(state: Mapping[str, torch.Tensor]) -> State:
 
 def from_dinov2(state: Mapping[str, torch.Tensor]) -> State:
     """Rename DINOv2's own checkpoints (``w12``, ``w3``, ``register_tokens``) to timm's; drops the mask token."""
-    renamed: State = {}
-    for key, value in state.items():
-        if key == "mask_token":
-            continue
-        name = key.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
-        renamed["reg_token" if name == "register_tokens" else name] = value
-    return _registers(renamed)
+    names = {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2.", "register_tokens": "reg_token"}
+    pattern = re.compile(r"\.mlp\.w(?:12|3)\.|^register_tokens$")
+    kept = {key: value for key, value in state.items() if key != "mask_token"}
+    return _registers({pattern.sub(lambda m: names[m[0]], key): value for key, value in kept.items()})
 
 
 def from_old_swin(state: Mapping[str, torch.Tensor]) -> State:
-    """Rename a Swin of timm before 0.9, which reduced at the end of a stage and stored buffers that sizes decide."""
-    old = "layers.0.downsample.reduction.weight" in state
-    renamed: State = {}
-    for key, value in state.items():
-        if key.endswith((".attn_mask", ".relative_position_index")):
-            continue
-        name = re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", key)
-        renamed[name if old else key] = value
-    return renamed
+    """Rename a Swin of timm before 0.9, which reduced at the end of a stage; buffers that sizes decide are dropped."""
+    sizes = (".attn_mask", ".relative_position_index")
+    kept = {key: value for key, value in state.items() if not key.endswith(sizes)}
+    if "layers.0.downsample.reduction.weight" not in kept:
+        return kept
+    return {
+        re.sub(r"^layers\.(\d+)(?=\.downsample)", lambda m: f"layers.{int(m[1]) + 1}", k): v for k, v in kept.items()
+    }
 
 
 def from_torchvision_densenet(state: Mapping[str, torch.Tensor]) -> State:

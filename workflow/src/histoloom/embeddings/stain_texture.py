@@ -46,11 +46,6 @@ class StainTexture(TileFeatures):
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"scales_um": [1.0, 2.0, 4.0, 8.0, 16.0], "disc_um": 100.0}
 
-    @property
-    def scales_um(self) -> tuple[float, ...]:
-        """Gaussian sigmas, um."""
-        return tuple(float(s) for s in self.args["scales_um"])
-
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
         """Return the features of one tile by name."""
         h, e, d = deconvolve(tile)
@@ -73,7 +68,7 @@ class StainTexture(TileFeatures):
         features: Features = {}
         base, done = image, 1
         previous, sigma_before = image, 0.0
-        for scale in self.scales_um:
+        for scale in map(float, self.args["scales_um"]):
             sigma = scale / um_per_px / done
             # Blurs add in variance: start from the last level, already blurred and reduced.
             step = np.sqrt(max(sigma**2 - (sigma_before / done) ** 2, 0.0))

@@ -110,20 +110,15 @@ class TorchEncoder(FrozenModel):
         if path is None:
             digest, revision = weights.hash_state(model.state_dict()), f"random-seed-{spec.seed}"
         else:
-            cls.load(model, path, card)
+            # Strictly but for positions that the card allows to be resampled.
+            trunk, how = getattr(model, "trunk", model), card["checkpoint"].get("positions") or "strict"
+            prefix = 0 if getattr(trunk, "no_embed_class", False) else int(getattr(trunk, "num_prefix_tokens", 0))
+            state = weights.resize_positions(weights.read_state(path, card), model.state_dict(), prefix, how)
+            weights.load_strictly(model, state, str(path))
             digest = sha256_file(path)
             revision = weights.resolved_revision(card, path) if spec.weights == "hub" else "local"
         logger.info("%s: %s on %s, weights %s (%s)", card["name"], card["arch"], device, digest[:12], revision)
         return cls(model, spec, device=device, weights_sha256=digest, revision=revision)
-
-    @classmethod
-    def load(cls, model: Any, path: Any, card: Mapping[str, Any]) -> None:
-        """Load a checkpoint into the model, strictly but for positions that the card allows to be resampled."""
-        state = weights.read_state(path, card)
-        how = card["checkpoint"].get("positions") or "strict"
-        trunk = getattr(model, "trunk", model)
-        prefix = 0 if getattr(trunk, "no_embed_class", False) else int(getattr(trunk, "num_prefix_tokens", 0))
-        weights.load_strictly(model, weights.resize_positions(state, model.state_dict(), prefix, how), str(path))
 
     @property
     def dim(self) -> int:

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from histoloom.artefacts import write_sidecar
@@ -63,7 +63,15 @@ def fetch_file(
                 if error.code == "disk-full":
                     raise
                 problems.append(error)
-    raise _not_available(entry, problems)
+    where = f"{entry['source']}/{entry['file']}"
+    if all(problem.code == "no-network" for problem in problems):
+        unreachable = " ".join(dict.fromkeys(problem.problem for problem in problems))
+        raise InputError(where, unreachable, where_to_copy(entry), "no-network")
+    if len(problems) == 1:
+        raise problems[0]
+    listed = "; ".join(f"{problem.where}: {problem.problem.rstrip('.')}" for problem in problems)
+    remedy = f"{problems[0].remedy} Or {where_to_copy(entry)}"
+    raise InputError(where, f"none of {len(problems)} places gives it: {listed}.", remedy, "no-place")
 
 
 def original(entry: Mapping[str, str]) -> str:
@@ -84,19 +92,6 @@ def where_to_copy(entry: Mapping[str, str]) -> str:
         f"<folder>/{entry['source']}/{entry['file']}; here, run with `--config mirror_dir=<folder>`."
         f" {entry.get('fallback', '')}"
     ).strip()
-
-
-def _not_available(entry: Mapping[str, str], problems: Sequence[InputError]) -> InputError:
-    """Put the problems of all places into one error."""
-    where = f"{entry['source']}/{entry['file']}"
-    if all(problem.code == "no-network" for problem in problems):
-        unreachable = " ".join(dict.fromkeys(problem.problem for problem in problems))
-        return InputError(where, unreachable, where_to_copy(entry), "no-network")
-    if len(problems) == 1:
-        return problems[0]
-    listed = "; ".join(f"{problem.where}: {problem.problem.rstrip('.')}" for problem in problems)
-    remedy = f"{problems[0].remedy} Or {where_to_copy(entry)}"
-    return InputError(where, f"none of {len(problems)} places gives it: {listed}.", remedy, "no-place")
 
 
 @contextlib.contextmanager
@@ -127,7 +122,10 @@ def _link(entry: Mapping[str, str], mirror: Path, out: Path) -> None:
     record = source.with_name(source.name + ".json")
     checks = dict(entry)
     if checksum_of(entry) is None and record.is_file():
-        checks |= _recorded(record)
+        # What an earlier fetch wrote; nothing of another kind of file.
+        with contextlib.suppress(ValueError, AttributeError):
+            facts = json.loads(record.read_text())
+            checks |= {key: str(facts[key]) for key in ("bytes", "sha256") if facts.get(key)}
     other = difference(source, checks)
     if other is None and checksum_of(checks) is None:
         other = check_magic_bytes(source, entry["file"])
@@ -140,15 +138,6 @@ def _link(entry: Mapping[str, str], mirror: Path, out: Path) -> None:
     if record.is_file() and checksum_of(entry) is None:
         shutil.copyfile(record, out.with_name(out.name + ".json"))
     logger.info("linked %s to %s%s", entry["file"], source, ", checksum right" if checksum_of(checks) else "")
-
-
-def _recorded(record: Path) -> dict[str, str]:
-    """Return size and sha256 of the record that an earlier fetch wrote; empty when it is another kind of file."""
-    try:
-        content = json.loads(record.read_text())
-    except (ValueError, UnicodeDecodeError):
-        return {}
-    return {key: str(content[key]) for key in ("bytes", "sha256") if isinstance(content, dict) and content.get(key)}
 
 
 def _fetch(web: Web, place: Mapping[str, str], out: Path) -> None:

@@ -72,7 +72,14 @@ def bring(web: Web, download: Download, part: Path, name: str, gate: str = "") -
         except (HTTPError, requests.RequestException, ConnectionError, TimeoutError) as error:
             fault = redact(str(error))
         except OSError as error:
-            raise _disk_full(error, download, part, name) if error.errno in _FULL else error from None
+            if error.errno not in _FULL:
+                raise
+            needed = f" of {download.checks['bytes']}" if download.checks.get("bytes") else ""
+            problem = (
+                f"the disk (or its quota) is full: {size_of(part)}{needed} bytes of {name} are here ({error.strerror})."
+            )
+            remedy = "free space and run again (the download is kept), or set raw_dir to a folder on another disk."
+            raise InputError(part.parent, problem, remedy, "disk-full") from None
         progress = size_of(part) > reached
         stalls, reached = 0 if progress else stalls + 1, max(reached, size_of(part))
         if stalls >= web.tries:
@@ -80,13 +87,6 @@ def bring(web: Web, download: Download, part: Path, name: str, gate: str = "") -
         pause = min(60.0, web.backoff_s * 2**stalls)
         logger.warning("%s: %s; next attempt in %.0f s", plain(download.url), fault, pause)
         time.sleep(pause)
-
-
-def _disk_full(error: OSError, download: Download, part: Path, name: str) -> InputError:
-    needed = f" of {download.checks['bytes']}" if download.checks.get("bytes") else ""
-    problem = f"the disk (or its quota) is full: {size_of(part)}{needed} bytes of {name} are here ({error.strerror})."
-    remedy = "free space and run again (what was downloaded is kept), or set raw_dir to a folder on another disk."
-    return InputError(part.parent, problem, remedy, "disk-full")
 
 
 def _advance(web: Web, download: Download, part: Path, name: str, gate: str) -> None:

@@ -76,10 +76,6 @@ def _no_file(entry: Mapping[str, str], repo: str, kind: str, revision: str) -> I
     sample = entry["file"].rpartition("/")[2].partition(".")[0]
     names = HfApi(endpoint=hub_host()).list_repo_files(repo, repo_type=kind, revision=revision)
     near = sorted(filter_repo_objects(names, allow_patterns=[f"*{sample}[_.]**"]))
-    return InputError(
-        entry["url"],
-        f"revision {revision} has no file '{entry['file']}'; of this sample it has: "
-        f"{', '.join(near[:_SHOWN]) or 'nothing'}.",
-        "correct the id or the revision, or exclude the sample in the sheet.",
-        "hub-file",
-    )
+    held = ", ".join(near[:_SHOWN]) or "nothing"
+    problem = f"revision {revision} has no file '{entry['file']}'; of this sample it has: {held}."
+    return InputError(entry["url"], problem, "correct the id or the revision, or exclude the sample.", "hub-file")
