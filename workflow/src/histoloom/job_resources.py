@@ -25,29 +25,22 @@ _WHOLE_SLIDES = frozenset({".svs", ".ndpi", ".tif", ".tiff", ".mrxs", ".scn", ".
 _SLIDE_MB = 200
 
 # By rule.
+_LIGHT_RULES = ("thin_section", "gather_labels", "build_target", "make_folds", "audit_sections", "score_model")
 NEEDS: Mapping[str, Memory] = {
+    **dict.fromkeys((*_LIGHT_RULES, "run_check", "export_errors", "export_qupath"), LIGHT),
     "fetch_file": Memory(200, base_minutes=240),
     "simulate_section": Memory(1000),
     "read_section": Memory(450, picture_mb=80, file_mb=20, base_minutes=10, minutes_per_mb=0.5),
     "cut_tiles": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
     "count_nuclei": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
-    "thin_section": LIGHT,
     "place_outlines": Memory(1500, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess
     "draw_outlines": Memory(1500, picture_mb=100, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess
     "import_embeddings": Memory(1500, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess
     "embed_group": Memory(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
     "build_reference": Memory(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
-    "gather_labels": LIGHT,
-    "build_target": LIGHT,
-    "make_folds": LIGHT,
-    "audit_sections": LIGHT,
     "predict_model": Memory(550, file_mb=4),
     "apply_model": Memory(500, file_mb=4),
-    "score_model": LIGHT,
-    "run_check": LIGHT,
     "report_model": Memory(950, picture_mb=60, pictures_at_once=1, file_mb=4),
-    "export_errors": LIGHT,
-    "export_qupath": LIGHT,
     "export_spatialdata": Memory(1500, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess
     # Measured on a toy only; genes of a real task are many times more.
     "select_panel": Memory(350, file_mb=20),

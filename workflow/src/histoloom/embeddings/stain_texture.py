@@ -52,7 +52,8 @@ class StainTexture(TileFeatures):
         features: Features = {}
         features.update(colour_moments(tile))
         for name, stain in (("h", h), ("e", e), ("d", d)):
-            features.update(_moments(name, stain))
+            features[f"{name}_mean"] = mean = float(stain.mean())
+            features[f"{name}_sd"], features[f"{name}_skew"] = _sd_and_skew(stain, mean)
             features.update(zip((f"{name}_p{p:02d}" for p in PERCENTILES), quantiles(stain, STAIN_TOP), strict=True))
         features["h_share"] = features["h_mean"] / (features["h_mean"] + features["e_mean"] + 1e-3)
         features["he_corr"] = _correlation(h, e)
@@ -79,12 +80,6 @@ class StainTexture(TileFeatures):
             features.update(_gradients(key, level, sigma / factor))
             base, previous, done, sigma_before = level, level, done * factor, scale / um_per_px
         return features
-
-
-def _moments(name: str, image: Image) -> Features:
-    mean = float(image.mean())
-    sd, skew = _sd_and_skew(image, mean)
-    return {f"{name}_mean": mean, f"{name}_sd": sd, f"{name}_skew": skew}
 
 
 def _sd_and_skew(image: Image, mean: float) -> tuple[float, float]:

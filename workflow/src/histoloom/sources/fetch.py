@@ -190,7 +190,8 @@ def _fetch(web: Web, place: Mapping[str, str], out: Path) -> None:
             "licence": place["licence"],
         }
         write_sidecar(out, record)
-    logger.info("fetched %s, %d bytes, checked by %s; %s", name, size_of(out), download.proof, place["licence"])
+    text = "fetched %s (%d bytes), checked against %s; licence %s"
+    logger.info(text, name, size_of(out), download.proof, place["licence"])
 
 
 def digest_of(path: Path, kind: str) -> str:
