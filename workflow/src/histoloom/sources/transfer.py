@@ -78,7 +78,7 @@ def bring(web: Web, download: Download, part: Path, name: str, gate: str = "") -
             problem = (
                 f"the disk (or its quota) is full: {size_of(part)}{needed} bytes of {name} are here ({error.strerror})."
             )
-            remedy = "free space and run again (the download is kept), or set raw_dir to a folder on another disk."
+            remedy = "free space and run again (what was downloaded is kept), or set raw_dir to a folder on another disk."
             raise InputError(part.parent, problem, remedy, "disk-full") from None
         progress = size_of(part) > reached
         stalls, reached = 0 if progress else stalls + 1, max(reached, size_of(part))
