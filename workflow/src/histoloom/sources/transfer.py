@@ -75,10 +75,9 @@ def bring(web: Web, download: Download, part: Path, name: str, gate: str = "") -
             if error.errno not in _FULL:
                 raise
             needed = f" of {download.checks['bytes']}" if download.checks.get("bytes") else ""
-            problem = (
-                f"the disk (or its quota) is full: {size_of(part)}{needed} bytes of {name} are here ({error.strerror})."
-            )
-            remedy = "free space and run again (what was downloaded is kept), or set raw_dir to a folder on another disk."
+            here = f"{size_of(part)}{needed} bytes of {name} are here ({error.strerror})"
+            problem = f"the disk (or its quota) is full: {here}."
+            remedy = "free space and run again (what was downloaded is kept), or set raw_dir to another disk's folder."
             raise InputError(part.parent, problem, remedy, "disk-full") from None
         progress = size_of(part) > reached
         stalls, reached = 0 if progress else stalls + 1, max(reached, size_of(part))
