@@ -8,7 +8,7 @@ from histoloom.jobs import job, paths_by_role
 def main(snakemake):
     files, names = paths_by_role(snakemake.input.items()), snakemake.wildcards
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom.report.model import report_model
+        from histoloom.report.experiment import report_model
 
         report_model(
             experiment=names.experiment,

@@ -2,6 +2,9 @@
 # The only file with functions. They name files and choices; they never read a result.
 from functools import partial
 from inspect import signature
+from pathlib import Path
+
+from snakemake.io import get_wildcard_names
 
 from histoloom import paths
 from histoloom.identity import canonical_json
@@ -80,6 +83,15 @@ def spec(method, **given):
 
 
 chapter = PLAN.report.chapter  # of the report, numbered
+
+
+# A file that the report shows in a chapter, listed by its wildcards and by what it is; its caption has its name.
+def shown(path, title, what):
+    labels = {name: f"{{{name}}}" for name in get_wildcard_names(path)}
+    caption = f"../report/{Path(path).stem}.rst"
+    return report(
+        path, caption, category=chapter(title), labels={**labels, "what": what}
+    )
 
 
 # Memory or time by the size of the input and the attempt; what is needed is that of the rule, or of a kind.

@@ -8,43 +8,30 @@ rule report_experiment:
     output:
         summary_csv="results/tables/{experiment}/summary.csv",
         summary_md="results/tables/{experiment}/summary.md",
-        summary_html=report(
-            "results/tables/{experiment}/summary.html",
-            caption="../report/summary.rst",
-            category=chapter("How good is it"),
-            labels={"experiment": "{experiment}", "what": "summary"},
+        summary_html=shown(
+            "results/tables/{experiment}/summary.html", "How good is it", "summary"
         ),
-        bars=report(
+        bars=shown(
             "results/figures/{experiment}/bars.png",
-            caption="../report/bars.rst",
-            category=chapter("How good is it"),
-            labels={"experiment": "{experiment}", "what": "CC and L1 by patient"},
+            "How good is it",
+            "CC and L1 by patient",
         ),
         baselines_csv="results/tables/{experiment}/baselines.csv",
         baselines_md="results/tables/{experiment}/baselines.md",
-        baselines_html=report(
+        baselines_html=shown(
             "results/tables/{experiment}/baselines.html",
-            caption="../report/baselines.rst",
-            category=chapter("Compared with baselines"),
-            labels={
-                "experiment": "{experiment}",
-                "what": "baseline comparison, table",
-            },
+            "Compared with baselines",
+            "baseline comparison, table",
         ),
-        baselines=report(
+        baselines=shown(
             "results/figures/{experiment}/baselines.png",
-            caption="../report/baselines.rst",
-            category=chapter("Compared with baselines"),
-            labels={"experiment": "{experiment}", "what": "baseline comparison"},
+            "Compared with baselines",
+            "baseline comparison",
         ),
-        between=report(
+        between=shown(
             "results/figures/{experiment}/between.png",
-            caption="../report/between.rst",
-            category=chapter("Compared with baselines"),
-            labels={
-                "experiment": "{experiment}",
-                "what": "between or within sections",
-            },
+            "Compared with baselines",
+            "between or within sections",
         ),
     log:
         "logs/report/report_experiment/{experiment}.log",
@@ -68,23 +55,15 @@ rule report_ablation:
     output:
         csv="results/tables/{experiment}/ablation.csv",
         md="results/tables/{experiment}/ablation.md",
-        html=report(
+        html=shown(
             "results/tables/{experiment}/ablation.html",
-            caption="../report/ablation.rst",
-            category=chapter("How good is it"),
-            labels={
-                "experiment": "{experiment}",
-                "what": "encoders alone and together, table",
-            },
+            "How good is it",
+            "encoders alone and together, table",
         ),
-        figure=report(
+        figure=shown(
             "results/figures/{experiment}/ablation.png",
-            caption="../report/ablation.rst",
-            category=chapter("How good is it"),
-            labels={
-                "experiment": "{experiment}",
-                "what": "encoders alone and together",
-            },
+            "How good is it",
+            "encoders alone and together",
         ),
     log:
         "logs/report/report_ablation/{experiment}.log",
@@ -108,17 +87,15 @@ rule report_attainable:
     output:
         csv="results/tables/{experiment}/attainable.csv",
         md="results/tables/{experiment}/attainable.md",
-        html=report(
+        html=shown(
             "results/tables/{experiment}/attainable.html",
-            caption="../report/attainable.rst",
-            category=chapter("How good could it be"),
-            labels={"experiment": "{experiment}", "what": "CC and its ceiling, table"},
+            "How good could it be",
+            "CC and its ceiling, table",
         ),
-        figure=report(
+        figure=shown(
             "results/figures/{experiment}/attainable.png",
-            caption="../report/attainable.rst",
-            category=chapter("How good could it be"),
-            labels={"experiment": "{experiment}", "what": "CC and its ceiling"},
+            "How good could it be",
+            "CC and its ceiling",
         ),
     log:
         "logs/report/report_attainable/{experiment}.log",
@@ -142,17 +119,13 @@ rule report_leaks:
     output:
         csv="results/tables/{experiment}/leaks.csv",
         md="results/tables/{experiment}/leaks.md",
-        html=report(
+        html=shown(
             "results/tables/{experiment}/leaks.html",
-            caption="../report/leaks.rst",
-            category=chapter("Leakage"),
-            labels={"experiment": "{experiment}", "what": "leakage effect, table"},
+            "Leakage",
+            "leakage effect, table",
         ),
-        figure=report(
-            "results/figures/{experiment}/leaks.png",
-            caption="../report/leaks.rst",
-            category=chapter("Leakage"),
-            labels={"experiment": "{experiment}", "what": "leakage effect"},
+        figure=shown(
+            "results/figures/{experiment}/leaks.png", "Leakage", "leakage effect"
         ),
     log:
         "logs/report/report_leaks/{experiment}.log",
@@ -178,41 +151,25 @@ rule report_model:
         target=paths.TARGET,
         folds=paths.FOLDS,
     output:
-        maps=report(
+        maps=shown(
             "results/figures/{experiment}/{model}/maps.jpg",
-            caption="../report/maps.rst",
-            category=chapter("Where does it fail"),
-            labels={"experiment": "{experiment}", "model": "{model}", "what": "maps"},
+            "Where does it fail",
+            "maps",
         ),
-        ranks=report(
+        ranks=shown(
             "results/figures/{experiment}/{model}/ranks.png",
-            caption="../report/ranks.rst",
-            category=chapter("Where does it fail"),
-            labels={
-                "experiment": "{experiment}",
-                "model": "{model}",
-                "what": "ranks of types",
-            },
+            "Where does it fail",
+            "ranks of types",
         ),
-        colocalization=report(
+        colocalization=shown(
             "results/figures/{experiment}/{model}/colocalization.png",
-            caption="../report/colocalization.rst",
-            category=chapter("Where does it fail"),
-            labels={
-                "experiment": "{experiment}",
-                "model": "{model}",
-                "what": "colocalization",
-            },
+            "Where does it fail",
+            "colocalization",
         ),
-        errors=report(
+        errors=shown(
             "results/figures/{experiment}/{model}/errors.jpg",
-            caption="../report/errors.rst",
-            category=chapter("Where does it fail"),
-            labels={
-                "experiment": "{experiment}",
-                "model": "{model}",
-                "what": "errors",
-            },
+            "Where does it fail",
+            "errors",
         ),
         cases="results/tables/{experiment}/{model}/errors.csv",
     log:

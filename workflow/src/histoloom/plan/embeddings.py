@@ -71,31 +71,21 @@ class Embeddings:
             check(card, load_schema("encoder_card"), f"{path}: {name}")
         for name in self.config.entries["cards"]:
             if name in cards:
-                raise InputError(
-                    f"{self.config.origin}: cards.{name}",
-                    "resources/encoders.yaml has a card of that name.",
-                    "rename it.",
-                )
+                problem = "resources/encoders.yaml has a card of that name."
+                raise InputError(f"{self.config.origin}: cards.{name}", problem, "rename it.", "card-name")
         return cards | dict(self.config.entries["cards"])
 
     def spec(self, encoder: str) -> dict[str, Any]:
         """Return an encoder's entry with its card (at the entry's ``revision``) and tile spec resolved."""
         entry = dict(self.config.get("encoders", encoder))
         if entry["card"] not in self.cards:
-            raise InputError(
-                f"{self.config.origin}: encoders.{encoder}.card",
-                f"'{entry['card']}' is neither a card of resources/encoders.yaml nor under cards.",
-                f"use one of: {', '.join(self.cards)}.",
-            )
+            where, remedy = f"{self.config.origin}: encoders.{encoder}.card", f"use one of: {', '.join(self.cards)}."
+            problem = f"'{entry['card']}' is neither a card of resources/encoders.yaml nor under cards."
+            raise InputError(where, problem, remedy, "encoder-card")
         card = {"name": entry["card"], **self.cards[entry["card"]]}
         if (revision := entry.pop("revision", None)) is not None:
             card["revision"] = revision
-        return {
-            **entry,
-            "name": encoder,
-            "card": card,
-            "tiles_spec": self.config.get("tiles", entry["tiles"]),
-        }
+        return {**entry, "name": encoder, "card": card, "tiles_spec": self.config.get("tiles", entry["tiles"])}
 
     def batches(self, encoder: str, cohort: str) -> dict[str, list[str]]:
         """Cut a cohort into batches of sections, in the order of its full sheet.

@@ -82,9 +82,8 @@ class Experiments:
     def audit_genes(self, experiment: str) -> list[str]:
         """Return the table that matches genes of the experiment's cohorts in the content guard."""
         cohorts = self.cohorts(experiment)
-        return self.sections.gene_table(
-            self.sections.gene_origin(c) for c in cohorts if self.sections.has_expression(c)
-        )
+        with_counts = [c for c in cohorts if self.sections.has_expression(c)]
+        return self.sections.gene_table(map(self.sections.gene_origin, with_counts))
 
     def audit_file(self, experiment: str) -> list[str]:
         """Return the table of the content guard, which training waits for; nothing where it is off."""

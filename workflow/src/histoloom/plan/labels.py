@@ -129,21 +129,18 @@ class Labels:
         if reads == "table":
             tables, name = self.sections.tables(cohort), self.entry(labels)["table"]
             if name not in tables:
-                raise InputError(
+                where, remedy = (
                     f"{self.config.origin}: labels.{labels}.table",
-                    f"source '{source}' of cohort '{cohort}' publishes no table '{name}'.",
                     f"tables: {', '.join(tables) or 'none'}.",
-                    "labels-no-table",
                 )
+                problem = f"source '{source}' of cohort '{cohort}' publishes no table '{name}'."
+                raise InputError(where, problem, remedy, "labels-no-table")
             return [tables[name]]
         files = [self.sections.all_files(cohort, s).get("truth", "") for s in self.groups(labels, cohort)[group]]
         if not all(files):
-            raise InputError(
-                f"{self.config.origin}: labels.{labels}",
-                f"source '{source}' of cohort '{cohort}' has no simulated ground truth.",
-                "use `truth` labels with simulated cohorts only.",
-                "labels-no-truth",
-            )
+            where, remedy = f"{self.config.origin}: labels.{labels}", "use `truth` labels with simulated cohorts only."
+            problem = f"source '{source}' of cohort '{cohort}' has no simulated ground truth."
+            raise InputError(where, problem, remedy, "labels-no-truth")
         return files
 
     def _nuclei(self, labels: str, cohort: str, group: str) -> list[str]:
@@ -154,9 +151,8 @@ class Labels:
         if self.entry(labels).get("n_cells_per_location") != "nuclei":
             return []
         samples = self.groups(labels, cohort)[group]
-        return [
-            paths.NUCLEI.format(cohort=cohort, sample=s) for s in samples if "image" in self.sections.files(cohort, s)
-        ]
+        with_slide = [s for s in samples if "image" in self.sections.files(cohort, s)]
+        return [paths.NUCLEI.format(cohort=cohort, sample=s) for s in with_slide]
 
     # references ----------------------------------------------------------------------------------------------
 
@@ -184,6 +180,5 @@ class Labels:
     def genes(self, reference: str, cohort: str) -> list[str]:
         """Return the table of genes for sections and a reference; the simulation's two have one vocabulary."""
         simulated = kinds.REFERENCES[self.config.get("references", reference)["source"]].simulated
-        return self.sections.gene_table(
-            [self.sections.gene_origin(cohort), "simulated" if simulated else f"reference {reference}"]
-        )
+        origin = "simulated" if simulated else f"reference {reference}"
+        return self.sections.gene_table([self.sections.gene_origin(cohort), origin])

@@ -44,29 +44,25 @@ class Models:
     def target_files(self, experiment: str) -> dict[str, list[str]]:
         """Return what a target is built from, by role; one entry per section or per cohort, in the same order."""
         entry, cohorts = self.experiments.entry(experiment), self.experiments.cohorts(experiment)
-        files = {
-            "samples": self.experiments.sample_files(experiment),
-            "tiles": [
-                paths.TILES.format(tiles=entry["tiles"], cohort=c, sample=s)
-                for c, s in self.experiments.samples(experiment)
-            ],
-        }
+        sections, tiles = self.experiments.samples(experiment), entry["tiles"]
         # Other software may have left out tiles that are kept here.
         encoders = dict.fromkeys(e for m in entry["models"] for e in self.embeddings.of_model(m))
         precomputed = [e for e in encoders if e in self.embeddings.precomputed]
         target = entry["target"]
         published = (target.get("panel") or {}).get("genes") == "published"
-        roles = {role: [entry[role]] if entry.get(role) else [] for role in ("labels", "truth")}
-        return (
-            files
-            | {
-                role: [paths.LABELS.format(labels=n, cohort=c) for n in names for c in cohorts]
-                for role, names in roles.items()
-            }
-            | {f"embeddings_{e}": self.embeddings.files(e, cohorts) for e in precomputed}
-            | {"genes": [self.experiments.bench_tables(experiment)["genes"]] if published else []}
-            | {"table": [target["table"]] if target.get("table") else []}
-        )
+
+        def labels(name: str | None) -> list[str]:
+            return [paths.LABELS.format(labels=name, cohort=c) for c in cohorts] if name else []
+
+        return {
+            "samples": self.experiments.sample_files(experiment),
+            "tiles": [paths.TILES.format(tiles=tiles, cohort=c, sample=s) for c, s in sections],
+            "labels": labels(entry.get("labels")),
+            "truth": labels(entry.get("truth")),
+            **{f"embeddings_{e}": self.embeddings.files(e, cohorts) for e in precomputed},
+            "genes": [self.experiments.bench_tables(experiment)["genes"]] if published else [],
+            "table": [target["table"]] if target.get("table") else [],
+        }
 
     def panel_files(self, experiment: str) -> list[str]:
         """Return the table of the outputs of each fold, where the target has a panel."""

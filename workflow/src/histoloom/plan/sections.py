@@ -29,6 +29,9 @@ class Sections:
         """Return a cohort's entry."""
         return self.config.get("cohorts", cohort)
 
+    def _where(self, cohort: str) -> str:
+        return f"{self.config.origin}: cohorts.{cohort}"
+
     def spec(self, cohort: str) -> dict[str, Any]:
         """Return what of a cohort's entry decides the content of its sections."""
         return {key: value for key, value in self.entry(cohort).items() if key not in _NOT_SCIENCE}
@@ -55,9 +58,8 @@ class Sections:
         for row in self.config.sheets[cohort]:
             if row["sample"] == sample:
                 return row
-        raise InputError(
-            str(self.config.sheet_paths.get(cohort, cohort)), f"no sample '{sample}'.", "fix the name.", "sheet-sample"
-        )
+        where = str(self.config.sheet_paths.get(cohort, cohort))
+        raise InputError(where, f"no sample '{sample}'.", "fix the name.", "sheet-sample")
 
     def rows(self, cohort: str) -> list[Row]:
         """Return the rows that take part: in the subset, if one is named, and not excluded."""
@@ -65,12 +67,8 @@ class Sections:
         rows = [r for r in self.config.sheets[cohort] if not r.get("exclude")]
         rows = rows if subset is None else [r for r in rows if r["sample"] in set(subset)]
         if not rows:
-            raise InputError(
-                f"{self.config.origin}: cohorts.{cohort}",
-                "no section takes part: all are excluded in the sheet or left out by `samples`.",
-                "name at least one section that is not excluded.",
-                "cohort-empty",
-            )
+            problem = "no section takes part: all are excluded in the sheet or left out by `samples`."
+            raise InputError(self._where(cohort), problem, "name one that is not excluded.", "cohort-empty")
         return rows
 
     def samples(self, cohort: str) -> list[str]:
@@ -114,9 +112,8 @@ class Sections:
 
     def all_files(self, cohort: str, sample: str) -> dict[str, str]:
         """Return a section's raw files by role, with those that only the simulation knows."""
-        files: dict[str, str] = self.reader(cohort).files(
-            self.row(cohort, sample), self.entry(cohort), self.root(cohort)
-        )
+        row, entry = self.row(cohort, sample), self.entry(cohort)
+        files: dict[str, str] = self.reader(cohort).files(row, entry, self.root(cohort))
         return files
 
     def files(self, cohort: str, sample: str) -> dict[str, str]:
@@ -124,12 +121,9 @@ class Sections:
         files = {role: path for role, path in self.all_files(cohort, sample).items() if role != "truth"}
         for path in files.values():
             if "{" in path or "}" in path:
-                raise InputError(
-                    self._sheet_row(cohort, sample, path),
-                    f"the path '{path}' has braces, which Snakemake takes for a pattern.",
-                    "rename the file or folder without { and }.",
-                    "path-braces",
-                )
+                where, remedy = self._sheet_row(cohort, sample, path), "rename the file or folder without { and }."
+                problem = f"the path '{path}' has braces, which Snakemake takes for a pattern."
+                raise InputError(where, problem, remedy, "path-braces")
         return files
 
     def raw_files(self, cohort: str, sample: str) -> dict[str, str]:
@@ -137,13 +131,12 @@ class Sections:
         files = self.files(cohort, sample)
         for role, path in files.items():
             if not path.startswith(f"{self.config.raw_dir}/") and not Path(path).exists():
-                raise InputError(
-                    self._sheet_row(cohort, sample, path),
-                    f"the file {path} ({role}) does not exist.",
+                where, problem = self._sheet_row(cohort, sample, path), f"the file {path} ({role}) does not exist."
+                remedy = (
                     "correct the path, which is relative to the sheet or to the cohort's `root`; or give the section a "
-                    "reason in the sheet's 'exclude' column.",
-                    "user-file-missing",
+                    "reason in the sheet's 'exclude' column."
                 )
+                raise InputError(where, problem, remedy, "user-file-missing")
         return files
 
     def _sheet_row(self, cohort: str, sample: str, path: str) -> str:
@@ -162,12 +155,9 @@ class Sections:
         """Return the path of a section's slide."""
         files = self.files(cohort, sample)
         if "image" not in files:
-            raise InputError(
-                f"{self.config.origin}: cohorts.{cohort}",
-                "is read without slides (`images: false`), but tiles are asked of it.",
-                "set `images: true`, or use the cohort in checks only.",
-                "cohort-without-slides",
-            )
+            problem = "is read without slides (`images: false`), but tiles are asked of it."
+            remedy = "set `images: true`, or use the cohort in checks only."
+            raise InputError(self._where(cohort), problem, remedy, "cohort-without-slides")
         return files["image"]
 
     def outlines(self, cohort: str, sample: str) -> dict[str, str]:
@@ -180,12 +170,8 @@ class Sections:
     def needed_outlines(self, cohort: str, sample: str) -> dict[str, str]:
         """Return the files of a section's outlines; no outlines are an error."""
         if not self._published_outlines(cohort, sample):
-            raise InputError(
-                f"{self.config.origin}: cohorts.{cohort}",
-                "has no outlines of cells.",
-                "only source xenium publishes outlines, and `outlines: false` leaves them out.",
-                "cohort-without-outlines",
-            )
+            remedy = "only source xenium publishes outlines, and `outlines: false` leaves them out."
+            raise InputError(self._where(cohort), "has no outlines of cells.", remedy, "cohort-without-outlines")
         return self.outlines(cohort, sample)
 
     def outline_files(self, cohort: str, sample: str, outline: str) -> dict[str, str]:
@@ -196,9 +182,8 @@ class Sections:
         return {"boundaries": self._published_outlines(cohort, sample)[outline], **placing}
 
     def _published_outlines(self, cohort: str, sample: str) -> dict[str, str]:
-        outlines: dict[str, str] = self.reader(cohort).polygons(
-            self.row(cohort, sample), self.entry(cohort), self.root(cohort)
-        )
+        row, entry = self.row(cohort, sample), self.entry(cohort)
+        outlines: dict[str, str] = self.reader(cohort).polygons(row, entry, self.root(cohort))
         return outlines
 
     # genes ---------------------------------------------------------------------------------------------------

@@ -89,10 +89,8 @@ def efficiency_table(
         if entry is None:
             continue
         stamp = {**run_stamp(protocol, entry, cohorts.get(key, "")), "hardware": record["hardware"]}
-        published_row, column = (
-            table.find(str(protocol.get("kind")), encoder_cards(protocol)),
-            _time_column(table, stamp),
-        )
+        published_row = table.find(str(protocol.get("kind")), encoder_cards(protocol))
+        column = _time_column(table, stamp)
         status = compare(table.stamp(column) if column else {}, stamp, published_row, protocol)
         if column is None and status.status != NOT_COMPARABLE:
             status = Status(NOT_COMPARABLE, "no such column")
@@ -108,26 +106,15 @@ def efficiency_table(
             if status.status == SAME and kinds.get(str(record["ratio_to"])) == (named.kind if named else None):
                 row["difference"] = record["ratio"] - row["published_ratio"]
         rows.append(row)
-    rows += _not_run(table, covered)
+    for cell, column in table.not_run(covered):
+        ratio = _ratio(table, cell["row"], column["id"])
+        rows.append({**cell, "experiment": "", "ratio_to": "", "published_ratio": ratio})
     return pd.DataFrame(rows).reindex(columns=EFFICIENCY_COLUMNS)
 
 
 def _ratio(table: Published, name: str, column: str) -> float:
     base = table.rows[str(table.content["baseline"])].values[column]
     return table.rows[name].values[column] / base
-
-
-def _not_run(table: Published, covered: set[tuple[str, str]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "row": row.name, "ran": "", "experiment": "", "column": column["title"], "status": NOT_RUN,
-            "details": row.not_run, "published": row.values[column["id"]], "ratio_to": "",
-            "published_ratio": _ratio(table, row.name, column["id"]),
-        }
-        for row in table.rows.values()
-        for column in table.columns
-        if (row.name, column["id"]) not in covered and column["id"] in row.values
-    ]  # fmt: skip
 
 
 def efficiency_page(table: Published, frame: pd.DataFrame) -> Page:
@@ -138,24 +125,15 @@ def efficiency_page(table: Published, frame: pd.DataFrame) -> Page:
     measured, printed = frame[frame["status"] != NOT_RUN], frame[frame["status"] == NOT_RUN]
     if len(measured):
         page.heading("Measured in this run")
-        page.table(
-            pd.DataFrame(
-                [
-                    {
-                        "model": f"{r['row']} ({r['ran']})",
-                        "experiment": r["experiment"],
-                        "training, s": number(r["seconds"], 1),
-                        "ratio": f"{number(r['ratio'])} of {r['ratio_to']}",
-                        "peak GPU, MB": number(r["peak_gpu_mb"], 0),
-                        "peak memory, MB": number(r["peak_rss_mb"], 0),
-                        "hardware": f"{r['device']}: {r['hardware']}",
-                        "status": r["status"],
-                        "details": r["details"],
-                    }
-                    for r in measured.to_dict("records")
-                ]
-            )
-        )
+        shown = pd.DataFrame({"model": measured["row"] + " (" + measured["ran"] + ")"})
+        shown["experiment"] = measured["experiment"]
+        shown["training, s"] = [number(v, 1) for v in measured["seconds"]]
+        ratios = zip(measured["ratio"], measured["ratio_to"], strict=True)
+        shown["ratio"] = [f"{number(ratio)} of {base}" for ratio, base in ratios]
+        shown["peak GPU, MB"] = [number(v, 0) for v in measured["peak_gpu_mb"]]
+        shown["peak memory, MB"] = [number(v, 0) for v in measured["peak_rss_mb"]]
+        shown["hardware"] = [f"{d}: {h}" for d, h in zip(measured["device"], measured["hardware"], strict=True)]
+        page.table(shown.assign(status=measured["status"], details=measured["details"]))
     page.text("Seconds depend on the machine; only ratios within one experiment and its hardware may be compared.")
     if len(printed):
         page.heading("Published, not run here (hardware unstated)")

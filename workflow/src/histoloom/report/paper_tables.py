@@ -18,7 +18,6 @@ from histoloom.report.published import (
     NOT_RUN,
     SAME,
     Published,
-    Row,
     compare,
     encoder_cards,
     load_published,
@@ -60,22 +59,16 @@ def _undefined(metrics: pd.DataFrame, row: pd.Series) -> int:
 def describe(protocol: Mapping[str, Any]) -> str:
     """Return what ran: the model's kind on its encoders."""
     cards = encoder_cards(protocol)
-    return (
-        f"{protocol.get('kind', 'unstated')} on {'+'.join(cards)}" if cards else str(protocol.get("kind", "unstated"))
-    )
+    return str(protocol.get("kind", "unstated")) + (f" on {'+'.join(cards)}" if cards else "")
 
 
 def _column_of(table: Published, metric: str, stamp: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the published column that a run's cohort and metric fall in."""
     for column in table.columns:
-        trained = column.get("train_source") in {None, _hashable(stamp.get("train_source"))}
+        trained = column.get("train_source") in (None, stamp.get("train_source"))
         if column["metric"] == metric and column.get("source") == stamp["source"] and trained:
             return column
     return None
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _own_column(metric: str, entry: Mapping[str, Any], cohort: str) -> str:
@@ -114,15 +107,6 @@ def _cell(
     return cell, (published_row.name, column["id"])
 
 
-def _not_run(table: Published, row: Row, covered: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    for column in table.columns:
-        if (row.name, column["id"]) not in covered and column["id"] in row.values:
-            yield {
-                "row": row.name, "ran": "", "column": column["title"], "metric": column["metric"], "form": "",
-                "status": NOT_RUN, "details": row.not_run, "published": row.values[column["id"]],
-            }  # fmt: skip
-
-
 def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame) -> pd.DataFrame:
     """Return every cell of a published table's layout, `CELL_COLUMNS`: ours first, then the paper's that did not run.
 
@@ -143,14 +127,10 @@ def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame
                     cell, stands_for = _cell(table, entry, cohort, row, form, _undefined(metrics, row))
                     cells.append({**cell, "experiment": experiment})
                     covered |= {stands_for} if stands_for else set()
-    for row in table.rows.values():
-        cells += list(_not_run(table, row, covered))
+    cells += [{**cell, "metric": column["metric"]} for cell, column in table.not_run(covered)]
     frame = pd.DataFrame(cells).reindex(columns=CELL_COLUMNS)
-    return (
-        frame.assign(table=table.content["table"])
-        .fillna({"experiment": "", "form": "", "n": 0, "n_nan": 0})
-        .astype({"n": int, "n_nan": int})
-    )
+    frame = frame.assign(table=table.content["table"]).fillna({"experiment": "", "form": "", "n": 0, "n_nan": 0})
+    return frame.astype({"n": int, "n_nan": int})
 
 
 def _shown(cell: Mapping[str, Any], digits: int = 2, *, wide: bool = False) -> str:

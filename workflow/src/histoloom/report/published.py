@@ -11,7 +11,7 @@ A run is compared with a published cell stamp by stamp. What decides is the rule
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,14 @@ class Published:
             if row.kind == kind and sorted(row.encoders) == sorted(encoders):
                 return row
         return None
+
+    def not_run(self, covered: Collection[tuple[str, str]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Yield the cells that no run stands for, each with its column; `covered` are (row, column) of the others."""
+        for row in self.rows.values():
+            for column in self.columns:
+                if (row.name, column["id"]) not in covered and column["id"] in row.values:
+                    cell = {"row": row.name, "ran": "", "column": column["title"], "status": NOT_RUN}
+                    yield {**cell, "details": row.not_run, "published": row.values[column["id"]]}, column
 
 
 def load_published(folder: str | Path, paper: str) -> dict[int, Published]:

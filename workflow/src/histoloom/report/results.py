@@ -87,12 +87,8 @@ def read_results(experiment: str, spec: Mapping[str, Any], metrics: Sequence[Pat
     rows = read_metrics(metrics)
     rows = rows[rows["experiment"] == experiment]
     if rows.empty:
-        raise InputError(
-            ", ".join(map(str, metrics)) or "metrics",
-            f"no rows of experiment '{experiment}'.",
-            "remove them, so that they are made anew.",
-            code="report-no-rows",
-        )
+        where, remedy = ", ".join(map(str, metrics)) or "metrics", "remove them, so that they are made anew."
+        raise InputError(where, f"no rows of experiment '{experiment}'.", remedy, code="report-no-rows")
     names = rows[["model", "variant"]].drop_duplicates()
     wanted = list(spec.get("models") or sorted(names["model"]))
     names = names[names["model"].isin(wanted)].sort_values("model", key=lambda m: m.map(wanted.index), kind="stable")
