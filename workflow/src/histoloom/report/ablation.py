@@ -186,15 +186,8 @@ def _values(ax: Axes, table: pd.DataFrame, patients: pd.DataFrame, metric: str) 
         values = patients[patients["model"] == row["model"]].set_index("patient")[metric].reindex(known)
         for at, (patient, value) in enumerate(values.items()):
             label = str(patient) if i == 0 else None
-            style: dict[str, Any] = {
-                "marker": "osD^vPX*"[at % 8],
-                "ms": 4.5,
-                "mfc": "white",
-                "mec": "black",
-                "mew": 0.8,
-                "ls": "none",
-            }
-            ax.plot([value], [y + spread[at]], label=label, zorder=3, **style)
+            style: dict[str, Any] = {"marker": "osD^vPX*"[at % 8], "ms": 4.5, "mew": 0.8, "ls": "none"}
+            ax.plot([value], [y + spread[at]], mfc="white", mec="black", label=label, zorder=3, **style)
         if not np.isfinite(row[metric]):
             ax.text(0, y, " undefined", va="center", fontsize=7.5, color="#777777")
         # Outside the panel: in a bar, points would lie over it.

@@ -39,16 +39,9 @@ def paired_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mod
     """
     rows = rows[(rows["target"] == "") & (rows["train_seed"] == -1)]
     sizes = pd.DataFrame.from_dict(dict(folds), orient="index")
-    withs = (
-        sizes[sizes["what"] == "with"]
-        .groupby("tests")
-        .agg(
-            n_draws=("draw", "size"),
-            n_train=("n_train", "first"),
-            n_leaked=("n_leaked", "mean"),
-            n_test=("n_test", "first"),
-        )
-    )
+    tests = sizes[sizes["what"] == "with"].groupby("tests")
+    withs = pd.DataFrame({"n_draws": tests.size(), "n_train": tests["n_train"].first(),
+                          "n_leaked": tests["n_leaked"].mean(), "n_test": tests["n_test"].first()})  # fmt: skip
     tables: list[pd.DataFrame] = []
     for (model, against), part in rows.groupby(["model", "against"], sort=False):
         own = part[(part["metric"] == "cc") & part["fold"].isin(sizes.index[sizes["what"] == "with"])]

@@ -129,12 +129,8 @@ def _headline(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     for key, rows in table.assign(_sees=seeing).groupby(["cohort", "against", "qc_flag"], sort=False):
         cohort, against, flag = map(str, key)
         fair = ~rows["_sees"]
-        interval = [
-            with_interval(value, low, high)
-            for value, low, high in zip(
-                rows[words.score], rows[f"{words.score}_low"], rows[f"{words.score}_high"], strict=True
-            )
-        ]
+        bounds = rows[[words.score, f"{words.score}_low", f"{words.score}_high"]]
+        interval = [with_interval(*values) for values in bounds.to_numpy()]
         shown = pd.DataFrame({"model": [_format_value(row) for row in rows.to_dict("records")]})
         shown["cohort"] = cohort + (f" [{flag}]" if flag else "")
         shown["against"] = against
@@ -160,13 +156,11 @@ def _headline(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     return _without_constants(pd.concat(parts, ignore_index=True)) if parts else pd.DataFrame()
 
 
-def _without_constants(
-    shown: pd.DataFrame, columns: tuple[str, ...] = ("cohort", "against", "sd over seeds")
-) -> pd.DataFrame:
+def _without_constants(shown: pd.DataFrame) -> pd.DataFrame:
     """Return a table without those of some columns that say the same in every row."""
-    return shown.drop(
-        columns=[c for c in columns if c in shown and shown[c].nunique() == 1 and "[" not in shown[c].iloc[0]]
-    )
+    columns = ("cohort", "against", "sd over seeds")
+    same = [c for c in columns if c in shown and shown[c].nunique() == 1 and "[" not in shown[c].iloc[0]]
+    return shown.drop(columns=same)
 
 
 def _format_value(row: Mapping[Any, Any]) -> str:
@@ -210,17 +204,12 @@ def _by_item(results: Results, against: str) -> pd.DataFrame:
     """Return the cohort's score of each type, gene or class (rows) by model (columns), with the SD ratio."""
     rows = pick(results.rows, aggregation="cohort", train_seed=-1, against=against)
     rows = rows[rows["target"] != ""]
-    wide = {
-        metric: pick(rows, metric=metric).pivot_table(
-            index=["cohort", "target"], columns="model", values="value", dropna=False
-        )
-        for metric in (results.words.item_score, "sd_ratio")
-    }
-    scores = wide[results.words.item_score]
+    shape: dict[str, Any] = {"index": ["cohort", "target"], "columns": "model", "values": "value", "dropna": False}
+    scores = pick(rows, metric=results.words.item_score).pivot_table(**shape)
     known = pick(rows, metric=results.words.item_score)[["cohort", "target"]].drop_duplicates()
     scores = scores.reindex(pd.MultiIndex.from_frame(known.sort_values(["cohort", "target"])))
     scores = scores[[m for m in results.models if m in scores]]
-    ratios = wide["sd_ratio"].reindex(index=scores.index, columns=scores.columns)
+    ratios = pick(rows, metric="sd_ratio").pivot_table(**shape).reindex(index=scores.index, columns=scores.columns)
     cells = scores.map(number) + ratios.map(lambda v: "" if pd.isna(v) else f" ({spread_ratio(v)})")
     shown = cells.apply(lambda row: pd.Series(mark_best(list(row), scores.loc[row.name]), cells.columns), axis=1)
     shown = shown.reset_index().rename(columns={"target": results.words.item})
