@@ -17,7 +17,7 @@ from histoloom.audit.fingerprint import make_fingerprint
 from histoloom.errors import InputError
 from histoloom.samples.alignment import slide_mpp, to_slide
 from histoloom.samples.geometry import estimate_pitch
-from histoloom.samples.matching_ids import differences
+from histoloom.samples.reader import differences
 from histoloom.samples.tables import read_positions
 from histoloom.samples.visium import VisiumReader
 from histoloom.samples.xenium import check_alignment

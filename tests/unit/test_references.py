@@ -299,7 +299,7 @@ def test_matrix_folders_of_every_layout_are_joined(tmp_path: Path) -> None:
             scratch=tmp_path,
         )  # fmt: skip
     (tmp_path / "two" / "barcodes.tsv").unlink()
-    with pytest.raises(InputError, check=has_code("reference-mtx-files")):
+    with pytest.raises(InputError, check=has_code("mtx-file-missing")):
         build_reference(
             spec=reference_spec(spec), files=files, out=tmp_path / "x.h5ad", seed=0, threads=1, scratch=tmp_path
         )

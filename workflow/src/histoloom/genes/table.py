@@ -69,9 +69,8 @@ def load_gene_table(path: str | Path) -> GeneTable:
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, usecols=lambda c: c in COLUMNS)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(
-            path, f"not a tab-separated table ({error}).", "fetch HGNC's complete set again.", code="gene-table-format"
-        ) from error
+        problem = f"not a tab-separated table ({error})."
+        raise InputError(path, problem, "fetch HGNC's complete set again.", code="gene-table-format") from error
     lacking = [column for column in COLUMNS if column not in table]
     if lacking or table.empty:
         problem = f"no column {', '.join(lacking)}." if lacking else "the table has no rows."

@@ -16,7 +16,8 @@ from histoloom.checkpoints import Checkpoints
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity, sha256_file, sha256_text
 from histoloom.references.genes import is_mitochondrial, passes_gene_filter
-from histoloom.references.readers import ReferenceCells, count_problem, mtx_files
+from histoloom.references.readers import ReferenceCells, count_problem
+from histoloom.samples.counts import mtx_files
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

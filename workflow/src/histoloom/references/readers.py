@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.samples.counts import GENES, read_mtx
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -168,7 +169,10 @@ def read_mtx_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
     parts, cells, report = [], [], {}
     parts_spec: Sequence[Mapping[str, Any]] = spec.get("samples") or [{}] * len(folders)
     for folder, table, part in zip(folders, tables, parts_spec, strict=True):
-        matrix, barcodes, genes = read_mtx_folder(folder, spec["gene_column"])
+        matrix, barcodes, features = read_mtx(folder)
+        kept = (features["type"] == GENES).to_numpy()
+        genes = pd.Index(features.loc[kept, "name" if spec["gene_column"] == "symbol" else "id"])
+        matrix = matrix[:, np.flatnonzero(kept)]
         annotation = _read_annotation(table, barcodes, folder, spec, part)
         keep = np.flatnonzero(pd.Index(barcodes).isin(annotation.index))
         parts.append((matrix[keep], genes))
@@ -227,48 +231,3 @@ def _read_annotation(
             code="reference-cells",
         )
     return table[table.index.isin(barcodes)]
-
-
-def _first_of(folder: Path, names: Sequence[str]) -> Path:
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(
-        folder, f"has none of: {', '.join(names)}.", "give a folder in 10x matrix form.", code="reference-mtx-files"
-    )
-
-
-def mtx_files(folder: Path) -> dict[str, Path]:
-    """Return the three files of a 10x matrix folder, of either Cell Ranger layout."""
-    return {
-        "matrix": _first_of(folder, ("matrix.mtx.gz", "matrix.mtx")),
-        "features": _first_of(folder, ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")),
-        "barcodes": _first_of(folder, ("barcodes.tsv.gz", "barcodes.tsv")),
-    }
-
-
-def read_mtx_folder(folder: Path, gene_column: str) -> tuple[csr_matrix, np.ndarray, pd.Index]:
-    """Read one 10x matrix folder, plain or gzipped: counts CSR (cells, genes), barcodes, gene names.
-
-    Features have one column (names), two (id, symbol) or three (id, symbol, kind); only the kind "Gene Expression" is
-    kept.
-    """
-    from scipy.io import mmread
-    from scipy.sparse import csr_matrix
-
-    paths = mtx_files(folder)
-    matrix = csr_matrix(mmread(paths["matrix"]).T)
-    features = pd.read_csv(paths["features"], sep="\t", header=None, dtype=str, keep_default_na=False)
-    barcodes = pd.read_csv(paths["barcodes"], sep="\t", header=None, dtype=str, keep_default_na=False)[0].to_numpy(str)
-    if matrix.shape != (len(barcodes), len(features)):
-        raise InputError(
-            paths["matrix"],
-            f"is {matrix.shape[1]} x {matrix.shape[0]}, for {len(features)} features and {len(barcodes)} barcodes.",
-            "take all three files from the same run.",
-            code="reference-mtx-shape",
-        )
-    column = min(1 if gene_column == "symbol" else 0, features.shape[1] - 1)
-    keep = np.ones(len(features), dtype=bool)
-    if features.shape[1] > 2:
-        keep = (features[2] == "Gene Expression").to_numpy() | (features[2] == "").to_numpy()
-    return matrix[:, np.flatnonzero(keep)], barcodes, pd.Index(features.loc[keep, column].str.strip())

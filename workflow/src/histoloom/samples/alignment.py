@@ -38,9 +38,8 @@ def read_alignment(path: Path) -> FloatArray:
         raise InputError(path, problem, _REMEDY, code="alignment-not-affine")
     stretch = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     if stretch[1] <= 1e-9 * max(stretch[0], 1e-300) or stretch[1] == 0:
-        raise InputError(
-            path, "the matrix is singular: it puts the whole slide on one line.", _REMEDY, code="alignment-singular"
-        )
+        problem = "the matrix is singular: it puts the whole slide on one line."
+        raise InputError(path, problem, _REMEDY, code="alignment-singular")
     if stretch[0] / stretch[1] > 1 + _MAX_SHEAR:
         problem = f"it stretches one direction {stretch[0] / stretch[1]:.2f} times as much as the other."
         raise InputError(path, problem, _REMEDY, code="alignment-stretch")
@@ -51,9 +50,8 @@ def _from_numbers(text: str, path: Path) -> FloatArray:
     try:
         rows = [[float(cell) for cell in line.split(",")] for line in text.split("\n") if line.strip()]
     except ValueError as error:
-        raise InputError(
-            path, f"neither a matrix nor keypoints ({error}).", _REMEDY, code="alignment-format"
-        ) from error
+        problem = f"neither a matrix nor keypoints ({error})."
+        raise InputError(path, problem, _REMEDY, code="alignment-format") from error
     if [len(row) for row in rows] != [3, 3, 3]:
         problem = f"{len(rows)} rows of {sorted({len(r) for r in rows})} numbers, 3 x 3 expected."
         raise InputError(path, problem, _REMEDY, code="alignment-shape")

@@ -123,9 +123,8 @@ def make_counts(
     from scipy.sparse import csr_matrix, issparse
 
     if matrix is None:
-        raise InputError(
-            where, "X is empty.", "name the layer of raw counts in the sheet's 'counts_layer'.", code="counts-no-x"
-        )
+        remedy = "name the layer of raw counts in the sheet's 'counts_layer'."
+        raise InputError(where, "X is empty.", remedy, code="counts-no-x")
     rows, columns = pd.Index(as_text(obs_ids), dtype=object), pd.Index(as_text(names), dtype=object)
     check_unique(rows, where, "row")
     if (columns == "").any():
@@ -242,9 +241,8 @@ def read_10x_h5(path: Path) -> Counts:
         group, id_key, name_key = _matrix_group(handle)
         missing = [name for name in (*_NEEDED, id_key, name_key) if name not in group]
         if missing:
-            raise InputError(
-                path, f"no dataset matrix/{', matrix/'.join(missing)}: no 10x matrix.", _REMEDY, code="tenx-dataset"
-            )
+            problem = f"no dataset matrix/{', matrix/'.join(missing)}: no 10x matrix."
+            raise InputError(path, problem, _REMEDY, code="tenx-dataset")
         names, ids = as_text(group[name_key][()]), as_text(group[id_key][()])
         if len(ids) and np.mean([_PROBE.fullmatch(name) is not None for name in ids[:1000]]) > 0.5:
             problem = f"its features are probes ('{ids[0]}'), several per gene."
@@ -308,13 +306,10 @@ def _read_matrix(
     return csr_matrix((data, indices, small), shape=(observations, features))
 
 
-def read_10x_mtx(folder: Path) -> Counts:
-    """Read a folder with matrix.mtx, barcodes.tsv and features.tsv or genes.tsv, each packed or not."""
-    from scipy.io import mmread
-    from scipy.sparse import csr_matrix
-
+def mtx_files(folder: Path) -> dict[str, Path]:
+    """Return matrix, features and barcodes of a 10x folder of either Cell Ranger layout, each packed or not."""
     files = {}
-    roles = {"matrix": ("matrix.mtx",), "barcodes": ("barcodes.tsv",), "features": ("features.tsv", "genes.tsv")}
+    roles = {"matrix": ("matrix.mtx",), "features": ("features.tsv", "genes.tsv"), "barcodes": ("barcodes.tsv",)}
     for role, choices in roles.items():
         paths = [folder / f"{name}{end}" for name in choices for end in ("", ".gz")]
         present = [path for path in paths if path.is_file()]
@@ -323,14 +318,33 @@ def read_10x_mtx(folder: Path) -> Counts:
             problem = f"the folder holds no {' or '.join(choices)} (also .gz), but {stored}."
             raise InputError(folder, problem, f"give {KNOWN}.", code="mtx-file-missing")
         files[role] = present[0]
+    return files
+
+
+def read_mtx(folder: Path) -> tuple[csr_matrix, npt.NDArray[np.object_], pd.DataFrame]:
+    """Read a 10x folder: CSR (observations, features) as stored, barcodes, and the features' id, name and type.
+
+    A feature without a name is called by its id, one without a type is a gene.
+    """
+    from scipy.io import mmread
+    from scipy.sparse import csr_matrix
+
+    files = mtx_files(folder)
     with reading(files["matrix"], "matrix market file"):
         matrix = csr_matrix(mmread(files["matrix"]).T)
     barcodes = read_text_table(files["barcodes"], ["id"])["id"].to_numpy()
-    features = read_text_table(files["features"], ["id", "name", "type"])
+    features = read_text_table(files["features"], ["id", "name", "type", "chromosome", "start", "end"])
     if matrix.shape != (len(barcodes), len(features)):
         size = f"{matrix.shape[1]} x {matrix.shape[0]}"
         problem = f"matrix.mtx has {size} entries for {len(features)} features and {len(barcodes)} barcodes."
         raise InputError(folder, problem, "give matrix.mtx, barcodes and features of one run.", code="mtx-shape")
-    names = features["name"] if "name" in features else features["id"]
-    types = features["type"].replace("", GENES).to_numpy(object) if "type" in features else None
-    return make_counts(matrix, barcodes, names, folder, gene_ids=features["id"], feature_types=types)
+    features["name"] = features["name"].where(features["name"] != "", features["id"])
+    features["type"] = features["type"].replace("", GENES)
+    return matrix, barcodes, features
+
+
+def read_10x_mtx(folder: Path) -> Counts:
+    """Read the genes of a 10x folder."""
+    matrix, barcodes, features = read_mtx(folder)
+    types = features["type"].to_numpy(object)
+    return make_counts(matrix, barcodes, features["name"], folder, gene_ids=features["id"], feature_types=types)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
 from histoloom.samples.counts import Counts, StoredSection, read_counts, read_h5ad
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, max_unmatched, need, pictured
+from histoloom.samples.reader import MAX_UNMATCHED, Reader, join, join_counts_and_positions, need, pictured
 from histoloom.samples.tables import read_positions, tidy_positions
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ class FilesReader(Reader):
         else:
             counts, places = read_counts(path, layer), read_positions(places_file)
         counts = as_spots_by_genes(counts, places, path)
-        return join_counts_and_positions(counts, places, path, places_file, max_unmatched=max_unmatched(spec))
+        return join_counts_and_positions(
+            counts, places, path, places_file, max_unmatched=spec.get("max_unmatched", MAX_UNMATCHED)
+        )
 
 
 def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:

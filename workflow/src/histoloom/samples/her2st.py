@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from histoloom.samples.counts import read_counts
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
+from histoloom.samples.reader import Reader, add_regions, join, join_counts_and_positions, need, pictured, whole_ids
 from histoloom.samples.tables import as_numbers, check_unique, need_columns, read_positions
 from histoloom.text_tables import read_text_table
 
@@ -58,10 +58,7 @@ class Her2stReader(Reader):
         counts, positions = read_counts(Path(files["counts"])), read_positions(Path(files["spots"]))
         section = join_counts_and_positions(counts, positions, Path(files["counts"]), Path(files["spots"]))
         if "regions" in files:
-            regions, without_place = read_regions(Path(files["regions"]))
-            section.obs["region"] = regions.reindex(section.obs_names).fillna("").to_numpy()
-            section.uns["dropped"]["region_without_coordinates"] = without_place
-            section.uns["dropped"]["region_without_counts"] = int((~regions.index.isin(section.obs_names)).sum())
+            add_regions(section, *read_regions(Path(files["regions"])), "region_without_counts")
         return section
 
 
@@ -96,8 +93,6 @@ def read_regions(path: Path) -> tuple[pd.Series, int]:
     need_columns(table, ("x", "y", "label"), path, remedy, "her2st-regions-columns")
     xy = table[["x", "y"]].apply(as_numbers)
     placed = xy.notna().all(axis=1)
-    whole = xy[placed].round().astype(int).astype(str)
-    ids = pd.Index(whole["x"] + "x" + whole["y"], dtype=object)
-    regions = pd.Series(table.loc[placed, "label"].to_numpy(), index=ids)
+    regions = pd.Series(table.loc[placed, "label"].to_numpy(), index=whole_ids(xy[placed]))
     check_unique(regions.index, path, "spot")
     return regions, int((~placed).sum())

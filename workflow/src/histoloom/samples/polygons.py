@@ -77,9 +77,8 @@ def _read_rings(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int
         names = pq.read_schema(path).names
         missing = [c for c in ("cell_id", "vertex_x", "vertex_y") if c not in names]
         if missing:
-            raise InputError(
-                path, f"no column {', '.join(missing)}; found: {', '.join(names)}.", _REMEDY, code="boundaries-columns"
-            )
+            problem = f"no column {', '.join(missing)}; found: {', '.join(names)}."
+            raise InputError(path, problem, _REMEDY, code="boundaries-columns")
         columns = ["cell_id", "vertex_x", "vertex_y", *(["label_id"] if "label_id" in names else [])]
         table = pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
@@ -115,14 +114,12 @@ def read_polygons(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
     try:
         handle = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(
-            path, f"no readable parquet ({error}).", "write the outlines again.", code="outlines-unreadable"
-        ) from error
+        problem = f"no readable parquet ({error})."
+        raise InputError(path, problem, "write the outlines again.", code="outlines-unreadable") from error
     metadata: Mapping[bytes, bytes] = handle.schema_arrow.metadata or {}
     if b"geo" not in metadata or "cell_id" not in handle.schema_arrow.names:
-        raise InputError(
-            path, "no GeoParquet of outlines with cell_id.", "write the outlines again.", code="outlines-format"
-        )
+        problem = "no GeoParquet of outlines with cell_id."
+        raise InputError(path, problem, "write the outlines again.", code="outlines-format")
     for batch in handle.iter_batches(batch_size=4096, columns=["cell_id", "geometry"]):
         for name, shape in zip(batch["cell_id"].to_pylist(), batch["geometry"].to_pylist(), strict=True):
             yield name, shapely.get_coordinates(shapely.from_wkb(shape))

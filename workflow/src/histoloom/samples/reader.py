@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,12 +15,19 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.counts import Counts
-from histoloom.samples.matching_ids import differences
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 logger = logging.getLogger(__name__)
+
+_ENDING = re.compile(r"-[0-9A-Za-z]+$")
+_CHANGES: dict[str, Callable[[str], str]] = {
+    "without their endings such as -1": lambda name: _ENDING.sub("", name),
+    "without regard to case": str.lower,
+    "without zeros that pad numbers": lambda name: re.sub(r"(?<![0-9])0+(?=[0-9])", "", name),
+    "without blanks": lambda name: re.sub(r"\s", "", name),
+}
 
 
 class Reader(ABC):
@@ -93,6 +102,19 @@ def join(root: str | Path, path: str) -> str:
     return str(Path(root) / path)
 
 
+def whole_ids(places: pd.DataFrame) -> pd.Index:
+    """Return the ids ``XxY`` of array coordinates, two columns of numbers rounded to the array's grid."""
+    whole = places.round().astype(np.int64).astype(str)
+    return pd.Index(whole.iloc[:, 0] + "x" + whole.iloc[:, 1], dtype=object)
+
+
+def add_regions(section: AnnData, regions: pd.Series, unplaced: int, lost_as: str) -> None:
+    """Add a pathologist's labels by spot id; count those without coordinates, and as `lost_as` those without a spot."""
+    section.obs["region"] = regions.reindex(section.obs_names).fillna("").to_numpy()
+    lost = int((~regions.index.isin(section.obs_names)).sum())
+    section.uns["dropped"] |= {"region_without_coordinates": unplaced, lost_as: lost}
+
+
 def assemble(counts: Counts, positions: pd.DataFrame, dropped: Mapping[str, int]) -> AnnData:
     """Put counts and positions of the same observations, in the same order, into an AnnData."""
     from anndata import AnnData
@@ -110,12 +132,7 @@ def assemble(counts: Counts, positions: pd.DataFrame, dropped: Mapping[str, int]
 
 
 MAX_UNMATCHED = 0.1
-"""Share of rows of a file that may lack a partner in the other before the join stops."""
-
-
-def max_unmatched(spec: Mapping[str, Any]) -> float:
-    """Return the cohort's own limit of rows without a partner (config key `max_unmatched`)."""
-    return float(spec.get("max_unmatched", MAX_UNMATCHED))
+"""Share of rows of a file that may lack a partner in the other before the join stops (config key `max_unmatched`)."""
 
 
 def join_counts_and_positions(
@@ -147,3 +164,27 @@ def join_counts_and_positions(
     # The array's geometry is that of all its positions, not of those that survived.
     section.uns["array"] = positions[["array_row", "array_col", "pixel_x", "pixel_y"]].to_numpy("float64")
     return section
+
+
+def differences(first: pd.Index, second: pd.Index) -> str:
+    """Describe the ids of two files: examples, endings, and the change that would make most of them agree."""
+    parts = [f"Ids are like {_examples(first)} in the first and {_examples(second)} in the second file."]
+    agreeing = first.isin(second).mean()
+    for name, change in _CHANGES.items():
+        share = first.map(change).isin(second.map(change)).mean()
+        if share > max(0.5, agreeing + 0.1):
+            parts.append(f"{100 * share:.0f} % agree {name}.")
+    endings = [_endings(ids) for ids in (first, second)]
+    if endings[0] != endings[1] and any(endings):
+        parts.append(f"Endings: {endings[0] or 'none'}; {endings[1] or 'none'}.")
+    return " ".join(parts)
+
+
+def _examples(ids: pd.Index) -> str:
+    return ", ".join(f"'{name}'" for name in ids[:3]) + (", ..." if len(ids) > 3 else "")
+
+
+def _endings(ids: pd.Index) -> str:
+    matches = (_ENDING.search(str(name)) for name in ids)
+    counts = Counter(match[0] for match in matches if match)
+    return ", ".join(f"{ending} ({number})" for ending, number in counts.most_common(4))

@@ -108,9 +108,7 @@ def open_store(path: Path) -> Any:
     try:
         return spatialdata.read_zarr(path, selection=("images", "shapes", "tables"))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            path, f"no readable SpatialData store ({error}).", _REMEDY, code="spatialdata-unreadable"
-        ) from error
+        raise InputError(path, f"no readable store ({error}).", _REMEDY, code="spatialdata-unreadable") from error
 
 
 def _table(store: Any, row: Mapping[str, str], path: Path) -> tuple[Any, str]:
@@ -157,20 +155,13 @@ def _centres(store: Any, shapes: str, row: Mapping[str, str], path: Path) -> pd.
     places = centroids[["x", "y"]].to_numpy(np.float64)
     if row.get("image_element"):
         step = get_transformation(store.images[row["image_element"]], to_coordinate_system=system)
-        places = _backwards(step.to_affine_matrix(("x", "y"), ("x", "y")), places, path)
+        try:
+            inverse = np.linalg.inv(step.to_affine_matrix(("x", "y"), ("x", "y")))
+        except np.linalg.LinAlgError as error:
+            problem = "the image's transformation is singular."
+            raise InputError(path, problem, _REMEDY, code="spatialdata-transformation") from error
+        places = (np.column_stack([places, np.ones(len(places))]) @ inverse.T)[:, :2]
     return pd.DataFrame(places, index=centroids.index.astype(str), columns=["x", "y"])
-
-
-def _backwards(matrix: npt.NDArray[np.float64], places: npt.NDArray[np.float64], path: Path) -> npt.NDArray[np.float64]:
-    """Map places (n, 2) of a coordinate system to the pixels of an image, given the image's matrix (3, 3)."""
-    try:
-        inverse = np.linalg.inv(matrix)
-    except np.linalg.LinAlgError as error:
-        raise InputError(
-            path, "the image's transformation is singular.", _REMEDY, code="spatialdata-transformation"
-        ) from error
-    moved: npt.NDArray[np.float64] = (np.column_stack([places, np.ones(len(places))]) @ inverse.T)[:, :2]
-    return moved
 
 
 def _own_places(

@@ -20,7 +20,7 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.counts import read_counts
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, need, pictured
+from histoloom.samples.reader import Reader, add_regions, join, join_counts_and_positions, need, pictured, whole_ids
 from histoloom.samples.tables import check_unique, need_columns, tidy_positions
 from histoloom.text_tables import read_text, read_text_table
 
@@ -65,45 +65,39 @@ class STNetReader(Reader):
             check_names(read_names(Path(files["metadata"])), row, Path(files["metadata"]))
         counts_file, spots_file = Path(files["counts"]), Path(files["spots"])
         counts = read_counts(counts_file)
-        counts = replace(counts, obs_ids=whole_ids(counts.obs_ids, counts_file))
+        counts = replace(counts, obs_ids=array_ids(counts.obs_ids, counts_file))
         check_unique(counts.obs_ids, counts_file, "spot")
         section = join_counts_and_positions(counts, read_spots(spots_file), counts_file, spots_file)
         # Array spots off the tissue are no loss: only what lies under it has a position.
         section.uns["dropped"]["outside_tissue"] = section.uns["dropped"].pop("counts_without_position")
         if "annotation" in files:
-            labels, unusable = read_annotation(Path(files["annotation"]))
-            section.obs["region"] = labels.reindex(section.obs_names).fillna("").to_numpy()
-            section.uns["dropped"]["region_without_coordinates"] = unusable
-            section.uns["dropped"]["region_without_spot"] = int((~labels.index.isin(section.obs_names)).sum())
+            add_regions(section, *read_annotation(Path(files["annotation"])), "region_without_spot")
         return section
 
 
-def whole_ids(ids: pd.Index, path: Path) -> pd.Index:
+def array_ids(ids: pd.Index, path: Path) -> pd.Index:
     """Return ids ``XxY`` with both numbers rounded to the array's grid; some files hold refined coordinates."""
     parts = pd.Series(ids.astype(str)).str.split("x", expand=True)
     numbers = parts.apply(pd.to_numeric, errors="coerce") if parts.shape[1] == 2 else pd.DataFrame([[np.nan, np.nan]])
     if numbers.isna().to_numpy().any():
         first = int(np.flatnonzero(numbers.isna().to_numpy().any(axis=1))[0])
-        raise InputError(
-            path, f"the id '{ids[first]}' is no array position such as 10x13.", _FETCH, code="stnet-spot-ids"
-        )
-    whole = numbers.round().astype(np.int64)
-    moved = int((whole.to_numpy() != numbers.to_numpy()).any(axis=1).sum())
+        problem = f"the id '{ids[first]}' is no array position such as 10x13."
+        raise InputError(path, problem, _FETCH, code="stnet-spot-ids")
+    moved = int((numbers.round() != numbers).any(axis=1).sum())
     if moved:
         logger.warning("%s: %d of %d ids hold fractions and were rounded to the array's grid", path, moved, len(ids))
-    return pd.Index(whole[0].astype(str) + "x" + whole[1].astype(str), dtype=object)
+    return whole_ids(numbers)
 
 
 def read_spots(path: Path) -> pd.DataFrame:
     """Read where the spots under tissue lie; returns as `histoloom.samples.tables.read_positions`."""
     table = read_text_table(path)
     need_columns(table, ("X", "Y"), path, _FETCH, "stnet-spots-columns")
-    ids = whole_ids(pd.Index(table.iloc[:, 0], dtype=object), path)
+    ids = array_ids(pd.Index(table.iloc[:, 0], dtype=object), path)
     array = ids.to_series().str.split("x", expand=True).astype(np.int64).to_numpy()
-    columns = {"obs_id": ids, "array_row": array[:, 0], "array_col": array[:, 1]}
-    return tidy_positions(
-        pd.DataFrame({**columns, "pixel_x": table["X"].to_numpy(), "pixel_y": table["Y"].to_numpy()}), path
-    )
+    pixels = {"pixel_x": table["X"].to_numpy(), "pixel_y": table["Y"].to_numpy()}
+    places = pd.DataFrame({"obs_id": ids, "array_row": array[:, 0], "array_col": array[:, 1], **pixels})
+    return tidy_positions(places, path)
 
 
 def read_annotation(path: Path) -> tuple[pd.Series, int]:
@@ -126,10 +120,7 @@ def read_annotation(path: Path) -> tuple[pd.Series, int]:
         raise InputError(path, problem, _FETCH, code="stnet-annotation-columns")
     places = table[["xcoord", "ycoord"]].apply(pd.to_numeric, errors="coerce")
     usable = places.notna().all(axis=1) & table["tumor"].isin(_LABELS)
-    whole = places[usable].round().astype(np.int64).astype(str)
-    labels = pd.Series(
-        table.loc[usable, "tumor"].to_numpy(), index=pd.Index(whole["xcoord"] + "x" + whole["ycoord"], dtype=object)
-    )
+    labels = pd.Series(table.loc[usable, "tumor"].to_numpy(), index=whole_ids(places[usable]))
     twice = labels.index.duplicated(keep=False)
     if labels[twice].groupby(level=0).nunique().gt(1).any():
         problem = f"spot '{labels[twice].index[0]}' is labelled twice and differently."

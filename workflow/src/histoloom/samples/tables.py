@@ -266,9 +266,8 @@ def _read_table(path: Path) -> pd.DataFrame:
             table = pd.read_parquet(path)
             return table if table.index.name is None else table.reset_index()
         except (OSError, ValueError) as error:
-            raise InputError(
-                path, f"not a parquet file ({error}).", "fetch it again.", code="positions-unreadable"
-            ) from error
+            problem = f"not a parquet file ({error})."
+            raise InputError(path, problem, "fetch it again.", code="positions-unreadable") from error
     first = read_text(path).partition("\n")[0].split(",")
     headless = len(first) == len(SPACE_RANGER_COLUMNS) and first[1].strip() in {"0", "1"}
     return read_text_table(path, SPACE_RANGER_COLUMNS if headless else None)

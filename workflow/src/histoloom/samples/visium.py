@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from histoloom.errors import InputError
 from histoloom.samples.counts import read_10x_h5
 from histoloom.samples.hest_values import number
-from histoloom.samples.reader import Reader, join, join_counts_and_positions, max_unmatched, need, pictured
+from histoloom.samples.reader import MAX_UNMATCHED, Reader, join, join_counts_and_positions, need, pictured
 from histoloom.samples.tables import read_json, read_positions
 
 if TYPE_CHECKING:
@@ -54,7 +54,11 @@ class VisiumReader(Reader):
         counts = read_10x_h5(path)
         positions_file = find_positions(folder)
         section = join_counts_and_positions(
-            counts, read_positions(positions_file), path, positions_file, max_unmatched=max_unmatched(spec)
+            counts,
+            read_positions(positions_file),
+            path,
+            positions_file,
+            max_unmatched=spec.get("max_unmatched", MAX_UNMATCHED),
         )
         dropped = section.uns["dropped"]
         # The filtered matrix holds barcodes under tissue only; the rest of the array is no loss.

@@ -7,9 +7,10 @@ applied, since published spot coordinates refer to the pixels as stored.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,8 @@ class Slide(ABC):
     mpp: float | None
     bounds: tuple[int, int] = (0, 0)
     """Left and top of the scanned area, level-0 px, as MRXS and SCN state it; QuPath counts from there."""
+    level_downsamples: Sequence[float] = (1.0,)
+    level_dimensions: Sequence[tuple[int, int]] = ()
     ready_made = False
     """Whether the file holds tiles, which `ready_tile` gives, and no slide."""
 
@@ -63,11 +66,27 @@ class Slide(ABC):
         """
         x, y, w, h = int(x), int(y), int(w), int(h)
         if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > self.width or y + h > self.height:
-            raise ValueError(
-                f"{self.path}: the rectangle x={x}, y={y}, {w} x {h} px is not inside the slide of "
-                f"{self.width} x {self.height} px"
-            )
+            slide = f"the slide of {self.width} x {self.height} px"
+            raise ValueError(f"{self.path}: the rectangle x={x}, y={y}, {w} x {h} px is not inside {slide}")
         return self._read(x, y, w, h)
+
+    def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
+        """Return a rectangle of a coarser level, (h, w, 3); all numbers in that level's px."""
+        return self._read(x, y, w, h)
+
+    def reduced_size(self, max_px: int) -> tuple[int, int]:
+        """Return (width, height) of the whole slide when its longer side has at most `max_px` px."""
+        share = min(1.0, max_px / max(self.width, self.height))
+        return max(1, round(self.width * share)), max(1, round(self.height * share))
+
+    def _reduced_level(self, level: int, reduce: int, band: int) -> Any:
+        """Return a level reduced by a whole factor, a Pillow image; in bands, as all of it may not fit in memory."""
+        from PIL import Image
+
+        width, height = self.level_dimensions[level]
+        step = reduce * max(1, band // reduce)
+        parts = (self.read_level(level, 0, top, width, min(step, height - top)) for top in range(0, height, step))
+        return Image.fromarray(np.concatenate([np.asarray(Image.fromarray(part).reduce(reduce)) for part in parts]))
 
     def ready_tile(self, x: float, y: float, side: float, size_px: int) -> UInt8:
         """Return the stored tile around (x, y), of `side` level-0 px, where the file is `ready_made`."""
@@ -102,8 +121,7 @@ class BlankSlide(Slide):
 
     def thumbnail(self, max_px: int) -> UInt8:
         """Return white glass of the slide's shape."""
-        share = min(1.0, max_px / max(self.width, self.height))
-        return np.full((max(1, round(self.height * share)), max(1, round(self.width * share)), 3), 255, np.uint8)
+        return np.full((*self.reduced_size(max_px)[::-1], 3), 255, np.uint8)
 
 
 def plausible(values: list[float]) -> float | None:

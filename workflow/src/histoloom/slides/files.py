@@ -56,7 +56,7 @@ class RasterSlide(Slide):
             # JPEG can be decoded at 1/2, 1/4, 1/8 of its size; other formats ignore this.
             image.draft("RGB", (max_px, max_px))
             image.load()
-            return _shrunk(image, (self.width, self.height), max_px)
+            return shrunk(image, self.reduced_size(max_px))
 
     def close(self) -> None:
         """Forget the decoded pixels."""
@@ -91,33 +91,14 @@ class WholeSlide(Slide):
         try:
             return _rgb(self._slide.read_region((round(x * scale), round(y * scale)), level, (w, h)))
         except openslide.OpenSlideError as error:
-            raise InputError(
-                self.path, f"its pixels cannot be read ({error}).", DAMAGED, code="slide-pixels"
-            ) from error
+            raise InputError(self.path, f"its pixels are damaged ({error}).", DAMAGED, code="slide-pixels") from error
 
     def thumbnail(self, max_px: int) -> UInt8:
         """Return the reduced slide, (h, w, 3), from the level that suits best."""
-        import openslide
-        from PIL import Image
-
         factor = max(1.0, max(self.width, self.height) / max_px)
         level = self._slide.get_best_level_for_downsample(factor)
-        width, height = self._slide.level_dimensions[level]
-        # In bands: a slide without a pyramid has only its full level, which may not fit in memory.
-        scale = self._slide.level_downsamples[level]
-        reduce = max(1, int(factor / scale))
-        step = reduce * max(1, _BAND // reduce)
-        bands = []
-        for top in range(0, height, step):
-            origin, size = (0, round(top * scale)), (width, min(step, height - top))
-            try:
-                band = self._slide.read_region(origin, level, size)
-            except openslide.OpenSlideError as error:
-                raise InputError(
-                    self.path, f"its pixels cannot be read ({error}).", DAMAGED, code="slide-pixels"
-                ) from error
-            bands.append(np.asarray(Image.fromarray(_rgb(band)).reduce(reduce)))
-        return _shrunk(Image.fromarray(np.concatenate(bands)), (self.width, self.height), max_px)
+        reduce = max(1, int(factor / self.level_downsamples[level]))
+        return shrunk(self._reduced_level(level, reduce, _BAND), self.reduced_size(max_px))
 
     def close(self) -> None:
         """Close the file."""
@@ -143,13 +124,9 @@ def _picture(path: Path) -> Iterator[Any]:
                     raise InputError(path, problem, "save it as a tiled TIFF.", code="image-too-large")
                 yield image
         except UnidentifiedImageError as error:
-            raise InputError(
-                path, "neither OpenSlide nor Pillow knows this image format.", DAMAGED, code="image-format"
-            ) from error
+            raise InputError(path, "is no known format of images.", DAMAGED, code="image-format") from error
         except (OSError, SyntaxError, EOFError) as error:
-            raise InputError(
-                path, f"the image is damaged or cut short ({error}).", DAMAGED, code="image-damaged"
-            ) from error
+            raise InputError(path, f"is damaged or cut short ({error}).", DAMAGED, code="image-damaged") from error
 
 
 def _rgb(image: Any) -> UInt8:
@@ -166,14 +143,12 @@ def _rgb(image: Any) -> UInt8:
     return blended.astype(np.uint8)
 
 
-def _shrunk(image: Any, size: tuple[int, int], max_px: int) -> UInt8:
-    """Reduce a Pillow image of the whole slide so that the slide of `size` (width, height) fits `max_px`."""
+def shrunk(image: Any, size: tuple[int, int]) -> UInt8:
+    """Return a Pillow image as RGB on white, (h, w, 3), brought to a size (width, height)."""
     from PIL import Image
 
-    factor = min(1.0, max_px / max(size))
-    target = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
     rgb = Image.fromarray(_rgb(image))
-    return np.asarray(rgb if rgb.size == target else rgb.resize(target, Image.Resampling.BOX))
+    return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BOX))
 
 
 def _openslide_mpp(properties: Any) -> float | None:

@@ -68,7 +68,7 @@ class PatchSlide(Slide):
     def thumbnail(self, max_px: int) -> UInt8:
         """Return the patches laid out on glass, (h, w, 3)."""
         scale = min(1.0, max_px / max(self.width, self.height))
-        return self._draw((0, 0), (max(1, round(self.width * scale)), max(1, round(self.height * scale))), scale)
+        return self._draw((0, 0), self.reduced_size(max_px), scale)
 
     def _draw(self, origin: tuple[int, int], size: tuple[int, int], scale: float) -> UInt8:
         """Draw a part of the frame, of `size` (width, height) px, at a scale."""

@@ -16,20 +16,12 @@ import numpy as np
 
 from histoloom.errors import InputError
 from histoloom.slides.base import CM_UM, DAMAGED, INCH_UM, Slide, UInt8, plausible
+from histoloom.slides.files import shrunk
 
 logger = logging.getLogger(__name__)
 
-_UM = {
-    "\u03bcm": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    "nm": 1e-3,
-    "mm": 1e3,
-    "cm": 1e4,
-    "m": 1e6,
-    "inch": INCH_UM,
-    "in": INCH_UM,
-}
+_METRIC = {"\u03bcm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": CM_UM, "m": 1e6}
+_UM = {**_METRIC, "inch": INCH_UM, "in": INCH_UM}
 """um per unit of length, by the unit's name in NFKC (which writes every micro sign as a Greek mu)."""
 _READ_ELSEWHERE = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946})
 """TIFF compressions that OpenSlide and Pillow decode: none, fax, LZW, JPEG, deflate, PackBits."""
@@ -85,15 +77,11 @@ class TiffSlide(Slide):
     def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
         """Return a rectangle of a coarser level, (h, w, 3); all numbers in that level's px."""
         where = {"X": slice(x, x + w), "Y": slice(y, y + h), "S": slice(None), "C": slice(None)}
-        array = self._levels[level]
-        axes = self._axes
         try:
-            pixels = np.asarray(array[tuple(where.get(axis, 0) for axis in axes)])
+            pixels = np.asarray(self._levels[level][tuple(where.get(axis, 0) for axis in self._axes)])
         except (ValueError, OSError, RuntimeError) as error:
-            raise InputError(
-                self.path, f"its pixels cannot be read ({error}).", DAMAGED, code="slide-pixels"
-            ) from error
-        left = [axis for axis in axes if axis in "YXSC"]
+            raise InputError(self.path, f"its pixels are damaged ({error}).", DAMAGED, code="slide-pixels") from error
+        left = [axis for axis in self._axes if axis in "YXSC"]
         order = [left.index("Y"), left.index("X"), left.index("S" if "S" in left else "C")]
         return np.ascontiguousarray(pixels.transpose(order)[..., :3])
 
@@ -102,22 +90,11 @@ class TiffSlide(Slide):
 
     def thumbnail(self, max_px: int) -> UInt8:
         """Return the reduced slide, (h, w, 3), from the smallest level that is large enough."""
-        from PIL import Image
-
-        factor = min(1.0, max_px / max(self.width, self.height))
-        size = (max(1, round(self.width * factor)), max(1, round(self.height * factor)))
+        width, height = self.reduced_size(max_px)
         sides = self.level_dimensions
-        level = max((i for i, side in enumerate(sides) if side[0] >= size[0] and side[1] >= size[1]), default=0)
-        width, height = sides[level]
-        reduce = max(1, width // size[0])
-        step = max(reduce, _BAND // reduce * reduce)
-        # In bands: without a pyramid the whole level may not fit in memory.
-        bands = [
-            np.asarray(Image.fromarray(self.read_level(level, 0, top, width, min(step, height - top))).reduce(reduce))
-            for top in range(0, height, step)
-        ]
-        image = Image.fromarray(np.concatenate(bands))
-        return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BOX))
+        level = max((i for i, side in enumerate(sides) if side[0] >= width and side[1] >= height), default=0)
+        image = self._reduced_level(level, max(1, sides[level][0] // width), _BAND)
+        return shrunk(image, (width, height))
 
     def close(self) -> None:
         """Close the file."""

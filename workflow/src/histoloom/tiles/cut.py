@@ -50,15 +50,13 @@ def cut_tiles(*, sample: Path, slide: Path, spec: Mapping[str, Any], out: Path, 
 
 def _nothing_kept(sample: Path, name: str, metadata: Mapping[str, Any]) -> InputError:
     counts = ", ".join(f"{metadata[f'n_{reason}']} {reason}" for reason in REASONS)
-    return InputError(
-        sample,
-        f"no tile of sample '{name}' is kept ({metadata['n_obs']} observations: {counts}; tissue fraction at most "
-        f"{max(metadata['tissue_fraction_quartiles'], default=0):.3f}).",
-        "look at the section's picture; fix the coordinates (outside), use `border: pad` (border), lower "
-        "background.min_tissue or choose another background.method (background), or give the section a reason in the "
-        "sheet's 'exclude' column.",
-        code="tiles-none-kept",
+    most = f"tissue fraction at most {max(metadata['tissue_fraction_quartiles'], default=0):.3f}"
+    problem = f"no tile of sample '{name}' is kept ({metadata['n_obs']} observations: {counts}; {most})."
+    remedy = (
+        "fix the coordinates (outside), use `border: pad` (border), lower background.min_tissue or choose another "
+        "background.method (background), or give the section a reason in the sheet's 'exclude' column."
     )
+    return InputError(sample, problem, remedy, code="tiles-none-kept")
 
 
 def check_slide(image: Slide, facts: Mapping[str, Any], sample: Path) -> None:
@@ -100,25 +98,18 @@ def tile_table(
 def _metadata(
     frame: pd.DataFrame, tiles: TileSpec, facts: Mapping[str, Any], side: float, inputs: Mapping[str, str]
 ) -> dict[str, Any]:
-    counts = {f"n_{reason}": int((frame["reason"] == reason).sum()) for reason in REASONS}
     mpp = float(facts["mpp"])
     params = {"spec": tiles.as_dict(), "mpp": mpp}
+    quartiles = np.quantile(frame["tissue_fraction"], [0, 0.25, 0.5, 0.75, 1]) if len(frame) else ()
     return {
-        "spec": tiles.as_dict(),
-        "cohort": facts["cohort"],
-        "sample": facts["sample"],
-        "patient": facts["patient"],
-        "mpp": mpp,
+        **params,
+        **{key: facts[key] for key in ("cohort", "sample", "patient")},
         "size_level0_px": side,
         "um_per_px": tiles.effective_um_per_px(mpp),
         "n_obs": len(frame),
         "n_kept": int(frame["kept"].sum()),
-        **counts,
-        "tissue_fraction_quartiles": [
-            round(float(q), 4) for q in np.quantile(frame["tissue_fraction"], [0, 0.25, 0.5, 0.75, 1])
-        ]
-        if len(frame)
-        else [],
+        **{f"n_{reason}": int((frame["reason"] == reason).sum()) for reason in REASONS},
+        "tissue_fraction_quartiles": [round(float(quartile), 4) for quartile in quartiles],
         "identity": make_identity("tiles", params, inputs),
     }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,22 +49,17 @@ def read_tiles(
         yield from _scaled(slide, points, size_level0_px, size_px, pad)
         return
     for x, y in corner(points, size_px).tolist():
-        yield _crop(slide, x, y, size_px, size_px, pad)
+        yield _padded(slide.read, slide.width, slide.height, (x, y, size_px, size_px), pad)
 
 
-def _crop(slide: Slide, x: int, y: int, w: int, h: int, pad: str) -> UInt8:
-    """Return a rectangle of level 0 that may leave the slide."""
-    if x >= 0 and y >= 0 and x + w <= slide.width and y + h <= slide.height:
-        return slide.read(x, y, w, h)
-    return _padded(lambda a, b, c, d: slide.read(a, b, c, d), slide.width, slide.height, (x, y, w, h), pad)
-
-
-def _padded(read: Any, width: int, height: int, box: tuple[int, int, int, int], pad: str) -> UInt8:
+def _padded(read: Callable[..., UInt8], width: int, height: int, box: tuple[int, int, int, int], pad: str) -> UInt8:
     """Read the part of a rectangle that lies inside and fill the rest.
 
     `pad` is ``"white"``, ``"reflect"`` (the edge px is repeated first, as in a mirror laid on the edge) or ``"edge"``.
     """
     x, y, w, h = box
+    if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
+        return read(*box)
     if pad == "white":
         tile = np.full((h, w, 3), 255, np.uint8)
         left, top = max(x, 0), max(y, 0)
@@ -92,26 +88,20 @@ def _scaled(
     from PIL import Image
 
     level, reduction = _level(slide, size_level0_px / size_px)
-    width, height = _level_size(slide, level)
+    read = partial(slide.read_level, level) if level else slide.read
+    width, height = slide.level_dimensions[level] if level else (slide.width, slide.height)
     # The pyramid's level is a reduced level 0: its own frame differs in scale only.
     side = size_level0_px / reduction
     ring = math.ceil(_LANCZOS_SUPPORT * max(side / size_px, 1.0)) + _RING
-
-    def read(x: int, y: int, w: int, h: int) -> UInt8:
-        return slide.read(x, y, w, h) if level == 0 else slide.read_level(level, x, y, w, h)  # type: ignore[attr-defined]
 
     for x, y in points / reduction - side / 2:
         left, top = math.floor(x) - ring, math.floor(y) - ring
         w = math.ceil(x + side) + ring - left
         h = math.ceil(y + side) + ring - top
         box = (left, top, w, h)
-        if left >= 0 and top >= 0 and left + w <= width and top + h <= height:
-            pixels = read(*box)
-        elif x >= -0.5 and y >= -0.5 and x + side <= width + 0.5 and y + side <= height + 0.5:
-            # Only the kernel's ring is outside: white there would bleed into a tile that lies within.
-            pixels = _padded(read, width, height, box, "edge")
-        else:
-            pixels = _padded(read, width, height, box, pad)
+        within = x >= -0.5 and y >= -0.5 and x + side <= width + 0.5 and y + side <= height + 0.5
+        # Only the kernel's ring is outside: white there would bleed into a tile that lies within.
+        pixels = _padded(read, width, height, box, "edge" if within else pad)
         image = Image.fromarray(pixels)
         frame = (x - left, y - top, x - left + side, y - top + side)
         yield np.asarray(image.resize((size_px, size_px), Image.Resampling.LANCZOS, box=frame))
@@ -119,13 +109,9 @@ def _scaled(
 
 def _level(slide: Slide, downsample: float) -> tuple[int, float]:
     """Return the coarsest level, with its reduction, that has at least the px the tile needs; 0 below a factor of 2."""
-    reductions = getattr(slide, "level_downsamples", (1.0,))
+    reductions = slide.level_downsamples
     if downsample < 2:
         return 0, 1.0
     fit = [i for i, factor in enumerate(reductions) if factor <= downsample * 1.001]
     best = max(fit, key=lambda i: reductions[i], default=0)
     return best, float(reductions[best])
-
-
-def _level_size(slide: Slide, level: int) -> tuple[int, int]:
-    return (slide.width, slide.height) if level == 0 else slide.level_dimensions[level]  # type: ignore[attr-defined]
