@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_matrix, diags
 
 from histoloom.audit.fingerprint import PROBES, Fingerprint
 
@@ -117,8 +118,6 @@ class Vocabulary:
     """All sections' counts on one numbering of genes, so that no pair has to be aligned by itself."""
 
     def __init__(self, sections: Sequence[Fingerprint]) -> None:
-        from scipy.sparse import csr_matrix
-
         numbers: dict[str, int] = {}
         for section in sections:
             for gene in section.genes:
@@ -160,8 +159,6 @@ class Vocabulary:
 
 def _unit(counts: Any) -> Any:
     """Return square roots of counts with rows of length 1: likeness for finding candidates."""
-    from scipy.sparse import diags
-
     root = counts.sqrt()
     length = np.sqrt(np.asarray(counts.sum(axis=1)).ravel())
     return (diags(1.0 / np.maximum(length, 1e-9)) @ root).tocsr()

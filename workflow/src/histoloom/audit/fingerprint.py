@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from scipy.fft import dctn
+from scipy.sparse import csr_matrix
 
 from histoloom.genes import ENSEMBL_GENE, GeneTable, preferred_ids, to_ensembl
 from histoloom.samples.section import open_section
@@ -71,9 +74,6 @@ def picture_hashes(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     the whole and small detail, which compression changes, do not enter. `image`: (h, w, 3) uint8, the whole slide.
     Returns bool (8, 255); empty (0, 0) for a picture without contrast, as of a section that is read without its slide.
     """
-    from PIL import Image
-    from scipy.fft import dctn
-
     grey = Image.fromarray(np.ascontiguousarray(image[..., :3])).convert("L")
     # Slides are stretched to a square: two pictures of one slide in other formats keep their proportions.
     small = np.asarray(grey.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.float64)
@@ -105,8 +105,6 @@ def make_fingerprint(
     cohort: str, sample: str, patient: str, counts: Any, genes: Sequence[str], table: GeneTable | None = None
 ) -> Fingerprint:
     """Return the fingerprint of counts (n, genes), without a picture."""
-    from scipy.sparse import csr_matrix
-
     counts = csr_matrix(counts)
     counts.eliminate_zeros()
     totals = np.asarray(counts.sum(axis=1)).ravel().astype(np.int64)

@@ -111,17 +111,12 @@ def audit_sections(
         raise InputError("content guard", problem, remedy, code="section-on-both-sides")
     logger.info("%d sections, %d pairs: %d the same, %d of them on both sides", len(sections), len(table),
                 int((table["verdict"] == "same").sum()), len(leaks))  # fmt: skip
-    inputs: dict[str, Any] = {"samples": list(samples)}
-    if folds is not None:
-        inputs["folds"] = folds
+    optional = {role: path for role, path in (("folds", folds), ("genes", genes)) if path is not None}
     limits = {"share": SHARE, "twin": TWIN, "picture": PICTURE, "spread": SPREAD}
-    if genes is not None:
-        inputs["genes"] = genes
-    params = {"spec": dict(spec), "limits": limits}
-    identity = make_identity("audit", params, identities_of(inputs))
-    matched_by = BY_ID if genes else BY_NAME
-    facts = {"limits": limits, "on_match": spec.get("on_match", "stop"), "genes_matched_by": matched_by}
-    write_parquet(table, out, {**facts, "identity": identity})
+    used = identities_of({"samples": list(samples), **optional})
+    identity = make_identity("audit", {"spec": dict(spec), "limits": limits}, used)
+    facts = {"on_match": spec.get("on_match", "stop"), "genes_matched_by": BY_ID if genes else BY_NAME}
+    write_parquet(table, out, {"limits": limits, **facts, "identity": identity})
 
 
 def _warn_of_kinds(sections: Sequence[Fingerprint]) -> None:
@@ -131,8 +126,5 @@ def _warn_of_kinds(sections: Sequence[Fingerprint]) -> None:
             kinds.setdefault(id_kind(section.genes), []).append(section.name)
     if len(kinds) > 1:
         summary = "; ".join(f"{kind}: {', '.join(names[:3])}, {len(names)} in all" for kind, names in kinds.items())
-        logger.warning(
-            "sections with other kinds of gene names are compared by totals and pictures only (%s); "
-            "`genes: {match: ensembl}` matches them",
-            summary,
-        )
+        problem = "sections with other kinds of gene names are compared by totals and pictures only"
+        logger.warning("%s (%s); `genes: {match: ensembl}` matches them", problem, summary)

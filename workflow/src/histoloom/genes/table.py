@@ -8,6 +8,7 @@ claim at the same rank is ambiguous and dropped; what no gene claims is missing.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,22 +123,14 @@ def to_ensembl(names: Sequence[str], table: GeneTable) -> GeneMapping:
     """
     looked = [_look_up(str(name).strip(), table) for name in names]
     rank = {reason: number for number, reason in enumerate(_FOUND)}
-    best: dict[str, list[int]] = {}
-    for position, (gene, reason) in enumerate(looked):
-        if gene is None:
-            continue
-        held = best.get(gene)
-        if held is None or rank[reason] < rank[looked[held[0]][1]]:
-            best[gene] = [position]
-        elif rank[reason] == rank[looked[held[0]][1]]:
-            held.append(position)
-    winners = {positions[0] for positions in best.values() if len(positions) == 1}
-    ids: list[str | None] = []
-    reasons: list[str] = []
-    for position, (gene, reason) in enumerate(looked):
-        wins = gene is None or position in winners
-        ids.append(gene if wins else None)
-        reasons.append(reason if wins else "collided")
+    best: dict[str, int] = {}
+    for gene, reason in looked:
+        if gene is not None:
+            best[gene] = min(rank[reason], best.get(gene, len(rank)))
+    claims = Counter(gene for gene, reason in looked if gene is not None and rank[reason] == best[gene])
+    wins = [gene is None or (rank[reason] == best[gene] and claims[gene] == 1) for gene, reason in looked]
+    ids = [gene if won else None for (gene, _), won in zip(looked, wins, strict=True)]
+    reasons = [reason if won else "collided" for (_, reason), won in zip(looked, wins, strict=True)]
     counts = {reason: reasons.count(reason) for reason in (*_FOUND, *_LOST)}
     counts = {"mapped": sum(counts[reason] for reason in _FOUND), **counts}
     return GeneMapping(ids, reasons, counts)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from histoloom.errors import InputError
-from histoloom.kinds import load
 from histoloom.samples.section import Section, open_section
 
 __all__ = ["Section", "open_section", "read_section"]
@@ -32,23 +31,16 @@ def read_section(
     `source`: key of `histoloom.kinds.SOURCES`; `files`: the section's files by role, as the reader's `files` names
     them; `out`: h5ad to write (see `histoloom.samples.canonical.build_sample`).
     """
-    from histoloom.samples.canonical import build_sample, write_sample
+    from histoloom.samples.canonical import build_sample
     from histoloom.samples.qc import draw_section
 
-    reader = load("sources", source)
+    paths = {role: Path(path) for role, path in files.items()}
     try:
-        section, dropped_places = build_sample(
-            reader=reader,
-            source=source,
-            cohort=cohort,
-            row=row,
-            spec=spec,
-            files={role: Path(path) for role, path in files.items()},
-        )
+        section, dropped_places = build_sample(source, cohort, row, spec, paths)
     except InputError as error:
         if "exclude" in error.remedy:
             raise
         way_out = f"Or give section '{row.get('sample', '?')}' a reason in the sheet's 'exclude' column."
         raise InputError(error.where, error.problem, f"{error.remedy} {way_out}", code=error.code) from error
     draw_section(section, picture, dropped_places)
-    write_sample(section, out)
+    section.write_h5ad(out, compression="gzip", compression_opts=1)

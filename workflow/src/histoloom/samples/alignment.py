@@ -81,13 +81,8 @@ def to_slide(places_um: FloatArray, matrix: FloatArray, pixel_size_um: float) ->
     `places_um`: (n, 2), x and y in um; `matrix`: as `read_alignment` returns; `pixel_size_um`: um per pixel of the
     morphology image. Returns (n, 2), column and row, level-0 px of the H&E.
     """
-    inverse = inverted(matrix)
+    inverse = np.linalg.inv(matrix)
     return places_um / pixel_size_um @ inverse[:2, :2].T + inverse[:2, 2]
-
-
-def inverted(matrix: FloatArray) -> FloatArray:
-    """Return the inverse of an alignment."""
-    return np.asarray(np.linalg.inv(matrix), np.float64)
 
 
 def slide_mpp(matrix: FloatArray, pixel_size_um: float) -> float:

@@ -14,6 +14,7 @@ import pandas as pd
 from histoloom.artefacts import KEY, identities_of
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity, sha256_file
+from histoloom.kinds import load
 from histoloom.samples import geometry
 from histoloom.samples.geometry import FloatArray
 from histoloom.samples.tables import check_counts, check_unique
@@ -38,13 +39,7 @@ _IDENTITY_COLUMNS = ("sample", "patient", "mpp_decides", *_MEASURES, "qc_flag", 
 
 
 def build_sample(
-    *,
-    reader: type[Reader],
-    source: str,
-    cohort: str,
-    row: Mapping[str, str],
-    spec: Mapping[str, Any],
-    files: Mapping[str, Path],
+    source: str, cohort: str, row: Mapping[str, str], spec: Mapping[str, Any], files: Mapping[str, Path]
 ) -> tuple[AnnData, FloatArray]:
     """Read a section, check it against its slide and put it into the canonical form.
 
@@ -53,6 +48,7 @@ def build_sample(
     scale factors as scanpy reads them; uns["histoloom"] = JSON metadata. `dropped_places`: (k, 2) places that had no
     counts, level-0 px, for the picture.
     """
+    reader: type[Reader] = load("sources", source)
     row = {**row, **{k: v for k, v in reader.implied(row, spec).items() if not row.get(k)}}
     where = f"sheet row '{row['sample']}' of cohort '{cohort}'"
     section = reader.read(files, row, spec)
@@ -100,11 +96,6 @@ def build_sample(
     section.uns[KEY] = canonical_json(metadata)
     logger.info("%s", _summary(metadata, section))
     return section, dropped_places
-
-
-def write_sample(section: AnnData, out: Path) -> None:
-    """Write a sample; equal samples give equal bytes."""
-    section.write_h5ad(out, compression="gzip", compression_opts=1)
 
 
 def _parts(path: Path) -> Path | list[Path]:

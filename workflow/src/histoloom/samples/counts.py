@@ -19,8 +19,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.samples.control_features import is_control
-from histoloom.samples.tables import are_no_counts, as_text, check_counts, check_unique, read_count_table, refuse_count
+from histoloom.samples.tables import (
+    are_no_counts,
+    as_text,
+    check_counts,
+    check_unique,
+    is_control,
+    read_count_table,
+    refuse_count,
+)
 from histoloom.text_tables import read_text_table
 
 if TYPE_CHECKING:

@@ -48,9 +48,8 @@ class FilesReader(Reader):
         else:
             counts, places = read_counts(path, layer), read_positions(places_file)
         counts = as_spots_by_genes(counts, places, path)
-        return join_counts_and_positions(
-            counts, places, path, places_file, max_unmatched=spec.get("max_unmatched", MAX_UNMATCHED)
-        )
+        limit = spec.get("max_unmatched", MAX_UNMATCHED)
+        return join_counts_and_positions(counts, places, path, places_file, max_unmatched=limit)
 
 
 def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:

@@ -81,7 +81,7 @@ def check_pitch(pitch: Pitch | None, where: str) -> None:
 def decide_mpp(
     *,
     sheet: float | None,
-    pitch: float | None,
+    pitch: float | None = None,
     embedded: float | None,
     sheet_decides: bool,
     where: str,

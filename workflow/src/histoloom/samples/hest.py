@@ -19,14 +19,13 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.canonical import cell_number
-from histoloom.samples.control_features import is_control
 from histoloom.samples.counts import StoredSection, read_h5ad
 from histoloom.samples.files import positions_of
 from histoloom.samples.geometry import estimate_pitch, grid_of
 from histoloom.samples.hest_patches import check_patches
 from histoloom.samples.hest_values import number, plain_id
 from histoloom.samples.reader import Reader, assemble, join, need, pictured
-from histoloom.samples.tables import read_json
+from histoloom.samples.tables import is_control, read_json
 from histoloom.slides import open_slide
 
 if TYPE_CHECKING:

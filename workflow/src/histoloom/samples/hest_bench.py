@@ -41,12 +41,8 @@ class HestBenchReader(HestReader):
     def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return the task's gene list and its splits, by ``genes``, ``train_<i>`` and ``test_<i>``."""
         folder = Path(root) / spec["task"]
-        splits = {
-            f"{side}_{i}": str(folder / f"splits/{side}_{i}.csv")
-            for i in range(spec["folds"])
-            for side in ("train", "test")
-        }
-        return {"genes": str(folder / "var_50genes.json"), **splits}
+        names = [f"{side}_{i}" for i in range(spec["folds"]) for side in ("train", "test")]
+        return {"genes": str(folder / "var_50genes.json"), **{n: str(folder / f"splits/{n}.csv") for n in names}}
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import shapely
 
 from histoloom.artefacts import KEY, identities_of
@@ -36,9 +38,6 @@ def write_polygons(
     optional label_id (a cell may have several nuclei). `alignment`: the H&E's alignment csv; None: outlines are placed
     on the morphology image. `pixel_size_um`: um per pixel of the morphology image.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     ids, starts, um = _read_rings(boundaries)
     matrix = np.eye(3) if alignment is None else read_alignment(alignment)
     vertices = to_slide(um, matrix, pixel_size_um)
@@ -68,9 +67,6 @@ def write_polygons(
 
 def _read_rings(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return ids (n,), first vertex of each outline (n + 1,) and vertices (v, 2) in um."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not path.is_file():
         raise InputError(path, "the boundary table is missing.", _REMEDY, code="boundaries-missing")
     try:
@@ -108,9 +104,6 @@ def _read_rings(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int
 
 def read_polygons(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
     """Yield (cell_id, closed ring (k, 2)) of a file that `write_polygons` wrote."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         handle = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:

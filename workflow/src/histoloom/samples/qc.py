@@ -44,9 +44,8 @@ def draw_section(section: AnnData, out: Path, dropped_places: np.ndarray | None 
     pixels = (round(panel[0] * _DPI), round(panel[1] * _DPI))
     reduced = Image.fromarray(image).resize(pixels, Image.Resampling.BOX) if pixels[0] < width else image
     lefts = (0.1, panel[0] + 0.2)
-    slide, spots = (
-        figure.add_axes((x / size[0], 0.1 / size[1], panel[0] / size[0], panel[1] / size[1])) for x in lefts
-    )
+    bottom, wide, high = 0.1 / size[1], panel[0] / size[0], panel[1] / size[1]
+    slide, spots = (figure.add_axes((x / size[0], bottom, wide, high)) for x in lefts)
     for axes in (slide, spots):
         axes.imshow(reduced, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
         axes.set_axis_off()
@@ -86,9 +85,8 @@ def _draw_spots(
         shown = discs(centres[seen], cmap="viridis", linewidths=0)
         shown.set_array(np.log10(counts[seen]))
     box = axes.get_position()
-    bar = figure.colorbar(
-        shown, cax=figure.add_axes((box.x1 + 0.01, box.y0 + 0.15 * box.height, 0.015, 0.7 * box.height))
-    )
+    cax = figure.add_axes((box.x1 + 0.01, box.y0 + 0.15 * box.height, 0.015, 0.7 * box.height))
+    bar = figure.colorbar(shown, cax=cax)
     bar.set_label(f"UMI per {metadata.get('unit', 'spot')}, log10", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     marks = []

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from histoloom.artefacts import KEY, read_elements
 from histoloom.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from scipy.sparse import csr_matrix
 
 KEYS = ("cohort", "sample", "patient")
@@ -43,8 +43,6 @@ class Section:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """Columns as stored, index obs_id, and first the categories cohort, sample, patient."""
-        import pandas as pd
-
         table: pd.DataFrame = self._read("obs")
         for position, key in enumerate(KEYS):
             name = getattr(self, key)

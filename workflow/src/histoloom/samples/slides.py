@@ -51,13 +51,8 @@ class SlidesReader(Reader):
         where = f"sheet row '{row['sample']}'"
         grid_um = float(spec.get("grid_um", DEFAULT_GRID_UM))
         with open_slide(files["image"]) as slide:
-            mpp, _ = decide_mpp(
-                sheet=cell_number(row, "mpp", where),
-                pitch=None,
-                embedded=slide.mpp,
-                sheet_decides=row.get("mpp_decides") == "yes",
-                where=where,
-            )
+            sheet, decides = cell_number(row, "mpp", where), row.get("mpp_decides") == "yes"
+            mpp, _ = decide_mpp(sheet=sheet, embedded=slide.mpp, sheet_decides=decides, where=where)
             step = grid_um / mpp
             rows, columns = int(slide.height // step), int(slide.width // step)
         if rows == 0 or columns == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,6 +32,9 @@ _ALIASES = {
 }
 _ID_COLUMNS = ("obs_id", "barcode", "spot", "spot_id", "id", "")
 _MISSING = {"", "NA", "NaN", "nan", "NULL", "null"}
+_CONTROL = re.compile(
+    r"(NegControl|antisense_|BLANK|Blank-|Unassigned|Deprecated|Intergenic|DeprecatedCodeword|GenomicControl)", re.I
+)
 _MAX_DIGITS = 9
 """int32 holds every number of nine digits."""
 
@@ -43,6 +47,11 @@ def as_text(values: Any) -> npt.NDArray[np.object_]:
     if raw.dtype.kind == "S":
         return np.char.decode(raw, "utf-8").astype(object)
     return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in raw.tolist()], dtype=object)
+
+
+def is_control(names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Tell control probes, codewords and blanks by their names, as 10x writes them; (n,) bool."""
+    return np.fromiter((_CONTROL.match(str(name)) is not None for name in names), bool, len(names))
 
 
 def read_json(path: Path, remedy: str, code: str) -> dict[str, Any]:

@@ -52,14 +52,9 @@ class VisiumReader(Reader):
         """Read the barcodes of the filtered matrix and where they lie."""
         path, folder = Path(files["counts"]), Path(files["spatial"])
         counts = read_10x_h5(path)
-        positions_file = find_positions(folder)
-        section = join_counts_and_positions(
-            counts,
-            read_positions(positions_file),
-            path,
-            positions_file,
-            max_unmatched=spec.get("max_unmatched", MAX_UNMATCHED),
-        )
+        places_file, limit = find_positions(folder), spec.get("max_unmatched", MAX_UNMATCHED)
+        places = read_positions(places_file)
+        section = join_counts_and_positions(counts, places, path, places_file, max_unmatched=limit)
         dropped = section.uns["dropped"]
         # The filtered matrix holds barcodes under tissue only; the rest of the array is no loss.
         dropped["outside_tissue"] = dropped.pop("position_without_counts")

@@ -18,7 +18,7 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples import geometry
-from histoloom.samples.alignment import inverted, read_alignment, slide_mpp, to_slide
+from histoloom.samples.alignment import read_alignment, slide_mpp, to_slide
 from histoloom.samples.counts import Counts, read_10x_h5
 from histoloom.samples.reader import Reader, assemble, join, need, pictured
 from histoloom.samples.tables import as_numbers, as_text, check_unique, need_columns, read_json
@@ -66,10 +66,8 @@ class XeniumReader(Reader):
         if not spec.get("outlines", True):
             return {}
         bundle = need(row, "bundle")
-        return {
-            "cells": join(root, f"{bundle}/cell_boundaries.parquet"),
-            "nuclei": join(root, f"{bundle}/nucleus_boundaries.parquet"),
-        }
+        kinds = {"cells": "cell", "nuclei": "nucleus"}
+        return {kind: join(root, f"{bundle}/{name}_boundaries.parquet") for kind, name in kinds.items()}
 
     @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
@@ -166,7 +164,7 @@ def _place(
         return um / pixel_size, {"mpp": {"alignment": pixel_size}, "inside": np.ones(len(um), bool)}
     matrix = read_alignment(Path(files["alignment"]))
     places = to_slide(um, matrix, pixel_size)
-    inside = check_alignment(places, to_slide(um, inverted(matrix), pixel_size), files)
+    inside = check_alignment(places, to_slide(um, np.linalg.inv(matrix), pixel_size), files)
     return places, {"mpp": {"alignment": slide_mpp(matrix, pixel_size)}, "inside": inside}
 
 

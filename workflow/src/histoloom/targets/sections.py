@@ -17,8 +17,8 @@ from histoloom.embeddings.artefact import embedded_keys
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
 from histoloom.obs_keys import obs_keys
-from histoloom.samples.control_features import is_control
 from histoloom.samples.section import open_section
+from histoloom.samples.tables import is_control
 from histoloom.targets.base import Files
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import map_coordinates
 
 from histoloom.slides import Slide
 from histoloom.tiles.spec import Background
@@ -68,6 +69,4 @@ def tissue_fraction(
 
 def _area_below(integral: Float, x: Float, y: Float) -> Float:
     """Return the tissue left of x and above y; between whole px the integral image is bilinear, hence exact."""
-    from scipy.ndimage import map_coordinates
-
     return np.asarray(map_coordinates(integral, [y, x], order=1, mode="nearest"))

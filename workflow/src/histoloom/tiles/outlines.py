@@ -35,10 +35,7 @@ Rings = Mapping[str, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Window:
-    """A square of the slide, level-0 px.
-
-    `left`, `top`: corner; `side`: side.
-    """
+    """A square of the slide, level-0 px."""
 
     left: float
     top: float
@@ -65,14 +62,11 @@ def draw_outlines(*, sample: Path, slide: Path, tiles: Path, cells: Path, nuclei
     if kept.empty:
         problem = "keeps no tile of a cell that has an outline."
         raise InputError(tiles, problem, "look at the picture of the tiles.", code="tiles-no-outline")
-    shares = {
-        name: share_inside(kept, outlines_of_kind) for name, outlines_of_kind in (("cell", rings), ("nucleus", cores))
-    }
+    shares = {"cell": share_inside(kept, rings), "nucleus": share_inside(kept, cores)}
     logger.info("%s: centres inside their own outline: %s", sample, shares)
     with open_slide(slide) as image:
-        window = densest_window(
-            kept[["x", "y"]].to_numpy(), image, max(WINDOW_UM / facts["mpp"], 2 * of_tiles["size_level0_px"])
-        )
+        side = max(WINDOW_UM / facts["mpp"], 2 * of_tiles["size_level0_px"])
+        window = densest_window(kept[["x", "y"]].to_numpy(), image, side)
         _draw(image, kept, rings, cores, of_tiles, window, _title(facts, of_tiles, shares), out)
 
 
@@ -86,9 +80,8 @@ def share_inside(frame: pd.DataFrame, rings: Rings) -> float:
     known = frame[frame["obs_id"].isin(rings.keys())]
     known = known.iloc[:: max(1, len(known) // _CHECKED)]
     places = known[["x", "y"]].to_numpy(np.float64)
-    inside = [
-        Outline(rings[str(i)]).contains_point((xy[0], xy[1])) for i, xy in zip(known["obs_id"], places, strict=True)
-    ]
+    pairs = zip(known["obs_id"], places.tolist(), strict=True)
+    inside = [Outline(rings[str(name)]).contains_point((x, y)) for name, (x, y) in pairs]
     return float(np.mean(inside)) if inside else float("nan")
 
 
@@ -105,9 +98,8 @@ def densest_window(places: npt.NDArray[np.float64], slide: Slide, side: float) -
 
 
 def _title(facts: Mapping[str, Any], of_tiles: Mapping[str, Any], shares: Mapping[str, float]) -> str:
-    summary = ", ".join(
-        f"{100 * share:.1f} % in its own {name}" for name, share in shares.items() if np.isfinite(share)
-    )
+    known = {name: share for name, share in shares.items() if np.isfinite(share)}
+    summary = ", ".join(f"{100 * share:.1f} % in its own {name}" for name, share in known.items())
     size = f"tiles of {of_tiles['size_level0_px'] * facts['mpp']:.0f} µm"
     return f"{facts['cohort']} / {facts['sample']}   patient {facts['patient']}\n{size}; tile centre: {summary}"
 
