@@ -15,7 +15,7 @@ from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
 from histoloom.samples.hest import HestReader
-from histoloom.samples.hest_values import plain_id
+from histoloom.samples.tables import plain_id
 from histoloom_operations.hest_sheets import COLUMNS, hest_rows, patient_id, read_hest_table
 from raw_layouts import HestSample
 

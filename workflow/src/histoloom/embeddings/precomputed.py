@@ -23,7 +23,7 @@ from histoloom.artefacts import identity_of, read_metadata
 from histoloom.embeddings.artefact import card_content
 from histoloom.embeddings.sections import Section, open_sections, write_sections
 from histoloom.errors import InputError
-from histoloom.samples.hest_values import plain_id
+from histoloom.samples.tables import plain_id
 from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)

@@ -23,9 +23,8 @@ from histoloom.samples.counts import StoredSection, read_h5ad
 from histoloom.samples.files import positions_of
 from histoloom.samples.geometry import estimate_pitch, grid_of
 from histoloom.samples.hest_patches import check_patches
-from histoloom.samples.hest_values import number, plain_id
 from histoloom.samples.reader import Reader, assemble, join, need, pictured
-from histoloom.samples.tables import is_control, read_json
+from histoloom.samples.tables import is_control, number, plain_id, read_json
 from histoloom.slides import open_slide
 
 if TYPE_CHECKING:
@@ -41,14 +40,8 @@ MEASURES: Mapping[str, tuple[float, float]] = {
     "Visium HD": (128.0, 128.0),
 }
 POOLED = frozenset({"Xenium", "Visium HD"})
-_FACTS = (
-    "dataset_title",
-    "st_technology",
-    "subseries",
-    "patient",
-    "species",
-    *(f"{n}_under_tissue" for n in ("spots", "cells")),
-)
+_UNDER_TISSUE = ("spots_under_tissue", "cells_under_tissue")
+_FACTS = (*_UNDER_TISSUE, "dataset_title", "st_technology", "subseries", "patient", "species")
 
 
 class HestReader(Reader):
@@ -97,13 +90,10 @@ def read_spots(path: Path, technology: str) -> AnnData:
     stored = read_h5ad(path)
     counts, places = stored.counts, _places(stored, technology, path)
     kept = ~is_control(list(counts.genes)) if technology == "Xenium" else np.ones(len(counts.genes), bool)
-    counts = replace(
-        counts,
-        matrix=counts.matrix[:, kept],
-        genes=counts.genes[kept],
-        gene_ids=None if counts.gene_ids is None else counts.gene_ids[kept],
-        obs_ids=pd.Index([plain_id(name) for name in counts.obs_ids], dtype=object),
-    )
+    obs_ids = pd.Index([plain_id(name) for name in counts.obs_ids], dtype=object)
+    gene_ids = None if counts.gene_ids is None else counts.gene_ids[kept]
+    genes, matrix = counts.genes[kept], counts.matrix[:, kept]
+    counts = replace(counts, matrix=matrix, genes=genes, gene_ids=gene_ids, obs_ids=obs_ids)
     return assemble(counts, places, {"control_probe": int((~kept).sum())})
 
 

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.samples.hest_values import plain_id
-from histoloom.samples.tables import check_unique
+from histoloom.samples.tables import check_unique, plain_id
 from histoloom.slides import Slide, UInt8
 
 logger = logging.getLogger(__name__)

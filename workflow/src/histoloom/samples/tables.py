@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ _MISSING = {"", "NA", "NaN", "nan", "NULL", "null"}
 _CONTROL = re.compile(
     r"(NegControl|antisense_|BLANK|Blank-|Unassigned|Deprecated|Intergenic|DeprecatedCodeword|GenomicControl)", re.I
 )
+_PADDED = re.compile(r"[0-9]+x[0-9]+")
 _MAX_DIGITS = 9
 """int32 holds every number of nine digits."""
 
@@ -52,6 +54,22 @@ def as_text(values: Any) -> npt.NDArray[np.object_]:
 def is_control(names: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Tell control probes, codewords and blanks by their names, as 10x writes them; (n,) bool."""
     return np.fromiter((_CONTROL.match(str(name)) is not None for name in names), bool, len(names))
+
+
+def plain_id(name: str) -> str:
+    """Return an id of HEST without the zeros that pad its numbers: ``010x013`` -> ``10x13``; barcodes stay."""
+    if not _PADDED.fullmatch(name):
+        return name
+    return "x".join(str(int(number)) for number in name.split("x"))
+
+
+def number(value: Any) -> float | None:
+    """Return a positive finite number of a metadata json, None for anything else (NaN, "", null)."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        return None
+    return result if math.isfinite(result) and result > 0 else None
 
 
 def read_json(path: Path, remedy: str, code: str) -> dict[str, Any]:

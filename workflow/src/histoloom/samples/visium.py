@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
 from histoloom.samples.counts import read_10x_h5
-from histoloom.samples.hest_values import number
 from histoloom.samples.reader import MAX_UNMATCHED, Reader, join, join_counts_and_positions, need, pictured
-from histoloom.samples.tables import read_json, read_positions
+from histoloom.samples.tables import number, read_json, read_positions
 
 if TYPE_CHECKING:
     from anndata import AnnData
