@@ -41,12 +41,8 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
     model, visium = fit(data, task, n_cells)
     loss = model.history["elbo_train"].to_numpy(float).ravel()
     if not np.isfinite(loss).all():
-        raise InputError(
-            task.where,
-            f"the loss is not finite after epoch {int(np.argmin(np.isfinite(loss)))}.",
-            "lower `lr`.",
-            code="cell2location-loss",
-        )
+        problem = f"the loss is not finite after epoch {int(np.argmin(np.isfinite(loss)))}."
+        raise InputError(task.where, problem, "lower `lr`.", code="cell2location-loss")
     types = list(data.signatures.columns)
     statistics = {layer: _statistic(visium, name, prefix, types) for layer, (name, prefix) in _STATISTICS.items()}
     posterior = model.samples["post_sample_means"]
@@ -105,10 +101,9 @@ def expected_cells(task: LabelTask, obs: pd.DataFrame) -> tuple[float, str]:
     nuclei = pd.concat(counted)
     median = float(nuclei.median()) if len(nuclei) else 0.0
     if median <= 0:
-        logger.warning(
-            "%s: median of 0 nuclei under %d spots, %g cells are expected", task.where, len(nuclei), fallback
-        )
-        return fallback, f"fallback: median of 0 nuclei under {len(nuclei)} spots"
+        reason = f"median of 0 nuclei under {len(nuclei)} spots"
+        logger.warning("%s: %s, %g cells are expected", task.where, reason, fallback)
+        return fallback, f"fallback: {reason}"
     logger.info("%s: %g cells per spot are expected, the median of nuclei under %d", task.where, median, len(nuclei))
     return median, f"median of nuclei under {len(nuclei)} spots"
 
@@ -130,40 +125,19 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any]:
         seed=task.seed, threads=task.threads, epochs=epochs, checkpoint=checkpoint, device=device, what=task.group
     ) as train_options:
         model_class.setup_anndata(adata=visium, batch_key="sample")
-        model = model_class(
-            visium,
-            cell_state_df=data.signatures,
-            N_cells_per_location=n_cells,
-            detection_alpha=float(spec["detection_alpha"]),
-        )
+        alpha, batch_size, lr = float(spec["detection_alpha"]), spec["batch_size"], float(spec["lr"])
+        model = model_class(visium, cell_state_df=data.signatures, N_cells_per_location=n_cells, detection_alpha=alpha)
         try:
             with checkpoint:
-                model.train(
-                    max_epochs=epochs,
-                    batch_size=spec["batch_size"],
-                    train_size=1,
-                    lr=float(spec["lr"]),
-                    **train_options,
-                )
+                model.train(max_epochs=epochs, batch_size=batch_size, train_size=1, lr=lr, **train_options)
         except ValueError as error:
             # How pyro reports parameters that have left the numbers.
             if "to satisfy the constraint" not in str(error):
                 raise
-            raise InputError(
-                task.where,
-                "the fit diverged: its parameters are not finite.",
-                "lower `lr`.",
-                code="cell2location-diverged",
-            ) from error
-        visium = model.export_posterior(
-            visium,
-            sample_kwargs={
-                "num_samples": int(spec["posterior_samples"]),
-                "batch_size": visium.n_obs,
-                **device_options(device),
-            },
-        )
-    return model, visium
+            problem = "the fit diverged: its parameters are not finite."
+            raise InputError(task.where, problem, "lower `lr`.", code="cell2location-diverged") from error
+        sampling = {"num_samples": int(spec["posterior_samples"]), "batch_size": visium.n_obs, **device_options(device)}
+        return model, model.export_posterior(visium, sample_kwargs=sampling)
 
 
 def _statistic(visium: Any, name: str, prefix: str, types: list[str]) -> np.ndarray:

@@ -35,28 +35,21 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
     for path in groups:
         table = read_table(path)
         if "group" not in table.metadata or "seed" not in table.metadata:
-            raise InputError(
-                path, "is no label artefact.", "let the workflow make it again.", code="labels-no-artefact"
-            )
+            raise InputError(path, "is no label artefact.", "remove it and run again.", code="labels-no-artefact")
         tables.setdefault(int(table.metadata["seed"]), {})[str(table.metadata["group"])] = path, table
         facts.append(table.metadata)
     _check_complete(tables, spec, where)
     units = sorted({m["units"] for m in facts})
     if len(units) > 1:
-        raise InputError(
-            where, f"groups differ in units: {', '.join(units)}.", "label them alike.", code="labels-units"
-        )
+        problem = f"groups differ in units: {', '.join(units)}."
+        raise InputError(where, problem, "label them alike.", code="labels-units")
     seeds = sorted(tables)
     joined = {seed: _concatenate(list(tables[seed].values())) for seed in seeds}
     first = joined[seeds[0]]
     for seed in seeds[1:]:
         if not joined[seed].obs.index.equals(first.obs.index):
-            raise InputError(
-                where,
-                f"seeds {seeds[0]} and {seed} hold different observations.",
-                "remove the label files and run again.",
-                code="labels-seeds-differ",
-            )
+            problem = f"seeds {seeds[0]} and {seed} hold different observations."
+            raise InputError(where, problem, "remove the label files and run again.", code="labels-seeds-differ")
     values = {seed: joined[seed].X for seed in seeds}
     mean = np.mean([values[s] for s in seeds], axis=0)
     layers = {name: np.mean([joined[s].layers[name] for s in seeds], axis=0) for name in first.layers}
@@ -94,22 +87,14 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
 def _check_complete(tables: Mapping[int, Mapping[str, Any]], spec: Mapping[str, Any], where: str) -> None:
     wanted = sorted(spec["seeds"])
     if sorted(tables) != wanted:
-        raise InputError(
-            where,
-            f"seeds {sorted(tables)} were given, the config has {wanted}.",
-            "label every seed.",
-            code="labels-seeds-missing",
-        )
+        problem = f"seeds {sorted(tables)} were given, the config has {wanted}."
+        raise InputError(where, problem, "label every seed.", code="labels-seeds-missing")
     names = {name for groups in tables.values() for name in groups}
     for seed, groups in sorted(tables.items()):
         missing = sorted(names - set(groups))
         if missing:
-            raise InputError(
-                where,
-                f"seed {seed} lacks group {', '.join(missing)}.",
-                "label every group with every seed.",
-                code="labels-groups-missing",
-            )
+            problem = f"seed {seed} lacks group {', '.join(missing)}."
+            raise InputError(where, problem, "label every group with every seed.", code="labels-groups-missing")
 
 
 def _concatenate(parts: list[tuple[Path, Table]]) -> Table:
@@ -118,27 +103,15 @@ def _concatenate(parts: list[tuple[Path, Table]]) -> Table:
     for path, part in parts:
         if part.var_names != first.var_names:
             difference = sorted(set(part.var_names) ^ set(first.var_names))
-            raise InputError(
-                path,
-                f"its types differ from those of {first_path}: {', '.join(difference)}.",
-                "label all groups with one reference.",
-                code="labels-types-differ",
-            )
+            problem = f"its types differ from those of {first_path}: {', '.join(difference)}."
+            raise InputError(path, problem, "label all groups with one reference.", code="labels-types-differ")
         if set(part.layers) != set(first.layers):
-            raise InputError(
-                path,
-                f"its layers differ from those of {first_path}.",
-                "label all groups with one method.",
-                code="labels-layers-differ",
-            )
+            problem = f"its layers differ from those of {first_path}."
+            raise InputError(path, problem, "label all groups with one method.", code="labels-layers-differ")
     obs = pd.concat([part.obs for _, part in parts])
     if obs.index.has_duplicates:
-        raise InputError(
-            first_path,
-            f"observation '{obs.index[obs.index.duplicated()][0]}' is in two groups.",
-            "put each section in one group.",
-            code="labels-observation-twice",
-        )
+        problem = f"observation '{obs.index[obs.index.duplicated()][0]}' is in two groups."
+        raise InputError(first_path, problem, "put each section in one group.", code="labels-observation-twice")
     layers = {name: np.concatenate([part.layers[name] for _, part in parts]) for name in first.layers}
     return Table(obs, first.var, np.concatenate([part.X for _, part in parts]), layers)
 

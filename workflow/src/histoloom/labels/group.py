@@ -37,7 +37,7 @@ def label_groups(tasks: Sequence[LabelTask], out: Path, efficiency: Path) -> Non
         for task in tasks:
             name = f"{task.group}.{task.seed}"
             path = finished / f"{name}.h5ad"
-            if _is_finished(path, task):
+            if path.is_file() and read_metadata(path)["identity"] == task.identity:
                 logger.info("%s, seed %d: finished in an earlier try", task.where, task.seed)
                 continue
             seed_everything(task.seed)
@@ -50,16 +50,11 @@ def label_groups(tasks: Sequence[LabelTask], out: Path, efficiency: Path) -> Non
         shutil.copyfile(finished / f"{task.group}.{task.seed}.h5ad", out / f"{task.group}.{task.seed}.h5ad")
 
 
-def _is_finished(path: Path, task: LabelTask) -> bool:
-    return path.is_file() and read_metadata(path)["identity"] == task.identity
-
-
 def label_group(task: LabelTask, out: Path) -> int:
     """Write the labels of one fit as h5ad; return how many observations got one."""
     if not task.samples:
-        raise InputError(
-            task.where, "has no sections.", "name at least one section that is not excluded.", code="labels-no-sections"
-        )
+        remedy = "name at least one section that is not excluded."
+        raise InputError(task.where, "has no sections.", remedy, code="labels-no-sections")
     result: GroupLabels = kinds.load("labels", task.spec["method"])(task)
     _check(result, task)
     metadata = {
@@ -81,24 +76,13 @@ def label_group(task: LabelTask, out: Path) -> int:
 def _check(result: GroupLabels, task: LabelTask) -> None:
     """Refuse labels that no later step could use."""
     if not len(result.obs):
-        raise InputError(
-            task.where,
-            "no observation got a label.",
-            "look at the sections' QC, or exclude them in the sheet.",
-            code="labels-empty",
-        )
+        remedy = "look at the sections' QC, or exclude them in the sheet."
+        raise InputError(task.where, "no observation got a label.", remedy, code="labels-empty")
     for name, values in {"mean": result.mean, **result.layers}.items():
         if not np.isfinite(values).all():
-            raise InputError(
-                task.where,
-                f"{int((~np.isfinite(values)).sum())} values of '{name}' are not finite; the fit diverged.",
-                "lower `lr`, or look for sections with very few counts.",
-                code="labels-not-finite",
-            )
+            problem = f"{int((~np.isfinite(values)).sum())} values of '{name}' are not finite; the fit diverged."
+            remedy = "lower `lr`, or look for sections with very few counts."
+            raise InputError(task.where, problem, remedy, code="labels-not-finite")
         if (values < 0).any():
-            raise InputError(
-                task.where,
-                f"'{name}' holds negative abundances.",
-                "check the table that they come from.",
-                code="labels-negative",
-            )
+            problem = f"'{name}' holds negative abundances."
+            raise InputError(task.where, problem, "check the table that they come from.", code="labels-negative")

@@ -38,7 +38,7 @@ def label_nnls(task: LabelTask) -> GroupLabels:
     solved = sums > 0
     shares = weights[solved] / sums[solved, None]
     obs = data.obs[solved].reset_index(drop=True)
-    counts, depth, kept = data.counts[solved], totals[solved], weights[solved]
+    depth, kept = totals[solved], weights[solved]
     dropped = {
         sample: {**reasons, "no solution": int((~solved & (data.obs["sample"] == sample)).sum())}
         for sample, reasons in data.dropped.items()
@@ -47,7 +47,7 @@ def label_nnls(task: LabelTask) -> GroupLabels:
     def expected(rows: np.ndarray) -> np.ndarray:
         return np.asarray(kept[rows] @ basis.T * depth[rows, None])
 
-    by_section, excess = reconstruction(counts, expected, obs["sample"], task.seed)
+    by_section, excess = reconstruction(data.counts[solved], expected, obs["sample"], task.seed)
     obs = obs.assign(excess_residual=excess)
     qc = {"genes": data.genes, "reconstruction_r": by_section}
     return GroupLabels(obs, shares, list(data.signatures.columns), "proportion", dropped=dropped, qc=qc)

@@ -33,25 +33,18 @@ def label_own_table(task: LabelTask) -> GroupLabels:
         if sample_key in frame.columns:
             frame = frame[frame[sample_key].astype(str).str.strip() == section.sample].drop(columns=sample_key)
         elif len(task.tables) < len(sections):
-            raise InputError(
-                path,
-                f"is for {len(sections)} sections and has no column '{sample_key}' (sample_key).",
-                "add the column, or give a file for each section with {sample} in `path`.",
-                code="table-sample-column",
-            )
+            problem = f"is for {len(sections)} sections and has no column '{sample_key}' (sample_key)."
+            remedy = "add the column, or give a file for each section with {sample} in `path`."
+            raise InputError(path, problem, remedy, code="table-sample-column")
         if not len(frame):
-            raise InputError(
-                where, "has no rows.", "add the section, or exclude it in the cohort sheet.", code="table-section"
-            )
+            remedy = "add the section, or exclude it in the cohort sheet."
+            raise InputError(where, "has no rows.", remedy, code="table-section")
         frame = check_table(frame, where)
         highest = float(frame.sum(axis=1).max())
         if task.spec["units"] == "proportion" and highest > 1 + _ROUNDING:
-            raise InputError(
-                where,
-                f"the proportions of '{frame.sum(axis=1).idxmax()}' sum to {highest:.4g}, more than 1.",
-                "set `units: cells` if the numbers are abundances, and leave out columns that are not types.",
-                code="table-proportions",
-            )
+            problem = f"the proportions of '{frame.sum(axis=1).idxmax()}' sum to {highest:.4g}, more than 1."
+            remedy = "set `units: cells` if the numbers are abundances, and leave out columns that are not types."
+            raise InputError(where, problem, remedy, code="table-proportions")
         frames.append(frame)
         places.append(where)
     return join_tables(task, sections, frames, places)

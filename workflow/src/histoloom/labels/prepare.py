@@ -57,14 +57,8 @@ def read_section(path: Path, low_umi: int, matcher: GeneMatcher | None = None) -
     total = np.asarray(counts.sum(axis=1)).ravel()
     inside = section.obs["in_tissue"].to_numpy(bool)
     keep = inside & (total > 0)
-    obs = pd.DataFrame(
-        {
-            "sample": sample,
-            "obs_id": section.obs.index,
-            "patient": section.patient,
-            "flag_low_umi": total < low_umi,
-        }
-    )
+    names = {"sample": sample, "obs_id": section.obs.index, "patient": section.patient}
+    obs = pd.DataFrame({**names, "flag_low_umi": total < low_umi})
     dropped = {"outside tissue": int((~inside).sum()), "no counts": int((inside & (total == 0)).sum())}
     logger.info("%s: %d spots, left out: %s", sample, int(keep.sum()), dropped)
     matcher = matcher or GeneMatcher(None)
@@ -78,9 +72,8 @@ def read_signatures(path: Path) -> pd.DataFrame:
     """Return a reference's signatures, genes x types."""
     parts = read_elements(path, ["var", "varm/signatures"])
     if "varm/signatures" not in parts:
-        raise InputError(
-            path, "holds no signatures.", "let the workflow build the reference.", code="labels-no-signatures"
-        )
+        remedy = "let the workflow build the reference."
+        raise InputError(path, "holds no signatures.", remedy, code="labels-no-signatures")
     return parts["varm/signatures"].set_axis(parts["var"].index, axis=0)
 
 
@@ -102,26 +95,24 @@ def check_shared(
             "`genes: {match: name}` and give both sides the same names."
         )
     elif kinds[0] != kinds[1]:
-        remedy = (
-            "set `genes: {match: ensembl}`, or give the reference's other name column in `gene_key` (h5ad) or "
-            "`gene_column` (mtx)."
-        )
+        remedy = "set `genes: {match: ensembl}`, or name the reference's other column in `gene_key` or `gene_column`."
     else:
         remedy = "use a reference of the same species and naming, or lower min_shared_genes and min_shared_share."
-    raise InputError(
-        f"section '{section.sample}' and reference {path}",
-        f"share {shared} of the reference's {total} genes ({share:.1%}); needed are "
-        f"{spec['min_shared_genes']} and {spec['min_shared_share']:.0%}. The section has "
-        f"{kinds[0]} ({examples[0]}), the reference {kinds[1]} ({examples[1]}).",
-        remedy,
-        code="labels-genes-shared",
+    problem = (
+        f"share {shared} of the reference's {total} genes ({share:.1%}); needed are {spec['min_shared_genes']} and "
+        f"{spec['min_shared_share']:.0%}. The section has {kinds[0]} ({examples[0]}), the reference {kinds[1]} "
+        f"({examples[1]})."
     )
+    raise InputError(f"section '{section.sample}' and reference {path}", problem, remedy, code="labels-genes-shared")
 
 
 def specificity(signatures: pd.DataFrame) -> pd.Series:
     """Return how much a gene differs between types: variance over types of log1p of the signature per 10,000 counts."""
-    scaled = signatures / np.maximum(signatures.sum(axis=0), 1e-12) * 1e4
-    return np.log1p(scaled).var(axis=1, ddof=0)
+    return _log_per_10k(signatures).var(axis=1, ddof=0)
+
+
+def _log_per_10k(signatures: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(np.log1p(signatures / np.maximum(signatures.sum(axis=0), 1e-12) * 1e4))
 
 
 def prepare(task: LabelTask) -> Prepared:
@@ -144,23 +135,17 @@ def prepare(task: LabelTask) -> Prepared:
     shared = {s.sample: check_shared(s, known, task.reference, spec, matcher) for s in sections if len(s.obs)}
     empty = [s.sample for s in sections if not len(s.obs)]
     if empty:
-        raise InputError(
-            f"{task.where}: section {', '.join(empty)}",
-            "has no spot with counts inside the tissue.",
-            "exclude it in the cohort sheet (column `exclude`, with the reason).",
-            code="labels-section-empty",
-        )
+        problem = f"section {', '.join(empty)} has no spot with counts inside the tissue."
+        remedy = "exclude it in the cohort sheet (column `exclude`, with the reason)."
+        raise InputError(task.where, problem, remedy, code="labels-section-empty")
     inside = np.all([known.keys.isin(s.genes.keys) for s in sections], axis=0)
     if spec["drop_mitochondrial"]:
         inside &= ~(is_mitochondrial(known.names) | is_mitochondrial(known.keys) | matcher.mitochondrial(known.keys))
     common = known.keys[inside]
     if len(common) < spec["min_shared_genes"]:
-        raise InputError(
-            f"{task.where} and reference {task.reference}",
-            f"only {len(common)} genes are in the reference and in every section (each alone: {shared}).",
-            "use `group_by: section`, or exclude the section that was measured with other genes.",
-            code="labels-genes-common",
-        )
+        problem = f"only {len(common)} genes are in {task.reference} and in every section (each alone: {shared})."
+        remedy = "use `group_by: section`, or exclude the section that was measured with other genes."
+        raise InputError(task.where, problem, remedy, code="labels-genes-common")
     chosen = _most_specific(signatures.loc[common], spec["max_genes"])
     counts = vstack([s.counts[:, s.genes.keys.get_indexer(chosen)] for s in sections], format="csr")
     obs = pd.concat([s.obs for s in sections], ignore_index=True)
@@ -198,7 +183,7 @@ def _most_specific(signatures: pd.DataFrame, most: int | None) -> pd.Index:
 
 def _lost_markers(signatures: pd.DataFrame, common: pd.Index) -> dict[str, list[str]]:
     """Return, by type, which of its 25 most specific genes are lost: not in every section, or by their name."""
-    log = pd.DataFrame(np.log1p(signatures / np.maximum(signatures.sum(axis=0), 1e-12) * 1e4))
+    log = _log_per_10k(signatures)
     lost = {}
     for name in signatures.columns:
         excess = log[name] - log.drop(columns=name).max(axis=1)

@@ -27,18 +27,13 @@ def label_published(task: LabelTask) -> GroupLabels:
     minor type is published as ``"NK cells "``).
     """
     if len(task.tables) != 1:
-        raise InputError(
-            task.where,
-            f"{len(task.tables)} tables were given, 1 is needed.",
-            "name one table in `table`.",
-            code="published-tables",
-        )
+        problem = f"{len(task.tables)} tables were given, 1 is needed."
+        raise InputError(task.where, problem, "name one table in `table`.", code="published-tables")
     (path,) = task.tables
     sections = [read_section(p, int(task.spec["low_umi"])) for p in task.samples]
     if not path.is_file():
-        raise InputError(
-            path, "the published table does not exist.", "download it, or fix mirror_dir.", code="published-missing"
-        )
+        problem = "the published table does not exist."
+        raise InputError(path, problem, "download it, or fix mirror_dir.", code="published-missing")
     if not zipfile.is_zipfile(path):
         raise InputError(path, "is not a zip file.", "download it again; it may be cut short.", code="published-zip")
     with zipfile.ZipFile(path) as archive:
@@ -47,13 +42,10 @@ def label_published(task: LabelTask) -> GroupLabels:
         for section in sections:
             wanted = task.spec["member"].format(sample=section.sample)
             if wanted not in by_name:
-                raise InputError(
-                    path,
-                    f"has no table '{wanted}' for section '{section.sample}'; it holds {len(by_name)} files, such as "
-                    f"{', '.join(sorted(by_name)[:3]) or 'none'}.",
-                    "exclude the section in the cohort sheet or set `member` to the name the files have.",
-                    code="published-member",
-                )
+                examples = f"{len(by_name)} files, such as {', '.join(sorted(by_name)[:3]) or 'none'}"
+                problem = f"has no table '{wanted}' for section '{section.sample}'; it holds {examples}."
+                remedy = "exclude the section in the cohort sheet or set `member` to the name the files have."
+                raise InputError(path, problem, remedy, code="published-member")
             with archive.open(by_name[wanted]) as handle:
                 frames.append(_read_table(handle, f"{path}:{by_name[wanted]}"))
     return join_tables(task, sections, frames, [f"{path}:{s.sample}" for s in sections])
@@ -66,13 +58,9 @@ def label_truth(task: LabelTask) -> GroupLabels:
     for section in sections:
         matches = [p for p in task.tables if p.name.partition(".")[0] == f"{section.sample}_abundance"]
         if len(matches) != 1 or not matches[0].is_file():
-            raise InputError(
-                task.where,
-                f"section '{section.sample}' has no table '{section.sample}_abundance.tsv'; given: "
-                f"{', '.join(p.name for p in task.tables) or 'none'}.",
-                "use `truth` labels with simulated cohorts only.",
-                code="truth-table",
-            )
+            given = ", ".join(p.name for p in task.tables) or "none"
+            problem = f"section '{section.sample}' has no table '{section.sample}_abundance.tsv'; given: {given}."
+            raise InputError(task.where, problem, "use `truth` with simulated cohorts only.", code="truth-table")
         with matches[0].open("rb") as handle:
             frames.append(_read_table(handle, str(matches[0])))
         places.append(str(matches[0]))
@@ -90,22 +78,14 @@ def check_table(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     frame.columns = pd.Index([str(c).strip() for c in frame.columns])
     for kind, labels in (("observation", frame.index), ("type", frame.columns)):
         if labels.has_duplicates:
-            raise InputError(
-                where,
-                f"{kind} '{labels[labels.duplicated()][0]}' occurs twice.",
-                "keep one of them.",
-                code="published-twice",
-            )
+            problem = f"{kind} '{labels[labels.duplicated()][0]}' occurs twice."
+            raise InputError(where, problem, "keep one of them.", code="published-twice")
     numbers = frame.apply(pd.to_numeric, errors="coerce")
     bad = numbers.isna().to_numpy()
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise InputError(
-            where,
-            f"row '{frame.index[row]}', column '{frame.columns[column]}' holds '{frame.iloc[row, column]}', no number.",
-            "fix the table.",
-            code="published-number",
-        )
+        cell, value = f"row '{frame.index[row]}', column '{frame.columns[column]}'", frame.iloc[row, column]
+        raise InputError(where, f"{cell} holds '{value}', no number.", "fix the table.", code="published-number")
     return numbers.astype(float)
 
 
@@ -116,35 +96,21 @@ def join_tables(task: LabelTask, sections: list[Section], frames: list[pd.DataFr
     for section, frame, where in zip(sections, frames, places, strict=True):
         if sorted(frame.columns) != types:
             difference = sorted(set(frame.columns) ^ set(types))
-            raise InputError(
-                where,
-                f"its types differ from {places[0]}: {', '.join(difference)}.",
-                "use tables of one fit.",
-                code="published-types",
-            )
+            problem = f"its types differ from {places[0]}: {', '.join(difference)}."
+            raise InputError(where, problem, "use tables of one fit.", code="published-types")
         matched = section.obs["obs_id"].isin(frame.index).to_numpy()
         if not matched.any():
-            raise InputError(
-                where,
-                f"shares no observation with section '{section.sample}': ids such as {_examples(frame.index)} against "
-                f"{_examples(section.obs['obs_id'])}.",
-                "the table must use the section's own observation ids.",
-                code="published-ids",
-            )
+            ids = f"ids such as {_examples(frame.index)} against {_examples(section.obs['obs_id'])}"
+            problem = f"shares no observation with section '{section.sample}': {ids}."
+            raise InputError(where, problem, "use the section's own observation ids.", code="published-ids")
         kept = section.obs[matched]
         obs.append(kept)
         values.append(frame.loc[kept["obs_id"], types].to_numpy())
         dropped[section.sample] = {**section.dropped, "not in the table": int((~matched).sum())}
         unmatched[section.sample] = len(frame) - int(matched.sum())
     logger.info("%s: rows of the tables without a usable spot: %s", task.where, unmatched)
-    return GroupLabels(
-        pd.concat(obs, ignore_index=True),
-        np.concatenate(values),
-        types,
-        str(task.spec["units"]),
-        dropped=dropped,
-        qc={"table_rows_without_spot": unmatched},
-    )
+    qc, joined = {"table_rows_without_spot": unmatched}, pd.concat(obs, ignore_index=True)
+    return GroupLabels(joined, np.concatenate(values), types, str(task.spec["units"]), dropped=dropped, qc=qc)
 
 
 def _examples(ids: pd.Index | pd.Series) -> str:

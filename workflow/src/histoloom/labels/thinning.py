@@ -35,9 +35,8 @@ def thin_counts(counts: Any, half: int, seed: int, name: str) -> Any:
     matrix.sum_duplicates()
     whole = np.rint(matrix.data).astype(np.int64)
     if (whole != matrix.data).any() or (whole < 0).any():
-        raise InputError(
-            name, "counts are no whole numbers, so they cannot be split.", "give raw counts.", code="thinning-counts"
-        )
+        problem = "counts are no whole numbers, so they cannot be split."
+        raise InputError(name, problem, "give raw counts.", code="thinning-counts")
     digest = hashlib.sha256(f"thinning/{seed}/{name}".encode()).digest()
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
     first = rng.binomial(whole, 0.5)

@@ -57,12 +57,9 @@ def build_reference(
     if spec["signatures"]["method"] == "regression":
         params["threads"] = threads
     identity = make_identity("references", params, _identities(files), seed)
+    checkpoints = Checkpoints(scratch, str(identity["sha256"]))
     signatures, fit = compute_signatures(
-        reference,
-        spec["signatures"],
-        seed=seed,
-        threads=threads,
-        checkpoints=Checkpoints(scratch, str(identity["sha256"])),
+        reference, spec["signatures"], seed=seed, threads=threads, checkpoints=checkpoints
     )
     reference.varm["signatures"] = signatures
     metadata = {
@@ -98,40 +95,25 @@ def assign_types(cells: ReferenceCells, spec: Mapping[str, Any]) -> tuple[pd.Ser
     for option, named in (("drop", set(spec["drop"])), ("merge", set(merged))):
         missing = sorted(named - known)
         if missing:
-            raise InputError(
-                f"{cells.where} ({option})",
-                f"no cells of type {', '.join(map(repr, missing))}; types: {', '.join(sorted(known))}.",
-                f"name existing types under `{option}`.",
-                code="reference-type-unknown",
-            )
+            problem = f"no cells of type {', '.join(map(repr, missing))}; types: {', '.join(sorted(known))}."
+            remedy = f"name existing types under `{option}`."
+            raise InputError(cells.where, problem, remedy, code="reference-type-unknown")
     types = original.where(~original.isin(spec["drop"]), "").replace(merged)
     sizes = types[types != ""].value_counts()
     few = sizes[sizes < spec["min_cells_per_type"]].sort_index()
     if len(few):
-        raise InputError(
-            cells.where,
-            f"too few cells for a signature (min_cells_per_type {spec['min_cells_per_type']}): "
-            + ", ".join(f"'{name}' has {n}" for name, n in few.items())
-            + ".",
-            f"add them to the reference's `drop: [{', '.join(few.index)}]`, or `merge` them into a related type.",
-            code="reference-few-cells",
-        )
+        counts = ", ".join(f"'{name}' has {n}" for name, n in few.items())
+        problem = f"too few cells for a signature (min_cells_per_type {spec['min_cells_per_type']}): {counts}."
+        remedy = f"add them to the reference's `drop: [{', '.join(few.index)}]`, or `merge` them into a related type."
+        raise InputError(cells.where, problem, remedy, code="reference-few-cells")
     if len(sizes) < 2:
-        raise InputError(
-            cells.where,
-            f"{len(sizes)} cell type is left; deconvolution needs two.",
-            "drop or merge fewer types.",
-            code="reference-one-type",
-        )
+        problem = f"{len(sizes)} cell type is left; deconvolution needs two."
+        raise InputError(cells.where, problem, "drop or merge fewer types.", code="reference-one-type")
     slash = sorted(name for name in sizes.index if "/" in name)
     if slash:
+        problem = f"type names hold a '/', which h5 files cannot: {', '.join(slash)}."
         rename = {name.replace("/", "-"): [name] for name in slash}
-        raise InputError(
-            cells.where,
-            f"type names hold a '/', which h5 files cannot: {', '.join(slash)}.",
-            f"rename: `merge: {rename}`.",
-            code="reference-type-name",
-        )
+        raise InputError(cells.where, problem, f"rename: `merge: {rename}`.", code="reference-type-name")
     return types, {
         "not_annotated": int((original == "").sum()),
         "dropped": {name: int((original == name).sum()) for name in sorted(spec["drop"])},
@@ -178,12 +160,9 @@ def _read_counts(cells: ReferenceCells, rows: np.ndarray) -> csr_matrix:
     counts = cells.read(rows)
     problem = count_problem(counts.data)
     if problem:
-        raise InputError(
-            cells.where,
-            f"the counts are not raw: the matrix {problem}.",
-            "deconvolution needs raw integer counts; for an h5ad name their place in `counts` (X, raw or a layer).",
-            code="reference-not-raw",
-        )
+        problem = f"the counts are not raw: the matrix {problem}."
+        remedy = "deconvolution needs raw integers; for an h5ad name their place in `counts` (X, raw or a layer)."
+        raise InputError(cells.where, problem, remedy, code="reference-not-raw")
     counts = counts.astype(np.int32)
     counts.eliminate_zeros()
     return counts
@@ -201,9 +180,8 @@ def choose_genes(
 
     codes, unique = pd.factorize(names)
     copies = np.bincount(codes, minlength=len(unique))
-    gather = csr_matrix(
-        (np.ones(len(codes), dtype=np.int32), (np.arange(len(codes)), codes)), (len(codes), len(unique))
-    )
+    ones, shape = np.ones(len(codes), dtype=np.int32), (len(codes), len(unique))
+    gather = csr_matrix((ones, (np.arange(len(codes)), codes)), shape)
     summed = csr_matrix(counts @ gather)
     allowed = np.ones(len(unique), dtype=bool)
     if spec["duplicate_genes"] == "drop":
@@ -226,10 +204,6 @@ def choose_genes(
     }
     logger.info("genes: %s", report)
     if not len(kept):
-        raise InputError(
-            where,
-            f"no gene passes the filters ({report}).",
-            "lower the cutoffs of `gene_filter`.",
-            code="reference-no-genes",
-        )
+        problem = f"no gene passes the filters ({report})."
+        raise InputError(where, problem, "lower the cutoffs of `gene_filter`.", code="reference-no-genes")
     return lambda matrix: csr_matrix(csr_matrix(matrix @ gather)[:, kept]), pd.Index(unique[kept]), report

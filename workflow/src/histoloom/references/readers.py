@@ -46,14 +46,19 @@ def text_column(frame: pd.DataFrame, key: str | None, where: str, option: str, c
     if key is None:
         return pd.Series(constant, index=frame.index, dtype=object)
     if key not in frame.columns:
-        raise InputError(
-            where,
-            f"has no column '{key}' ({option}); its columns: {', '.join(map(str, frame.columns)) or 'none'}.",
-            f"set {option} to one of these.",
-            code="reference-column",
-        )
+        problem = f"has no column '{key}' ({option}); its columns: {', '.join(map(str, frame.columns)) or 'none'}."
+        raise InputError(where, problem, f"set {option} to one of these.", code="reference-column")
     column = frame[key].astype(object)
     return column.where(column.notna(), "").astype(str).str.strip()
+
+
+def describe_cells(
+    frame: pd.DataFrame, keys: Mapping[str, Any], where: str, constants: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return cell_type, donor and assay of each cell, by the columns that ``<name>_key`` name."""
+    names = {"cell_type": "", **constants}
+    columns = {n: text_column(frame, keys[f"{n}_key"], where, f"{n}_key", constant) for n, constant in names.items()}
+    return pd.DataFrame(columns)
 
 
 def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
@@ -71,17 +76,10 @@ def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells
             place = _first_raw(handle, places, path)
             var = ad.io.read_elem(handle["raw/var" if place.startswith("raw") else "var"])
     except (OSError, KeyError) as error:
-        raise InputError(
-            path, f"is not a readable h5ad ({error}).", "write it again with anndata.", code="reference-unreadable"
-        ) from error
+        problem, remedy = f"is not a readable h5ad ({error}).", "write it again with anndata."
+        raise InputError(path, problem, remedy, code="reference-unreadable") from error
     where = str(path)
-    cells = pd.DataFrame(
-        {
-            "cell_type": text_column(obs, spec["cell_type_key"], where, "cell_type_key", ""),
-            "donor": text_column(obs, spec["donor_key"], where, "donor_key", "one"),
-            "assay": text_column(obs, spec["assay_key"], where, "assay_key", "one"),
-        }
-    )
+    cells = describe_cells(obs, spec, where, {"donor": "one", "assay": "one"})
     genes = var.index if spec["gene_key"] is None else text_column(var, spec["gene_key"], where, "gene_key", "")
 
     def read(rows: np.ndarray) -> csr_matrix:
@@ -100,12 +98,8 @@ def _count_places(handle: Any, counts: str, path: Path) -> list[str]:
         return [p for p in ("X", "raw/X", "layers/counts", "layers/raw") if p in known]
     wanted = {"X": "X", "raw": "raw/X"}.get(counts, f"layers/{counts}")
     if wanted not in known:
-        raise InputError(
-            path,
-            f"has no '{counts}' (counts); found: {', '.join(known)}.",
-            "set `counts` to one of these.",
-            code="reference-counts",
-        )
+        problem = f"has no '{counts}' (counts); found: {', '.join(known)}."
+        raise InputError(path, problem, "set `counts` to one of these.", code="reference-counts")
     return [wanted]
 
 
@@ -119,12 +113,9 @@ def _first_raw(handle: Any, places: list[str], path: Path) -> str:
         if problem is None:
             return place
         problems.append(f"{place} {problem}")
-    raise InputError(
-        path,
-        f"holds no raw counts: {'; '.join(problems) or 'no matrix found'}.",
-        "deconvolution needs raw integer counts: put them in X, raw.X or a layer and name it in `counts`.",
-        code="reference-no-raw",
-    )
+    remedy = "deconvolution needs raw integer counts: put them in X, raw.X or a layer and name it in `counts`."
+    reasons = "; ".join(problems) or "no matrix found"
+    raise InputError(path, f"holds no raw counts: {reasons}.", remedy, code="reference-no-raw")
 
 
 def _is_sparse(node: Any) -> bool:
@@ -186,13 +177,8 @@ def read_mtx_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
         shared = unique[0][np.all([unique[0].isin(g) for g in unique], axis=0)]
         parts = [(matrix[:, genes.get_indexer_for(shared)], shared) for matrix, genes in parts]
     counts = vstack([matrix for matrix, _ in parts], format="csr")
-    return ReferenceCells(
-        pd.concat(cells, ignore_index=True),
-        shared,
-        lambda rows: counts[rows],
-        ", ".join(map(str, folders)),
-        {"folders": report, "genes_shared": len(shared)},
-    )
+    where, facts = ", ".join(map(str, folders)), {"folders": report, "genes_shared": len(shared)}
+    return ReferenceCells(pd.concat(cells, ignore_index=True), shared, lambda rows: counts[rows], where, facts)
 
 
 def _read_annotation(
@@ -200,34 +186,20 @@ def _read_annotation(
 ) -> pd.DataFrame:
     """Read an annotation table; index = cell id, columns cell_type, donor, assay."""
     if not path.is_file():
-        raise InputError(
-            path,
-            "the annotation table does not exist.",
-            "fix the reference's `samples`.",
-            code="reference-annotation-missing",
-        )
+        problem = "the annotation table does not exist."
+        raise InputError(path, problem, "fix the reference's `samples`.", code="reference-annotation-missing")
     frame = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, keep_default_na=False)
     where = str(path)
     ids = text_column(frame, spec["cell_id_key"], where, "cell_id_key", "")
-    donor = part.get("donor")
-    table = pd.DataFrame(
-        {
-            "cell_type": text_column(frame, spec["cell_type_key"], where, "cell_type_key", ""),
-            "donor": text_column(frame, None if donor else spec["donor_key"], where, "donor_key", donor or folder.name),
-            "assay": text_column(
-                frame, None if part.get("assay") else spec["assay_key"], where, "assay_key", part.get("assay") or "one"
-            ),
-        }
-    ).set_axis(pd.Index(ids), axis=0)
+    given = {name: part[name] for name in ("donor", "assay") if part.get(name)}
+    keys = {**spec, **{f"{name}_key": None for name in given}}
+    table = describe_cells(frame, keys, where, {"donor": folder.name, "assay": "one", **given}).set_axis(pd.Index(ids))
     if table.index.has_duplicates:
         twice = table.index[table.index.duplicated()][0]
         raise InputError(where, f"cell '{twice}' has two rows.", "keep one row per cell.", code="reference-cell-twice")
     if not table.index.isin(barcodes).any():
-        raise InputError(
-            where,
-            f"shares no cell with {folder}: ids such as '{table.index[0] if len(table) else ''}' against barcodes such "
-            f"as '{barcodes[0] if len(barcodes) else ''}'.",
-            "set cell_id_key to the column that holds the barcodes as the matrix spells them.",
-            code="reference-cells",
-        )
+        examples = [list(names)[:1] for names in (table.index, barcodes)]
+        problem = f"shares no cell with {folder}: ids such as {examples[0]} against barcodes such as {examples[1]}."
+        remedy = "set cell_id_key to the column that holds the barcodes as the matrix spells them."
+        raise InputError(where, problem, remedy, code="reference-cells")
     return table[table.index.isin(barcodes)]

@@ -85,16 +85,12 @@ def regression_signatures(
     """
     from histoloom.references.fitting import device_options, fit_settings, history_summary, import_cell2location
 
-    models = import_cell2location()
-    model_class = models.RegressionModel
+    model_class = import_cell2location().RegressionModel
     data = reference.copy()
     data.X = data.X.astype(np.float32)
-    several = data.obs["assay"].nunique() > 1
+    covariates = ["assay"] if data.obs["assay"].nunique() > 1 else []
     model_class.setup_anndata(
-        adata=data,
-        labels_key="cell_type",
-        batch_key="donor",
-        categorical_covariate_keys=["assay"] if several else None,
+        adata=data, labels_key="cell_type", batch_key="donor", categorical_covariate_keys=covariates or None
     )
     epochs, batch_size = int(spec["max_epochs"]), spec["batch_size"]
     with lease_device() as device:
@@ -111,9 +107,5 @@ def regression_signatures(
     types = [str(t) for t in data.uns["mod"]["factor_names"]]
     means = data.varm["means_per_cluster_mu_fg"][[f"means_per_cluster_mu_fg_{t}" for t in types]]
     signatures = pd.DataFrame(means.to_numpy(float), index=reference.var_names, columns=types)
-    report = {
-        "method": "regression",
-        "covariates": ["assay"] if several else [],
-        **history_summary(model.history["elbo_train"].to_numpy(float).ravel()),
-    }
-    return signatures[sorted(types)], report
+    history = history_summary(model.history["elbo_train"].to_numpy(float).ravel())
+    return signatures[sorted(types)], {"method": "regression", "covariates": covariates, **history}
