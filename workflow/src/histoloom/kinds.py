@@ -179,7 +179,7 @@ CHECKS: dict[str, CheckKind] = {
     "labels": CheckKind("histoloom.checks.agreement", "labels"),
     "regions": CheckKind("histoloom.checks.regions", "regions"),
     "ceiling": CheckKind("histoloom.checks.ceiling", "halves"),
-    "expression_ceiling": CheckKind("histoloom.checks.expression_ceiling", "halves"),
+    "expression_ceiling": CheckKind("histoloom.checks.ceiling", "halves"),
     "colocalization": CheckKind("histoloom.checks.colocalization", "permutations"),
     "nuclei": CheckKind("histoloom.checks.nuclei", "nuclei"),
     "residual": CheckKind("histoloom.checks.residual", "regions"),

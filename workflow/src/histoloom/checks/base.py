@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-Plan = Any
-"""`histoloom.plan.checks.Checks`; the plan is above all stages, so none imports it."""
+Plan = Any  # `histoloom.plan.checks.Checks`; the plan is above all stages, so none imports it
 Result = tuple[str, list[pd.DataFrame], Mapping[str, Any]]
 """Name of the labels or of the model, rows, metadata of the labels."""
 Score = Callable[[Mapping[str, Any], Sequence[Path], Sequence[Path]], Iterator[Result]]

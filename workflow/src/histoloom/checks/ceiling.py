@@ -1,26 +1,35 @@
-"""The attainable correlation of labels: those of two halves of the counts."""
+"""The attainable correlation of labels or of expression: of two halves of the counts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from histoloom import kinds, paths
-from histoloom.checks.base import Plan, Tables, draw_points, heading, legend_once, paired
-from histoloom.checks.labelled import Labels
+from histoloom.artefacts import read_table
+from histoloom.checks.base import Plan, Result, Tables, draw_points, heading, legend_once, paired, where
+from histoloom.checks.labelled import Labels, place_of
 from histoloom.errors import InputError
+from histoloom.labels.thinning import HALVES, thin_counts
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.ceiling import IDENTIFIABLE, halves_rows
 from histoloom.report.style import figure, save, short_names
+from histoloom.samples.section import open_section
 from histoloom.targets.abundance import apply_recipe
+from histoloom.targets.expression import expression_of
 
 
 def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the labels of the first and of the second halves."""
+    """Return the labels of both halves; or an experiment's target (genes, recipe, observations) and its sections."""
+    if "experiment" in entry:
+        sections = plan.experiments.samples(entry["experiment"])
+        files = [paths.SAMPLE.format(cohort=cohort, sample=sample) for cohort, sample in sections]
+        return {"labels": [paths.TARGET.format(experiment=entry["experiment"])], "against": files}
     method = plan.config.get("labels", entry["labels"])["method"]
     if kinds.LABELS[method].whole_cohort:
         place, remedy = f"{plan.config.origin}: a check of kind ceiling", "name labels that are made from counts."
@@ -49,7 +58,45 @@ def score_ceiling(spec: Mapping[str, Any], first: Labels, second: Labels) -> Tab
     return [roll_up(pd.concat(parts, ignore_index=True), types=True)]
 
 
-score = paired(score_ceiling)
+def score_expression(spec: Mapping[str, Any], target_file: Path, sections: Sequence[Path]) -> Result:
+    """Return the same rows of each gene of an expression target, formed from two halves of the counts.
+
+    The counts of the whole section are split, so that a size factor is that of the half.
+    """
+    target = read_table(target_file, layers=[])
+    recipe = target.metadata.get("recipe") or {}
+    if "size_factor" not in recipe:
+        problem = f"'{spec['experiment']}' does not predict expression."
+        remedy = "name one whose target is expression; labels have checks of kind ceiling."
+        raise InputError(where(spec, "experiment"), problem, remedy, code="ceiling-not-expression")
+    parts = []
+    for section in map(open_section, sections):
+        chosen = (target.obs["cohort"] == section.cohort) & (target.obs["sample"] == section.sample)
+        obs = target.obs[chosen.to_numpy()]
+        if obs.empty:
+            continue
+        rows = section.obs.index.get_indexer(pd.Index(obs["obs_id"].astype(str)))
+        columns = section.var.index.get_indexer(pd.Index(target.var_names))
+        if (rows < 0).any() or (columns < 0).any():
+            problem = f"lacks observations or genes of {target_file}."
+            raise InputError(section.path, problem, "remove the target and run again.", code="ceiling-other-section")
+        halves = []
+        for half in HALVES:
+            counts = thin_counts(section.counts, half, int(spec["seed"]), f"{section.cohort}/{section.sample}")[rows]
+            totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+            halves.append(expression_of(csr_array(counts[:, columns]), recipe, totals).toarray())
+        qc_flag = str(section.metadata.get("qc_flag") or "")
+        place = place_of(section.cohort, section.sample, str(obs["patient"].iloc[0]), qc_flag)
+        parts.append(halves_rows(place, target.var_names, *halves))
+    return str(spec["experiment"]), [roll_up(pd.concat(parts, ignore_index=True), types=True)], target.metadata
+
+
+def score(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> Iterator[Result]:
+    """Score each cohort of labels by `score_ceiling`, or an experiment by `score_expression`."""
+    if "experiment" in spec:
+        yield score_expression(spec, labels[0], against)
+    else:
+        yield from paired(score_ceiling)(spec, labels, against)
 
 
 def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:

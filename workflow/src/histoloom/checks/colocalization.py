@@ -17,7 +17,8 @@ from histoloom.lattice import lattice_of
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.colocalization import diagnostic_rows, has_positions, map_rows
 from histoloom.metrics.moran import morans_r, protocol_weights
-from histoloom.metrics.significance import false_discovery, null_maps, permutation_p
+from histoloom.metrics.significance import null_maps, permutation_p
+from histoloom.metrics.uncertainty import false_discovery
 from histoloom.obs_keys import obs_keys
 from histoloom.report.coloc import as_matrix, cluster_order
 from histoloom.report.style import DIVERGING, figure, note, save, short_names

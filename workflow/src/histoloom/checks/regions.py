@@ -63,12 +63,6 @@ def score_regions(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) -
 score = by_sections(read_regions, score_regions)
 
 
-def _few(joined: str) -> str:
-    """Return the first of many joined names and the number of the others."""
-    names = joined.split(" + ")
-    return joined if len(names) < 3 else f"{names[0]} and {len(names) - 1} more types"
-
-
 def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
     """Draw the AUROC of each pair of type and region, with intervals, by section, and by model where there are some."""
     sections = rows[rows["aggregation"] == "section"]
@@ -89,7 +83,10 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
             points = wide[(wide["target"] == kind) & (wide["target2"] == region)]
             by_section = points.groupby(["cohort", "sample"], sort=True)
             mean = points.loc[points["qc_flag"] == "", "auroc"].mean()
-            text = f"{_few(kind)} in {_few(region)}: mean {mean:.2f}, {len(by_section)} sections"
+            few = [
+                name if name.count(" + ") < 2 else f"{name.partition(' + ')[0]} and others" for name in (kind, region)
+            ]
+            text = f"{few[0]} in {few[1]}: mean {mean:.2f}, {len(by_section)} sections"
             if skipped.get((kind, region), 0):
                 text += f" ({int(skipped[kind, region])} without both sides)"
             ax.text(0, y - 0.95, text, fontsize=7, fontweight="bold", transform=ax.get_yaxis_transform(), va="center")

@@ -56,7 +56,6 @@ def _at_one_level(first: Labels, second: Labels, merge: Mapping[str, Sequence[st
 
 
 def _summed(labels: Labels, new: str, olds: Sequence[str]) -> Labels:
-    """Replace the types that `labels` has of `olds` by their sum."""
     present = [name for name in olds if name in labels.types]
     if not present:
         return labels

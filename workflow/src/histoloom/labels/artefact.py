@@ -44,12 +44,8 @@ class LabelTask:
     def identity(self) -> dict[str, Any]:
         """Identity of the labels; a checkpoint, or labels of an earlier try, are used only where it is the same."""
         inputs: dict[str, Any] = {"samples": list(self.samples), "tables": list(self.tables)}
-        if self.reference is not None:
-            inputs["reference"] = self.reference
-        if self.nuclei:
-            inputs["nuclei"] = list(self.nuclei)
-        if self.genes is not None:
-            inputs["genes"] = self.genes
+        optional = {"reference": self.reference, "nuclei": list(self.nuclei), "genes": self.genes}
+        inputs |= {role: files for role, files in optional.items() if files}
         params: dict[str, Any] = {"spec": science(self.spec), "cohort": self.cohort, "group": self.group}
         if kinds.LABELS[self.spec["method"]].threads_matter:
             params["threads"] = self.threads

@@ -141,6 +141,5 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any]:
 
 
 def _statistic(visium: Any, name: str, prefix: str, types: list[str]) -> np.ndarray:
-    """Return a posterior statistic in the order of the types; its columns carry their names behind a prefix."""
     frame = visium.obsm[f"{name}_cell_abundance_w_sf"]
     return np.asarray(frame[[prefix + t for t in types]].to_numpy(), dtype=float)

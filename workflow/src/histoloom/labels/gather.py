@@ -98,7 +98,6 @@ def _check_complete(tables: Mapping[int, Mapping[str, Any]], spec: Mapping[str, 
 
 
 def _concatenate(parts: list[tuple[Path, Table]]) -> Table:
-    """Join the groups of one seed."""
     first_path, first = parts[0]
     for path, part in parts:
         if part.var_names != first.var_names:
@@ -117,7 +116,6 @@ def _concatenate(parts: list[tuple[Path, Table]]) -> Table:
 
 
 def _constant(values: np.ndarray, types: list[str]) -> list[str]:
-    """Return the types whose column holds one value only."""
     return [name for name, spread in zip(types, np.ptp(values, axis=0), strict=True) if spread == 0]
 
 

@@ -74,7 +74,6 @@ def label_group(task: LabelTask, out: Path) -> int:
 
 
 def _check(result: GroupLabels, task: LabelTask) -> None:
-    """Refuse labels that no later step could use."""
     if not len(result.obs):
         remedy = "look at the sections' QC, or exclude them in the sheet."
         raise InputError(task.where, "no observation got a label.", remedy, code="labels-empty")

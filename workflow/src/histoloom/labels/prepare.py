@@ -174,7 +174,6 @@ def prepare(task: LabelTask) -> Prepared:
 
 
 def _most_specific(signatures: pd.DataFrame, most: int | None) -> pd.Index:
-    """Return the genes to use, in the reference's order."""
     if most is None or most >= len(signatures):
         return signatures.index
     rank = np.argsort(-specificity(signatures).to_numpy(), kind="stable")[:most]

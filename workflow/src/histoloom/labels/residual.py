@@ -42,7 +42,6 @@ def reconstruction(
 
 
 def _row_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return Pearson's r of each row, NaN where either is constant."""
     a = first - first.mean(axis=1, keepdims=True)
     b = second - second.mean(axis=1, keepdims=True)
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))

@@ -9,27 +9,18 @@ sections is described by those.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from histoloom.metrics.rows import COLUMNS
 
 KEYS = ["against", "metric", "gene_set", "k", "train_seed", "target", "target2"]
 """What tells one quantity from another; the rest of a row says where it was measured."""
 
 
 def _complete(rows: pd.DataFrame) -> pd.DataFrame:
-    defaults: dict[str, Any] = {
-        "against": "",
-        "metric": "",
-        "gene_set": "",
-        "k": "",
-        "train_seed": -1,
-        "target": "",
-        "target2": "",
-    }
-    absent = {key: value for key, value in defaults.items() if key not in rows}
-    return rows.assign(**absent)
+    return rows.assign(**{key: COLUMNS[key] for key in KEYS if key not in rows})
 
 
 def mean_by(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.aggregate import roll_up, to_cohort
-from histoloom.metrics.rows import assemble
+from histoloom.metrics.rows import assemble, value_row
 from histoloom.stats import Floats
 
 if TYPE_CHECKING:
@@ -54,58 +54,49 @@ def class_values(probability: Floats, label: np.ndarray, share: Floats, classes:
     from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
     every, present = np.arange(len(classes)), np.unique(label)
-    size = len(label)
     for suffix, values in (("", probability), ("_majority", share)):
         guess = values.argmax(axis=1)
         scores = precision_recall_fscore_support(label, guess, labels=present, zero_division=0)[:3]
         total = np.clip(values.sum(axis=1, keepdims=True), _TINY, None)
-        numbers = {
-            "macro_f1": scores[2].mean(), "balanced_accuracy": scores[1].mean(), "accuracy": (guess == label).mean(),
-            "log_loss": log_loss(label, values / total, labels=every),
-        }  # fmt: skip
+        numbers = {"macro_f1": scores[2].mean(), "balanced_accuracy": scores[1].mean()}
+        numbers["accuracy"], numbers["log_loss"] = (
+            (guess == label).mean(),
+            log_loss(label, values / total, labels=every),
+        )
         if not suffix:
             numbers["ece"] = expected_calibration_error(values, label)
             for metric, by_class in zip(("precision", "recall", "f1"), scores, strict=True):
                 known = dict(zip(present, by_class, strict=True))
                 for i, name in enumerate(classes):
-                    yield {"metric": metric, "target": name, "value": known.get(i, np.nan),
-                           "n": int((label == i).sum()), "n_nan": int(i not in known)}  # fmt: skip
+                    yield value_row({}, metric, known.get(i, np.nan), int((label == i).sum()), target=name)
             counts = confusion_matrix(label, guess, labels=every)
             for (i, j), count in np.ndenumerate(counts):
-                yield {"metric": "confusion", "target": classes[i], "target2": classes[j], "value": float(count),
-                       "n": int(counts[i].sum()), "n_nan": 0}  # fmt: skip
+                pair = {"target": classes[i], "target2": classes[j]}
+                yield value_row(pair, "confusion", float(count), int(counts[i].sum()))
         for metric, value in numbers.items():
-            yield {"metric": metric + suffix, "value": float(value), "n": size, "n_nan": 0}
+            yield value_row({}, metric + suffix, float(value), len(label))
 
 
 def _rows(scored: Scored, probability: Floats) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return values per section, and per patient and cohort over all their observations together."""
     label = scored.reference["labels"].argmax(axis=1)
     share = scored.means.loc[scored.obs["fold"]].to_numpy(dtype=float)
-    sections = [
-        {**values, **place}
-        for place, index in scored.sections()
-        for values in class_values(probability[index], label[index], share[index], scored.types)
-    ]
-    pooled = []
-    plain = scored.obs[scored.obs["qc_flag"] == ""]
-    for aggregation, by in (("pooled_patient", ["cohort", "patient"]), ("pooled", ["cohort"])):
-        for key, index in sorted(plain.groupby(by, observed=True, sort=True).groups.items()):
-            place = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-            rows = index.to_numpy()
-            for values in class_values(probability[rows], label[rows], share[rows], scored.types):
-                pooled.append({**values, **place, "aggregation": aggregation})
-    return pd.DataFrame(sections), pd.DataFrame(pooled)
+
+    def rows_of(groups: Iterator[tuple[dict[str, str], np.ndarray]]) -> pd.DataFrame:
+        return pd.DataFrame(
+            {**values, **place}
+            for place, index in groups
+            for values in class_values(probability[index], label[index], share[index], scored.types)
+        )
+
+    return rows_of(scored.sections()), rows_of(scored.pooled())
 
 
 def score(scored: Scored) -> pd.DataFrame:
     """Return all rows of one model's predictions of classes."""
     sections, pooled = _rows(scored, scored.prediction)
     counts = sections["metric"] == "confusion"
-    parts = [
-        roll_up(sections[~counts].fillna({"target": "", "target2": ""}), types=False),
-        sections[counts].assign(aggregation="section"),
-    ]
+    values = roll_up(sections[~counts].fillna({"target": "", "target2": ""}), types=False)
+    parts = [values, sections[counts].assign(aggregation="section")]
     if len(pooled):
         # A cohort's confusion is the sum over its observations, not a mean of counts.
         whole = pooled[(pooled["metric"] == "confusion") & (pooled["aggregation"] == "pooled")]
@@ -114,8 +105,7 @@ def score(scored: Scored) -> pd.DataFrame:
         parts += [pooled, whole.assign(aggregation="cohort"), cohort.assign(aggregation="pooled_patient", patient="")]
     for seed, probability in sorted(scored.seeds.items()):
         own = _rows(scored, probability)[0]
-        own = roll_up(
-            own[own["metric"].isin(["macro_f1", "balanced_accuracy"])].assign(target="", target2=""), types=False
-        )
+        own = own[own["metric"].isin(["macro_f1", "balanced_accuracy"])].assign(target="", target2="")
+        own = roll_up(own, types=False)
         parts.append(own[own["aggregation"] == "cohort"].assign(train_seed=seed))
     return assemble(parts, against="labels")

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.moran import (
-    HIST2CELL,
-    map_similarity,
-    morans_r,
-    protocol_weights,
-    weight_diagnostics,
-)
+from histoloom.metrics.moran import HIST2CELL, map_similarity, morans_r, protocol_weights, weight_diagnostics
 from histoloom.metrics.rows import value_row
 from histoloom.metrics.scored import PLACE
 from histoloom.obs_keys import section_keys
@@ -30,12 +24,12 @@ logger = logging.getLogger(__name__)
 _MIN_OBSERVATIONS = 3
 
 
-def map_rows(metric: str, types: list[str], matrix: Floats, place: Mapping[str, Any], **more: Any) -> pd.DataFrame:
+def map_rows(metric: str, types: list[str], matrix: Floats, place: Mapping[str, Any]) -> pd.DataFrame:
     """Return a symmetric map as rows of pairs i <= j."""
     first, second = np.triu_indices(len(types))  # R is symmetric, as the weights are
     names, value = np.asarray(types, dtype=object), matrix[first, second]
     pairs = {"target": names[first], "target2": names[second], "n_nan": np.isnan(value).astype(int)}
-    return pd.DataFrame({"metric": metric, "value": value, **pairs, **place, **more})
+    return pd.DataFrame({"metric": metric, "value": value, **pairs, **place})
 
 
 def _similarity_rows(first: Floats, second: Floats, place: Mapping[str, Any]) -> pd.DataFrame:
@@ -58,18 +52,14 @@ def diagnostic_rows(weights: Any, place: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([value_row(place, metric, value, weights.shape[0]) for metric, value in numbers.items()])
 
 
-def _compare(
-    types: list[str], prediction: Floats, reference: Floats, weights: Any, place: Mapping[str, Any], *, own: bool
-) -> tuple[list[pd.DataFrame], pd.DataFrame]:
-    """Return the rows of the maps and of their similarity."""
-    n = len(prediction)
-    known = np.isfinite(reference).all(axis=0)
-    predicted, expected = morans_r(prediction, weights), np.full((len(types), len(types)), np.nan)
-    expected[np.ix_(known, known)] = morans_r(reference[:, known], weights)
-    maps = [map_rows("morans_r_reference", types, expected, place, n=n)]
-    if own:
-        maps.append(map_rows("morans_r", types, predicted, place, n=n))
-    return maps, _similarity_rows(predicted, expected, place)
+def _groups(obs: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.Index]]:
+    """Yield each section of each fold, then each cohort without flagged sections, every observation once."""
+    for key, labels in sorted(obs.groupby(PLACE, observed=True, sort=True).groups.items()):
+        if len(labels) >= _MIN_OBSERVATIONS:
+            yield {**dict(zip(PLACE, cast("tuple[str, ...]", key), strict=True)), "aggregation": "section"}, labels
+    pooled = obs[obs["qc_flag"] == ""].drop_duplicates(["cohort", "sample", "obs_id"])
+    for cohort, labels in sorted(pooled.groupby("cohort", observed=True, sort=True).groups.items()):
+        yield {"cohort": str(cohort), "aggregation": "pooled"}, labels
 
 
 def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.DataFrame]:
@@ -87,29 +77,20 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
     obs = scored.obs[known]
     parts: list[pd.DataFrame] = []
     for against, reference in scored.reference.items():
-        maps: list[pd.DataFrame] = []
-        similar: list[pd.DataFrame] = []
-        for key, labels in sorted(obs.groupby(PLACE, observed=True, sort=True).groups.items()):
-            if len(labels) < _MIN_OBSERVATIONS:
-                continue
-            index, place = labels.to_numpy(), dict(zip(PLACE, cast("tuple[str, ...]", key), strict=True))
-            weights = protocol_weights(obs.loc[labels], moran)
-            rows, similarity = _compare(
-                scored.types, scored.prediction[index], reference[index], weights, place, own=against == "labels"
-            )
+        tables, similar = [], []
+        for place, labels in _groups(obs):
+            index, weights = labels.to_numpy(), protocol_weights(obs.loc[labels], moran)
+            known = np.isfinite(reference[index]).all(axis=0)
+            predicted, expected = morans_r(scored.prediction[index], weights), np.full((len(known),) * 2, np.nan)
+            expected[np.ix_(known, known)] = morans_r(reference[index][:, known], weights)
+            tables.append(map_rows("morans_r_reference", scored.types, expected, {**place, "n": len(index)}))
             if against == "labels":
-                rows.append(diagnostic_rows(weights, place))
-            maps += [part.assign(aggregation="section") for part in rows]
-            similar.append(similarity)
+                tables.append(map_rows("morans_r", scored.types, predicted, {**place, "n": len(index)}))
+                if place["aggregation"] == "section":
+                    tables.append(diagnostic_rows(weights, place))
+            similarity = _similarity_rows(predicted, expected, place)
+            (similar if place["aggregation"] == "section" else tables).append(similarity)
         if similar:
-            parts.append(roll_up(pd.concat(similar, ignore_index=True), types=False).assign(against=against))
-        pooled = obs[obs["qc_flag"] == ""].drop_duplicates(["cohort", "sample", "obs_id"])
-        for cohort, labels in sorted(pooled.groupby("cohort", observed=True, sort=True).groups.items()):
-            index = labels.to_numpy()
-            rows, similarity = _compare(
-                scored.types, scored.prediction[index], reference[index], protocol_weights(obs.loc[labels], moran),
-                {"cohort": cohort}, own=against == "labels",
-            )  # fmt: skip
-            maps += [part.assign(aggregation="pooled") for part in (*rows, similarity)]
-        parts += [part.assign(against=against) for part in maps]
+            tables.append(roll_up(pd.concat(similar, ignore_index=True), types=False))
+        parts += [table.assign(against=against) for table in tables]
     return parts

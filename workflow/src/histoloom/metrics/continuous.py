@@ -97,22 +97,15 @@ def pooled_rows(scored: Scored, prediction: Floats, reference: Floats) -> pd.Dat
     Next to ``cc`` stand ``cc_between``, its part from differences between sections (see `between_part`), and
     ``cc_section_mean``, the cc of the predictor that knows each test section's mean and nothing else.
     """
-    obs = scored.obs[scored.obs["qc_flag"] == ""]
     section = section_keys(scored.obs).to_numpy()
     flat = pd.DataFrame(reference).groupby(section).transform("mean").to_numpy()
     parts = []
-    for aggregation, by in (("pooled_patient", ["cohort", "patient"]), ("pooled", ["cohort"])):
-        for key, labels in sorted(obs.groupby(by, observed=True, sort=True).groups.items()):
-            place = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-            place["aggregation"] = aggregation
-            index = labels.to_numpy()
-            x, y = prediction[index], reference[index]
-            cc, n = score_columns(x, y)
-            numbers = {
-                "cc": cc, "cc_between": between_part(x, y, section[index]),
-                "cc_section_mean": score_columns(flat[index], y)[0],
-            }  # fmt: skip
-            parts += [value_rows(place, scored.types, metric, value, n) for metric, value in numbers.items()]
+    for place, index in scored.pooled():
+        x, y = prediction[index], reference[index]
+        cc, n = score_columns(x, y)
+        between, of_means = between_part(x, y, section[index]), score_columns(flat[index], y)[0]
+        numbers = {"cc": cc, "cc_between": between, "cc_section_mean": of_means}
+        parts += [value_rows(place, scored.types, metric, value, n) for metric, value in numbers.items()]
     if not parts:
         return pd.DataFrame()
     rows = pd.concat(parts, ignore_index=True).fillna({"patient": ""})
@@ -153,10 +146,8 @@ def score_continuous(scored: Scored) -> list[pd.DataFrame]:
     for against, reference in scored.reference.items():
         errors = against.startswith("labels") or truth_has_units
         rows = roll_up(section_rows(scored, scored.prediction, reference, errors=errors), types=True)
-        tables = [
-            rows, pooled_rows(scored, scored.prediction, reference), spot_rows(scored, scored.prediction, reference),
-            seed_rows(scored, reference),
-        ]  # fmt: skip
+        others = (build(scored, scored.prediction, reference) for build in (pooled_rows, spot_rows))
+        tables = [rows, *others, seed_rows(scored, reference)]
         if errors:
             tables.append(add_ratio(rows, "l1", "l1_mean_predictor", "l1_skill"))
         parts += [table.assign(against=against) for table in tables if len(table)]

@@ -27,8 +27,7 @@ from histoloom.metrics.rows import assemble, value_row, value_rows
 from histoloom.metrics.scored import Scored
 from histoloom.stats import Floats, is_constant, pearson_cross, score_columns
 
-BENCH = "gene over the fold>genes>folds"
-"""HEST-bench's aggregation, as its stamp says."""
+BENCH = "gene over the fold>genes>folds"  # HEST-bench's aggregation, as its stamp says
 PUBLISHED = "gene of a section>genes chosen on its truth>sections>folds"
 TOP_GENES = 50
 _MOST_GENES = 2000

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 LENGTH_SCALE_UM = 240.0
 CUTOFF = 0.2
 ARRAY, HIST2CELL = "array", "hist2cell_500px"
-MOST_WEIGHTS = 200_000_000
-"""Entries of W, 3.2 GB."""
+MOST_WEIGHTS = 200_000_000  # Entries of W, 3.2 GB
 _CERTAINLY_SMALL = 10_000
 _BLOCK = 1000
 _RELATIVE_NOISE = 1e-12
@@ -47,21 +46,18 @@ def weight_block(positions: Floats, length_scale_um: float, cutoff: float, *, in
     if not 0 < cutoff < 1:
         raise InputError("moran.cutoff", f"is {cutoff}; expected between 0 and 1.", "use 0.2.", code="moran-cutoff")
     if not np.isfinite(positions).all():
-        raise InputError(
-            "moran", "array coordinates or pitch_um are not known.",
-            "give pitch_um in the cohort's sheet and array coordinates in the positions.", code="moran-positions",
-        )  # fmt: skip
+        problem = "array coordinates or pitch_um are not known."
+        remedy = "give pitch_um in the cohort's sheet and array coordinates in the positions."
+        raise InputError("moran", problem, remedy, code="moran-positions")
     radius = length_scale_um * np.sqrt(-2.0 * np.log(cutoff))
     if len(positions) > _CERTAINLY_SMALL:
         tree = cKDTree(positions)
         count = int(tree.count_neighbors(tree, radius))
         if count > MOST_WEIGHTS:
-            raise InputError(
-                "moran.length_scale_um",
-                f"at {length_scale_um:g} um an observation has {count / len(positions):.0f} neighbours, too many to "
-                f"hold for {len(positions)} observations.",
-                "use a shorter length scale, such as 30 for single cells.", code="moran-too-dense",
-            )  # fmt: skip
+            neighbours = f"an observation has {count / len(positions):.0f} neighbours"
+            problem = f"at {length_scale_um:g} um {neighbours}, too many to hold for {len(positions)} observations."
+            remedy = "use a shorter length scale, such as 30 for single cells."
+            raise InputError("moran.length_scale_um", problem, remedy, code="moran-too-dense")
     pairs = neighbour_pairs(positions, radius)
     distance2 = ((positions[pairs[:, 0]] - positions[pairs[:, 1]]) ** 2).sum(axis=1)
     weight = np.exp(-distance2 / (2.0 * length_scale_um**2))
@@ -116,10 +112,8 @@ def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> csr_array:
         options = {key: moran[key] for key in ("length_scale_um", "cutoff", "include_self") if key in moran}
         return spatial_weights(section_positions(obs, section), section, **options)
     if moran["protocol"] != HIST2CELL:
-        raise InputError(
-            "moran.protocol", f"'{moran['protocol']}' is not known.", f"use {ARRAY} or {HIST2CELL}.",
-            code="moran-protocol",
-        )  # fmt: skip
+        problem = f"'{moran['protocol']}' is not known."
+        raise InputError("moran.protocol", problem, f"use {ARRAY} or {HIST2CELL}.", code="moran-protocol")
     places = obs[["x", "y"]].to_numpy(dtype=np.float64)
     return _capped(spatial_weights(places, section, length_scale_um=500.0, cutoff=0.2, include_self=True), 160)
 
@@ -147,10 +141,8 @@ def weight_diagnostics(weights: Any) -> dict[str, float]:
     own = weights.diagonal()
     total = float(weights.sum())
     others = np.diff(weights.indptr) - (own != 0)
-    return {
-        "w_neighbours": float(others.mean()) if len(others) else float("nan"),
-        "w_self_share": float(own.sum()) / total if total > 0 else float("nan"),
-    }
+    share = float(own.sum()) / total if total > 0 else float("nan")
+    return {"w_neighbours": float(others.mean()) if len(others) else float("nan"), "w_self_share": share}
 
 
 def morans_r(values: Floats, weights: Any) -> Floats:

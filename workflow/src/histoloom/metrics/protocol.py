@@ -17,10 +17,7 @@ _FROM_SPEC = ("task", "split", "selection", "standardise", "on_overlap", "shuffl
 
 
 def stamp(
-    spec: Mapping[str, Any],
-    predictions: Mapping[str, Any],
-    target: Mapping[str, Any],
-    obs: pd.DataFrame,
+    spec: Mapping[str, Any], predictions: Mapping[str, Any], target: Mapping[str, Any], obs: pd.DataFrame
 ) -> dict[str, Any]:
     """Return the protocol of an experiment's predictions: JSON values; a choice that was not stated is ``"unstated"``.
 
@@ -30,28 +27,25 @@ def stamp(
     tiles = target.get("tiles") or {}
     plain = obs[obs["qc_flag"] == ""]
     counted = plain.drop_duplicates(["cohort", "sample"]).groupby("cohort", sort=True)
-    protocol: dict[str, Any] = {key: spec.get(key, UNSTATED) for key in _FROM_SPEC}
-    protocol.update(
-        {
-            "cohorts": sorted(obs["cohort"].unique().tolist()),
-            "train_cohorts": sorted(spec.get("train_cohorts") or spec.get("cohorts") or []),
-            "labels": spec.get("labels", UNSTATED),
-            "target": dict(spec.get("target") or {}),
-            "demo_fit": bool(target.get("demo_fit")),
-            "genes_matched_by": target.get("genes_matched_by"),
-            "units": target.get("units", UNSTATED),
-            "tiles": spec.get("tiles", UNSTATED),
-            "tiles_spec": tiles.get("spec", UNSTATED) if isinstance(tiles, Mapping) else UNSTATED,
-            "train_seeds": list(spec.get("train_seeds") or []),
-            "aggregation": HEADLINE,
-            "moran": dict(spec.get("moran") or {}),
-            "n_patients": {str(c): int(part["patient"].nunique()) for c, part in counted},
-            "n_sections": {str(c): len(part) for c, part in counted},
-            "n_observations": {str(c): len(part) for c, part in plain.groupby("cohort", sort=True)},
-        }
-    )
-    protocol.update(predictions.get("protocol") or {})
-    return protocol
+    return {
+        **{key: spec.get(key, UNSTATED) for key in _FROM_SPEC},
+        "cohorts": sorted(obs["cohort"].unique().tolist()),
+        "train_cohorts": sorted(spec.get("train_cohorts") or spec.get("cohorts") or []),
+        "labels": spec.get("labels", UNSTATED),
+        "target": dict(spec.get("target") or {}),
+        "demo_fit": bool(target.get("demo_fit")),
+        "genes_matched_by": target.get("genes_matched_by"),
+        "units": target.get("units", UNSTATED),
+        "tiles": spec.get("tiles", UNSTATED),
+        "tiles_spec": tiles.get("spec", UNSTATED) if isinstance(tiles, Mapping) else UNSTATED,
+        "train_seeds": list(spec.get("train_seeds") or []),
+        "aggregation": HEADLINE,
+        "moran": dict(spec.get("moran") or {}),
+        "n_patients": {str(c): int(part["patient"].nunique()) for c, part in counted},
+        "n_sections": {str(c): len(part) for c, part in counted},
+        "n_observations": {str(c): len(part) for c, part in plain.groupby("cohort", sort=True)},
+        **(predictions.get("protocol") or {}),
+    }
 
 
 def short(protocol: Mapping[str, Any]) -> str:

@@ -28,28 +28,12 @@ from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.errors import InputError
 from histoloom.stats import Floats
 
-COLUMNS: Mapping[str, Any] = {
-    "experiment": "",
-    "model": "",
-    "variant": "",
-    "fold": "",
-    "cohort": "",
-    "sample": "",
-    "patient": "",
-    "against": "",
-    "target": "",
-    "target2": "",
-    "metric": "",
-    "gene_set": "",
-    "k": "",
-    "aggregation": "",
-    "n": 0,
-    "n_nan": 0,
-    "value": float("nan"),
-    "train_seed": -1,
-    "qc_flag": "",
-    "protocol": "",
-}
+_NAMES = (
+    "experiment model variant fold cohort sample patient against target target2 metric gene_set k aggregation "
+    "n n_nan value train_seed qc_flag protocol"
+)
+_NUMBERS = {"n": 0, "n_nan": 0, "value": float("nan"), "train_seed": -1}
+COLUMNS: Mapping[str, Any] = {name: _NUMBERS.get(name, "") for name in _NAMES.split()}
 """Columns of a metrics table in order, with the value that means "does not apply"."""
 
 _SORT = [
@@ -103,18 +87,13 @@ def read_metrics(paths: Sequence[str | Path]) -> pd.DataFrame:
         frame = pd.read_parquet(path)
         missing = [column for column in COLUMNS if column not in frame]
         if missing:
-            raise InputError(
-                path, f"is no metrics table: it lacks {', '.join(missing)}.", "remove it, so that it is made anew.",
-                code="metrics-columns",
-            )  # fmt: skip
+            problem = f"is no metrics table: it lacks {', '.join(missing)}."
+            raise InputError(path, problem, "remove it, so that it is made anew.", code="metrics-columns")
         frames.append(frame[list(COLUMNS)])
     return pd.concat(frames, ignore_index=True) if frames else assemble([])
 
 
 def read_protocols(paths: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
     """Return the metadata of metrics files by model name (for checks: by check name)."""
-    protocols = {}
-    for path in paths:
-        metadata = read_metadata(path)
-        protocols[str(metadata.get("model") or Path(path).stem)] = metadata
-    return protocols
+    metadata = {Path(path).stem: dict(read_metadata(path)) for path in paths}
+    return {str(facts.get("model") or stem): facts for stem, facts in metadata.items()}

@@ -59,11 +59,9 @@ def score_predictions(
             stamped["undefined_genes"] = int(bench["n_nan"].sum())
         parts.append(rows.assign(protocol=_protocols(rows, stamped)))
     frame = assemble(parts, experiment=experiment, model=model)
-    metadata["identity"] = make_identity(
-        "metrics.leakage" if leakage else "metrics",
-        {"spec": dict(spec), "model": model},
-        identities_of({"predictions": paths, "target": target, "folds": folds}),
-    )
+    inputs = identities_of({"predictions": paths, "target": target, "folds": folds})
+    stage = "metrics.leakage" if leakage else "metrics"
+    metadata["identity"] = make_identity(stage, {"spec": dict(spec), "model": model}, inputs)
     write_metrics(frame, out, metadata)
 
 
@@ -78,16 +76,12 @@ def _compared(scored: Scored, predictions: Path, folds: Path) -> dict[str, Any]:
     table, facts = read_folds(folds)
     compared: dict[str, Any] = facts.get("compared") or {}
     if not compared:
-        raise InputError(
-            folds, "holds no comparison.", "use split paired_leakage, or a transfer with shared patients.",
-            code="leakage-nothing-compared",
-        )  # fmt: skip
+        remedy = "use split paired_leakage, or a transfer with shared patients."
+        raise InputError(folds, "holds no comparison.", remedy, code="leakage-nothing-compared")
     absent = sorted(set(compared["folds"]) ^ set(scored.obs["fold"]))
     if absent:
-        raise InputError(
-            predictions, f"does not fit {folds}: folds {', '.join(absent)}.", "remove it and run again.",
-            code="leakage-other-folds",
-        )  # fmt: skip
+        problem = f"does not fit {folds}: folds {', '.join(absent)}."
+        raise InputError(predictions, problem, "remove it and run again.", code="leakage-other-folds")
     check_compared(compared, table, scored.target_obs[KEYS[1:]].astype(str).reset_index(drop=True))
     return compared
 
@@ -96,9 +90,8 @@ def _warn(rows: pd.DataFrame, name: str) -> None:
     """Log what a reader of the headline must know: undefined pairs, and predictions of hardly any spread."""
     section = rows[(rows["aggregation"] == "section") & (rows["target"] != "") & (rows["against"] == "labels")]
     cc = section[section["metric"] == "cc"]
-    logger.info(
-        "%s: %d rows; %d of %d section correlations undefined", name, len(rows), cc["value"].isna().sum(), len(cc)
-    )
+    undefined = cc["value"].isna().sum()
+    logger.info("%s: %d rows; %d of %d section correlations undefined", name, len(rows), undefined, len(cc))
     cohort = rows[(rows["aggregation"] == "cohort") & (rows["target"] == "") & (rows["train_seed"] == -1)]
     spread = cohort[(cohort["metric"] == "sd_ratio") & (cohort["against"] == "labels")]
     for row in spread[spread["value"] < SMALL_SPREAD].to_dict("records"):

@@ -17,12 +17,10 @@ from histoloom.lattice import lattice_of
 from histoloom.obs_keys import observation_keys
 from histoloom.stats import Floats
 
-PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]
-"""Columns that say which section of which fold a row is of."""
+PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]  # Columns that say which section of which fold a row is of
 KEYS = ["fold", "cohort", "sample", "patient", "obs_id"]
 POSITION = ["array_row", "array_col", "pitch_um", "x", "y"]
-MERGED = " (merged)"
-"""Marks what merged types are compared with."""
+MERGED = " (merged)"  # Marks what merged types are compared with
 _AGAIN = "remove it, so that it is made anew."
 
 
@@ -46,6 +44,14 @@ class Scored:
         for key, index in sorted(self.obs.groupby(PLACE, observed=True, sort=True).indices.items()):
             yield dict(zip(PLACE, cast("tuple[str, ...]", key), strict=True)), np.asarray(index)
 
+    def pooled(self) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+        """Yield each patient, then each cohort, without flagged sections, with the positions of its observations."""
+        plain = self.obs[self.obs["qc_flag"] == ""]
+        for aggregation, by in (("pooled_patient", ["cohort", "patient"]), ("pooled", ["cohort"])):
+            for key, labels in sorted(plain.groupby(by, observed=True, sort=True).groups.items()):
+                place = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+                yield {**place, "aggregation": aggregation}, labels.to_numpy()
+
 
 def read_predictions(path: str | Path) -> Scored:
     """Read a prediction artefact: X, layers ``labels``, ``ground_truth`` and ``seed_<s>``; for classes obs ``label``.
@@ -59,9 +65,8 @@ def read_predictions(path: str | Path) -> Scored:
     missing += [] if "labels" in table.layers or classes else ["layer labels"]
     if missing or table.obs.empty:
         problem = f"lacks {', '.join(missing)}." if missing else "holds no held-out observation."
-        raise InputError(
-            path, problem, f"{_AGAIN[:-1]}; a fold must have a test patient.", code="predictions-incomplete"
-        )
+        remedy = f"{_AGAIN[:-1]}; a fold must have a test patient."
+        raise InputError(path, problem, remedy, code="predictions-incomplete")
     obs = table.obs.reset_index(drop=True)
     obs["qc_flag"] = obs["qc_flag"].fillna("").astype(str) if "qc_flag" in obs else ""
     layers = {name: dense(matrix) for name, matrix in table.layers.items()}
@@ -90,19 +95,17 @@ def train_means(target: Path, folds: Path, types: Sequence[str] | None = None) -
     are shares. The index of obs is ``cohort/sample/obs_id``.
     """
     table = read_table(target, layers=[])
-    obs = table.obs
-    values = table.X
-    chosen = table.var_names if types is None else [name for name in types if name in set(table.var_names)]
+    obs, values, position = table.obs, table.X, {name: i for i, name in enumerate(table.var_names)}
+    chosen = table.var_names if types is None else [name for name in types if name in position]
     if chosen != table.var_names:
-        position = {name: i for i, name in enumerate(table.var_names)}
         values = values[:, [position[name] for name in chosen]]
     roles = roles_of(read_folds(folds)[0], obs)
     means = {}
     for fold in sorted(roles):
         rows = np.flatnonzero(roles[fold] == "train")
         if len(rows):
-            means[fold] = np.nanmean(values[rows], axis=0) if isinstance(values, np.ndarray) else np.asarray(
-                values[rows].mean(axis=0)).ravel()  # fmt: skip
+            mean = np.nanmean(values[rows], axis=0) if isinstance(values, np.ndarray) else values[rows].mean(axis=0)
+            means[fold] = np.asarray(mean).ravel()
     return pd.DataFrame.from_dict(means, orient="index", columns=chosen), obs.set_axis(observation_keys(obs))
 
 
@@ -111,12 +114,9 @@ def with_positions(scored: Scored, target_obs: pd.DataFrame) -> Scored:
     keys = observation_keys(scored.obs)
     unknown = ~keys.isin(target_obs.index)
     if unknown.any():
-        raise InputError(
-            "predictions",
-            f"{int(unknown.sum())} predicted observations are not in the target, e.g. '{keys[unknown][0]}'.",
-            "remove the experiment's models and predictions, so that they are made anew.",
-            code="predictions-unknown-observations",
-        )
+        problem = f"{int(unknown.sum())} predicted observations are not in the target, e.g. '{keys[unknown][0]}'."
+        remedy = "remove the experiment's models and predictions, so that they are made anew."
+        raise InputError("predictions", problem, remedy, code="predictions-unknown-observations")
     known = target_obs.reindex(keys)
     obs = scored.obs.assign(**{name: known[name].to_numpy() for name in POSITION if name in known})
     if "qc_flag" in known:
@@ -137,11 +137,9 @@ def read_scored(spec: Mapping[str, Any], predictions: Path, target: Path, folds:
     scored = with_positions(scored, target_obs)
     absent = sorted(set(scored.obs["fold"]) - set(means.index))
     if absent or list(means.columns) != scored.types:
-        problem = f"folds without training observations: {', '.join(absent)}." if absent else "other cell types."
-        raise InputError(
-            predictions, f"does not fit {folds} and {target}: {problem}", "remove it and run again.",
-            code="predictions-other-run",
-        )  # fmt: skip
+        reason = f"folds without training observations: {', '.join(absent)}." if absent else "other cell types."
+        problem = f"does not fit {folds} and {target}: {reason}"
+        raise InputError(predictions, problem, "remove it and run again.", code="predictions-other-run")
     return replace(scored, means=means, spec=spec, target=read_metadata(target), target_obs=target_obs)
 
 
@@ -158,15 +156,12 @@ def merge_types(scored: Scored) -> Scored:
     olds = [name for members in merge.values() for name in members]
     for name in olds:
         if name not in scored.types or olds.count(name) > 1:
-            problem = "is named twice" if name in scored.types else "is no type of the labels"
-            raise InputError(
-                where, f"'{name}' {problem}.", f"use each once: {', '.join(scored.types)}.", code="merge-types"
-            )
+            problem = f"'{name}' is " + ("named twice." if name in scored.types else "no type of the labels.")
+            raise InputError(where, problem, f"use each once: {', '.join(scored.types)}.", code="merge-types")
     groups = {**{name: [name] for name in scored.types if name not in olds}, **{k: list(v) for k, v in merge.items()}}
     if len(groups) != len(scored.types) - len(olds) + len(merge):
-        raise InputError(
-            where, "a new name is that of a type that stays.", "give the sum a name of its own.", code="merge-name"
-        )
+        problem = "a new name is that of a type that stays."
+        raise InputError(where, problem, "give the sum a name of its own.", code="merge-name")
     types = sorted(groups)
     columns = [[scored.types.index(name) for name in groups[new]] for new in types]
 

@@ -8,7 +8,6 @@ the array (Lotwick and Silverman 1982, doi:10.1111/j.2517-6161.1982.tb01221.x).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,10 +39,8 @@ def grid_shifts(
     rows, columns = np.meshgrid(np.arange(0, size[0], step), np.arange(size[1]), indexing="ij")
     far = np.maximum(np.minimum(rows, size[0] - rows), np.minimum(columns, size[1] - columns)) >= least
     if not far.any():
-        raise InputError(
-            "permutations", "the array is too small to be slid over itself.", "use `scheme: random`.",
-            code="permutations-small-array",
-        )  # fmt: skip
+        problem = "the array is too small to be slid over itself."
+        raise InputError("permutations", problem, "use `scheme: random`.", code="permutations-small-array")
     steps = np.column_stack([rows[far], columns[far]])
     chosen = steps[rng.integers(len(steps), size=count)]
     source = np.stack([table[tuple(((cells - low + move) % size).T)] for move in chosen])
@@ -68,10 +65,8 @@ def null_maps(
     z-scores of the values that landed.
     """
     if scheme not in SCHEMES:
-        raise InputError(
-            "permutations", f"'{scheme}' is no scheme.", f"use one of: {', '.join(SCHEMES)}.",
-            code="permutations-scheme",
-        )  # fmt: skip
+        problem = f"'{scheme}' is no scheme."
+        raise InputError("permutations", problem, f"use one of: {', '.join(SCHEMES)}.", code="permutations-scheme")
     rng = np.random.default_rng([seed, len(values)])
     z = standardise_columns(values)
     smoothed = np.asarray(weights.T @ z)  # R = z' W z_permuted / n = (W' z)' z_permuted / n
@@ -108,15 +103,3 @@ def permutation_p(observed: Floats, null: Floats) -> Floats:
     p = (1.0 + extreme.sum(axis=0) / 2.0) / (1.0 + count / 2.0)
     defined_p: Floats = np.where(np.isfinite(observed) & (count > 0), p, np.nan)
     return defined_p
-
-
-def false_discovery(p: Sequence[float] | Floats) -> Floats:
-    """Return q values after Benjamini and Hochberg (1995); NaN stay NaN and are not counted as tests."""
-    from scipy.stats import false_discovery_control
-
-    values = np.asarray(p, dtype=np.float64)
-    q = np.full(values.shape, np.nan)
-    defined = np.isfinite(values)
-    if defined.any():
-        q[defined] = false_discovery_control(values[defined], method="bh")
-    return q

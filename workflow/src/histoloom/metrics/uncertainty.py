@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-MIN_PATIENTS = 5
-"""With fewer patients, points are shown: no interval, no p."""
+from histoloom.stats import Floats
+
+MIN_PATIENTS = 5  # With fewer patients, points are shown: no interval, no p
 _RESAMPLES = 10_000
 _ENUMERATED = 16
 _PATTERNS = 100_000
@@ -29,23 +31,33 @@ def sign_flip_p(differences: npt.ArrayLike, *, seed: int = 0) -> float:
     data = data[np.isfinite(data)]
     if len(data) < MIN_PATIENTS:
         return float("nan")
-    test = permutation_test(
-        (data,), np.mean, permutation_type="samples", vectorized=True, rng=np.random.default_rng(seed),
-        n_resamples=np.inf if len(data) <= _ENUMERATED else _PATTERNS - 1, batch=_RESAMPLES,
-    )  # fmt: skip
-    return float(test.pvalue)
+    count, rng = np.inf if len(data) <= _ENUMERATED else _PATTERNS - 1, np.random.default_rng(seed)
+    options: dict[str, Any] = {"permutation_type": "samples", "vectorized": True, "n_resamples": count, "rng": rng}
+    return float(permutation_test((data,), np.mean, batch=_RESAMPLES, **options).pvalue)
 
 
-def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return p values after Holm's step-down correction over all defined ones; NaN stay NaN and are no tests."""
-    from statsmodels.stats.multitest import multipletests
-
+def _correct_defined(p: npt.ArrayLike, correct: Callable[[Floats], Floats]) -> Floats:
+    """Correct the p values that are defined; NaN stay NaN and are not counted as tests."""
     values = np.asarray(p, dtype=np.float64)
     corrected = np.full(values.shape, np.nan)
     defined = np.isfinite(values)
     if defined.any():
-        corrected[defined] = multipletests(values[defined], method="holm")[1]
+        corrected[defined] = correct(values[defined])
     return corrected
+
+
+def holm(p: npt.ArrayLike) -> Floats:
+    """Return p values after Holm's step-down correction."""
+    from statsmodels.stats.multitest import multipletests
+
+    return _correct_defined(p, lambda defined: multipletests(defined, method="holm")[1])
+
+
+def false_discovery(p: npt.ArrayLike) -> Floats:
+    """Return q values after Benjamini and Hochberg (1995)."""
+    from scipy.stats import false_discovery_control
+
+    return _correct_defined(p, false_discovery_control)
 
 
 def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "cc") -> pd.DataFrame:
@@ -63,6 +75,8 @@ def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "
     by_type = chosen["target"] != ""
     chosen = chosen[by_type] if by_type.any() else chosen
     place = ["patient", "sample", "fold", "target"]
+    columns = ["cohort", "against", "first", "second"]
+    columns += ["n_patients", "n_pairs", "difference", "n_first_higher", "p", "p_holm"]
     tables = []
     for (cohort, against), part in chosen.groupby(["cohort", "against"], sort=True):
         wide = part.pivot(index=place, columns="model", values="value")
@@ -71,16 +85,11 @@ def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "
             pairs = (wide[first] - wide[second]).dropna()
             sections = pairs.groupby(level=["patient", "sample", "fold"]).mean().groupby(level=[0, 1]).mean()
             patients = sections.groupby(level="patient").mean()
-            table.append(
-                {"cohort": cohort, "against": against, "first": first, "second": second, "n_patients": len(patients),
-                 "n_pairs": len(pairs), "difference": float(patients.mean()) if len(patients) else np.nan,
-                 "n_first_higher": int((patients > 0).sum()), "p": sign_flip_p(patients.to_numpy())}
-            )  # fmt: skip
+            numbers = (float(patients.mean()), int((patients > 0).sum()), sign_flip_p(patients.to_numpy()))
+            table.append((cohort, against, first, second, len(patients), len(pairs), *numbers))
         if table:
-            frame = pd.DataFrame(table)
+            frame = pd.DataFrame(table, columns=columns[:-1])
             tables.append(frame.assign(p_holm=holm(frame["p"].to_numpy())))
-    columns = ["cohort", "against", "first", "second", "n_patients", "n_pairs", "difference", "n_first_higher", "p",
-               "p_holm"]  # fmt: skip
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
@@ -94,12 +103,6 @@ def bootstrap_interval(values: npt.ArrayLike, *, confidence: float = 0.95, seed:
         return None
     if np.ptp(data) == 0:
         return float(data[0]), float(data[0])
-    interval = bootstrap(
-        (data,),
-        np.mean,
-        n_resamples=_RESAMPLES,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    rng, options = np.random.default_rng(seed), {"n_resamples": _RESAMPLES, "method": "percentile"}
+    interval = bootstrap((data,), np.mean, confidence_level=confidence, rng=rng, **options).confidence_interval
     return float(interval.low), float(interval.high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from histoloom.checkpoints import Checkpoints
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity, sha256_file, sha256_text
 from histoloom.references.genes import is_mitochondrial, passes_gene_filter
-from histoloom.references.readers import ReferenceCells, count_problem
+from histoloom.references.readers import ReferenceCells, count_problem, paths_of
 from histoloom.samples.counts import mtx_files
 
 if TYPE_CHECKING:
@@ -79,9 +79,8 @@ def build_reference(
 def _identities(files: Mapping[str, Path | list[Path]]) -> dict[str, str]:
     """Return identities of raw files by their bytes; a matrix folder counts as its three files."""
     identities = {}
-    for role, value in files.items():
-        paths: Sequence[Path] = [Path(value)] if isinstance(value, (str, Path)) else [Path(p) for p in value]
-        for number, path in enumerate(paths):
+    for role in files:
+        for number, path in enumerate(paths_of(files, role)):
             parts = mtx_files(path) if path.is_dir() else {"": path}
             identities[f"{role}.{number:04d}"] = sha256_text("".join(sha256_file(p) for p in parts.values()))
     return identities

@@ -36,7 +36,8 @@ class ReferenceCells:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def _one(files: Files, role: str) -> list[Path]:
+def paths_of(files: Files, role: str) -> list[Path]:
+    """Return the files of a role, of which there may be one."""
     value = files[role]
     return [Path(value)] if isinstance(value, (str, Path)) else [Path(p) for p in value]
 
@@ -66,7 +67,7 @@ def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells
     import anndata as ad
     import h5py
 
-    (path,) = _one(files, "h5ad")
+    (path,) = paths_of(files, "h5ad")
     if not path.is_file():
         raise InputError(path, "the reference does not exist.", "fix the reference's `path`.", code="reference-missing")
     try:
@@ -108,7 +109,7 @@ def _first_raw(handle: Any, places: list[str], path: Path) -> str:
     problems = []
     for place in places:
         node = handle[place]
-        head = node["data"][:100_000] if _is_sparse(node) else node[:100]
+        head = node["data"][:100_000] if hasattr(node, "keys") else node[:100]  # a sparse matrix is a group
         problem = count_problem(np.asarray(head))
         if problem is None:
             return place
@@ -116,11 +117,6 @@ def _first_raw(handle: Any, places: list[str], path: Path) -> str:
     remedy = "deconvolution needs raw integer counts: put them in X, raw.X or a layer and name it in `counts`."
     reasons = "; ".join(problems) or "no matrix found"
     raise InputError(path, f"holds no raw counts: {reasons}.", remedy, code="reference-no-raw")
-
-
-def _is_sparse(node: Any) -> bool:
-    """Say whether a stored matrix is a group (sparse) rather than a data set (dense)."""
-    return hasattr(node, "keys")
 
 
 def count_problem(values: np.ndarray) -> str | None:
@@ -136,11 +132,10 @@ def count_problem(values: np.ndarray) -> str | None:
 
 
 def _rows(node: Any, rows: np.ndarray) -> csr_matrix:
-    """Read rows of a stored matrix, dense or sparse, as CSR."""
     import anndata as ad
     from scipy.sparse import csr_matrix
 
-    if not _is_sparse(node):
+    if not hasattr(node, "keys"):
         return csr_matrix(node[rows])
     stored = ad.io.sparse_dataset(node)
     # Rows of a CSC file cannot be read alone; a slice over half the file is no cheaper than all of it.
@@ -156,7 +151,7 @@ def read_mtx_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
     """
     from scipy.sparse import vstack
 
-    folders, tables = _one(files, "folders"), _one(files, "annotations")
+    folders, tables = paths_of(files, "folders"), paths_of(files, "annotations")
     parts, cells, report = [], [], {}
     parts_spec: Sequence[Mapping[str, Any]] = spec.get("samples") or [{}] * len(folders)
     for folder, table, part in zip(folders, tables, parts_spec, strict=True):

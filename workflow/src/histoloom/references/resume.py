@@ -47,7 +47,6 @@ def resuming(checkpoint: Checkpoint) -> Any:
 
 
 def _state(trainer: Any, plan: Any, epoch: int) -> dict[str, Any]:
-    """Return all that the rest of a fit depends on."""
     import pyro
 
     history = {
