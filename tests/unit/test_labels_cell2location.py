@@ -125,7 +125,7 @@ def test_sections_are_batches_of_the_fit_with_the_expected_cells_as_prior(
 def test_statistics_are_read_by_the_names_of_types_not_by_their_place() -> None:
     columns = ["q05cell_abundance_w_sf_b", "q05cell_abundance_w_sf_a"]
     obsm = {"q05_cell_abundance_w_sf": pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], columns=columns)}
-    values = _statistic(SimpleNamespace(obsm=obsm), "q05", "q05cell_abundance_w_sf_", ["a", "b"])
+    values = _statistic(SimpleNamespace(obsm=obsm), "q05", ["a", "b"])
     np.testing.assert_array_equal(values, [[2.0, 1.0], [4.0, 3.0]])
 
 

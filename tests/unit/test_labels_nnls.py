@@ -11,7 +11,7 @@ import pytest
 
 from error_codes import has_code
 from histoloom.errors import InputError
-from histoloom.references.genes import id_kind, is_mitochondrial
+from histoloom.references.readers import id_kind, is_mitochondrial
 from label_inputs import TYPES, label_spec, metadata, run_labels, signatures, true_cells, write_reference, write_section
 
 SPEC = {"method": "nnls", "reference": "r"}

@@ -13,7 +13,7 @@ import pytest
 from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.labels import gather_labels
-from histoloom.labels.artefact import write_labels
+from histoloom.labels.artefact import GroupLabels, write_labels
 from label_inputs import label_spec, metadata, run_labels, write_section
 
 PUBLISHED = {"method": "published", "table": "t"}
@@ -101,7 +101,8 @@ def _group(path: Path, group: str, seed: int, values: np.ndarray, types: list[st
         "group": group, "seed": seed, "units": units, "dropped": {}, "qc": {"demo_fit": True, "passed": seed == 0},
         "identity": {"sha256": f"{group}{seed}"},
     }  # fmt: skip
-    write_labels(obs, types, values, {"q05": values / 2, "std": values / 10}, facts, path)
+    layers = {"q05": values / 2, "std": values / 10}
+    write_labels(GroupLabels(obs, values, types, units, layers), facts, path)
     return path
 
 

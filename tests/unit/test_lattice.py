@@ -11,8 +11,7 @@ from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.folds import build_folds
 from histoloom.lattice import FREE, HEXAGONAL, KINDS, SQUARE, cells_of, lattice_of, neighbours, positions_um
-from histoloom.metrics.moran import protocol_weights, spatial_weights
-from histoloom.metrics.significance import grid_shifts
+from histoloom.metrics.moran import grid_shifts, protocol_weights, spatial_weights
 
 
 def visium(rows: int = 12, columns: int = 20) -> tuple[np.ndarray, np.ndarray]:

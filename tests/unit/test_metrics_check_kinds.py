@@ -12,8 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from error_codes import has_code
 from histoloom.artefacts import write_parquet
-from histoloom.checks.base import draw_check, run_check
-from histoloom.checks.labelled import read_predicted
+from histoloom.checks.base import draw_check, read_predicted, run_check
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
 from histoloom.metrics.rows import read_metrics

@@ -12,13 +12,11 @@ from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 
 from error_codes import has_code
-from histoloom.checks.base import run_check
-from histoloom.checks.labelled import Labels
+from histoloom.checks.base import Labels, run_check
 from histoloom.checks.regions import score_regions
 from histoloom.errors import InputError
-from histoloom.metrics.auroc import auroc_with_interval
 from histoloom.metrics.rows import read_metrics
-from histoloom.metrics.uncertainty import bootstrap_interval
+from histoloom.metrics.uncertainty import auroc_with_interval, bootstrap_interval
 from histoloom.schemas import check, load_schema
 
 NAMES = ["Plasma", "Cancer", "Fibro"]

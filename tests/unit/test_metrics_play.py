@@ -16,8 +16,8 @@ from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
 from histoloom.metrics.aggregate import add_ratio, roll_up
 from histoloom.metrics.ceiling import IDENTIFIABLE, attainable
+from histoloom.metrics.moran import permutation_p
 from histoloom.metrics.rows import assemble, read_metrics
-from histoloom.metrics.significance import permutation_p
 from histoloom.metrics.uncertainty import compare_models
 from histoloom.stats import amplitude_columns, pearson_columns, score_columns
 

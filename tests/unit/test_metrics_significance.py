@@ -12,9 +12,16 @@ from scipy.stats import binom
 from error_codes import has_code
 from histoloom.checks.base import run_check
 from histoloom.errors import InputError
-from histoloom.metrics.moran import morans_r, protocol_weights, spatial_weights, weight_diagnostics
+from histoloom.metrics.moran import (
+    grid_shifts,
+    morans_r,
+    null_maps,
+    permutation_p,
+    protocol_weights,
+    spatial_weights,
+    weight_diagnostics,
+)
 from histoloom.metrics.rows import read_metrics
-from histoloom.metrics.significance import grid_shifts, null_maps, permutation_p
 from histoloom.metrics.uncertainty import false_discovery
 from histoloom.schemas import check, load_schema
 

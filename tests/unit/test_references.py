@@ -18,7 +18,7 @@ from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.references import build_reference
 from histoloom.references.build import choose_cells, equal_shares
-from histoloom.references.genes import passes_gene_filter
+from histoloom.references.readers import passes_gene_filter
 from histoloom.references.signatures import depth_factors
 from histoloom.schemas import load_schema
 from label_inputs import TYPES, metadata, reference_spec, signatures

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from metrics_inputs import SPEC, make_obs, make_values, write_inputs
 
+from histoloom.artefacts import write_parquet
 from histoloom.identity import canonical_json
 from histoloom.metrics import cell_class
-from histoloom.metrics.rows import read_metrics, write_metrics
+from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.score import score_predictions
 from histoloom.metrics.scored import Scored
 from histoloom.report.coloc import draw_coloc
@@ -44,7 +45,7 @@ def class_metrics(path: Path, model: str, noise: float) -> Path:
     scored = Scored(obs, CLASSES, made, {}, {"labels": onehot}, {}, means=means)
     protocol = canonical_json({"kind": model, "split": "blocks", "labels": "singler"})
     rows = cell_class.score(scored).assign(experiment="cells", model=model, variant="default", protocol=protocol)
-    write_metrics(rows, path, {"model": model})
+    write_parquet(rows, path, {"model": model})
     return path
 
 
@@ -91,7 +92,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         files = write_inputs(folder / variant, obs, values, made)
         score_predictions(spec=SPEC, experiment="loo", model="bleep", out=folder / "v.parquet", **files)
         parts.append(pd.read_parquet(folder / "v.parquet").assign(variant=variant))
-    write_metrics(pd.concat(parts, ignore_index=True), folder / "bleep.parquet", {"model": "bleep"})
+    write_parquet(pd.concat(parts, ignore_index=True), folder / "bleep.parquet", {"model": "bleep"})
     files = write_inputs(folder / "b", obs, values, values + 8 * rng.normal(size=values.shape))
     score_predictions(spec=SPEC, experiment="loo", model="colour", out=folder / "colour.parquet", **files)
     return folder / "bleep.parquet", folder / "colour.parquet"

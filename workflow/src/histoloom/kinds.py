@@ -71,9 +71,9 @@ LABELS: dict[str, LabelsKind] = {
     "nnls": LabelsKind(
         "histoloom.labels.nnls:label_nnls", memory=Memory(350, file_mb=8, base_minutes=20, minutes_per_mb=0.2)
     ),
-    "published": LabelsKind("histoloom.labels.published:label_published", reads="table"),
-    "truth": LabelsKind("histoloom.labels.published:label_truth", reads="truth"),
-    "table": LabelsKind("histoloom.labels.own_table:label_own_table", reads="file"),
+    "published": LabelsKind("histoloom.labels.tables:label_published", reads="table"),
+    "truth": LabelsKind("histoloom.labels.tables:label_truth", reads="truth"),
+    "table": LabelsKind("histoloom.labels.tables:label_own_table", reads="file"),
 }
 
 _FORMULA = Memory(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1)

@@ -18,7 +18,7 @@ from histoloom.errors import InputError
 from histoloom.genes import BY_ID, BY_NAME, load_gene_table
 from histoloom.identity import make_identity
 from histoloom.obs_keys import section_keys
-from histoloom.references.genes import id_kind
+from histoloom.references.readers import id_kind
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import Tables, check_files, draw_points, heading, legend_once, paired, where
-from histoloom.checks.labelled import Labels, joined
+from histoloom.checks.base import Labels, Tables, check_files, draw_points, heading, joined, legend_once, paired, where
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.rows import value_rows

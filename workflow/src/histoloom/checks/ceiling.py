@@ -12,8 +12,18 @@ from scipy.sparse import csr_array
 
 from histoloom import kinds, paths
 from histoloom.artefacts import read_table
-from histoloom.checks.base import Plan, Result, Tables, draw_points, heading, legend_once, paired, where
-from histoloom.checks.labelled import Labels, place_of
+from histoloom.checks.base import (
+    Labels,
+    Plan,
+    Result,
+    Tables,
+    draw_points,
+    heading,
+    legend_once,
+    paired,
+    place_of,
+    where,
+)
 from histoloom.errors import InputError
 from histoloom.labels.thinning import HALVES, thin_counts
 from histoloom.metrics.aggregate import roll_up

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import Tables, by_sections, check_files, heading
-from histoloom.checks.labelled import Labels, sections_of
+from histoloom.checks.base import Labels, Tables, by_sections, check_files, heading, sections_of
 from histoloom.errors import InputError
 from histoloom.lattice import lattice_of
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.colocalization import diagnostic_rows, has_positions, map_rows
-from histoloom.metrics.moran import morans_r, protocol_weights
-from histoloom.metrics.significance import null_maps, permutation_p
+from histoloom.metrics.moran import morans_r, null_maps, permutation_p, protocol_weights
 from histoloom.metrics.uncertainty import false_discovery
 from histoloom.obs_keys import obs_keys
 from histoloom.report.coloc import as_matrix, cluster_order

@@ -12,8 +12,7 @@ import pandas as pd
 
 from histoloom import paths
 from histoloom.artefacts import read_metadata
-from histoloom.checks.base import Tables, by_sections, check_files, heading, legend_once
-from histoloom.checks.labelled import Labels
+from histoloom.checks.base import Labels, Tables, by_sections, check_files, heading, legend_once
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.rows import value_row

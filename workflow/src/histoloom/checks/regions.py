@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import FLAGGED, Tables, by_sections, check_files, heading, legend_once, where
-from histoloom.checks.labelled import Labels, joined, read_regions
+from histoloom.checks.base import (
+    FLAGGED,
+    Labels,
+    Tables,
+    by_sections,
+    check_files,
+    heading,
+    joined,
+    legend_once,
+    read_regions,
+    where,
+)
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.auroc import auroc_with_interval
 from histoloom.metrics.rows import value_row
+from histoloom.metrics.uncertainty import auroc_with_interval
 from histoloom.report.style import PALETTE, figure, note, save
 
 inputs = check_files

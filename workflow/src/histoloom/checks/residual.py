@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import Tables, by_sections, check_files, draw_by_region, where
-from histoloom.checks.labelled import Labels, read_regions
+from histoloom.checks.base import Labels, Tables, by_sections, check_files, draw_by_region, read_regions, where
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 
@@ -18,7 +17,7 @@ inputs = check_files
 
 
 def score_residual(spec: Mapping[str, Any], labels: Labels, regions: pd.Series) -> Tables:
-    """Return ``excess_residual`` (mean over spots, see `histoloom.labels.residual`), with target = region.
+    """Return ``excess_residual`` (mean over spots, see `histoloom.labels.prepare`), with target = region.
 
     The region ``all`` holds every observation, annotated or not. ``n_nan`` counts spots without a residual.
     """

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom import paths
-from histoloom.checks.base import Plan, Result, Tables, heading, where
-from histoloom.checks.labelled import Labels, read_labels
+from histoloom.checks.base import Labels, Plan, Result, Tables, heading, read_labels, where
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
 from histoloom.metrics.aggregate import roll_up

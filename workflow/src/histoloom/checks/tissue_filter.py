@@ -11,8 +11,7 @@ import pandas as pd
 
 from histoloom import paths
 from histoloom.artefacts import read_metadata
-from histoloom.checks.base import Plan, Result, Tables, draw_by_region, section_files
-from histoloom.checks.labelled import place_of, read_regions
+from histoloom.checks.base import Plan, Result, Tables, draw_by_region, place_of, read_regions, section_files
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.rows import value_row

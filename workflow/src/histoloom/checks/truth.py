@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import Tables, check_files, heading, paired
-from histoloom.checks.labelled import Labels
+from histoloom.checks.base import Labels, Tables, check_files, heading, paired
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.rows import value_row, value_rows
 from histoloom.report.style import DIVERGING, figure, save, short_names

@@ -70,23 +70,17 @@ class GroupLabels:
     qc: Mapping[str, Any] = field(default_factory=dict)  # facts about the fit, JSON
 
 
-def write_labels(
-    obs: pd.DataFrame,
-    types: list[str],
-    mean: np.ndarray,
-    layers: Mapping[str, np.ndarray],
-    metadata: Mapping[str, Any],
-    out: Path,
-) -> None:
+def write_labels(labels: GroupLabels, metadata: Mapping[str, Any], out: Path) -> None:
     """Write labels as h5ad: index ``sample/obs_id``, types in alphabetical order, X = mean, metadata in uns."""
+    types, obs = labels.types, labels.obs
     order = np.argsort(np.array(types, dtype=object))
     columns = ["sample", "obs_id", "patient", "flag_low_umi", *obs.columns.intersection(["excess_residual"])]
     obs = obs[columns].astype({"sample": str, "obs_id": str, "patient": str, "flag_low_umi": bool})
-    labels = Table(
+    table = Table(
         obs=obs.set_axis(obs_keys(obs["sample"], obs["obs_id"]), axis=0),
         var=pd.DataFrame(index=pd.Index([types[i] for i in order], dtype=object)),
-        X=np.asarray(mean, dtype=np.float64)[:, order],
-        layers={name: np.asarray(value, dtype=np.float64)[:, order] for name, value in layers.items()},
+        X=np.asarray(labels.mean, dtype=np.float64)[:, order],
+        layers={name: np.asarray(value, dtype=np.float64)[:, order] for name, value in labels.layers.items()},
         metadata=metadata,
     )
-    write_table(labels, out)
+    write_table(table, out)

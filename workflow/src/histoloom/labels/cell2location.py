@@ -15,18 +15,12 @@ from histoloom.devices import device_kind
 from histoloom.errors import InputError
 from histoloom.job_resources import advice_when_too_large, deconvolution_mb
 from histoloom.labels.artefact import GroupLabels, LabelTask
-from histoloom.labels.prepare import Prepared, prepare
-from histoloom.labels.residual import reconstruction
+from histoloom.labels.prepare import Prepared, prepare, reconstruction
 from histoloom.obs_keys import obs_keys
 from histoloom.references.fitting import device_options, fit_settings, history_summary, import_cell2location
 
 logger = logging.getLogger(__name__)
-# Layer -> (name in the exported posterior, prefix of its columns).
-_STATISTICS = {
-    "mean": ("means", "meanscell_abundance_w_sf_"),
-    "q05": ("q05", "q05cell_abundance_w_sf_"),
-    "std": ("stds", "stdscell_abundance_w_sf_"),
-}
+_STATISTICS = {"mean": "means", "q05": "q05", "std": "stds"}  # layer: name in the exported posterior
 
 
 def label_cell2location(task: LabelTask) -> GroupLabels:
@@ -44,7 +38,7 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
         problem = f"the loss is not finite after epoch {int(np.argmin(np.isfinite(loss)))}."
         raise InputError(task.where, problem, "lower `lr`.", code="cell2location-loss")
     types = list(data.signatures.columns)
-    statistics = {layer: _statistic(visium, name, prefix, types) for layer, (name, prefix) in _STATISTICS.items()}
+    statistics = {layer: _statistic(visium, name, types) for layer, name in _STATISTICS.items()}
     posterior = model.samples["post_sample_means"]
 
     def expected(rows: np.ndarray) -> np.ndarray:
@@ -68,8 +62,7 @@ def label_cell2location(task: LabelTask) -> GroupLabels:
             task.where, elbo["fall_last_tenth"], len(loss), spec["elbo_tolerance"],
         )  # fmt: skip
     mean = statistics.pop("mean")
-    obs = data.obs.assign(excess_residual=excess)
-    return GroupLabels(obs, mean, types, "cells", statistics, data.dropped, qc)
+    return GroupLabels(data.obs.assign(excess_residual=excess), mean, types, "cells", statistics, data.dropped, qc)
 
 
 def _check_memory(data: Prepared, task: LabelTask) -> None:
@@ -140,6 +133,6 @@ def fit(data: Prepared, task: LabelTask, n_cells: float) -> tuple[Any, Any]:
         return model, model.export_posterior(visium, sample_kwargs=sampling)
 
 
-def _statistic(visium: Any, name: str, prefix: str, types: list[str]) -> np.ndarray:
+def _statistic(visium: Any, name: str, types: list[str]) -> np.ndarray:
     frame = visium.obsm[f"{name}_cell_abundance_w_sf"]
-    return np.asarray(frame[[prefix + t for t in types]].to_numpy(), dtype=float)
+    return np.asarray(frame[[f"{name}cell_abundance_w_sf_{t}" for t in types]].to_numpy(), dtype=float)

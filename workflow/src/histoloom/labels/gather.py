@@ -14,7 +14,7 @@ import pandas as pd
 from histoloom.artefacts import Table, identities_of, read_table
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
-from histoloom.labels.artefact import science, write_labels
+from histoloom.labels.artefact import GroupLabels, science, write_labels
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
     types, sample = first.var_names, first.obs["sample"].to_numpy()
     constant = {str(s): _constant(mean[sample == s], types) for s in dict.fromkeys(sample)}
     entry = {**science(spec), "seeds": list(spec["seeds"])}
+    identity = make_identity("labels.gather", {"spec": entry, "cohort": cohort}, identities_of({"groups": groups}))
     metadata = {
         "method": spec["method"],
         "spec": entry,
@@ -72,16 +73,14 @@ def gather_labels(*, spec: Mapping[str, Any], cohort: str, groups: list[Path], o
         "genes_matched_by": sorted({m["qc"]["genes"]["matched_by"] for m in facts if "genes" in m["qc"]}),
         "qc_failed": [f"{m['group']}.{m['seed']}" for m in facts if m["qc"].get("passed") is False],
         "qc": [{"group": m["group"], "seed": m["seed"], "dropped": m["dropped"], **m["qc"]} for m in facts],
-        "identity": make_identity(
-            "labels.gather", {"spec": entry, "cohort": cohort}, identities_of({"groups": groups})
-        ),
+        "identity": identity,
     }
     obs = first.obs
     if "excess_residual" in obs:
         obs = obs.assign(excess_residual=np.mean([joined[s].obs["excess_residual"] for s in seeds], axis=0))
     if metadata["constant_types"]:
         logger.warning("cohort %s: constant label columns: %s", cohort, ", ".join(metadata["constant_types"]))
-    write_labels(obs, types, mean, layers, metadata, out)
+    write_labels(GroupLabels(obs, mean, types, units[0], layers), metadata, out)
 
 
 def _check_complete(tables: Mapping[int, Mapping[str, Any]], spec: Mapping[str, Any], where: str) -> None:

@@ -68,7 +68,7 @@ def label_group(task: LabelTask, out: Path) -> int:
         "qc": dict(result.qc),
         "identity": task.identity,
     }
-    write_labels(result.obs, result.types, result.mean, result.layers, metadata, out)
+    write_labels(result, metadata, out)
     logger.info("%s, seed %d: %d observations, %d types", task.where, task.seed, len(result.obs), len(result.types))
     return len(result.obs)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from histoloom.labels.artefact import GroupLabels, LabelTask
-from histoloom.labels.prepare import prepare
-from histoloom.labels.residual import reconstruction
+from histoloom.labels.prepare import prepare, reconstruction
 
 
 def label_nnls(task: LabelTask) -> GroupLabels:

@@ -29,10 +29,7 @@ def reliability(r: Floats) -> Floats:
 
 
 def halves_rows(place: Mapping[str, str], types: Sequence[str], first: Floats, second: Floats) -> pd.DataFrame:
-    """Return ``halves_r``, ``reliability`` and ``ceiling`` of one section from two halves of its counts, per type.
-
-    They are averaged over sections like a CC is, so that a cohort's CC and ceiling are means over the same sections.
-    """
+    """Return ``halves_r``, ``reliability`` and ``ceiling`` of one section from two halves of its counts, per type."""
     r, n = pearson_columns(first, second)
     share = reliability(r)
     numbers = {"halves_r": r, "reliability": share, "ceiling": np.sqrt(share)}

@@ -77,7 +77,8 @@ def score_colocalization(scored: Scored, moran: Mapping[str, Any]) -> list[pd.Da
     obs = scored.obs[known]
     parts: list[pd.DataFrame] = []
     for against, reference in scored.reference.items():
-        tables, similar = [], []
+        tables: list[pd.DataFrame] = []
+        similar: list[pd.DataFrame] = []
         for place, labels in _groups(obs):
             index, weights = labels.to_numpy(), protocol_weights(obs.loc[labels], moran)
             known = np.isfinite(reference[index]).all(axis=0)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.artefacts import read_metadata, write_parquet
+from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.stats import Floats
 
@@ -73,11 +73,6 @@ def assemble(parts: Sequence[pd.DataFrame], **constants: Any) -> pd.DataFrame:
             frame[column] = frame[column].fillna(default)
     frame = frame.astype(_TYPES).sort_values(_SORT, kind="stable", ignore_index=True)
     return frame[list(COLUMNS)]
-
-
-def write_metrics(frame: pd.DataFrame, out: Path, metadata: Mapping[str, Any]) -> None:
-    """Write a metrics table as parquet with metadata."""
-    write_parquet(frame, out, metadata)
 
 
 def read_metrics(paths: Sequence[str | Path]) -> pd.DataFrame:

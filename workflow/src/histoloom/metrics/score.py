@@ -10,14 +10,14 @@ from typing import Any
 import pandas as pd
 
 from histoloom import kinds
-from histoloom.artefacts import identities_of
+from histoloom.artefacts import identities_of, write_parquet
 from histoloom.errors import InputError
 from histoloom.folds import check_compared, read_folds
 from histoloom.identity import canonical_json, make_identity
 from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.metrics.leakage import score_leakage
 from histoloom.metrics.protocol import stamp
-from histoloom.metrics.rows import assemble, write_metrics
+from histoloom.metrics.rows import assemble
 from histoloom.metrics.scored import KEYS, Scored, read_scored
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def score_predictions(
     inputs = identities_of({"predictions": paths, "target": target, "folds": folds})
     stage = "metrics.leakage" if leakage else "metrics"
     metadata["identity"] = make_identity(stage, {"spec": dict(spec), "model": model}, inputs)
-    write_metrics(frame, out, metadata)
+    write_parquet(frame, out, metadata)
 
 
 def _protocols(rows: pd.DataFrame, stamped: Mapping[str, Any]) -> pd.Series[str]:

@@ -15,8 +15,13 @@ from histoloom.artefacts import KEY
 from histoloom.checkpoints import Checkpoints
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity, sha256_file, sha256_text
-from histoloom.references.genes import is_mitochondrial, passes_gene_filter
-from histoloom.references.readers import ReferenceCells, count_problem, paths_of
+from histoloom.references.readers import (
+    ReferenceCells,
+    count_problem,
+    is_mitochondrial,
+    passes_gene_filter,
+    paths_of,
+)
 from histoloom.samples.counts import mtx_files
 
 if TYPE_CHECKING:
@@ -42,7 +47,7 @@ def build_reference(
     """
     import anndata as ad
 
-    from histoloom.references.signatures import compute_signatures
+    from histoloom.references.signatures import mean_signatures, regression_signatures
 
     cells = kinds.load("references", spec["source"])(files, spec)
     types, report = assign_types(cells, spec)
@@ -53,14 +58,14 @@ def build_reference(
     obs = cells.obs.iloc[rows].assign(cell_type=types.iloc[rows]).astype(str)
     obs.index = pd.Index([f"cell{i:07d}" for i in rows])
     reference = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=genes))
-    params: dict[str, Any] = {"spec": dict(spec)}
-    if spec["signatures"]["method"] == "regression":
-        params["threads"] = threads
+    regression = spec["signatures"]["method"] == "regression"
+    params: dict[str, Any] = {"spec": dict(spec), **({"threads": threads} if regression else {})}
     identity = make_identity("references", params, _identities(files), seed)
-    checkpoints = Checkpoints(scratch, str(identity["sha256"]))
-    signatures, fit = compute_signatures(
-        reference, spec["signatures"], seed=seed, threads=threads, checkpoints=checkpoints
-    )
+    if regression:
+        options: dict[str, Any] = {"checkpoints": Checkpoints(scratch, str(identity["sha256"])), "seed": seed}
+        signatures, fit = regression_signatures(reference, spec["signatures"], threads=threads, **options)
+    else:
+        signatures, fit = mean_signatures(reference)
     reference.varm["signatures"] = signatures
     metadata = {
         "types": list(signatures.columns),

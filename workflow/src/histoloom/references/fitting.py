@@ -59,23 +59,19 @@ def fit_settings(
     No progress bar, the epoch log, checkpoints, and a plain environment: Lightning otherwise detects SLURM from the
     job's variables, expects to be started by srun and installs a requeue handler; one job is one task.
     """
-    import lightning.pytorch as pl
     import scvi
     import torch
+    from lightning.pytorch.callbacks import LambdaCallback
     from lightning.pytorch.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 
     from histoloom.references.resume import resuming
 
-    class EpochLog(pl.Callback):
-        """Write the loss to the log now and then."""
-
-        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            """Log every tenth of the fit."""
-            done = trainer.current_epoch + 1
-            if done % max(epochs // 10, 1) == 0:
-                loss = trainer.callback_metrics.get("elbo_train")
-                text = "" if loss is None else f", ELBO loss {float(loss):.6g}"
-                logger.info("%s: epoch %d of %d%s", what, done, epochs, text)
+    def log_epoch(trainer: Any, module: Any) -> None:
+        done = trainer.current_epoch + 1
+        if done % max(epochs // 10, 1) == 0:
+            loss = trainer.callback_metrics.get("elbo_train")
+            text = "" if loss is None else f", ELBO loss {float(loss):.6g}"
+            logger.info("%s: epoch %d of %d%s", what, done, epochs, text)
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -91,7 +87,7 @@ def fit_settings(
             yield {
                 **device_options(device),
                 "plugins": [LightningEnvironment()],
-                "callbacks": [EpochLog(), resuming(checkpoint)],
+                "callbacks": [LambdaCallback(on_train_epoch_end=log_epoch), resuming(checkpoint)],
                 "enable_progress_bar": False,
                 "default_root_dir": str(checkpoint.folder),
             }

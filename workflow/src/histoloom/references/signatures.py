@@ -1,4 +1,7 @@
-"""One expression signature per cell type: the mean of counts, or cell2location's regression."""
+"""One expression signature per cell type: the mean of counts, or cell2location's regression.
+
+Both return genes x types, types sorted: mean counts per cell at the average cell's depth; and a report.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 logger = logging.getLogger(__name__)
-
-
-def compute_signatures(
-    reference: AnnData, spec: Mapping[str, Any], *, seed: int, threads: int, checkpoints: Checkpoints
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return signatures (genes x types, types sorted), mean counts per cell at the average cell's depth, and a report.
-
-    `reference` holds raw counts (cells x genes) and obs cell_type, donor, assay.
-    """
-    if spec["method"] == "mean":
-        return mean_signatures(reference)
-    return regression_signatures(reference, spec, seed=seed, threads=threads, checkpoints=checkpoints)
 
 
 def depth_factors(totals: np.ndarray, types: np.ndarray, batches: np.ndarray) -> np.ndarray:
