@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import Labels, Tables, check_files, draw_points, heading, joined, legend_once, paired, where
+from histoloom.checks.base import Labels, Tables, check_files, draw_points, joined, legend_once, paired, where
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.rows import value_rows
-from histoloom.report.style import figure, save, short_names
+from histoloom.report.style import drawing, heading, short_names
 from histoloom.stats import pearson_columns
 
 inputs = check_files
@@ -47,7 +47,7 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
     mean = sections["value"].where(sections["qc_flag"] == "").groupby([sections["target"], sections["target2"]]).mean()
     mean = mean.sort_values(na_position="first", kind="stable")
     names = sorted(sections["sample"].unique())
-    with figure(7.6, 1.7 + 0.42 * max(len(mean), 3)) as fig:
+    with drawing(out, 7.6, 1.7 + 0.42 * max(len(mean), 3)) as fig:
         ax = fig.subplots()
         for y, (first, second, value) in enumerate(mean.reset_index().itertuples(index=False)):
             points = sections[(sections["target"] == first) & (sections["target2"] == second)]
@@ -67,6 +67,5 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         ax.set_axisbelow(True)
         ax.set_xlabel("Pearson's r over the spots of a section; bar: mean of sections")
         count = f"{sections['patient'].nunique()} patients, {len(names)} sections"
-        fig.suptitle(**heading(title, f"{spec['labels']} against {spec['against']}, {count}"))
+        heading(fig, f"{title}\n{spec['labels']} against {spec['against']}, {count}")
         legend_once(fig, "section")
-        save(fig, out)

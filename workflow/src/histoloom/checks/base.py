@@ -23,7 +23,7 @@ from histoloom.metrics.rows import assemble, read_metrics
 from histoloom.metrics.scored import read_predictions
 from histoloom.obs_keys import obs_keys, observation_keys
 from histoloom.report.results import with_marks
-from histoloom.report.style import PALETTE, figure, jitter, save
+from histoloom.report.style import PALETTE, drawing, heading, jitter
 from histoloom.samples.section import Section, open_section
 from histoloom.stats import Floats
 
@@ -33,15 +33,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 Plan = Any  # `histoloom.plan.checks.Checks`; the plan is above all stages, so none imports it
 Result = tuple[str, list[pd.DataFrame], Mapping[str, Any]]
 """Name of the labels or of the model, rows, metadata of the labels."""
 Score = Callable[[Mapping[str, Any], Sequence[Path], Sequence[Path]], Iterator[Result]]
 """``score`` of a check: its entry, what is checked, what that is compared with."""
 Tables = list[pd.DataFrame]
-FLAGGED = "#9A9A9A"
-"""Colour of flagged sections."""
+FLAGGED = "#9A9A9A"  # colour of flagged sections
 _STAMPED = ("method", "units", "seeds", "seed", "demo_fit", "variants")
 
 
@@ -138,11 +136,6 @@ def draw_check(*, spec: Mapping[str, Any], metrics: Path, out: Path) -> None:
     kinds.load_attribute(f"{kinds.find('checks', str(spec['kind'])).module}:draw")(spec, rows, title, out)
 
 
-def heading(title: str, text: str = "") -> dict[str, Any]:
-    """Return a figure's title and what it shows, as arguments of ``suptitle``."""
-    return {"t": f"{title}\n{text}" if text else title, "x": 0.01, "ha": "left", "fontsize": 9.5}
-
-
 def draw_points(ax: Axes, y: int, points: pd.DataFrame, samples: Sequence[str]) -> None:
     """Draw sections as points around `y`: coloured and named where they are few, grey where flagged."""
     few = len(samples) <= len(PALETTE)
@@ -167,7 +160,7 @@ def draw_by_region(
     """Draw one number per region: the cohort's mean as a bar, sections as points."""
     mean = rows[rows["aggregation"] == "cohort"].groupby("target")["value"].mean().sort_values(kind="stable")
     sections = rows[rows["aggregation"] == "section"]
-    with figure(7.0, 1.8 + 0.36 * max(len(mean), 3)) as fig:
+    with drawing(out, 7.0, 1.8 + 0.36 * max(len(mean), 3)) as fig:
         ax = fig.subplots()
         ax.barh(range(len(mean)), mean, 0.66, color="#D5DDE3")
         for y, name in enumerate(mean.index):
@@ -178,8 +171,7 @@ def draw_by_region(
         ax.set_yticks(range(len(mean)), mean.index)
         ax.set_xlim(*limits)
         ax.set_xlabel(f"{label}; points: sections")
-        fig.suptitle(**heading(title, text))
-        save(fig, out)
+        heading(fig, f"{title}\n{text}")
 
 
 @dataclass(frozen=True)

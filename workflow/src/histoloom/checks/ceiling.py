@@ -28,7 +28,7 @@ from histoloom.errors import InputError
 from histoloom.labels.thinning import HALVES, thin_counts
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.ceiling import IDENTIFIABLE, halves_rows
-from histoloom.report.style import figure, save, short_names
+from histoloom.report.style import drawing, heading, short_names
 from histoloom.samples.section import open_section
 from histoloom.targets.abundance import apply_recipe
 from histoloom.targets.expression import expression_of
@@ -116,7 +116,7 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
     mean = cohort.pivot_table(index="target", columns="metric", values="value", dropna=False)
     mean = mean.sort_values("reliability", ascending=False, kind="stable")
     names = sorted(sections["sample"].unique())
-    with figure(7.4, 1.8 + 0.27 * max(len(mean), 4)) as fig:
+    with drawing(out, 7.4, 1.8 + 0.27 * max(len(mean), 4)) as fig:
         ax = fig.subplots()
         for y, (name, row) in enumerate(mean.iterrows()):
             good = row["reliability"] >= IDENTIFIABLE
@@ -132,5 +132,4 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         of = {"none": "", "log1p": " (log1p)", "proportion": " (proportions)"}[spec.get("transform", "none")]
         count = f"{good} of {len(mean)} types identifiable, {len(names)} section{'s'[: len(names) > 1]}"
         text = f"{spec.get('labels') or spec['experiment']}{of}, counts split in two: {count}"
-        fig.suptitle(**heading(title, text))
-        save(fig, out)
+        heading(fig, f"{title}\n{text}")

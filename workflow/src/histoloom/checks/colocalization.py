@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import Labels, Tables, by_sections, check_files, heading, sections_of
+from histoloom.checks.base import Labels, Tables, by_sections, check_files, sections_of
 from histoloom.errors import InputError
 from histoloom.lattice import lattice_of
 from histoloom.metrics.aggregate import roll_up
@@ -19,7 +19,7 @@ from histoloom.metrics.moran import morans_r, null_maps, permutation_p, protocol
 from histoloom.metrics.uncertainty import false_discovery
 from histoloom.obs_keys import obs_keys
 from histoloom.report.coloc import as_matrix, cluster_order
-from histoloom.report.style import DIVERGING, figure, note, save, short_names
+from histoloom.report.style import DIVERGING, drawing, heading, note, short_names
 from histoloom.stats import Floats, mean_defined
 
 logger = logging.getLogger(__name__)
@@ -109,11 +109,10 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
     w = rows[rows["metric"].isin(["w_neighbours", "w_self_share"])].groupby("metric")["value"].mean()
     maps = rows[rows["metric"].isin(["morans_r", "morans_q"])]
     types = sorted(set(maps["target"]) | set(maps["target2"]))
-    with figure(2.9 + 0.27 * max(len(types), 10), 2.6 + 0.24 * max(len(types), 10)) as fig:
+    with drawing(out, 2.9 + 0.27 * max(len(types), 10), 2.6 + 0.24 * max(len(types), 10)) as fig:
         ax = fig.subplots()
         if len(types) < 2:
             note(ax, "no section with array coordinates and without a QC flag")
-            save(fig, out)
             return
         one = maps[maps["cohort"] == sorted(maps["cohort"].unique())[0]]
         r, q = (as_matrix(one[one["metric"] == name], types) for name in ("morans_r", "morans_q"))
@@ -140,5 +139,4 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
             f"{(spec.get('moran') or {}).get('protocol', 'array')}: {w.get('w_neighbours', np.nan):.1f} neighbours, "
             f"self {w.get('w_self_share', np.nan):.0%} of all weight"
         )
-        fig.suptitle(**heading(title, text))
-        save(fig, out)
+        heading(fig, f"{title}\n{text}")

@@ -12,12 +12,12 @@ import pandas as pd
 
 from histoloom import paths
 from histoloom.artefacts import read_metadata
-from histoloom.checks.base import Labels, Tables, by_sections, check_files, heading, legend_once
+from histoloom.checks.base import Labels, Tables, by_sections, check_files, legend_once
 from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.rows import value_row
 from histoloom.obs_keys import obs_keys, section_keys
-from histoloom.report.style import PALETTE, figure, note, save
+from histoloom.report.style import PALETTE, drawing, heading, note
 from histoloom.stats import pearson_columns
 
 inputs = partial(check_files, pattern=paths.NUCLEI)
@@ -71,7 +71,7 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
     sections = sections.assign(name=section_keys(sections)).sort_values(["cohort", "sample"], kind="stable")
     models, names = sorted(sections["model"].unique()), list(sections["name"].unique())
     median = sections[sections["metric"] == "nuclei_median"].groupby("name")["value"].first()
-    with figure(8.6, 1.9 + 0.3 * max(len(names), 3)) as fig:
+    with drawing(out, 8.6, 1.9 + 0.3 * max(len(names), 3)) as fig:
         axes = fig.subplots(1, 2, sharey=True)
         for ax, metric in zip(axes, ("nuclei_cc", "nuclei_ratio"), strict=True):
             for i, model in enumerate(models):
@@ -90,5 +90,4 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         axes[0].invert_yaxis()
         legend_once(fig)
         subject = spec.get("labels") or f"held-out predictions of {spec.get('experiment')}"
-        fig.suptitle(**heading(title, f"total abundance of {subject} against nuclei counted under the spot (median)"))
-        save(fig, out)
+        heading(fig, f"{title}\ntotal abundance of {subject} against nuclei counted under the spot (median)")

@@ -25,7 +25,7 @@ from histoloom.errors import InputError
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.rows import value_row
 from histoloom.metrics.uncertainty import auroc_with_interval
-from histoloom.report.style import PALETTE, figure, note, save
+from histoloom.report.style import PALETTE, drawing, heading, note
 
 inputs = check_files
 
@@ -82,11 +82,10 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
     models = sorted(rows["model"].unique())
     order = [(joined(pair["type"]), joined(pair["region"])) for pair in spec["pairs"]]
     skipped = rows[rows["metric"] == "sections_skipped"].groupby(["target", "target2"])["value"].max()
-    with figure(7.6, 1.6 + 0.34 * len(order) + 0.24 * max(len(wide) / len(models), 2)) as fig:
+    with drawing(out, 7.6, 1.6 + 0.34 * len(order) + 0.24 * max(len(wide) / len(models), 2)) as fig:
         ax = fig.subplots()
         if wide.empty:
             note(ax, "no section has spots inside and outside of a region")
-            save(fig, out)
             return
         y, ticks, names = 0.0, [], []
         for number, (kind, region) in enumerate(order):
@@ -120,7 +119,6 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         ax.set_xlabel("AUROC (0.5: no better than chance)\nline: 95 % DeLong interval over spots, which are neighbours")
         ax.set_ylabel("section (annotated spots inside of all)")
         text = f"held-out predictions of {spec['experiment']}" if "experiment" in spec else f"labels {spec['labels']}"
-        fig.suptitle(**heading(title, f"{text} against a pathologist's regions"))
+        heading(fig, f"{title}\n{text} against a pathologist's regions")
         if len(models) > 1:
             legend_once(fig)
-        save(fig, out)

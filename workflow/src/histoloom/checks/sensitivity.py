@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from histoloom import paths
-from histoloom.checks.base import Labels, Plan, Result, Tables, heading, read_labels, where
+from histoloom.checks.base import Labels, Plan, Result, Tables, read_labels, where
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.rows import value_row, value_rows
-from histoloom.report.style import PALETTE, SEQUENTIAL, figure, save, short_names
+from histoloom.report.style import PALETTE, SEQUENTIAL, drawing, heading, short_names
 from histoloom.stats import pearson_columns
 
 
@@ -132,7 +132,7 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         else:
             ratio[max(i, j), min(i, j)] = value if i < j else 1 / value
     pairs = by_type.sort_values("value", kind="stable").drop_duplicates("target")
-    with figure(6.2 + 0.62 * len(names) + 3.2, 2.2 + 0.5 * max(len(names), 5)) as fig:
+    with drawing(out, 6.2 + 0.62 * len(names) + 3.2, 2.2 + 0.5 * max(len(names), 5)) as fig:
         ax, side = fig.subplots(1, 2, width_ratios=[1.45, 1])
         image = ax.imshow(cc, cmap=SEQUENTIAL, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         ax.set_facecolor("#EFEFEF")
@@ -160,5 +160,4 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         side.set_title("the two that agree least, by type", fontsize=8.5)
         side.set_xlabel("CC")
         n = rows[rows["aggregation"] == "section"]["sample"].nunique()
-        fig.suptitle(**heading(title, f"the same spots labelled in {len(names)} ways, {n} section{'s'[: n > 1]}"))
-        save(fig, out)
+        heading(fig, f"{title}\nthe same spots labelled in {len(names)} ways, {n} section{'s'[: n > 1]}")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import Labels, Tables, check_files, heading, paired
+from histoloom.checks.base import Labels, Tables, check_files, paired
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.rows import value_row, value_rows
-from histoloom.report.style import DIVERGING, figure, save, short_names
+from histoloom.report.style import DIVERGING, drawing, heading, short_names
 from histoloom.stats import pearson_cross
 
 inputs = check_files
@@ -53,7 +53,7 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
     first, second = ([*common, *(name for name in names if name not in common)] for names in (wide.index, wide.columns))
     matrix = wide.reindex(index=first, columns=second).to_numpy()
     n = rows[rows["aggregation"] == "section"].drop_duplicates(["cohort", "sample"])
-    with figure(2.9 + 0.48 * max(len(second), 4), 2.5 + 0.36 * max(len(first), 4)) as fig:
+    with drawing(out, 2.9 + 0.48 * max(len(second), 4), 2.5 + 0.36 * max(len(first), 4)) as fig:
         ax = fig.subplots()
         image = ax.imshow(matrix, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
         ax.set_facecolor("#D9D9D9")
@@ -75,5 +75,4 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
             f"{n['patient'].nunique()} patients, {len(n)} sections; namesakes: mean {mean_own:.2f},\n"
             f"largest in row and column: {int(check.sum())} of {len(check)}"
         )
-        fig.suptitle(**heading(title, text))
-        save(fig, out)
+        heading(fig, f"{title}\n{text}")

@@ -53,8 +53,7 @@ def label_groups(tasks: Sequence[LabelTask], out: Path, efficiency: Path) -> Non
 def label_group(task: LabelTask, out: Path) -> int:
     """Write the labels of one fit as h5ad; return how many observations got one."""
     if not task.samples:
-        remedy = "name at least one section that is not excluded."
-        raise InputError(task.where, "has no sections.", remedy, code="labels-no-sections")
+        raise InputError(task.where, "has no sections.", "name one that is not excluded.", code="labels-no-sections")
     result: GroupLabels = kinds.load("labels", task.spec["method"])(task)
     _check(result, task)
     metadata = {
@@ -75,8 +74,7 @@ def label_group(task: LabelTask, out: Path) -> int:
 
 def _check(result: GroupLabels, task: LabelTask) -> None:
     if not len(result.obs):
-        remedy = "look at the sections' QC, or exclude them in the sheet."
-        raise InputError(task.where, "no observation got a label.", remedy, code="labels-empty")
+        raise InputError(task.where, "no observation got a label.", "look at the sections' QC.", code="labels-empty")
     for name, values in {"mean": result.mean, **result.layers}.items():
         if not np.isfinite(values).all():
             problem = f"{int((~np.isfinite(values)).sum())} values of '{name}' are not finite; the fit diverged."

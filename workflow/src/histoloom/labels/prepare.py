@@ -73,8 +73,7 @@ def read_signatures(path: Path) -> pd.DataFrame:
     """Return a reference's signatures, genes x types."""
     parts = read_elements(path, ["var", "varm/signatures"])
     if "varm/signatures" not in parts:
-        remedy = "let the workflow build the reference."
-        raise InputError(path, "holds no signatures.", remedy, code="labels-no-signatures")
+        raise InputError(path, "holds no signatures.", "build the reference again.", code="labels-no-signatures")
     return parts["varm/signatures"].set_axis(parts["var"].index, axis=0)
 
 

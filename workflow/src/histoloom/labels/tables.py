@@ -33,8 +33,7 @@ def label_published(task: LabelTask) -> GroupLabels:
     (path,) = task.tables
     sections = [read_section(p, int(task.spec["low_umi"])) for p in task.samples]
     if not path.is_file():
-        problem = "the published table does not exist."
-        raise InputError(path, problem, "download it, or fix mirror_dir.", code="published-missing")
+        raise InputError(path, "does not exist.", "download it, or fix mirror_dir.", code="published-missing")
     if not zipfile.is_zipfile(path):
         raise InputError(path, "is not a zip file.", "download it again; it may be cut short.", code="published-zip")
     with zipfile.ZipFile(path) as archive:
@@ -142,8 +141,7 @@ def label_own_table(task: LabelTask) -> GroupLabels:
             remedy = "add the column, or give a file for each section with {sample} in `path`."
             raise InputError(path, problem, remedy, code="table-sample-column")
         if not len(frame):
-            remedy = "add the section, or exclude it in the cohort sheet."
-            raise InputError(where, "has no rows.", remedy, code="table-section")
+            raise InputError(where, "has no rows.", "add it, or exclude it in the sheet.", code="table-section")
         frame = check_table(frame, where)
         highest = float(frame.sum(axis=1).max())
         if task.spec["units"] == "proportion" and highest > 1 + _ROUNDING:

@@ -182,8 +182,7 @@ def _read_annotation(
 ) -> pd.DataFrame:
     """Read an annotation table; index = cell id, columns cell_type, donor, assay."""
     if not path.is_file():
-        problem = "the annotation table does not exist."
-        raise InputError(path, problem, "fix the reference's `samples`.", code="reference-annotation-missing")
+        raise InputError(path, "does not exist.", "fix the reference's `samples`.", code="reference-annotation-missing")
     frame = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, keep_default_na=False)
     where = str(path)
     ids = text_column(frame, spec["cell_id_key"], where, "cell_id_key", "")
