@@ -18,7 +18,6 @@ from histoloom.checks.base import (
     Result,
     Tables,
     draw_points,
-    heading,
     legend_once,
     paired,
     place_of,

@@ -15,7 +15,6 @@ from histoloom.checks.base import (
     Tables,
     by_sections,
     check_files,
-    heading,
     joined,
     legend_once,
     read_regions,
