@@ -163,7 +163,7 @@ def read_mtx_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells:
         annotation = _read_annotation(table, barcodes, folder, spec, part)
         keep = np.flatnonzero(pd.Index(barcodes).isin(annotation.index))
         parts.append((matrix[keep], genes))
-        cells.append(annotation.loc[barcodes[keep]])
+        cells.append(annotation.loc[pd.Index(barcodes[keep])])
         report[folder.name] = {"cells": len(barcodes), "annotated": len(keep)}
         logger.info("%s: %d cells, %d of them annotated, %d genes", folder, len(barcodes), len(keep), len(genes))
     shared = parts[0][1]

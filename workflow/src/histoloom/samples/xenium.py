@@ -164,7 +164,7 @@ def _place(
         return um / pixel_size, {"mpp": {"alignment": pixel_size}, "inside": np.ones(len(um), bool)}
     matrix = read_alignment(Path(files["alignment"]))
     places = to_slide(um, matrix, pixel_size)
-    inside = check_alignment(places, to_slide(um, np.linalg.inv(matrix), pixel_size), files)
+    inside = check_alignment(places, to_slide(um, np.asarray(np.linalg.inv(matrix), np.float64), pixel_size), files)
     return places, {"mpp": {"alignment": slide_mpp(matrix, pixel_size)}, "inside": inside}
 
 
