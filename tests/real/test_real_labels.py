@@ -62,11 +62,11 @@ def all_sections(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> l
             ids = [line[: line.index("\t")] for line in lines]
         data = ad.AnnData(
             csr_matrix(np.ones((len(ids), 1), dtype=np.int32)),
-            obs=pd.DataFrame(index=ids),
+            obs=pd.DataFrame({"in_tissue": True}, index=ids),
             var=pd.DataFrame(index=["g"]),
         )
         name = source.name.split(".")[0]
-        data.uns["histoloom"] = json.dumps({"sample": name, "patient": name[0]})
+        data.uns["histoloom"] = json.dumps({"cohort": "her2st", "sample": name, "patient": name[0]})
         data.write_h5ad(folder / f"{name}.h5ad")
         sections.append(folder / f"{name}.h5ad")
     assert len(sections) == 36

@@ -284,7 +284,9 @@ def test_rows_of_the_test_fold_change_nothing_that_is_fitted(
     changed.write_bytes(task.embeddings.read_bytes())
     with h5py.File(changed, "a") as handle:
         tested = np.isin(handle["sample"].asstr()[:], FOLDS[1][1])
-        handle["features"][np.flatnonzero(tested)] = 7.0
+        features = handle["features"][:]
+        features[tested] = features[tested][::-1] * 3 + 1
+        handle["features"][:] = features
     states = []
     for embeddings in (task.embeddings, changed):
         bench = SimpleNamespace(**{**vars(toy[0]), "folder": tmp_path / embeddings.parent.name})

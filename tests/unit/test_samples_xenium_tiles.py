@@ -94,7 +94,7 @@ def test_the_picture_says_where_the_centres_lie(made: Any, tmp_path: Path) -> No
     assert one.read_bytes() == two.read_bytes()
     image = np.asarray(Image.open(one).convert("RGB")).reshape(-1, 3)
     for colour in ((240, 228, 66), (213, 94, 0), (255, 255, 255)):
-        assert (np.abs(image.astype(int) - colour).max(axis=1) < 12).sum() > 300, colour
+        assert (np.abs(image.astype(int) - colour).max(axis=1) < 30).sum() > 300, colour
     folder = os.environ.get("HISTOLOOM_PICTURES")
     if folder:
         shutil.copy(one, Path(folder) / "xenium_tiles_on_nuclei.png")

@@ -148,7 +148,7 @@ def _draw(
         axes.set_axis_off()
     _show_tiles(below, slide, chosen, rings, cores, of_tiles)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(out, format="jpeg", pil_kwargs={"quality": 85})
+    figure.savefig(out, format="jpeg", pil_kwargs={"quality": 85, "subsampling": 0})
 
 
 def _show_window(axes: Any, slide: Slide, window: Window) -> None:
