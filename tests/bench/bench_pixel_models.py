@@ -1,4 +1,4 @@
-"""Training images/s of the models on pixels: `python tests/bench/bench_pixel_models.py [n_tiles] [--cpu]`.
+"""Training images/s of the models on pixels: `python tests/bench/bench_pixel_models.py [n_tiles] [model ...] [--cpu]`.
 
 Each model trains on the same random tiles in two ways in one process: our loop (uint8 tiles on the device, symmetries and
 normalisation there, full precision and bf16), and the public codes' way (one PIL image per observation, transforms and
@@ -157,9 +157,10 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device != "cpu" else "CPU"
     print(f"{name}, torch {torch.__version__}; {n} tiles of {px} px, {genes} genes; images/s")
     print(f"{'model':>10} {'public way':>11} {'ours fp32':>10} {'MB':>7} {'ours bf16':>10} {'MB':>7}  ratio fp32, bf16")
-    data, pixels = world(n, px, genes)
-    for model in MODELS:
-        given = data if model != "hist2cell" else world(min(n, 1024), px, 80)[0]
+    words = [word for word in sys.argv[1:] if word in MODELS]
+    large, small = world(n, px, genes), world(min(n, 1024), px, 80)
+    for model in words or MODELS:
+        given, pixels = small if model == "hist2cell" else large
         plain = public_way(model, given, pixels, device, 4)
         full, full_mb = ours(model, given, device, "32-true")
         half, half_mb = ours(model, given, device, "bf16-mixed") if device != "cpu" else (float("nan"), float("nan"))
