@@ -108,6 +108,18 @@ def test_permuted_nodes_permute_hist2cell_and_edges_reach_only_the_graph_branch(
     assert not torch.allclose(some.gat, none.gat)
 
 
+def test_hist2cell_runs_under_autocast_close_to_full_precision():
+    from histoloom.networks.hist2cell import Hist2Cell
+
+    torch.manual_seed(0)
+    network, features, edges = Hist2Cell(3, depth=1).eval(), torch.randn(9, 512), torch.randint(0, 9, (2, 20))
+    with torch.no_grad():
+        full = network.predict_from_features(features, edges)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = network.predict_from_features(features, edges)
+    torch.testing.assert_close(half.float(), full, atol=0.03, rtol=0.05)
+
+
 SIZES = {"small": (64, 4, 2), "full": (512, 8, 6)}
 
 

@@ -52,7 +52,7 @@ class GATv2(nn.Module):
         weights = (scores - highest[target]).exp()
         sums = weights.new_zeros(n_nodes, self.heads).index_add(0, target, weights)
         weighted = messages[source] * (weights / sums[target]).unsqueeze(-1)
-        return torch.zeros_like(messages).index_add(0, target, weighted).flatten(1) + self.bias
+        return weighted.new_zeros(messages.shape).index_add(0, target, weighted).flatten(1) + self.bias
 
 
 class GraphNorm(nn.Module):
