@@ -76,7 +76,8 @@ def test_every_job_left_a_log_and_no_half_written_file(finished: Path) -> None:
         "label_groups",
         "train_model",
         "score_model",
-        "draw_model",
+        "train_fold",
+        "report_model",
     ):
         assert list((finished / "logs").rglob(f"*{kind}*/**/*.log")), kind
     assert not list((finished / "results").rglob(".*.part*"))
@@ -122,8 +123,8 @@ def test_a_change_of_title_retrains_nothing(finished: Path, tmp_path: Path) -> N
     changed.write_text(yaml.safe_dump(raw))
     result = run(finished, "-n", config=changed)
     jobs = set(re.findall(r"^rule (\w+):", result.stdout, re.M))
-    assert "write_tables" in jobs
-    assert not {"train_model", "embed_batch", "label_groups", "build_target", "score_model", "audit_sections"} & jobs
+    assert "report_experiment" in jobs
+    assert not {"train_model", "train_fold", "embed_batch", "label_groups", "build_target", "score_model", "audit_sections"} & jobs
 
 
 def test_features_of_other_software_reach_a_model(finished: Path, tmp_path: Path) -> None:
