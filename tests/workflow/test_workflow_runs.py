@@ -124,7 +124,18 @@ def test_a_change_of_title_retrains_nothing(finished: Path, tmp_path: Path) -> N
     result = run(finished, "-n", config=changed)
     jobs = set(re.findall(r"^rule (\w+):", result.stdout, re.M))
     assert "report_experiment" in jobs
-    assert not {"train_model", "train_fold", "embed_batch", "label_groups", "build_target", "score_model", "audit_sections"} & jobs
+    assert (
+        not {
+            "train_model",
+            "train_fold",
+            "embed_batch",
+            "label_groups",
+            "build_target",
+            "score_model",
+            "audit_sections",
+        }
+        & jobs
+    )
 
 
 def test_features_of_other_software_reach_a_model(finished: Path, tmp_path: Path) -> None:
