@@ -186,3 +186,23 @@ def test_her2st_is_of_an_old_vintage(real_data: Path) -> None:
     assert set(reference.keys) <= set(section.keys)
     found = pd.Series(section.names, index=section.keys)
     assert list(found[reference.keys]) == old
+
+
+def test_the_stamp_says_what_is_predicted() -> None:
+    panel = {"genes": "hvg", "k": 20, "selected_on": "train"}
+    target = {"kind": "expression", "size_factor": "total", "target_sum": 10000, "log": "log1p", "panel": panel}
+    words = short({"target": target, "labels": None})
+    assert "20 variable genes chosen on train, log1p of counts scaled to 10000" in words
+    assert "labels" not in words
+    assert "all genes, counts;" in short(
+        {"target": {**target, "log": "none", "panel": {"genes": "all"}, "size_factor": "none"}}
+    )
+    assert "cell classes" in short({"target": {"kind": "cell_class"}})
+    assert "labels c2l (demo fit); target mean/log1p" in short(
+        {
+            "labels": "c2l",
+            "demo_fit": True,
+            "target": {"kind": "abundance", "statistic": "mean", "transform": "log1p"},
+            "split": "random",
+        }
+    )

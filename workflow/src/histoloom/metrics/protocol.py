@@ -50,12 +50,10 @@ def stamp(
 
 def short(protocol: Mapping[str, Any]) -> str:
     """Return the stamp as a few words for a table's cell."""
-    target = protocol.get("target") or {}
     parts = [
         str(protocol.get("split", UNSTATED)).replace("_", " "),
-        f"labels {protocol.get('labels', UNSTATED)}" + (" (demo fit)" if protocol.get("demo_fit") else ""),
+        *_predicted(protocol),
         f"tiles {protocol.get('tiles', UNSTATED)}",
-        f"target {target.get('statistic', UNSTATED)}/{target.get('transform', UNSTATED)}",
         f"selection {protocol.get('selection', UNSTATED)}",
         f"standardise {protocol.get('standardise', UNSTATED)}",
     ]
@@ -70,3 +68,21 @@ def short(protocol: Mapping[str, Any]) -> str:
     if protocol.get("shuffle_labels") not in {None, "none", UNSTATED}:
         parts.append("LABELS SHUFFLED")
     return "; ".join(parts)
+
+
+def _predicted(protocol: Mapping[str, Any]) -> list[str]:
+    """Say what is predicted: abundance by its labels and transform, expression by its recipe and panel."""
+    target = protocol.get("target") or {}
+    if target.get("kind") == "expression":
+        panel, scaled = target.get("panel") or {}, target.get("size_factor") == "total"
+        genes = {"hvg": "variable genes", "heg": "highly expressed genes"}.get(panel.get("genes", ""), "genes")
+        count = f"{panel['k']} " if panel.get("genes") in {"hvg", "heg"} else f"{panel.get('genes', UNSTATED)} "
+        chosen = f" chosen on {panel.get('selected_on', UNSTATED)}" if panel.get("genes") in {"hvg", "heg"} else ""
+        recipe = ("counts" if target.get("log") == "none" else f"{target.get('log', UNSTATED)} of counts") + (
+            f" scaled to {target['target_sum']:g}" if scaled else ""
+        )
+        return [f"{count}{genes}{chosen}, {recipe}"]
+    if target.get("kind") == "cell_class":
+        return ["cell classes"]
+    labels = f"labels {protocol.get('labels', UNSTATED)}" + (" (demo fit)" if protocol.get("demo_fit") else "")
+    return [labels, f"target {target.get('statistic', UNSTATED)}/{target.get('transform', UNSTATED)}"]

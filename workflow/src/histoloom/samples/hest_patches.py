@@ -83,7 +83,7 @@ def check_patches(
         by_patches = patches.size_px * PATCH_UM_PER_PX / side
         problem = f"patches take {side:.1f} px of the slide, which makes {by_patches:.4f} um/px, not {mpp:.4f}."
         remedy = "correct 'mpp' in the sheet, or set 'patches' to ignore."
-        raise InputError(path, problem, remedy, code="patches-spots")
+        raise InputError(path, problem, remedy, code="patches-scale")
     differences = compare_pixels(path, patches, slide, side)
     upright, best = differences[0], min(differences)
     logger.info(
@@ -110,7 +110,7 @@ def locate_patches(
     at = obs_names.get_indexer(patches.obs_ids)
     if (at < 0).any():
         problem = f"{int((at < 0).sum())} patches have no spot in the h5ad, first '{patches.obs_ids[at < 0][0]}'."
-        raise InputError(path, problem, _REMEDY, code="patches-scale")
+        raise InputError(path, problem, _REMEDY, code="patches-spots")
     half = places[at] - patches.corners
     side = 2 * float(np.median(half))
     _check_places(path, half, side, (places[at][:, ::-1] - patches.corners))
