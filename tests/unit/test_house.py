@@ -20,6 +20,7 @@ PACKAGE = ROOT / "workflow" / "src" / "histoloom"
 # Left to right: a stage imports only from its left. Modules of the first row serve all.
 BASE = [
     "errors",
+    "bundles",
     "config",
     "schemas",
     "identity",

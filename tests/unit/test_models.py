@@ -18,6 +18,7 @@ from histoloom.identity import canonical_json
 from histoloom.models import apply_models, predict_models
 from histoloom.models.artefact import load_models
 from histoloom.models.baselines import section_coordinates
+from histoloom.models.training_range import summarise_training
 from histoloom.targets import read_target
 
 
@@ -180,9 +181,14 @@ def test_apply_to_slides_without_labels(world, bench, tmp_path):
     new = World(tmp_path / "new", patients={"N": ["N1", "N2"]}, cohort="slides", seed=8)
     files = {"samples": new.samples, "embeddings_enc": new.write_embeddings()}
     apply_spec = {"task": "apply", "from": "e", "models": ["m"], "cohorts": ["slides"], "title": ""}
+    training = bench.folder / "training.npz"
+    files["training"] = [training]
     for kind in ("ridge", "mlp", "train_mean", "coordinates"):
         model = model_spec(kind, **(SMALL if kind == "mlp" else {}))
         _, path = run(bench, model, kind, predict=False)
+        summarise_training(
+            spec=model, experiment=bench.spec, files=files_of(bench), sections=world.samples, out=training
+        )
         out = bench.folder / "apply.h5ad"
         apply_models(models=[path], spec=model, experiment=apply_spec, files=files, out=out)
         found = anndata.read_h5ad(out)

@@ -1,5 +1,6 @@
-# READS   results/samples/, results/tables/
-# WRITES  results/exports/{cohort}/{sample}.geojson and .zarr, results/slides/...errors.geojson  by target, not part of `all`
+# READS   results/samples/, results/tables/, results/models/, results/metrics/
+# WRITES  results/exports/{cohort}/{sample}.geojson and .zarr, results/slides/...errors.geojson,
+#         results/bundles/{experiment}/{model}                             by target, not part of `all`
 
 
 rule export_qupath:
@@ -68,3 +69,29 @@ rule export_errors:
         code=code_of("exports"),
     script:
         "../../scripts/export_errors.py"
+
+
+rule make_bundle:
+    input:
+        models=inputs(PLAN.models.all_files),
+        training=paths.TRAINING_RANGE,
+        metrics=paths.METRICS,
+    output:
+        bundle=directory(paths.BUNDLE),
+    log:
+        "logs/exports/make_bundle/{experiment}/{model}.log",
+    benchmark:
+        "benchmarks/exports/make_bundle/{experiment}/{model}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/models.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["predict_model"]),
+        runtime=runtime(NEEDS["predict_model"]),
+    params:
+        spec=spec(PLAN.models.bundle_spec),
+        version=version_of("bundles"),
+    script:
+        "../../scripts/make_bundle.py"

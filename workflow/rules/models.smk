@@ -2,6 +2,7 @@
 # WRITES  results/pixels/{tiles}/{cohort}/{sample}.npy               tiles decoded once, removed when no model needs them;
 #         results/models/{experiment}/{model}.pt                     all folds and seeds, and the fold `all`;
 #         results/models/{experiment}/{model}/{fold}.{seed}.pt       one fold and training seed of a costly model;
+#         results/models/{experiment}/{model}.training.npz           what `all` was trained on, for new slides;
 #         results/predictions/{experiment}/{model}/{variant}.h5ad
 
 
@@ -139,6 +140,34 @@ rule predict_model:
         version=inputs(PLAN.models.version),
     script:
         "../../scripts/predict_model.py"
+
+
+rule summarise_training:
+    input:
+        unpack(inputs(PLAN.models.inputs)),
+        target=paths.TARGET,
+        folds=paths.FOLDS,
+        sections=inputs(PLAN.experiments.sample_files),
+    output:
+        training=paths.TRAINING_RANGE,
+    log:
+        "logs/models/summarise_training/{experiment}/{model}.log",
+    benchmark:
+        "benchmarks/models/summarise_training/{experiment}/{model}.tsv"
+    wildcard_constraints:
+        experiment=TRAINED,
+    conda:
+        "../../envs/models.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["predict_model"]),
+        runtime=runtime(NEEDS["predict_model"]),
+    params:
+        spec=spec(PLAN.models.spec),
+        experiment=spec(PLAN.experiments.spec, part="training"),
+        version=version_of("training_range"),
+    script:
+        "../../scripts/summarise_training.py"
 
 
 rule apply_model:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from histoloom import kinds
+from histoloom.bundles import add_entries
 from histoloom.errors import InputError
 from histoloom.schemas import SCHEMAS, check, load_schema, nearest
 from histoloom.text_tables import read_text_table
@@ -183,6 +184,11 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
                 raise InputError(f"{origin}: cohorts.{name}.samples", problem, remedy)
         if cohort.get("root"):
             cohort["root"] = _place(cohort["root"], mirror, str(top["raw_dir"]), f"{origin}: cohorts.{name}.root")
+    for name, entry in entries["experiments"].items():
+        if entry.get("bundle"):
+            where = f"{origin}: experiments.{name}.bundle"
+            entry["bundle"] = _place(entry["bundle"], mirror, str(top["raw_dir"]), where)
+            add_entries(entries, name, entry["bundle"], origin)
     genes = top["genes"]
     if genes["table"]:
         genes["table"] = _place(genes["table"], mirror, str(top["raw_dir"]), f"{origin}: genes.table")
@@ -230,7 +236,13 @@ def check_names(config: Config) -> None:
                     problem = f"is '{entry['tiles']}', but model '{model}' takes '{encoder}' on tiles '{tiles}'."
                     where = f"{config.origin}: experiments.{name}.tiles"
                     raise InputError(where, problem, "give both the same tiles.", code="experiment-tiles")
+        if entry["task"] == "apply" and bool(entry["from"]) == bool(entry["bundle"]):
+            problem = "has both `from` and `bundle`." if entry["from"] else "has neither `from` nor `bundle`."
+            remedy = "name an experiment of this config, or the folder of a bundle."
+            raise InputError(f"{config.origin}: experiments.{name}", problem, remedy, code="apply-source")
         if entry.get("from"):
+            if not entry["models"]:
+                entry["models"] = list(config.entries["experiments"][entry["from"]]["models"])
             _check_evaluates(config, f"experiments.{name}.from", entry["from"])
             missing = set(entry["models"]) - set(config.entries["experiments"][entry["from"]]["models"])
             if missing:

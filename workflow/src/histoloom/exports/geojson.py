@@ -55,13 +55,19 @@ def write_section(
     _write(_section_features(section, np.flatnonzero(inside), list(genes), cells, nuclei), out)
 
 
-def write_predictions(*, values: pd.DataFrame, centres: np.ndarray, side: float, out: Path) -> None:
-    """Write predictions (n, types) as squares around `centres` (n, 2), level-0 px, of the class of the highest type."""
+def write_predictions(
+    *, values: pd.DataFrame, measured: pd.DataFrame, centres: np.ndarray, side: float, out: Path
+) -> None:
+    """Write predictions (n, types) as squares around `centres` (n, 2), level-0 px, of the class of the highest type.
+
+    `measured` (n, columns) are the measurements; what is NaN is left out.
+    """
     import shapely
 
     colours = _class_colours([str(name) for name in values.columns])
     squares = shapely.box(*np.round(np.hstack([centres - side / 2, centres + side / 2]), 2).T)
-    measurements = [{str(k): _short(v) for k, v in row.items()} for row in values.to_dict("records")]
+    rows = measured.to_dict("records")
+    measurements = [{str(k): _short(v) for k, v in row.items() if np.isfinite(v)} for row in rows]
     classes = values.idxmax(axis=1).astype(str)
     _write(
         (

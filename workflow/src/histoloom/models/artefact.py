@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.artefacts import write_sidecar
+from histoloom.bundles import WEIGHTS, check_files
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
 from histoloom.kinds import load
@@ -61,14 +62,23 @@ class SavedModels:
     def fitted(self, fold: str, seed: int) -> Fitted:
         """Return the model of a fold and training seed."""
         start = name_of(fold, seed) + "/"
-        with np.load(self.path, allow_pickle=False) as arrays:
-            state = {name.removeprefix(start): arrays[name] for name in arrays.files if name.startswith(start)}
+        if self.path.name == WEIGHTS:
+            from safetensors import safe_open
+
+            with safe_open(self.path, framework="np") as tensors:
+                names = list(tensors.keys())
+                state = {n.removeprefix(start): tensors.get_tensor(n) for n in names if n.startswith(start)}
+        else:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                state = {name.removeprefix(start): arrays[name] for name in arrays.files if name.startswith(start)}
         choices = self.metadata["choices"][name_of(fold, seed)]
         return make_model(self.metadata["spec"]).restore(state, choices)
 
 
 def load_models(path: Path) -> SavedModels:
-    """Open a model file; `InputError` if it is none of ours."""
+    """Open a model file, or the weights of a bundle; `InputError` if it is none of ours."""
+    if path.name == WEIGHTS:
+        return SavedModels(path, check_files(path.parent)["metadata"])
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return SavedModels(Path(path), json.loads(arrays[_FACTS].tobytes()))

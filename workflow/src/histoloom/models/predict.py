@@ -23,12 +23,15 @@ from histoloom.kinds import find
 from histoloom.models.artefact import SavedModels, load_models, name_of
 from histoloom.models.base import JobContext
 from histoloom.models.setup import LEAKS, Files, FoldRows, Setup
+from histoloom.models.training_range import LIMIT, read_training_range
 from histoloom.obs_keys import observation_keys
 from histoloom.samples.section import open_section
 from histoloom.targets.base import dense, one_hot
 from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)
+# How far um/px of a new slide may lie outside the range of training slides: what scanners of one kind differ by.
+_MPP_MARGIN = 0.1
 
 
 def predict_models(
@@ -176,10 +179,15 @@ def apply_models(
 ) -> None:
     """Predict on slides without expression, with the models of fold ``all``.
 
-    `files` are samples, whose tiles are the observations, and their ``embeddings_<encoder>`` and pixels. The h5ad has
-    index ``cohort/sample/obs_id``, X (n, T) and layers ``seed_<s>``; its metadata mpp and the tile's side per section.
+    `files` are samples, whose tiles are the observations, their ``embeddings_<encoder>`` and pixels, and ``training``:
+    what the models were trained on. The h5ad has index ``cohort/sample/obs_id``, X (n, T) and layers ``seed_<s>`` and
+    ``spread``: the standard deviation over the models of all folds and seeds that are given. For models that take
+    features, ``obs`` has ``training_share`` (`TrainingRange.share_nearer`) and ``unlike_training``. The metadata has
+    mpp and the tile's side per section.
     """
     saved = [load_models(path) for path in models]
+    training = read_training_range(files["training"][0])
+    files = {role: given for role, given in files.items() if role != "training"}
     facts, kind = saved[0].metadata, find("models", spec["kind"])
     obs, sections = _slide_observations(files["samples"])
     obs = obs[available(obs, kind.needs, spec, files)]
@@ -188,31 +196,44 @@ def apply_models(
         raise InputError(where, "no kept tile.", "look at the tile picture; ease `background`.", code="apply-no-tile")
     inputs, spaces = open_inputs(obs, kind.needs, spec, files, tiles=facts["tiles"], standardise=facts["standardise"])
     _check_spaces(saved[0].path, facts["encoders"], spaces)
-    settings = variant_settings(spec, LEAKS)
+    tile = TileSpec.from_dict(facts["tiles"]["spec"])
+    check_um_per_px(sections, tile, training.facts["um_per_px"])
+    trained_on = {name.partition("/")[2] for name in training.facts["patients"]}
+    shared = sorted({str(meta["patient"]) for meta in sections} & trained_on)
+    if shared:
+        logger.warning("the models were trained on patients of these slides: %s", ", ".join(shared))
+    settings, outputs = variant_settings(spec, LEAKS), outputs_of(saved[-1], ALL)
     with lease_device(device) as leased:
         job = JobContext(leased, threads, None, logger)
-        by_seed = {
-            seed: model.fitted(ALL, seed).predict(inputs, settings, job)
-            for model in saved
-            for fold, seed in model.names()
-            if fold == ALL
-        }
+        by_seed: dict[int, npt.NDArray[np.floating]] = {}
+        spread = RunningSpread()
+        for model in saved:
+            for fold, seed in model.names():
+                if outputs_of(model, fold) != outputs:  # a fold with another panel has other columns
+                    continue
+                values = model.fitted(fold, seed).predict(inputs, settings, job)
+                spread.add(values)
+                if fold == ALL:
+                    by_seed[seed] = values
     mean = np.asarray(np.mean(list(by_seed.values()), axis=0, dtype=np.float64), np.float32)
     _check_finite(mean, obs.index)
-    tile = TileSpec.from_dict(facts["tiles"]["spec"])
+    if spaces and training.measures_tiles:
+        obs["training_share"] = training.share_nearer(inputs.features())
+        obs["unlike_training"] = obs["training_share"] > LIMIT
     counts = obs.groupby(["cohort", "sample"]).size()
     metadata = {
         "experiment": str(experiment.get("name", "")),
-        "from": experiment["from"],
+        "from": experiment.get("from") or experiment["bundle"],
         "model": str(spec["name"]),
         "variant": "default",
         "target_kind": facts["target_kind"],
         "units": facts["units"],
         "tiles": facts["tiles"],
         "transductive": facts["standardise"] in TRANSDUCTIVE and bool(spaces),
+        "shared_patients": shared,
         "sections": [
             {
-                **{key: meta.get(key) for key in ("cohort", "sample", "mpp", "pitch_px")},
+                **{key: meta.get(key) for key in ("cohort", "sample", "patient", "mpp", "pitch_px")},
                 "size_level0_px": tile.size_level0_px(float(meta["mpp"])),
                 "n_tiles": int(counts.get((meta["cohort"], meta["sample"]), 0)),
             }
@@ -223,8 +244,51 @@ def apply_models(
         ),
     }
     layers = {f"seed_{seed}": np.asarray(v, np.float32) for seed, v in by_seed.items() if kind.stochastic}
-    outputs = facts["outputs"] if isinstance(facts["outputs"], list) else facts["outputs"][ALL]
+    layers["spread"] = spread.standard_deviation()
     _write_predictions(mean, obs, outputs, layers, metadata, out)
+
+
+def outputs_of(model: SavedModels, fold: str) -> list[str]:
+    """Return the names of a fold's columns."""
+    outputs = model.metadata["outputs"]
+    return list(outputs if isinstance(outputs, list) else outputs[fold])
+
+
+class RunningSpread:
+    """The standard deviation over predictions, (n, T), of which only two arrays are held."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._mean: Any = 0.0
+        self._square: Any = 0.0
+
+    def add(self, values: npt.NDArray[np.floating]) -> None:
+        """Take in one model's predictions (Welford 1962)."""
+        self.n += 1
+        values = np.asarray(values, np.float64)
+        change = values - self._mean
+        self._mean = self._mean + change / self.n
+        self._square = self._square + change * (values - self._mean)
+
+    def standard_deviation(self) -> npt.NDArray[np.float32]:
+        """Return (n, T) with n - 1 in the denominator; NaN of a single model, whose spread is not known."""
+        square = np.asarray(self._square)
+        return np.asarray(np.sqrt(square / (self.n - 1)) if self.n > 1 else np.full(square.shape, np.nan), np.float32)
+
+
+def check_um_per_px(sections: Sequence[Mapping[str, Any]], tile: TileSpec, trained: Sequence[float] | None) -> None:
+    """Refuse native tiles of another um/px than training; elsewhere tell of slides outside its range."""
+    low, high = trained or (0.0, np.inf)
+    for meta in sections:
+        if low * (1 - _MPP_MARGIN) <= float(meta["mpp"]) <= high * (1 + _MPP_MARGIN):
+            continue
+        where, problem = f"{meta['cohort']}/{meta['sample']}", f"has {meta['mpp']:.3g} um/px"
+        if tile.um_per_px == "native":
+            problem += f"; the model was trained on native tiles at {low:.3g} to {high:.3g} um/px."
+            remedy = "use a model whose tiles have a size in um, or a scan of that resolution."
+            raise InputError(where, problem, remedy, code="apply-um-per-px")
+        logger.warning("%s %s, outside the %.3g to %.3g of training; tiles are brought to %g um/px", where, problem,
+                       low, high, tile.um_per_px)  # fmt: skip
 
 
 def _slide_observations(samples: Sequence[Path]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

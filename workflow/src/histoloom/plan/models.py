@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from histoloom import kinds, paths
+from histoloom import bundles, kinds, paths
 from histoloom.config import Config
 from histoloom.folds import ALL, fold_ids
 from histoloom.identity import canonical_json
@@ -135,16 +135,42 @@ class Models:
 
     def apply_files(self, experiment: str, model: str) -> dict[str, list[str]]:
         """Return what applying a trained model to slides reads, by role."""
-        source = self.experiments.entry(experiment)["from"]
-        if self.kind(model).job == "experiment":
-            models = self.files(source, model)
+        entry = self.experiments.entry(experiment)
+        if bundle := entry["bundle"]:
+            models, training = [f"{bundle}/{bundles.WEIGHTS}"], f"{bundle}/{bundles.TRAINING}"
+            tiles = bundles.read_facts(bundle)["tiles"]["name"]
         else:
-            models = self._fold_files(source, model, [ALL], paths.FOLD_MODEL)
-        tiles = self.experiments.entry(source)["tiles"]
+            models = self.all_files(entry["from"], model)
+            training = paths.TRAINING_RANGE.format(experiment=entry["from"], model=model)
+            tiles = self.experiments.entry(entry["from"])["tiles"]
         return {
             "models": models,
             **self._inputs(experiment, model, tiles),
             "samples": self.experiments.sample_files(experiment),
+            "training": [training],
+        }
+
+    def all_files(self, experiment: str, model: str) -> list[str]:
+        """Return the files of a trained model with fold ``all``, which comes last."""
+        if self.kind(model).job == "experiment":
+            return self.files(experiment, model)
+        return self._fold_files(experiment, model, self.fold_names(experiment), paths.FOLD_MODEL)
+
+    def bundle_spec(self, experiment: str, model: str) -> dict[str, Any]:
+        """Return the entries that a config needs to use a trained model, and the licences of its encoders."""
+        tiles, encoders = self.experiments.entry(experiment)["tiles"], self.embeddings.of_model(model)
+        entries = {name: self.config.get("encoders", name) for name in encoders}
+        own = {entry["card"] for entry in entries.values() if entry["card"] in self.config.entries["cards"]}
+        cards = {
+            name: self.embeddings.spec(name)["card"] for name in encoders if name not in self.embeddings.precomputed
+        }
+        return {
+            "experiment": experiment,
+            "model": self.spec(model),
+            "tiles": {"name": tiles, "entry": self.config.get("tiles", tiles)},
+            "encoders": entries,
+            "cards": {name: self.config.get("cards", name) for name in sorted(own)},
+            "licences": {name: {key: card.get(key) for key in ("licence", "gate")} for name, card in cards.items()},
         }
 
     # comparisons ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from histoloom.samples.section import open_section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Rectangle
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,31 @@ class SectionView:
     def show(self, ax: Axes, values: np.ndarray, limits: tuple[float, float]) -> Any:
         """Draw values (n,) as squares over the picture, and return them for a colour bar."""
         from matplotlib.collections import PatchCollection
-        from matplotlib.patches import Rectangle
 
-        side, grey = self.side * self.scale, self.image[..., :3].mean(axis=2)
+        grey = self.image[..., :3].mean(axis=2)
         # A pale picture: tissue is seen, colours stay readable.
         ax.imshow(255 - 0.5 * (255 - grey), cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
-        squares = [Rectangle((x - side / 2, y - side / 2), side, side) for x, y in self.xy * self.scale]
-        drawn = PatchCollection(squares, cmap=SEQUENTIAL, alpha=0.85, linewidth=0, array=values, clim=limits)
+        drawn = PatchCollection(
+            self._squares(self.xy), cmap=SEQUENTIAL, alpha=0.85, linewidth=0, array=values, clim=limits
+        )
         ax.add_collection(drawn)
         ax.set_aspect("equal")
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         self.crop(ax)
         return drawn
+
+    def outline(self, ax: Axes, chosen: np.ndarray) -> None:
+        """Draw the outlines of some squares, (n,) bool, in red."""
+        from matplotlib.collections import PatchCollection
+
+        ax.add_collection(PatchCollection(self._squares(self.xy[chosen]), fc="none", ec="#D00000", linewidth=0.5))
+
+    def _squares(self, xy: np.ndarray) -> list[Rectangle]:
+        from matplotlib.patches import Rectangle
+
+        side = self.side * self.scale
+        return [Rectangle((x - side / 2, y - side / 2), side, side) for x, y in xy * self.scale]
 
     def scale_bar(self, ax: Axes) -> None:
         """Draw a bar of 1 mm at the lower left, where the scale is known."""

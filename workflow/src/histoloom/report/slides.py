@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from histoloom.artefacts import read_metadata
@@ -26,7 +27,8 @@ def read_slide_predictions(
 ) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
     """Return a section's predictions (n, types) by obs_id, centres (n, 2) in level-0 px, and facts.
 
-    Facts are ``units`` and, where known, ``tile_level0_px``, ``pitch_px`` and ``mpp``.
+    Facts are ``units`` and, where known, ``size_level0_px``, ``pitch_px``, ``mpp``, ``spread`` (n, types) over models
+    and ``unlike`` (n,): tiles unlike those of training.
     """
     import anndata
 
@@ -42,34 +44,62 @@ def read_slide_predictions(
     )
     metadata = read_metadata(predictions)
     facts: dict[str, Any] = {"units": metadata.get("units", "")}
+    shared = metadata.get("shared_patients") or []
+    if "spread" in data.layers:
+        facts["spread"] = np.asarray(data.layers["spread"][at], np.float64)
+    if "unlike_training" in data.obs:
+        facts["unlike"] = data.obs["unlike_training"].to_numpy(bool)[at]
     for section in metadata.get("sections") or []:
         if (section["cohort"], section["sample"]) == (cohort, sample):
             facts.update(section)
+            facts["in_training"] = section.get("patient") in shared
     return frame, np.asarray(data.obsm["spatial"], dtype=np.float64)[at], facts
 
 
 def report_slide(*, predictions: Path, section: Path, cohort: str, sample: str, out: Mapping[str, Path]) -> None:
     """Write a section's predictions as ``table`` and as squares for QuPath, ``geojson``, and draw them as ``figure``.
 
-    The tsv has obs_id, x, y (centre, level-0 px) and a column per type; squares have the side of the grid, else of a
-    tile.
+    The tsv has obs_id, x, y (centre, level-0 px), a column per type, ``<type> sd`` (over the models of all folds and
+    seeds) and, where known, unlike_training (0 or 1); squares have the side of the grid, else of a tile, and the same
+    numbers.
     """
     values, xy, facts = read_slide_predictions(predictions, cohort, sample)
-    table = values.reset_index()
+    numbers = values.copy()
+    if "spread" in facts:
+        spread = pd.DataFrame(facts["spread"], values.index, [f"{name} sd" for name in values.columns])
+        numbers = numbers.join(spread.dropna(axis=1, how="all"))
+    if "unlike" in facts:
+        numbers["unlike_training"] = facts["unlike"].astype(int)
+    table = numbers.reset_index()
     table.insert(1, "x", xy[:, 0])
     table.insert(2, "y", xy[:, 1])
     table.to_csv(out["table"], sep="\t", index=False, float_format="%.6g", lineterminator="\n")
-    side = facts.get("pitch_px") or facts.get("tile_level0_px")
+    side = facts.get("pitch_px") or facts.get("size_level0_px")
     if not side:
         problem = f"does not state the tile's side for {cohort}/{sample}."
         raise InputError(predictions, problem, "remove it, so that it is made anew.", code="report-no-side")
-    write_predictions(values=values, centres=xy, side=float(side), out=out["geojson"])
+    write_predictions(values=values, measured=numbers, centres=xy, side=float(side), out=out["geojson"])
     view = view_section(section, xy, float(side))
-    draw_slide(values, view, f"{sample} ({cohort})", facts["units"] or "units of the labels", out["figure"])
+    units, unlike = facts["units"] or "units of the labels", facts.get("unlike")
+    name, in_training = f"{sample} ({cohort})", bool(facts.get("in_training"))
+    draw_slide(values, view, name, units, out["figure"], unlike=unlike, in_training=in_training)
 
 
-def draw_slide(values: pd.DataFrame, view: SectionView, name: str, units: str, out: Path, most: int = 10) -> None:
-    """Draw the slide, the most abundant type of each tile, and the `most` types that vary most."""
+def draw_slide(
+    values: pd.DataFrame,
+    view: SectionView,
+    name: str,
+    units: str,
+    out: Path,
+    *,
+    unlike: npt.NDArray[np.bool_] | None = None,
+    in_training: bool = False,
+    most: int = 10,
+) -> None:
+    """Draw the slide, the most abundant type of each tile, and the `most` types that vary most.
+
+    Tiles `unlike` training (n,) are marked on the slide.
+    """
     chosen = values.std(axis=0).sort_values(ascending=False, kind="stable").index[:most]
     columns = min(4, len(chosen) + 2)
     lines = -(-(len(chosen) + 2) // columns)
@@ -78,7 +108,11 @@ def draw_slide(values: pd.DataFrame, view: SectionView, name: str, units: str, o
         for ax in axes:
             ax.set_axis_off()
         axes[0].imshow(view.image)
-        axes[0].set_title("slide", fontsize=9)
+        title = "slide"
+        if unlike is not None:
+            title += f"; {unlike.mean():.0%} of tiles are unlike training" + (" (red)" if unlike.any() else "")
+            view.outline(axes[0], unlike)
+        axes[0].set_title(title, fontsize=9)
         view.crop(axes[0])
         view.scale_bar(axes[0])
         handles = _dominant(axes[1], values, view)
@@ -99,7 +133,12 @@ def draw_slide(values: pd.DataFrame, view: SectionView, name: str, units: str, o
             fig,
             f"{name}: predicted {units}, {len(values)} tiles"
             + (f"; {more} more types in the table" if more > 0 else "")
-            + "\nNothing was measured on this slide: how far to trust it stands with the experiment it was trained in.",
+            + "\nNothing was measured on this slide: how far to trust it stands with the experiment it was trained in."
+            + (
+                "\nThe model was trained on this patient: agreement with it says nothing of new patients."
+                if in_training
+                else ""
+            ),
         )
 
 
