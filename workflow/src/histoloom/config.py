@@ -16,7 +16,7 @@ from typing import Any
 from histoloom import kinds
 from histoloom.bundles import add_entries
 from histoloom.errors import InputError
-from histoloom.schemas import SCHEMAS, check, load_schema, nearest
+from histoloom.schemas import SCHEMAS, check, load_schema, nearest, read_yaml
 from histoloom.text_tables import read_text_table
 
 logger = logging.getLogger(__name__)
@@ -262,6 +262,9 @@ def _check_target(config: Config, name: str, entry: Entry) -> None:
     where, target = f"{config.origin}: experiments.{name}", entry["target"]
     kinds.find("targets", target["kind"])
     check(target, load_schema(f"target.{target['kind']}"), f"{where}.target")
+    for key, part in (("target.panel", target.get("panel") or {}), ("gene_sets", entry["gene_sets"])):
+        if isinstance(part.get("markers"), str):
+            part["markers"] = _marker_list(part["markers"], f"{where}.{key}.markers")
     if (target["kind"] == "abundance") != bool(entry["labels"]):
         problem = "is missing." if not entry["labels"] else f"is for target kind abundance, not {target['kind']}."
         remedy = "name a label method for abundance, and no other."
@@ -281,3 +284,13 @@ def _check_target(config: Config, name: str, entry: Entry) -> None:
         )
         remedy = "name one task of HEST-bench as the only cohort, or make another choice."
         raise InputError(f"{where}.{published[0]}", problem, remedy, code="published-cohort")
+
+
+def _marker_list(name: str, where: str) -> list[str]:
+    """Return a named list of ``resources/markers.yaml``."""
+    lists = read_yaml(RESOURCES / "markers.yaml")
+    if name not in lists:
+        problem = f"'{name}' is no list of markers.{nearest(name, lists)}"
+        remedy = f"use one of: {', '.join(lists)}, or a list of genes."
+        raise InputError(where, problem, remedy, code="markers-unknown")
+    return list(lists[name]["genes"])

@@ -30,7 +30,7 @@ from histoloom.metrics.ceiling import IDENTIFIABLE, halves_rows
 from histoloom.report.style import drawing, heading, short_names
 from histoloom.samples.section import open_section
 from histoloom.targets.abundance import apply_recipe
-from histoloom.targets.expression import expression_of
+from histoloom.targets.recipes import Recipe
 
 
 def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -78,7 +78,12 @@ def score_expression(spec: Mapping[str, Any], target_file: Path, sections: Seque
         problem = f"'{spec['experiment']}' does not predict expression."
         remedy = "name one whose target is expression; labels have checks of kind ceiling."
         raise InputError(where(spec, "experiment"), problem, remedy, code="ceiling-not-expression")
-    parts = []
+    for key in ("smoothing", "batch_correction"):
+        if recipe.get(key, "none") != "none":
+            problem = f"has `{key}: {recipe[key]}`, which mixes the noise of observations."
+            remedy = "check an experiment without it: thinning says how good one observation's counts are."
+            raise InputError(where(spec, "experiment"), problem, remedy, code="ceiling-mixed")
+    parts, scale = [], Recipe.from_json(recipe)
     for section in map(open_section, sections):
         chosen = (target.obs["cohort"] == section.cohort) & (target.obs["sample"] == section.sample)
         obs = target.obs[chosen.to_numpy()]
@@ -93,7 +98,7 @@ def score_expression(spec: Mapping[str, Any], target_file: Path, sections: Seque
         for half in HALVES:
             counts = thin_counts(section.counts, half, int(spec["seed"]), f"{section.cohort}/{section.sample}")[rows]
             totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-            halves.append(expression_of(csr_array(counts[:, columns]), recipe, totals).toarray())
+            halves.append(scale.values(csr_array(counts[:, columns]), totals, counts.shape[1]).toarray())
         qc_flag = str(section.metadata.get("qc_flag") or "")
         place = place_of(section.cohort, section.sample, str(obs["patient"].iloc[0]), qc_flag)
         parts.append(halves_rows(place, target.var_names, *halves))

@@ -5,31 +5,39 @@ metric              aggregation
 ==================  ==============================================================================================
 ``cc`` and others   as for any numbers per observation (`histoloom.metrics.continuous`), per gene
 ``pcc_bench``       HEST-bench's: per gene over all observations of a test fold together -> genes -> folds
-``pcc_published``   CMRCNet's: per gene of a section -> the 50 genes that have the largest sum (``gene_set`` heg) or
-                    variance (hvg) in the *test section's truth*, an undefined gene as 0 -> sections of a fold -> folds
+``pcc_panel``       ours: per gene of a section -> a gene set chosen on the fold's *training* sections -> sections of
+                    a patient -> patients; undefined genes are left out and counted
+``pcc_published``   CMRCNet's: per gene of a section -> the set that has the largest sum (heg) or variance (hvg) in the
+                    *test section's truth*, an undefined gene as 0 -> sections of a fold -> folds
+``pcc_bench_panel`` HEST-bench's aggregation over a set chosen on raw counts of all sections, as its lists were made
 ``mean_profile_cc``, ``variance_profile_cc``  across genes: their means, and variances, in a section
 ``gene_gene_cc``    across pairs of genes: is who goes with whom kept?
 ==================  ==============================================================================================
 
-The second puts spots of several sections together and so rewards knowing a section's level; the third chooses genes by
-the answer. They are never mixed with the first. HEST-bench averages an undefined gene into NaN; here it is counted and
-left out, and a row with any is not the same.
+``gene_set`` (heg, hvg, marker) and ``k`` say which genes; `n` counts those averaged, `n_nan` those undefined or, of
+markers, not predicted at all. HEST-bench puts spots of several sections together and so rewards knowing a section's
+level; CMRCNet's way chooses genes by the answer. They are never mixed with the first. HEST-bench averages an undefined
+gene into NaN; here it is counted and left out, and a row with any is not the same.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from histoloom.metrics.aggregate import mean_by, over_types, roll_up
 from histoloom.metrics.continuous import score_continuous
+from histoloom.metrics.gene_sets import GeneSets
 from histoloom.metrics.rows import assemble, value_row, value_rows
 from histoloom.metrics.scored import Scored
-from histoloom.stats import Floats, is_constant, pearson_cross, score_columns
+from histoloom.stats import Floats, is_constant, mean_defined, pearson_cross, score_columns
 
 BENCH = "gene over the fold>genes>folds"  # HEST-bench's aggregation, as its stamp says
 PUBLISHED = "gene of a section>genes chosen on its truth>sections>folds"
-TOP_GENES = 50
+PANEL = "gene of a section>genes chosen on training>sections>patients"
 _MOST_GENES = 2000
 
 
@@ -40,42 +48,68 @@ def _folds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def bench_rows(scored: Scored) -> pd.DataFrame:
-    """Return ``pcc_bench`` by fold and over folds, per gene and over genes; flagged sections stay outside."""
+    """Return ``pcc_bench`` per gene and over genes, ``pcc_bench_panel`` by gene set, by fold and over folds.
+
+    Flagged sections stay outside.
+    """
     labels, plain = scored.reference["labels"], (scored.obs["qc_flag"] == "").to_numpy()
     cohort = "+".join(sorted(scored.obs["cohort"].unique()))
-    parts = []
+    parts, panels = [], []
     for fold, index in sorted(scored.obs[plain].groupby("fold", sort=True).groups.items()):
         rows = index.to_numpy()
         place = {"fold": str(fold), "cohort": cohort, "patient": "", "sample": "", "qc_flag": "", "aggregation": "fold"}
         asked = np.flatnonzero(np.isfinite(labels[rows]).any(axis=0))
+        names = [scored.types[i] for i in asked]
         value, n = score_columns(scored.prediction[np.ix_(rows, asked)], labels[np.ix_(rows, asked)])
-        parts.append(value_rows(place, [scored.types[i] for i in asked], "pcc_bench", value, n))
+        parts.append(value_rows(place, names, "pcc_bench", value, n))
+        if scored.gene_sets is not None:
+            known = dict(zip(names, value, strict=True))
+            sets = scored.gene_sets.on_dataset(names)
+            panels += [_set_row(place, "pcc_bench_panel", name, k, genes, known) for name, k, genes in sets]
     if not parts:
         return pd.DataFrame()
     genes = pd.concat(parts, ignore_index=True)
-    folds = over_types(genes)
-    return pd.concat([genes, folds, _folds(genes), _folds(folds)], ignore_index=True)
+    tables = [genes, over_types(genes)]
+    if panels:
+        tables.append(pd.DataFrame(panels))
+    return pd.concat([*tables, *map(_folds, tables)], ignore_index=True)
 
 
-def published_rows(scored: Scored) -> pd.DataFrame:
-    """Return ``pcc_published`` by section, fold and over folds; flagged sections stay outside."""
-    rows = []
-    labels = scored.reference["labels"]
+def _set_row(
+    place: Mapping[str, Any], metric: str, name: str, k: int, genes: Sequence[str], known: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the mean over a set's defined genes; a marker that is not predicted counts as undefined."""
+    values = np.array([known[gene] for gene in genes], np.float64)
+    defined = int(np.isfinite(values).sum())
+    asked = k if name == "marker" else len(genes)
+    row = value_row(place, metric, float(mean_defined(values)), defined, gene_set=name, k=str(k), target="")
+    return {**row, "n_nan": asked - defined}
+
+
+def set_rows(scored: Scored) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return ``pcc_panel`` by section, patient and cohort, and ``pcc_published`` by section, fold and over folds.
+
+    Flagged sections stay outside the second.
+    """
+    own, published = [], []
+    labels, sets = scored.reference["labels"], scored.gene_sets or GeneSets()
     for place, index in scored.sections():
-        if place["qc_flag"]:
-            continue
         asked = np.flatnonzero(np.isfinite(labels[index]).all(axis=0))
-        y = labels[np.ix_(index, asked)]
-        value = np.nan_to_num(score_columns(scored.prediction[np.ix_(index, asked)], y)[0], nan=0.0)
-        for gene_set, size in (("heg", y.sum(axis=0)), ("hvg", y.var(axis=0))):
-            best = np.argsort(-size, kind="stable")[:TOP_GENES]
-            chosen = {"gene_set": gene_set, "k": str(TOP_GENES), "target": ""}
-            rows.append(value_row(place, "pcc_published", float(value[best].mean()), len(best), **chosen))
-    if not rows:
-        return pd.DataFrame()
-    sections = pd.DataFrame(rows).assign(aggregation="section")
+        names, y = [scored.types[i] for i in asked], labels[np.ix_(index, asked)]
+        known = dict(zip(names, score_columns(scored.prediction[np.ix_(index, asked)], y)[0], strict=True))
+        if place["fold"] in sets.train:
+            chosen = sets.on_train(names, place["fold"])
+            own += [_set_row(place, "pcc_panel", name, k, genes, known) for name, k, genes in chosen]
+        if not place["qc_flag"]:
+            zero = {gene: float(np.nan_to_num(value, nan=0.0)) for gene, value in known.items()}
+            chosen = sets.on_truth(names, y)
+            published += [_set_row(place, "pcc_published", name, k, genes, zero) for name, k, genes in chosen]
+    panel = roll_up(pd.DataFrame(own), types=False) if own else pd.DataFrame()
+    if not published:
+        return panel, pd.DataFrame()
+    sections = pd.DataFrame(published).assign(aggregation="section")
     folds = mean_by(sections, ["metric", "target", "gene_set", "k", "cohort", "fold"]).assign(aggregation="fold")
-    return pd.concat([sections, folds, _folds(folds)], ignore_index=True)
+    return panel, pd.concat([sections, folds, _folds(folds)], ignore_index=True)
 
 
 def _across(prediction: Floats, labels: Floats) -> float:
@@ -106,6 +140,7 @@ def profile_rows(scored: Scored) -> pd.DataFrame:
 
 def score(scored: Scored) -> pd.DataFrame:
     """Return all rows of one model's predictions of expression."""
-    ways = ((bench_rows(scored), BENCH), (published_rows(scored), PUBLISHED), (profile_rows(scored), ""))
+    panel, published = set_rows(scored)
+    ways = ((bench_rows(scored), BENCH), (panel, PANEL), (published, PUBLISHED), (profile_rows(scored), ""))
     own = [rows.assign(against="labels", protocol=way) for rows, way in ways if len(rows)]
     return assemble([*score_continuous(scored), *own])

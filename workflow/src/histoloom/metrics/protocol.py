@@ -74,15 +74,29 @@ def _predicted(protocol: Mapping[str, Any]) -> list[str]:
     """Say what is predicted: abundance by its labels and transform, expression by its recipe and panel."""
     target = protocol.get("target") or {}
     if target.get("kind") == "expression":
-        panel, scaled = target.get("panel") or {}, target.get("size_factor") == "total"
-        genes = {"hvg": "variable genes", "heg": "highly expressed genes"}.get(panel.get("genes", ""), "genes")
-        count = f"{panel['k']} " if panel.get("genes") in {"hvg", "heg"} else f"{panel.get('genes', UNSTATED)} "
-        chosen = f" chosen on {panel.get('selected_on', UNSTATED)}" if panel.get("genes") in {"hvg", "heg"} else ""
-        recipe = ("counts" if target.get("log") == "none" else f"{target.get('log', UNSTATED)} of counts") + (
-            f" scaled to {target['target_sum']:g}" if scaled else ""
-        )
-        return [f"{count}{genes}{chosen}, {recipe}"]
+        return [_expression(target)]
     if target.get("kind") == "cell_class":
         return ["cell classes"]
     labels = f"labels {protocol.get('labels', UNSTATED)}" + (" (demo fit)" if protocol.get("demo_fit") else "")
     return [labels, f"target {target.get('statistic', UNSTATED)}/{target.get('transform', UNSTATED)}"]
+
+
+def _expression(target: Mapping[str, Any]) -> str:
+    panel, scaled = target.get("panel") or {}, target.get("size_factor", "none")
+    kinds = {"hvg": "variable genes", "heg": "highly expressed genes", "hvg_union": "variable genes of each section"}
+    ranked = panel.get("genes") in kinds
+    genes = f"{panel.get('k' if ranked else 'genes', UNSTATED)} {kinds.get(panel.get('genes', ''), 'genes')}"
+    chosen = f" chosen on {panel.get('selected_on', UNSTATED)}" if ranked else ""
+    log = target.get("log", UNSTATED)
+    to = {"median": "the section's median"}.get(scaled, f"{target.get('target_sum', 0):g}")
+    over = " over the target's genes" if scaled == "target_genes" else ""
+    recipe = ("counts" if log == "none" else f"{log} of counts") + (
+        f" scaled to {to}{over}" if scaled != "none" else ""
+    )
+    marks = {
+        "observations": {"array": "all spots of the array"},
+        "smoothing": {"neighbours": "truth smoothed over neighbours"},
+        "batch_correction": {"harmony": "Harmony over all sections, test ones included"},
+    }
+    said = [words[target[key]] for key, words in marks.items() if target.get(key) in words]
+    return "; ".join([f"{genes}{chosen}, {recipe}", *said])

@@ -14,6 +14,7 @@ from histoloom.artefacts import dense, read_metadata, read_table
 from histoloom.errors import InputError
 from histoloom.folds import read_folds, roles_of
 from histoloom.lattice import lattice_of
+from histoloom.metrics.gene_sets import GeneSets, read_gene_sets
 from histoloom.obs_keys import observation_keys
 from histoloom.stats import Floats
 
@@ -38,6 +39,7 @@ class Scored:
     spec: Mapping[str, Any] = field(default_factory=dict)  # the experiment's entry
     target: Mapping[str, Any] = field(default_factory=dict)  # metadata of the target
     target_obs: pd.DataFrame = field(default_factory=pd.DataFrame)  # of the whole target, trained on or not
+    gene_sets: GeneSets | None = None  # of expression
 
     def sections(self) -> Iterator[tuple[dict[str, str], np.ndarray]]:
         """Yield each tested section of each fold with the positions of its observations."""
@@ -140,7 +142,10 @@ def read_scored(spec: Mapping[str, Any], predictions: Path, target: Path, folds:
         reason = f"folds without training observations: {', '.join(absent)}." if absent else "other cell types."
         problem = f"does not fit {folds} and {target}: {reason}"
         raise InputError(predictions, problem, "remove it and run again.", code="predictions-other-run")
-    return replace(scored, means=means, spec=spec, target=read_metadata(target), target_obs=target_obs)
+    facts = read_metadata(target)
+    expression = facts.get("kind") == "expression"
+    sets = read_gene_sets(spec.get("gene_sets") or {}, target, folds) if expression else None
+    return replace(scored, means=means, spec=spec, target=facts, target_obs=target_obs, gene_sets=sets)
 
 
 def merge_types(scored: Scored) -> Scored:

@@ -173,7 +173,7 @@ class Setup:
             "chosen": chosen,
             "tuned_on_test": experiment["selection"] == "test_as_published" and bool(chosen),
             "standardise": scaled,
-            "transductive": scaled in TRANSDUCTIVE,
+            "transductive": scaled in TRANSDUCTIVE or meta["recipe"].get("batch_correction", "none") != "none",
             "shuffle_labels": experiment["shuffle_labels"],
             "uses_test_labels": self.model.uses_test_labels,
             "target": dict(meta["recipe"]),

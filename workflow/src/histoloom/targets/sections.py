@@ -48,8 +48,8 @@ class Observed:
         return self.obs.set_axis(obs_keys(self.cohort, self.sample, self.obs.index)).loc[self.joined]
 
 
-def observe(sample: Path, tile: Path) -> Observed:
-    """Read a section and its tiles."""
+def observe(sample: Path, tile: Path, *, off_tissue: bool = False) -> Observed:
+    """Read a section and its tiles; with `off_tissue` spots outside the tissue are kept too where they have a tile."""
     section, tiles_meta = open_section(sample), read_metadata(tile)
     meta, cohort, name = section.metadata, section.cohort, section.sample
     if (tiles_meta.get("cohort"), tiles_meta.get("sample")) != (cohort, name):
@@ -59,7 +59,9 @@ def observe(sample: Path, tile: Path) -> Observed:
     ids = pd.Index(obs.index)
     tiles = pd.read_parquet(tile, columns=["obs_id", "kept"]).set_index("obs_id")["kept"]
     in_tissue = obs["in_tissue"].to_numpy(bool)
-    kept = in_tissue & tiles.reindex(ids).fillna(False).to_numpy(bool)
+    kept = tiles.reindex(ids).fillna(False).to_numpy(bool)
+    kept_in_tissue = kept & in_tissue
+    kept = kept if off_tissue else kept_in_tissue
     keys = {"cohort": cohort, "sample": name, "patient": section.patient}
     frame = pd.DataFrame({**keys, "obs_id": ids}, index=ids)
     for column in _CARRIED:
@@ -74,10 +76,14 @@ def observe(sample: Path, tile: Path) -> Observed:
         "cohort": cohort, "sample": name, "observations": len(obs), "in_tissue": int(in_tissue.sum()),
         "kept": int(kept.sum()),
     }  # fmt: skip
+    if off_tissue:
+        step["kept_in_tissue"] = int(kept_in_tissue.sum())
     return Observed(sample, cohort, name, frame, kept, kept, step, tiles_meta.get("spec", {}))
 
 
-def join_sections(files: Files, join: Callable[[Observed], npt.NDArray[np.bool_]], counted: str) -> list[Observed]:
+def join_sections(
+    files: Files, join: Callable[[Observed], npt.NDArray[np.bool_]], counted: str, *, off_tissue: bool = False
+) -> list[Observed]:
     """Read sections with their tiles and keep the observations whose answer is known, as `join` says.
 
     Observations that lack an embedding of ``embeddings_<encoder>`` are left out, so that all models of the experiment
@@ -87,7 +93,7 @@ def join_sections(files: Files, join: Callable[[Observed], npt.NDArray[np.bool_]
     embedded = embedded_keys(encoders) if encoders else None
     sections = []
     for sample, tile in zip(files["samples"], files["tiles"], strict=True):
-        section = observe(Path(sample), Path(tile))
+        section = observe(Path(sample), Path(tile), off_tissue=off_tissue)
         section.joined = section.kept & join(section)
         if embedded is not None:
             keys = obs_keys(section.cohort, section.sample, section.obs.index)
