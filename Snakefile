@@ -40,13 +40,19 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/viewer.smk"
 include: "workflow/rules/hooks.smk"
 
 
 rule all:
     default_target: True
     input:
-        PLAN.report.targets(),
+        all_targets,
+
+
+rule viewer:
+    input:
+        PLAN.viewers.all_files(),
 
 
 check_wildcards(workflow.rules)

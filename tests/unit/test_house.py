@@ -47,7 +47,7 @@ BASE = [
 ]
 FLOW = [
     "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "inputs", "cells", "networks", "models", "audit",
-    "metrics", "report", "checks",
+    "metrics", "report", "checks", "viewer",
 ]  # fmt: skip
 # They know every stage by name; no stage may import them.
 ABOVE = ["plan"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from snakemake.io import get_wildcard_names
 
 from histoloom import paths
+from histoloom.errors import InputError
 from histoloom.identity import canonical_json
 from histoloom.job_resources import NEEDS, memory_mb, runtime_minutes
 from histoloom.plan import Plan
@@ -52,6 +53,15 @@ wildcard_constraints:
     source=one_of(PLAN.sections.downloaded_sources),
     tiles=NAME,
     variant=NAME,
+
+
+# What `all` asks for. The user's own files are looked at first, so that one error names all that are wrong.
+def all_targets(wildcards):
+    try:
+        PLAN.check_files()
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+    return PLAN.report.targets() + PLAN.viewers.shown()
 
 
 # A mirror must not be tracked: a run without it would fetch everything again. A param function that

@@ -1,11 +1,24 @@
 # READS   the run that begins or ends
 # WRITES  results/summary/  what it asked for and used; a run that would fail later does not begin
 
+from histoloom_operations.contents import check_contents
+
 SUMMARY = [sys.executable, f"{ROOT}/scripts/tools/run_summary.py", "--ended"]
 
 
 # What would fail later; for a cluster also what the run will ask of it.
 onstart:
+    read = [
+        job
+        for job in workflow.dag.needrun_jobs()
+        if job.rule.name == "read_section"
+    ]
+    try:
+        check_contents(
+            PLAN, {(job.wildcards.cohort, job.wildcards.sample) for job in read}
+        )
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
     extent = "--from-run" if workflow.non_local_exec else "--quick"
     check = [sys.executable, f"{ROOT}/scripts/tools/plan_run.py", extent]
     files = {str(path) for job in workflow.dag.needrun_jobs() for path in job.input}

@@ -46,6 +46,7 @@ NEEDS: Mapping[str, Memory] = {
     "select_panel": Memory(350, file_mb=20),
     "pack_tiles": Memory(350, picture_mb=170, file_mb=4, base_minutes=10, minutes_per_mb=0.5),
     "report_slide": Memory(700, file_mb=20),
+    "write_viewer": Memory(700, file_mb=20),
 }
 
 # What a cell2location fit holds, MB: the program, a spot's gene in a training step, a posterior draw of a spot's type

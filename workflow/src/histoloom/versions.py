@@ -59,6 +59,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("metrics", version=2, modules=("histoloom.metrics",)),
         Stage("checks", modules=("histoloom.checks", "histoloom.metrics")),
         Stage("report", modules=("histoloom.report",)),
+        Stage("viewer", modules=("histoloom.viewer",)),
     )
 }
 

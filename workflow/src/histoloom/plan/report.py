@@ -25,6 +25,7 @@ CHAPTERS = (
     "What depends on the labels",
     "Next to the papers",
     "New slides",
+    "Viewer",
 )
 """Chapters of the report in order; a run numbers those that it has."""
 
@@ -101,6 +102,8 @@ class Report:
             present.add("Next to the papers")
         if self.experiments.named("apply"):
             present.add("New slides")
+        if self.config.viewer["make"] == "all" or (self.config.viewer["make"] == "slides" and "New slides" in present):
+            present.add("Viewer")
         return [title for title in CHAPTERS if title in present]
 
     # front page ----------------------------------------------------------------------------------------------

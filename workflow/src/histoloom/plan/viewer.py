@@ -1,0 +1,77 @@
+"""Which sections get a viewer, and what each is made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from histoloom import paths
+from histoloom.config import Config
+from histoloom.plan.experiments import Experiments
+from histoloom.plan.models import Models
+from histoloom.plan.sections import Sections
+
+
+class Viewers:
+    """Viewers of predictions and of labels, one HTML file per section."""
+
+    def __init__(self, config: Config, sections: Sections, experiments: Experiments, models: Models) -> None:
+        self.config, self.sections, self.experiments, self.models = config, sections, experiments, models
+
+    def spec(self) -> dict[str, Any]:
+        """Return the config's key ``viewer``."""
+        return dict(self.config.viewer)
+
+    def files(self, experiment: str, model: str, cohort: str, sample: str) -> dict[str, str]:
+        """Return what the viewer of a section's predictions is made from, by role."""
+        entry = self.experiments.entry(experiment)
+        applied = entry["task"] == "apply"
+        names = {"experiment": experiment, "model": model}
+        return {
+            "predictions": paths.SLIDE_PREDICTIONS.format(**names)
+            if applied
+            else self.models.first_predictions(experiment, model),
+            "metrics": paths.METRICS.format(experiment=entry["from"] if applied else experiment, model=model),
+            "sample": paths.SAMPLE.format(cohort=cohort, sample=sample),
+        }
+
+    def slides(self) -> list[str]:
+        """Return the viewers of slides without expression."""
+        return [path for name in self.experiments.named("apply") for path in self._of(name)]
+
+    def evaluations(self) -> list[str]:
+        """Return the viewers of held-out sections, of models that predict from morphology."""
+        return [path for name in self.experiments.evaluations() for path in self._of(name)]
+
+    def labels(self) -> list[str]:
+        """Return the viewers of the labels that experiments and checks use."""
+        used = [
+            (entry["labels"], cohort)
+            for name in self.experiments.named("evaluate")
+            for entry in [self.experiments.entry(name)]
+            if entry["labels"]
+            for cohort in self.experiments.cohorts(name)
+        ]
+        for name, check in self.config.entries["checks"].items():
+            if self.config.runs(name) and isinstance(check.get("labels"), str):
+                used += [(check["labels"], cohort) for cohort in check.get("cohorts") or []]
+        return [
+            paths.VIEWER_LABELS.format(labels=labels, cohort=cohort, sample=sample)
+            for labels, cohort in dict.fromkeys(used)
+            for sample in self.sections.samples(cohort)
+        ]
+
+    def shown(self) -> list[str]:
+        """Return the viewers that a run makes unasked."""
+        return {"none": [], "slides": self.slides(), "all": self.all_files()}[self.config.viewer["make"]]
+
+    def all_files(self) -> list[str]:
+        """Return every viewer."""
+        return [*self.slides(), *self.evaluations(), *self.labels()]
+
+    def _of(self, experiment: str) -> list[str]:
+        models = [model for model in self.experiments.entry(experiment)["models"] if self.models.draws_maps(model)]
+        return [
+            paths.VIEWER.format(experiment=experiment, model=model, cohort=cohort, sample=sample)
+            for model in models
+            for cohort, sample in self.experiments.samples(experiment)
+        ]
