@@ -9,7 +9,7 @@ PROFILE ?=
 SNAKEMAKE := $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
 	$(if $(CONFIG),--configfile $(CONFIG),) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
-.PHONY: help demo test test-slurm lint format reference envs docs resume doctor plan report clean
+.PHONY: help demo test test-slurm lint format reference envs docs resume init run doctor plan report viewer clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -69,6 +69,13 @@ resume: $(VENV)/.run ## after a crash: end orphaned jobs of this folder, unlock,
 	$(SNAKEMAKE) --unlock
 	$(SNAKEMAKE)
 
+init: $(VENV)/.run ## a config and a sheet to fill in: NAME=mine SOURCE=files|visium|xenium|slides TASK=cell_types|label_table|genes|cells|slides
+	@$(BIN)/python scripts/tools/start_config.py $(or $(NAME),mine) --source "$(SOURCE)" --task "$(TASK)"
+
+run: $(VENV)/.run ## the config, after a look at whether it can succeed
+	@$(BIN)/python scripts/tools/doctor.py $(CONFIG) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
+	$(SNAKEMAKE)
+
 doctor: $(VENV)/.run ## before a run: can it succeed here?
 	@$(BIN)/python scripts/tools/doctor.py $(CONFIG) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
@@ -80,6 +87,9 @@ test-slurm: $(VENV)/.dev ## all faults on a real SLURM; needs root and Debian's 
 
 report: $(VENV)/.run ## report.html of a finished run
 	$(SNAKEMAKE) --report report.html
+
+viewer: $(VENV)/.run ## results/viewer: a page per section, with slide, predictions and labels
+	$(SNAKEMAKE) viewer
 
 clean: ## remove everything but the raw downloads
 	find results -mindepth 1 -maxdepth 1 ! -name sources -exec rm -rf {} + 2>/dev/null || true

@@ -109,7 +109,7 @@ def test_duplicate_sample_and_empty_patient_name_the_row(tmp_path: Path) -> None
 
 def test_unknown_column_is_an_error_but_own_columns_are_not(tmp_path: Path) -> None:
     assert own(tmp_path, [row("S1", x_note="hello")]).sections.samples("mine") == ["S1"]
-    with pytest.raises(InputError, match=r"unknown key 'pitch'.*Did you mean 'pitch_um'"):
+    with pytest.raises(InputError, match=r"unknown column 'pitch'.*Did you mean 'pitch_um'"):
         own(tmp_path, [row("S1", pitch="100")])
 
 

@@ -217,10 +217,13 @@ def test_own_files_must_be_there(place: Path, repo: Path) -> None:
     config["genes"] = {"match": "name"}
     found = visit(repo, place, config)
     assert failed(found) == {"own files"}
-    assert str(place / "c.tsv") in found["own files"].message
+    assert all(str(place / name) in found["own files"].message for name in ("c.tsv", "p.csv", "i.png", "ref.h5ad"))
     for name in ("c.tsv", "p.csv", "i.png", "ref.h5ad"):
         (place / name).write_bytes(b"x")
-    assert failed(visit(repo, place, config)) == set()
+    found = visit(repo, place, config)
+    assert failed(found) == {"inside own files"}
+    # All of them in one list: positions, slide and reference are opened.
+    assert all(str(place / name) in found["inside own files"].message for name in ("p.csv", "i.png", "ref.h5ad"))
 
 
 def test_the_gene_table_is_needed_where_sources_meet(place: Path, repo: Path) -> None:
@@ -228,19 +231,20 @@ def test_the_gene_table_is_needed_where_sources_meet(place: Path, repo: Path) ->
     config["labels"] = {"stereo": {"method": "nnls", "reference": "ref"}}
     config["references"] = {"ref": {"source": "h5ad", "path": str(place / "ref.h5ad")}}
     (place / "ref.h5ad").write_bytes(b"x")
+    unreadable = {"inside own files"}
     found = visit(repo, place, config)
-    assert failed(found) == {"network: her2st", "network: genes"}
+    assert failed(found) - unreadable == {"network: her2st", "network: genes"}
     told = found["network: genes"].message
     assert "<folder>/genes/hgnc_complete_set_" in told
     assert "genes: {match: name}" in told
     fill_mirror(place / "copy", repo, FILES)
     found = visit(repo, place, {**config, "mirror_dir": "copy"})
-    assert failed(found) == {"mirror: genes"}
+    assert failed(found) - unreadable == {"mirror: genes"}
     assert "copy/genes/hgnc_complete_set_" in found["mirror: genes"].message
     assert "genes: {match: name}" in found["mirror: genes"].message
-    assert failed(visit(repo, place, {**config, "mirror_dir": "copy", "genes": {"match": "name"}})) == set()
+    assert failed(visit(repo, place, {**config, "mirror_dir": "copy", "genes": {"match": "name"}})) == unreadable
     (place / "hgnc.tsv").write_text("x")
-    assert failed(visit(repo, place, {**config, "mirror_dir": "copy", "genes": {"table": "hgnc.tsv"}})) == set()
+    assert failed(visit(repo, place, {**config, "mirror_dir": "copy", "genes": {"table": "hgnc.tsv"}})) == unreadable
 
 
 def test_a_config_that_does_not_hold_is_the_first_row(place: Path, repo: Path) -> None:

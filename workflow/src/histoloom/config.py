@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from histoloom import kinds
 from histoloom.bundles import add_entries
-from histoloom.errors import InputError
+from histoloom.errors import Collected, InputError
 from histoloom.schemas import SCHEMAS, check, load_schema, nearest, read_yaml
 from histoloom.text_tables import read_text_table
 
@@ -74,6 +75,7 @@ class Config:
     origin: str = "config"  # the config files, for messages
     sheet_paths: Mapping[str, Path] = field(default_factory=dict)
     genes: Mapping[str, Any] = field(default_factory=lambda: {"match": "ensembl", "table": None})
+    viewer: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, section: str, name: str) -> Entry:
         """Return an entry; a missing name is an `InputError` that lists those that exist."""
@@ -91,20 +93,22 @@ class Config:
         return path.replace("{mirror_dir}", self.mirror_dir or ".").replace("{raw_dir}", self.raw_dir)
 
 
-def _unknown(where: str, section: str, name: str, known: Mapping[str, Entry]) -> InputError:
-    problem = f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{nearest(name, known)}"
-    return InputError(where, problem, f"use one of these or add '{name}' under {section}.")
+def _unknown(where: str, section: str, name: str, known: Collection[str]) -> InputError:
+    problem = f"'{name}' is not under {section}; there are: {', '.join(known) or 'none'}.{nearest(name, list(known))}"
+    return InputError(where, problem, f"use one of these or add '{name}' under {section}.", "name-unknown")
 
 
 def refuse_old_keys(raw: Mapping[str, Any], origin: str) -> None:
     """Answer a key of an earlier version with the one that took its place."""
+    faults = Collected()
     for section, key, value, instead in OLD_KEYS:
         entries = (raw.get(section) or {}) if section else {"": raw}
         for name, entry in entries.items():
             if isinstance(entry, Mapping) and key in entry and value in (None, entry[key]):
                 where = f"{origin}: " + ".".join(filter(None, (section, str(name), key)))
                 problem = f"`{key}{f': {value}' if value else ''}` is of an earlier version."
-                raise InputError(where, problem, f"write {instead}.", "config-old-key")
+                faults.add(InputError(where, problem, f"write {instead}.", "config-old-key"))
+    faults.stop()
 
 
 def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
@@ -142,60 +146,101 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
             _warn_of_old_column(path, old, new)
             frame = frame.rename(columns={old: new})
     rows: list[dict[str, str]] = frame.to_dict("records")  # type: ignore[assignment]
-    schema = load_schema(f"sheet.{source}")
+    if not rows:
+        raise InputError(path, "the sheet has no rows.", "add one row per section.", "sheet-empty")
+    schema, faults = load_schema(f"sheet.{source}"), Collected()
+    _check_columns(path, list(frame.columns), schema)
     seen: dict[str, int] = {}
     for number, row in zip(frame.index, rows, strict=True):
         where = f"{path}: row {number} (sample {row.get('sample', '?')!r})"
-        if not row.get("patient", "").strip():
-            raise InputError(where, "the patient is empty.", "give every section its patient's id; folds depend on it.")
-        check(row, schema, where)
-        if row["sample"] in seen:
-            problem = f"the sample is already in row {seen[row['sample']]}."
-            raise InputError(where, problem, "give each section one row.")
-        seen[row["sample"]] = number
-    if not rows:
-        raise InputError(path, "the sheet has no rows.", "add one row per section.")
+        with faults.each():
+            if squeezed := [cell for cell in row.values() if re.search(r"\S {2,}\S", cell)]:
+                problem = f"the cell '{squeezed[0]}' holds several spaces, where a tab may have been meant."
+                raise InputError(where, problem, "separate cells by tabs.", "sheet-spaces")
+            if not row["patient"].strip():
+                remedy = "give every section its patient's id; folds depend on it."
+                raise InputError(where, "the patient is empty.", remedy, "sheet-patient")
+            check(row, schema, where)
+            if row["sample"] in seen:
+                problem = f"the sample is already in row {seen[row['sample']]}."
+                raise InputError(where, problem, "give each section one row.", "sheet-twice")
+        seen.setdefault(row["sample"], number)
+    faults.stop()
     return rows
 
 
+def _check_columns(path: Path, columns: Sequence[str], schema: Mapping[str, Any]) -> None:
+    """Refuse a sheet whose header is not that of its source, once and not for every row."""
+    names, known = list(columns), schema["properties"]
+    if len(names) == 1 and any(mark in names[0] for mark in ",; "):
+        mark = next(name for sign, name in ((",", "commas"), (";", "semicolons"), (" ", "spaces")) if sign in names[0])
+        problem = f"its cells are separated by {mark}; the sheet is tab-separated."
+        raise InputError(path, problem, "save it as tab-separated text (.tsv).", "sheet-separator")
+    unknown = [name for name in names if name not in known and not name.startswith("x_")]
+    if unknown:
+        close = "".join(nearest(name, known) for name in unknown)
+        problem = f"unknown column {', '.join(map(repr, unknown))}.{close}"
+        remedy = f"allowed columns: {', '.join(known)}; columns of your own start with x_."
+        raise InputError(path, problem, remedy, "sheet-column")
+    if missing := [name for name in schema["required"] if name not in names]:
+        hint = "; ".join(f"{name}: {known[name].get('description', '')}" for name in missing)
+        problem = f"column {', '.join(map(repr, missing))} is missing."
+        raise InputError(path, problem, f"add it ({hint}).", "sheet-column")
+
+
 def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
-    """Validate a config as Snakemake merged it, and read its sheets, looked up next to the last config file first."""
+    """Validate a config as Snakemake merged it, and read its sheets, looked up next to the last config file first.
+
+    All that is wrong is said in one error.
+    """
     origin = " + ".join(str(f) for f in files) or "config"
     top = copy.deepcopy(dict(raw))
     refuse_old_keys(top, origin)
     check(top, load_schema("config"), origin)
-    entries = {
-        section: {name: _check_entry(section, name, entry, origin) for name, entry in (top.get(section) or {}).items()}
-        for section in KINDS
-    }
+    faults = Collected()
+    entries: dict[str, dict[str, Entry]] = {section: {} for section in KINDS}
+    for section in KINDS:
+        for name, entry in (top.get(section) or {}).items():
+            with faults.each():
+                entries[section][name] = _check_entry(section, name, entry, origin)
     mirror = str(top["mirror_dir"]) if top.get("mirror_dir") else None
     folders = [Path(f).resolve().parent for f in reversed(list(files))] or [Path("config").resolve()]
-    sheets, paths = {}, {}
+    sheets: dict[str, list[dict[str, str]]] = {}
+    paths: dict[str, Path] = {}
     for name, cohort in entries["cohorts"].items():
         # An absolute path stays as it is.
         candidates = [folder / cohort["sheet"] for folder in folders]
         paths[name] = next((path for path in candidates if path.is_file()), candidates[0])
-        sheets[name] = read_sheet(paths[name], cohort["source"])
-        known = [row["sample"] for row in sheets[name]]
-        for sample in cohort.get("samples") or []:
-            if sample not in known:
-                problem = f"'{sample}' is not in the sheet.{nearest(sample, known)}"
-                remedy = f"use samples of the sheet: {', '.join(known[:40])}."
-                raise InputError(f"{origin}: cohorts.{name}.samples", problem, remedy)
+        with faults.each():
+            sheets[name] = read_sheet(paths[name], cohort["source"])
+            _check_samples(cohort, sheets[name], f"{origin}: cohorts.{name}.samples")
         if cohort.get("root"):
-            cohort["root"] = _place(cohort["root"], mirror, str(top["raw_dir"]), f"{origin}: cohorts.{name}.root")
+            with faults.each():
+                cohort["root"] = _place(cohort["root"], mirror, str(top["raw_dir"]), f"{origin}: cohorts.{name}.root")
     for name, entry in entries["experiments"].items():
         if entry.get("bundle"):
             where = f"{origin}: experiments.{name}.bundle"
-            entry["bundle"] = _place(entry["bundle"], mirror, str(top["raw_dir"]), where)
-            add_entries(entries, name, entry["bundle"], origin)
+            with faults.each():
+                entry["bundle"] = _place(entry["bundle"], mirror, str(top["raw_dir"]), where)
+                add_entries(entries, name, entry["bundle"], origin)
     genes = top["genes"]
     if genes["table"]:
-        genes["table"] = _place(genes["table"], mirror, str(top["raw_dir"]), f"{origin}: genes.table")
+        with faults.each():
+            genes["table"] = _place(genes["table"], mirror, str(top["raw_dir"]), f"{origin}: genes.table")
     only = None if top["only"] is None else tuple(top["only"])
-    config = Config(entries, sheets, mirror, str(top["raw_dir"]), only, origin, paths, genes)
-    check_names(config)
+    config = Config(entries, sheets, mirror, str(top["raw_dir"]), only, origin, paths, genes, top["viewer"])
+    with faults.each():
+        check_names(config, {section: (top.get(section) or {}) | entries[section] for section in KINDS})
+    faults.stop()
     return config
+
+
+def _check_samples(cohort: Entry, rows: Sequence[Mapping[str, str]], where: str) -> None:
+    known = [row["sample"] for row in rows]
+    for sample in cohort.get("samples") or []:
+        if sample not in known:
+            problem = f"'{sample}' is not in the sheet.{nearest(sample, known)}"
+            raise InputError(where, problem, f"use samples of the sheet: {', '.join(known[:40])}.", "cohort-samples")
 
 
 def _place(path: str, mirror: str | None, raw: str, where: str) -> str:
@@ -212,49 +257,74 @@ def _check_evaluates(config: Config, where: str, experiment: str) -> None:
         raise InputError(f"{config.origin}: {where}", problem, "name an experiment with another split.")
 
 
-def check_names(config: Config) -> None:
-    """Check that every name refers to an entry that exists, and that entries fit together."""
+def check_names(config: Config, named: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Check that every name refers to an entry that exists, and that entries fit together.
+
+    `named`: all entries of each section, also those that are wrong for another reason.
+    """
+    named, faults = named or config.entries, Collected()
     for section, keys in NAMES.items():
-        for name, entry in config.entries[section].items():
+        for name, entry in named[section].items():
             for key, target in keys.items():
-                value, known = entry.get(key) or [], config.entries[target]
-                for wanted in [value] if isinstance(value, str) else value:
-                    if wanted not in known:
-                        raise _unknown(f"{config.origin}: {section}.{name}.{key}", target, wanted, known)
-    runnable = [*config.entries["experiments"], *config.entries["checks"]]
+                value = entry.get(key) if isinstance(entry, Mapping) else None
+                for wanted in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
+                    if wanted not in named[target]:
+                        faults.add(_unknown(f"{config.origin}: {section}.{name}.{key}", target, wanted, named[target]))
+    runnable = [*named["experiments"], *named["checks"]]
     for name in config.only or ():
         if name not in runnable:
             problem = f"'{name}' is neither an experiment nor a check.{nearest(name, runnable)}"
-            raise InputError(f"{config.origin}: only", problem, f"use some of: {', '.join(runnable)}.")
+            remedy = f"use some of: {', '.join(runnable)}."
+            faults.add(InputError(f"{config.origin}: only", problem, remedy, "only-unknown"))
     for name, entry in config.entries["experiments"].items():
-        if "target" in entry:
-            _check_target(config, name, entry)
-        for model in entry.get("models") or []:
-            for encoder in config.entries["models"][model].get("inputs") or []:
-                tiles = config.entries["encoders"][encoder]["tiles"]
-                if "tiles" in entry and tiles != entry["tiles"]:
-                    problem = f"is '{entry['tiles']}', but model '{model}' takes '{encoder}' on tiles '{tiles}'."
-                    where = f"{config.origin}: experiments.{name}.tiles"
-                    raise InputError(where, problem, "give both the same tiles.", code="experiment-tiles")
-        if entry["task"] == "apply" and bool(entry["from"]) == bool(entry["bundle"]):
-            problem = "has both `from` and `bundle`." if entry["from"] else "has neither `from` nor `bundle`."
-            remedy = "name an experiment of this config, or the folder of a bundle."
-            raise InputError(f"{config.origin}: experiments.{name}", problem, remedy, code="apply-source")
-        if entry.get("from"):
-            if not entry["models"]:
-                entry["models"] = list(config.entries["experiments"][entry["from"]]["models"])
-            _check_evaluates(config, f"experiments.{name}.from", entry["from"])
-            missing = set(entry["models"]) - set(config.entries["experiments"][entry["from"]]["models"])
-            if missing:
-                problem = f"{', '.join(sorted(missing))} is not trained by experiment '{entry['from']}'."
-                remedy = f"use: {', '.join(config.entries['experiments'][entry['from']]['models'])}."
-                raise InputError(f"{config.origin}: experiments.{name}.models", problem, remedy)
+        if _is_complete(config, "experiments", entry):
+            with faults.each():
+                _check_experiment(config, name, entry)
     for name, entry in config.entries["checks"].items():
-        if entry.get("experiment"):
-            _check_evaluates(config, f"checks.{name}.experiment", entry["experiment"])
-    for name, entry in config.entries["labels"].items():
-        if entry["method"] not in kinds.LABELS:
-            raise InputError(f"{config.origin}: labels.{name}", "no code for this method.", "see histoloom.kinds.")
+        if entry.get("experiment") in config.entries["experiments"]:
+            with faults.each():
+                _check_evaluates(config, f"checks.{name}.experiment", entry["experiment"])
+    faults.stop()
+
+
+def _is_complete(config: Config, section: str, entry: Entry) -> bool:
+    """Whether all that an entry names, and what that names in turn, is there and right in itself."""
+    for key, target in NAMES.get(section, {}).items():
+        value, known = entry.get(key) or [], config.entries[target]
+        for name in [value] if isinstance(value, str) else value:
+            if name not in known or not _is_complete(config, target, known[name]):
+                return False
+    return True
+
+
+def _check_experiment(config: Config, name: str, entry: Entry) -> None:
+    """Check that an experiment's target, models, encoders and tiles fit together."""
+    faults = Collected()
+    if "target" in entry:
+        with faults.each():
+            _check_target(config, name, entry)
+    for model in entry.get("models") or []:
+        for encoder in config.entries["models"][model].get("inputs") or []:
+            tiles = config.entries["encoders"][encoder]["tiles"]
+            if "tiles" in entry and tiles != entry["tiles"]:
+                problem = f"is '{entry['tiles']}', but model '{model}' takes '{encoder}' on tiles '{tiles}'."
+                where = f"{config.origin}: experiments.{name}.tiles"
+                faults.add(InputError(where, problem, "give both the same tiles.", code="experiment-tiles"))
+    if entry["task"] == "apply" and bool(entry["from"]) == bool(entry["bundle"]):
+        problem = "has both `from` and `bundle`." if entry["from"] else "has neither `from` nor `bundle`."
+        remedy = "name an experiment of this config, or the folder of a bundle."
+        faults.add(InputError(f"{config.origin}: experiments.{name}", problem, remedy, code="apply-source"))
+    elif entry.get("from"):
+        if not entry["models"]:
+            entry["models"] = list(config.entries["experiments"][entry["from"]]["models"])
+        with faults.each():
+            _check_evaluates(config, f"experiments.{name}.from", entry["from"])
+        missing = set(entry["models"]) - set(config.entries["experiments"][entry["from"]]["models"])
+        if missing:
+            problem = f"{', '.join(sorted(missing))} is not trained by experiment '{entry['from']}'."
+            remedy = f"use: {', '.join(config.entries['experiments'][entry['from']]['models'])}."
+            faults.add(InputError(f"{config.origin}: experiments.{name}.models", problem, remedy, "model-not-trained"))
+    faults.stop()
 
 
 def _check_target(config: Config, name: str, entry: Entry) -> None:

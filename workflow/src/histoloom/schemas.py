@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from histoloom.errors import InputError
+from histoloom.errors import Collected, InputError
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
@@ -86,15 +86,16 @@ def _explain(error: jsonschema.ValidationError) -> tuple[str, str]:
 
 
 def check(value: Any, schema: Mapping[str, Any], where: str) -> None:
-    """Validate a value and fill in the schema's defaults; the first error in document order names file and key."""
+    """Validate a value and fill in the schema's defaults; errors name file and key, in document order."""
     validator = jsonschema.Draft202012Validator(schema)
     # An unknown key first: it is often the misspelt one that is missed.
     errors = sorted(
         validator.iter_errors(value),
         key=lambda e: (e.validator != "additionalProperties", [str(p) for p in e.absolute_path], e.message),
     )
-    if errors:
-        key = ".".join(str(p) for p in errors[0].absolute_path)
-        problem, remedy = _explain(errors[0])
-        raise InputError(f"{where}.{key}" if key else where, problem, remedy)
+    faults = Collected()
+    for error in errors:
+        key = ".".join(str(p) for p in error.absolute_path)
+        faults.add(InputError(f"{where}.{key}" if key else where, *_explain(error)))
+    faults.stop()
     fill_defaults(value, schema)

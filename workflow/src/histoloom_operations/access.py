@@ -49,17 +49,8 @@ def reachable(hosts: Iterable[str]) -> dict[str, bool]:
 
 
 def check_local(needs: Needs) -> list[Finding]:
-    """Check files that must be here already: the user's own and the mirror's."""
+    """Check files that must be here already, in the mirror or among the downloads."""
     findings = []
-    missing = [str(path) for path in needs.own if not path.exists()]
-    if missing:
-        findings.append(
-            Finding(
-                "own files", FAIL, f"missing: {format_list(missing)}; correct the paths in the sheet or the config."
-            )
-        )
-    elif needs.own:
-        findings.append(Finding("own files", OK, f"{len(needs.own)} are there"))
     for message in needs.unlisted[:1]:
         findings.append(Finding("raw files", FAIL, f"{len(needs.unlisted)} are on no list: {message}"))
     absent = [(entry, path) for entry, path in needs.mirrored if not path.is_file()]

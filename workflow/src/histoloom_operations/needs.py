@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,19 +43,6 @@ class Needs:
 TASKS = ("evaluate", "apply")
 
 
-def wanted_labels(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield (labels, cohort) of everything that is to be labelled."""
-    for name in plan.experiments.named("evaluate"):
-        entry = plan.config.get("experiments", name)
-        for labels in filter(None, (entry.get("labels"), entry.get("truth"))):
-            yield from ((labels, cohort) for cohort in plan.experiments.cohorts(name))
-    for name in plan.checks.named():
-        entry = plan.config.get("checks", name)
-        named = entry.get("labels") or []
-        for labels in filter(None, [*([named] if isinstance(named, str) else named), entry.get("against")]):
-            yield from ((labels, cohort) for cohort in entry["cohorts"])
-
-
 def wanted_encoders(plan: Plan) -> list[str]:
     """Return the encoders of all models that are to be trained or applied."""
     models = [m for t in TASKS for e in plan.experiments.named(t) for m in plan.config.get("experiments", e)["models"]]
@@ -65,10 +51,7 @@ def wanted_encoders(plan: Plan) -> list[str]:
 
 def raw_paths(plan: Plan) -> list[str]:
     """Return every raw file that the run reads, once, in order."""
-    pairs = [pair for task in TASKS for e in plan.experiments.named(task) for pair in plan.experiments.samples(e)]
-    for check in plan.checks.named():
-        pairs += plan.sections.pairs(plan.config.get("checks", check).get("cohorts", []))
-    sections = list(dict.fromkeys(pairs))
+    sections = plan.sections_of_run()
     paths = [path for section in sections for path in plan.sections.files(*section).values()]
     for section in sections:
         for kind in plan.sections.outlines(*section):
@@ -77,7 +60,7 @@ def raw_paths(plan: Plan) -> list[str]:
         target = plan.models.target_files(name)
         paths += [*target["genes"], *target["table"], *plan.experiments.published_splits(name)]
     references = []
-    for labels, cohort in dict.fromkeys(wanted_labels(plan)):
+    for labels, cohort in plan.labels_of_run():
         for group in plan.labels.groups(labels, cohort):
             paths += plan.labels.tables(labels, cohort, group)
         reference = plan.config.get("labels", labels).get("reference")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ from histoloom.hub import hub_host
 from histoloom.plan import Plan
 from histoloom.sources.registry import with_mirrors
 from histoloom_operations import access, machine
-from histoloom_operations.findings import FAIL, OK, Finding
-from histoloom_operations.needs import TASKS, Needs, sort_needs, wanted_encoders, wanted_labels
+from histoloom_operations.contents import check_contents, shared_patients
+from histoloom_operations.findings import FAIL, OK, WARN, Finding
+from histoloom_operations.needs import TASKS, Needs, sort_needs, wanted_encoders
 
+_IN_TRAINING = (
+    "patients {} are also in the training of its models: predictions on their slides look better than those on a "
+    "patient whom the models never saw."
+)
 REQUIREMENTS = RESOURCES.parent / "envs" / "requirements.txt"
 
 
@@ -54,6 +60,11 @@ def check_run(
     sections = {pair for task in TASKS for e in plan.experiments.named(task) for pair in plan.experiments.samples(e)}
     return [
         Finding("config", OK, f"{len(plan.report.targets())} results from {len(sections)} sections"),
+        *(
+            Finding(f"experiment {name}", WARN, _IN_TRAINING.format(", ".join(patients)))
+            for name, patients in shared_patients(plan).items()
+        ),
+        *_own_files(plan, needs),
         *access.check_local(needs),
         *access.check_downloads(needs, Path(plan.config.raw_dir), alive),
         *access.check_gates(needs.remote, alive),
@@ -61,6 +72,20 @@ def check_run(
         machine.check_gpu(jobs_for_gpus(plan, specs)),
         *surroundings,
     ]
+
+
+def _own_files(plan: Plan, needs: Needs) -> Iterator[Finding]:
+    """Say of the user's own files whether they are there, and whether they hold what the run will read."""
+    for subject, check in (("own files", plan.check_files), ("inside own files", partial(check_contents, plan))):
+        try:
+            check()
+        except InputError as error:
+            yield Finding(subject, FAIL, str(error))
+        else:
+            if needs.own:
+                yield Finding(
+                    subject, OK, f"{len(needs.own)} are there" if subject == "own files" else "as they should be"
+                )
 
 
 def hosts_to_ask(needs: Needs, specs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -73,6 +98,6 @@ def hosts_to_ask(needs: Needs, specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def jobs_for_gpus(plan: Plan, specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the entries of the config whose jobs can use a GPU."""
-    labels = [name for name in dict.fromkeys(label for label, _ in wanted_labels(plan)) if plan.labels.gpu(name)]
+    labels = [name for name in dict.fromkeys(label for label, _ in plan.labels_of_run()) if plan.labels.gpu(name)]
     encoders = [str(spec["name"]) for spec in specs if plan.embeddings.gpu(str(spec["name"]))]
     return [*(f"labels {name}" for name in labels), *(f"encoder {name}" for name in encoders)]

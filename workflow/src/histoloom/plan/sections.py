@@ -9,7 +9,7 @@ from typing import Any
 
 from histoloom import kinds, paths
 from histoloom.config import RESOURCES, Config
-from histoloom.errors import InputError
+from histoloom.errors import Collected, InputError
 from histoloom.job_resources import NEEDS
 from histoloom.kind_entries import Memory, SourceKind
 from histoloom.sources.registry import load_registry
@@ -128,7 +128,7 @@ class Sections:
 
     def raw_files(self, cohort: str, sample: str) -> dict[str, str]:
         """Return `files`; one that no rule simulates or downloads must be there."""
-        files = self.files(cohort, sample)
+        files, faults = self.files(cohort, sample), Collected()
         for role, path in files.items():
             if not path.startswith(f"{self.config.raw_dir}/") and not Path(path).exists():
                 where, problem = self._sheet_row(cohort, sample, path), f"the file {path} ({role}) does not exist."
@@ -136,7 +136,8 @@ class Sections:
                     "correct the path, which is relative to the sheet or to the cohort's `root`; or give the section a "
                     "reason in the sheet's 'exclude' column."
                 )
-                raise InputError(where, problem, remedy, "user-file-missing")
+                faults.add(InputError(where, problem, remedy, "user-file-missing"))
+        faults.stop()
         return files
 
     def _sheet_row(self, cohort: str, sample: str, path: str) -> str:
