@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from histoloom import paths
+from histoloom import bundles, paths
 from histoloom.config import Config
 from histoloom.plan.experiments import Experiments
 from histoloom.plan.models import Models
@@ -26,11 +26,16 @@ class Viewers:
         entry = self.experiments.entry(experiment)
         applied = entry["task"] == "apply"
         names = {"experiment": experiment, "model": model}
+        if applied and entry["bundle"]:
+            scores = {"bundle": f"{entry['bundle']}/{bundles.FACTS}"}
+        else:
+            trained = entry["from"] if applied else experiment
+            scores = {"metrics": paths.METRICS.format(experiment=trained, model=model)}
         return {
+            **scores,
             "predictions": paths.SLIDE_PREDICTIONS.format(**names)
             if applied
             else self.models.first_predictions(experiment, model),
-            "metrics": paths.METRICS.format(experiment=entry["from"] if applied else experiment, model=model),
             "sample": paths.SAMPLE.format(cohort=cohort, sample=sample),
         }
 

@@ -37,7 +37,7 @@ PANELS: Mapping[str, str] = {
     "prediction": "prediction",
     "labels": "labels",
     "difference": "prediction − labels",
-    "spread": "standard deviation over training seeds",
+    "spread": "standard deviation over the models of all folds and seeds",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,7 +52,7 @@ class View:
     types
         Names of the T types, genes or classes.
     layers
-        (n, T) float32 by name: ``prediction``, ``labels``, ``spread`` (over training seeds); NaN where unknown.
+        (n, T) float32 by name: ``prediction``, ``labels``, ``spread`` (over models); NaN where unknown.
     columns
         Facts of the observations, (n,) each: ``tissue_fraction``, ``cells`` (how many a place stands for) and `FLAGS`.
     held_out
@@ -76,10 +77,13 @@ class View:
     round: bool = False
 
 
-def view_predictions(*, predictions: Path, sample: Path, metrics: Path | None = None) -> View:
+def view_predictions(
+    *, predictions: Path, sample: Path, metrics: Path | None = None, bundle: Path | None = None
+) -> View:
     """Return the view of a section's predictions, held out or on a slide without expression.
 
-    `metrics`: of the experiment in which the model was tested; its correlations are shown with the types.
+    `metrics`: of the experiment in which the model was tested, whose correlations are shown with the types; or
+    `bundle`: the facts of the bundle that the model comes from.
     """
     section, table = open_section(sample), read_table(predictions)
     rows = _rows_of(table, section, predictions)
@@ -87,18 +91,24 @@ def view_predictions(*, predictions: Path, sample: Path, metrics: Path | None = 
     if "labels" in table.layers:
         layers["labels"] = dense(table.layers["labels"])[rows].astype(np.float32)
     seeds = [name for name in table.layers if name.startswith("seed_")]
-    if len(seeds) > 1:
+    if "spread" in table.layers:
+        layers["spread"] = dense(table.layers["spread"])[rows].astype(np.float32)
+    elif len(seeds) > 1:
         layers["spread"] = np.std([dense(table.layers[name])[rows] for name in seeds], axis=0).astype(np.float32)
-    held_out = _held_out(metrics, section) if metrics else {}
+    if "spread" in layers and not np.isfinite(layers["spread"]).any():
+        del layers["spread"]
+    held_out = _held_out(metrics, section) if metrics else _held_out_of_bundle(bundle) if bundle else {}
     facts, obs = table.metadata, table.obs.iloc[rows]
     if "labels" in layers:
         split = str(facts.get("protocol", {}).get("split", ""))
         note = f"Held out: the model was {HELD_OUT.get(split, f'tested by split {split}')}."
     else:
         note = (
-            f"Nothing was measured on this slide. The correlations are those of experiment '{facts.get('from')}', on "
-            "patients that the model had not seen; they need not hold here."
+            f"Nothing was measured on this slide. The correlations are those of '{facts.get('from')}', on patients "
+            "that the model had not seen; they need not hold here."
         )
+        if section.patient in (facts.get("shared_patients") or ()):
+            note += f" The model was trained on this patient ({section.patient}): the map looks better than it would."
     title = f"{section.sample} ({section.cohort}): {facts.get('model')} of experiment {facts.get('experiment')}"
     return _view(section, obs, table.var_names, layers, title, note, str(facts.get("units", "")), held_out)
 
@@ -173,6 +183,12 @@ def _held_out(path: Path, section: Section) -> dict[str, dict[str, float]]:
     own = here[here["sample"] == section.sample].set_index("target")["value"]
     sources = {"mean": mean.dropna(), "here": own.dropna()}
     return {str(name): {key: float(v[name]) for key, v in sources.items() if name in v} for name in mean.index}
+
+
+def _held_out_of_bundle(path: Path) -> dict[str, dict[str, float]]:
+    scores = [s for s in json.loads(path.read_text())["scores"] if (s["metric"], s["against"]) == ("cc", "labels")]
+    by_type = pd.DataFrame([s["by_output"] for s in scores if s["variant"] == scores[0]["variant"]])
+    return {str(name): {"mean": float(value)} for name, value in by_type.mean().items()}
 
 
 def binned(view: View, most: int) -> View:
