@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from modelworld import World, experiment
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.folds import build_folds, control_folds, fold_ids, make_folds, read_folds, roles_of
 from histoloom.folds.splits import COLUMNS, sections_of
@@ -114,6 +115,18 @@ def test_fold_names():
     assert fold_ids(spec_of("transfer"), rows) == ["transfer", "all"]
     assert fold_ids(spec_of("random"), rows) == ["random-0", "random-1", "random-2", "all"]
     assert fold_ids(spec_of("spatial_block"), rows) == ["block-0", "block-1", "block-2", "all"]
+
+
+@pytest.mark.parametrize("split", ["leave_one_sample_out", "paired_leakage"])
+def test_names_that_two_sections_would_share_are_refused(split):
+    obs = sheet({"a/b-c": "P", "a-b/c": "P", "a/d": "Q", "a/e": "Q"})
+    spec = experiment(split=split, cohorts=["a", "a-b"])
+    with pytest.raises(InputError, check=has_code("folds-names")):
+        fold_ids(spec, sections_of(obs))  # when the workflow is planned
+    with pytest.raises(InputError, check=has_code("folds-names")) as caught:
+        build_folds(spec, obs, 0)
+    assert "a/b-c and a-b/c" in caught.value.problem
+    assert len(fold_ids(spec, sections_of(obs)[1:])) > 1
 
 
 SHARED = {"one/A1": "A", "one/B1": "B", "one/C1": "C", "one/D1": "D", "two/Z1": "A", "two/Y1": "Y"}

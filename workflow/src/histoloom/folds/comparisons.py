@@ -18,7 +18,7 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.folds.roles import roles_of
 from histoloom.folds.seeds import rng_for
-from histoloom.folds.splits import COLUMNS, Rows, Spec, no_cohort_sides, sections_of, whole_samples
+from histoloom.folds.splits import COLUMNS, Rows, Spec, fold_names, no_cohort_sides, sections_of, whole_samples
 from histoloom.obs_keys import section_keys
 
 PUBLISHED, SHARED_DROPPED, RANDOM_DROP = "as_published", "shared_dropped", "random_drop"
@@ -42,9 +42,10 @@ class _PairedLeakage:
     def pairs(self, spec: Spec, rows: Rows) -> Iterator[tuple[Mapping[str, str], str, list[str]]]:
         """Yield each section that has a sibling, its fold without and its folds with one."""
         no_cohort_sides(spec)
+        stems = fold_names((row["cohort"], row["sample"]) for row in rows)
         for row in rows:
             if sum(other["patient"] == row["patient"] for other in rows) > 1:
-                stem = f"{row['cohort']}-{row['sample']}"
+                stem = stems[row["cohort"], row["sample"]]
                 yield row, f"{WITHOUT}-{stem}", [f"{WITH}-{stem}-{i}" for i in range(spec["draws"])]
 
     def ids(self, spec: Spec, rows: Rows) -> list[str]:

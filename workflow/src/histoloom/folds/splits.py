@@ -61,24 +61,39 @@ def no_cohort_sides(spec: Spec) -> None:
             raise InputError(key, f"is for split transfer, not {spec['split']}.", "use `cohorts`.", code="split-sides")
 
 
+def fold_names(units: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """Return the part of fold and file names that stands for each patient or section; no two may share one."""
+    unit_of: dict[str, tuple[str, ...]] = {}
+    for unit in units:
+        name = "-".join(unit)
+        if unit_of.setdefault(name, unit) != unit:
+            problem = f"{'/'.join(unit_of[name])} and {'/'.join(unit)} would both be fold '{name}'."
+            raise InputError("folds", problem, "rename one of these cohorts or samples.", code="folds-names")
+    return {unit: name for name, unit in unit_of.items()}
+
+
 class _LeaveOneOut:
     """Test one unit (a patient or a section) per fold, train on all others."""
 
     def __init__(self, columns: tuple[str, ...], prefix: str) -> None:
         self._columns, self._prefix = columns, prefix
 
-    def _name(self, row: Mapping[str, str]) -> str:
-        return "-".join([self._prefix, *(row[column] for column in self._columns)])
+    def _folds(self, rows: Rows) -> list[str]:
+        """Return the fold that tests each section."""
+        units = [tuple(row[column] for column in self._columns) for row in rows]
+        names = fold_names(units)
+        return [f"{self._prefix}-{names[unit]}" for unit in units]
 
     def ids(self, spec: Spec, rows: Rows) -> list[str]:
         no_cohort_sides(spec)
-        return list(dict.fromkeys(self._name(row) for row in rows))
+        return list(dict.fromkeys(self._folds(rows)))
 
     def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
         del seed  # nothing is drawn
         rows = sections_of(obs)
+        tested = self._folds(rows)
         tables = [
-            whole_samples(fold, ((row, "test" if self._name(row) == fold else "train") for row in rows))
+            whole_samples(fold, [(r, "test" if own == fold else "train") for r, own in zip(rows, tested, strict=True)])
             for fold in self.ids(spec, rows)
         ]
         return pd.concat(tables, ignore_index=True)
