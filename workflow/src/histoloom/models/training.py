@@ -6,7 +6,6 @@ interrupted and goes on equals an unbroken one.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -120,7 +119,8 @@ def train(
 ) -> TrainedNetwork:
     """Train for a number of epochs; with validation observations the epoch with the best score is kept.
 
-    A loss that is not finite is a FloatingPointError with epoch and batch; the last checkpoint stays.
+    A loss that is not finite is a FloatingPointError with epoch and batch, at the end of its epoch or when the next
+    checkpoint is due; the last checkpoint stays.
     """
     stream = data.stream(word)
     torch.manual_seed(stream)
@@ -133,7 +133,7 @@ def train(
         task.network.to(memory_format=task.memory_format)  # type: ignore[call-overload]
     network, optimiser = fabric.setup(task.network, task.optimiser())
     task.network = network
-    state = _Progress(network, optimiser, generator, fabric.strategy.precision)
+    state = _Progress(data.name, network, optimiser, generator, fabric.strategy.precision)
     facts = [word, data.name, data.seed, epochs, len(data.train), 0 if data.val is None else len(data.val)]
     start, seen = time.perf_counter(), 0
     with job.checkpoint(f"{word}-{data.name}-{data.seed}", facts) as checkpoint:
@@ -143,22 +143,20 @@ def train(
             network.train()
             if not state.batches:
                 state.batches = task.batches(len(data.train), generator)
+                state.batch = 0
             task.start_epoch(optimiser, state.epoch)
-            total = len(state.batches)
             while state.batches:
                 rows = state.batches.pop(0)
                 task.start_step(optimiser, state.step)
                 loss = task.loss(rows, generator)
-                if not math.isfinite(loss.item()):
-                    where = f"epoch {state.epoch + 1}, batch {total - len(state.batches)}"
-                    raise FloatingPointError(f"{data.name}: the loss is {loss.item()} in {where}; lower `lr`")
                 optimiser.zero_grad()
                 fabric.backward(loss)
                 optimiser.step()
-                state.step += 1
+                state.count(loss)
                 seen += len(rows)
                 if state.batches:
                     state.tick(checkpoint, epochs)
+            state.check_losses()
             state.epoch += 1
             _end_epoch(state, task, data, job, epochs)
             state.tick(checkpoint, epochs)
@@ -185,18 +183,38 @@ def _end_epoch(state: _Progress, task: Task, data: FoldData, job: JobContext, ep
 
 
 class _Progress:
-    """How far a training is: epochs done, batches left in this one, validation scores, the best weights so far."""
+    """How far a training is: epochs and steps, batches done and left in this epoch, scores, the best weights so far."""
 
-    def __init__(self, network: Any, optimiser: Any, generator: torch.Generator, precision: Any) -> None:
-        self._parts, self._generator = {"network": network, "optimiser": optimiser, "precision": precision}, generator
+    def __init__(self, fold: str, network: Any, optimiser: Any, generator: torch.Generator, precision: Any) -> None:
+        self._parts = {"network": network, "optimiser": optimiser, "precision": precision}
+        self._fold, self._generator = fold, generator
+        self._losses: list[Tensor] = []
         self.epoch = 0
         self.step = 0
+        self.batch = 0
         self.batches: list[Tensor] = []
         self.curve: list[float] = []
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0
 
+    def count(self, loss: Tensor) -> None:
+        """Note a step that is done. Its loss stays on the device: to read it would make the device wait."""
+        self.step += 1
+        self.batch += 1
+        self._losses.append(loss.detach())
+
+    def check_losses(self) -> None:
+        """Raise FloatingPointError for the first loss since the last look that is not finite."""
+        losses, self._losses = torch.stack(self._losses).float().cpu(), []
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            where = f"epoch {self.epoch + 1}, batch {self.batch - len(losses) + first + 1}"
+            raise FloatingPointError(f"{self._fold}: the loss is {float(losses[first])} in {where}; lower `lr`")
+
     def _state(self) -> dict[str, Any]:
+        if self._losses:
+            self.check_losses()  # what is saved must be worth going on from
         return {
             "progress": {name: value for name, value in vars(self).items() if not name.startswith("_")},
             **{name: part.state_dict() for name, part in self._parts.items()},
