@@ -132,9 +132,24 @@ def test_mirror_in_root_needs_a_mirror(tmp_path: Path) -> None:
         "cohorts": {"mine": {"source": "files", "sheet": "mine.tsv", "root": "{mirror_dir}/x"}},
         "experiments": {},
     }
-    with pytest.raises(InputError, match="needs mirror_dir"):
+    with pytest.raises(InputError, check=has_code("config-mirror")):
         load(raw, tmp_path / "c.yaml")
     assert load({**raw, "mirror_dir": "/m"}, tmp_path / "c.yaml").sections.slide("mine", "S1") == "/m/x/i.png"
+
+
+def test_a_path_anywhere_needs_the_mirror_that_it_names(tmp_path: Path) -> None:
+    write_sheet(tmp_path / "mine.tsv", [row("S1")])
+    part = {"folder": "{mirror_dir}/c", "annotation": "{raw_dir}/a.txt"}
+    raw: dict[str, Any] = {
+        "cohorts": {"mine": {"source": "files", "sheet": "mine.tsv"}},
+        "references": {"cells": {"source": "mtx", "samples": [part]}, "one": {"source": "h5ad", "path": part["folder"]}},
+        "experiments": {},
+    }
+    plan = load({**raw, "mirror_dir": "/m", "raw_dir": "/r"}, tmp_path / "c.yaml")
+    assert plan.labels.reference_files("cells") == {"folders": ["/m/c"], "annotations": ["/r/a.txt"]}
+    for reference in ("cells", "one"):
+        with pytest.raises(InputError, check=has_code("config-mirror")):
+            load(raw, tmp_path / "c.yaml").labels.reference_files(reference)
 
 
 def test_batches_are_shared_between_a_subset_and_the_full_run() -> None:

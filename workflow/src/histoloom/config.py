@@ -88,9 +88,12 @@ class Config:
         """Whether an experiment or a check is to run."""
         return self.only is None or name in self.only
 
-    def place(self, path: str) -> str:
-        """Put the folders of local copies and of raw files into a path."""
-        return path.replace("{mirror_dir}", self.mirror_dir or ".").replace("{raw_dir}", self.raw_dir)
+    def place(self, path: str, where: str) -> str:
+        """Put the folders of local copies and of raw files into a path, which the config key `where` gives."""
+        if "{mirror_dir}" in path and self.mirror_dir is None:
+            problem, remedy = "needs mirror_dir, which is not set.", "add `--config mirror_dir=DIR`."
+            raise InputError(f"{self.origin}: {where}", problem, remedy, code="config-mirror")
+        return path.replace("{mirror_dir}", self.mirror_dir or "").replace("{raw_dir}", self.raw_dir)
 
 
 def _unknown(where: str, section: str, name: str, known: Collection[str]) -> InputError:
@@ -214,21 +217,20 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
         with faults.each():
             sheets[name] = read_sheet(paths[name], cohort["source"])
             _check_samples(cohort, sheets[name], f"{origin}: cohorts.{name}.samples")
+    only, genes = None if top["only"] is None else tuple(top["only"]), top["genes"]
+    config = Config(entries, sheets, mirror, str(top["raw_dir"]), only, origin, paths, genes, top["viewer"])
+    for name, cohort in entries["cohorts"].items():
         if cohort.get("root"):
             with faults.each():
-                cohort["root"] = _place(cohort["root"], mirror, str(top["raw_dir"]), f"{origin}: cohorts.{name}.root")
+                cohort["root"] = config.place(cohort["root"], f"cohorts.{name}.root")
     for name, entry in entries["experiments"].items():
         if entry.get("bundle"):
-            where = f"{origin}: experiments.{name}.bundle"
             with faults.each():
-                entry["bundle"] = _place(entry["bundle"], mirror, str(top["raw_dir"]), where)
+                entry["bundle"] = config.place(entry["bundle"], f"experiments.{name}.bundle")
                 add_entries(entries, name, entry["bundle"], origin)
-    genes = top["genes"]
     if genes["table"]:
         with faults.each():
-            genes["table"] = _place(genes["table"], mirror, str(top["raw_dir"]), f"{origin}: genes.table")
-    only = None if top["only"] is None else tuple(top["only"])
-    config = Config(entries, sheets, mirror, str(top["raw_dir"]), only, origin, paths, genes, top["viewer"])
+            genes["table"] = config.place(genes["table"], "genes.table")
     with faults.each():
         check_names(config, {section: (top.get(section) or {}) | entries[section] for section in KINDS})
     faults.stop()
@@ -241,13 +243,6 @@ def _check_samples(cohort: Entry, rows: Sequence[Mapping[str, str]], where: str)
         if sample not in known:
             problem = f"'{sample}' is not in the sheet.{nearest(sample, known)}"
             raise InputError(where, problem, f"use samples of the sheet: {', '.join(known[:40])}.", "cohort-samples")
-
-
-def _place(path: str, mirror: str | None, raw: str, where: str) -> str:
-    """Put the folders of local copies and of raw files into a path."""
-    if "{mirror_dir}" in path and mirror is None:
-        raise InputError(where, "needs mirror_dir, which is not set.", "add `--config mirror_dir=DIR`.")
-    return path.replace("{mirror_dir}", mirror or "").replace("{raw_dir}", raw)
 
 
 def _check_evaluates(config: Config, where: str, experiment: str) -> None:

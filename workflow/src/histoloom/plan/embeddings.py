@@ -124,7 +124,7 @@ class Embeddings:
             "tiles": [paths.TILES.format(tiles=entry["tiles"], cohort=cohort, sample=s) for s in members],
         }
         if encoder in self.precomputed:
-            form = self.config.place(entry["files"]).replace("{cohort}", cohort)
+            form = self.config.place(entry["files"], f"encoders.{encoder}.files").replace("{cohort}", cohort)
             return {**common, "features": [form.replace("{sample}", s) for s in members]}
         weights = entry["weights"]
         return {

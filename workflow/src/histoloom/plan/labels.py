@@ -123,7 +123,7 @@ class Labels:
         if reads == "counts":
             return []
         if reads == "file":
-            path = self.config.place(self.entry(labels)["path"]).replace("{cohort}", cohort)
+            path = self.config.place(self.entry(labels)["path"], f"labels.{labels}.path").replace("{cohort}", cohort)
             names = [path.replace("{sample}", s) for s in self.groups(labels, cohort)[group]]
             return list(dict.fromkeys(names))
         if reads == "table":
@@ -162,10 +162,10 @@ class Labels:
         if kinds.REFERENCES[entry["source"]].simulated:
             return {"h5ad": [f"{self.config.raw_dir}/simulated/{entry['cohort']}/reference.h5ad"]}
         if "path" in entry:
-            return {"h5ad": [self.config.place(entry["path"])]}
+            return {"h5ad": [self.config.place(entry["path"], f"references.{reference}.path")]}
         return {
-            "folders": [self.config.place(part["folder"]) for part in entry["samples"]],
-            "annotations": [self.config.place(part["annotation"]) for part in entry["samples"]],
+            f"{role}s": [self.config.place(part[role], f"references.{reference}.samples") for part in entry["samples"]]
+            for role in ("folder", "annotation")
         }
 
     def reference_spec(self, reference: str) -> dict[str, Any]:
