@@ -15,7 +15,7 @@ from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.jobs import job
 from histoloom.sources import registry_entry
-from histoloom.sources.fetch import digest_of, fetch_file
+from histoloom.sources.fetch import check_magic_bytes, digest_of, fetch_file
 from histoloom.sources.registry import load_registry
 
 BODY = bytes(range(256)) * 4000
@@ -211,6 +211,25 @@ def test_a_page_with_status_200_is_no_file(server: Server, tmp_path: Path, page:
     server.answers = [lambda handler, _: send(handler, 200, page), whole]
     fetch(server, tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "complaint"),
+    [
+        ("a.geojson", b'{"type": "FeatureCollection", "features": []}', None),
+        ("a.xml", b'<?xml version="1.0"?><OME/>', None),
+        ("a.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', None),
+        ("a.svg", b"\xef\xbb\xbf<!DOCTYPE svg PUBLIC '-'><svg/>", None),
+        ("a.xml", b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code></Error>", "a web page"),
+        ("a.svg", b"<!DOCTYPE html><html/>", "a web page"),
+        ("a.tsv", b'{"error": "later"}', "a JSON message"),
+        ("a.geojson", b"", "empty"),
+    ],
+)
+def test_data_that_looks_like_a_message(tmp_path: Path, name: str, body: bytes, complaint: str | None) -> None:
+    (tmp_path / name).write_bytes(body)
+    problem = check_magic_bytes(tmp_path / name, name)
+    assert problem is None if complaint is None else complaint in str(problem)
 
 
 def test_no_server_ends_with_a_clear_error(tmp_path: Path, server: Server) -> None:

@@ -37,6 +37,14 @@ _MAGIC_BYTES: Mapping[str, tuple[bytes, ...]] = {
 }
 
 
+# What a file may begin as, by how its name ends; from another file it is a message in place of the data.
+_PAGES: Mapping[str, tuple[str, ...]] = {
+    "a web page": (".html", ".htm"),
+    "an XML message": (".svg", ".xml"),
+    "a JSON message": (".geojson", ".json", ".xenium"),
+}
+
+
 def fetch_file(
     *, entry: Mapping[str, str], mirror: Path | None, out: Path, tries: int = 6, backoff_s: float = 1.0
 ) -> None:
@@ -248,15 +256,17 @@ def check_magic_bytes(path: Path, name: str) -> str | None:
 def unexpected_page(path: Path, name: str) -> str:
     """Return `page_kind` of a file whose name promises something else; empty for data."""
     kind = page_kind(path)
-    return "" if kind == "a JSON message" and name.endswith((".json", ".xenium")) else kind
+    return "" if name.endswith(_PAGES.get(kind, ())) else kind
 
 
 def page_kind(path: Path) -> str:
     """Return which kind of page or message the bytes are; empty for data. Some hosts send errors with status 200."""
     with path.open("rb") as handle:
-        head = handle.read(200).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page"
+        head = handle.read(300).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<svg", b"<?xml")):
+        # A storage service's refusal is XML with the root <Error>: no file of any name.
+        page = any(mark in head for mark in (b"<!doctype html", b"<html", b"<error>"))
+        return "a web page" if page else "an XML message"
     if head.startswith(b"version https://git-lfs"):
         return "a git-lfs pointer"
     return "a JSON message" if head.startswith(b"{") else ""
