@@ -185,7 +185,7 @@ def test_a_folder_that_is_not_whole_stops(tmp_path: Path) -> None:
     with pytest.raises(InputError, check=has_code("encoder-weights-hub")):
         full_spec({"card": CARD, "tiles_spec": {}, "name": "g"})
     with pytest.raises(InputError, check=has_code("encoder-dim")):
-        encoder(folder(tmp_path / "m"), card={**CARD, "dim": 512}).encode_counts(counts(), GENES, ["a"] * 9, BY_NAME)
+        encoder(folder(tmp_path / "m"), card={**CARD, "dim": 512})
 
 
 def test_the_artefact_is_that_of_any_encoder(tmp_path: Path) -> None:

@@ -42,10 +42,13 @@ class ScGPT(FrozenModel):
         self, model: Any, vocab: Mapping[str, int], settings: Mapping[str, Any], spec: EncoderSpec, **facts: Any
     ) -> None:
         super().__init__(model, spec, revision="local", **facts)
+        if int(settings["embsize"]) != self.dim:
+            problem = f"says dim {self.dim}, the model has {settings['embsize']}."
+            raise InputError(f"card {self.card['name']}", problem, "fix dim.", code="encoder-dim")
         self.vocab, self.seed = vocab, spec.seed
         automatic = _GPU_BATCH if self.on_gpu else CPU_BATCH
         self.batch_size = spec.batch_size if isinstance(spec.batch_size, int) else automatic
-        self._width, self._pad = int(settings["embsize"]), vocab[settings["pad_token"]]
+        self._pad = vocab[settings["pad_token"]]
         self.pad_value = float(settings["pad_value"])
         args = {"bins": 51, "max_length": 1200, "min_shared_genes": 100, **self.card["args"]}
         self.bins, self.max_length = int(args["bins"]), int(args["max_length"])
@@ -89,18 +92,14 @@ class ScGPT(FrozenModel):
                 "set `genes: {match: ensembl}`, use gene symbols as var names, or lower the card's min_shared_genes."
             )
             raise InputError(f"card {self.card['name']}", problem, remedy, code="scgpt-genes")
-        parts, empty = [np.zeros((0, self._width), np.float32)], 0
+        parts, empty = [np.zeros((0, self.dim), np.float32)], 0
         for start in range(0, len(keys), self.batch_size):
             named = enumerate(keys[start : start + self.batch_size], start)
             cells = [self._cell(counts[i], tokens, key) for i, key in named]
             empty += sum(len(genes_of) == 1 for genes_of, _ in cells)
             parts.append(self._forward(cells))
         logger.info("%d of %d genes are in the vocabulary, %d cells hold none of them", shared, len(genes), empty)
-        features = np.concatenate(parts)
-        if features.shape[1] != self.dim:
-            problem = f"says dim {self.dim}, the model has {features.shape[1]}."
-            raise InputError(f"card {self.card['name']}", problem, "fix dim.", code="encoder-dim")
-        return features
+        return np.concatenate(parts)
 
     def _tokens(self, genes: Sequence[str], matcher: GeneMatcher) -> npt.NDArray[np.int64]:
         """Return each gene's token, -1 where it has none."""
