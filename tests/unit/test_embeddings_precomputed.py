@@ -147,6 +147,10 @@ def test_observations_beyond_the_tolerance_are_counted_and_left_out(world: World
     assert found.metadata[0]["precomputed"]["sections"]["H1"]["n_missing"] == int((shift > limit).sum()) > 0
     with pytest.raises(InputError, check=has_code("features-incomplete")):
         world.take(world.trident(corners), "trident", max_shift_um=limit)
+    none = world.take(world.trident(corners), "trident", max_shift_um=shift.min() / 2, max_missing=1)
+    assert len(none) == 0
+    assert none.rows().shape == (0, DIM)
+    assert none.metadata[0]["precomputed"]["sections"]["H1"]["shift_um_median_max"] is None
 
 
 def test_rows_of_hest_go_by_barcode_whatever_their_order(world: World) -> None:

@@ -156,7 +156,8 @@ def _open_batch(path: Path) -> _Batch:
             shape, offset = handle["features"].shape, handle["features"].id.get_offset()
             coords = handle["coords"][:]
             sample, obs_id = (handle[key].asstr()[:].astype(object) for key in ("sample", "obs_id"))
-        features = np.memmap(path, "<f4", mode="r", offset=offset, shape=shape)
+        # Nothing can be mapped of a batch whose tiles all lack features (`max_missing` of precomputed ones).
+        features = np.memmap(path, "<f4", "r", offset, shape) if shape[0] else np.empty(shape, "<f4")
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(path, f"is no embedding ({error}).", _AGAIN, code="embeddings-damaged") from error
     n = len(features)
@@ -200,7 +201,3 @@ def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     keys = [k for k in dict.fromkeys([*one, *other]) if one.get(k) != other.get(k)]
     return "; ".join(f"{k} {one.get(k)!r} instead of {other.get(k)!r}" for k in keys)
-
-
-def _texts(index: pd.MultiIndex) -> list[str]:
-    return ["/".join(map(str, key)) for key in index]

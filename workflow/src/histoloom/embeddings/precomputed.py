@@ -255,5 +255,5 @@ def _summary(section: Section, table: Table, rows: Int) -> dict[str, Any]:
         "n_missing": int((~has).sum()),
         "n_rows": len(table.features),
         "n_rows_unused": len(table.features) - len(np.unique(rows[has])),
-        "shift_um_median_max": [round(float(v), 3) for v in (np.median(shift), shift.max())],
+        "shift_um_median_max": [round(float(v), 3) for v in (np.median(shift), shift.max())] if len(shift) else None,
     }
