@@ -142,7 +142,10 @@ def test_a_path_anywhere_needs_the_mirror_that_it_names(tmp_path: Path) -> None:
     part = {"folder": "{mirror_dir}/c", "annotation": "{raw_dir}/a.txt"}
     raw: dict[str, Any] = {
         "cohorts": {"mine": {"source": "files", "sheet": "mine.tsv"}},
-        "references": {"cells": {"source": "mtx", "samples": [part]}, "one": {"source": "h5ad", "path": part["folder"]}},
+        "references": {
+            "cells": {"source": "mtx", "samples": [part]},
+            "one": {"source": "h5ad", "path": part["folder"]},
+        },
         "experiments": {},
     }
     plan = load({**raw, "mirror_dir": "/m", "raw_dir": "/r"}, tmp_path / "c.yaml")
