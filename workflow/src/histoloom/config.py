@@ -42,7 +42,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "references": {"cohort": "cohorts"},
     "labels": {"reference": "references"},
     "encoders": {"tiles": "tiles"},
-    "models": {"inputs": "encoders"},
+    "models": {"inputs": "encoders", "encoder": "encoders"},
     "experiments": {"cohorts": "cohorts", "train_cohorts": "cohorts", "test_cohorts": "cohorts", "models": "models"}
     | {"tiles": "tiles", "labels": "labels", "truth": "labels", "from": "experiments"},
     "checks": {"labels": "labels", "against": "labels", "cohorts": "cohorts", "models": "models"}
@@ -299,7 +299,8 @@ def _check_experiment(config: Config, name: str, entry: Entry) -> None:
         with faults.each():
             _check_target(config, name, entry)
     for model in entry.get("models") or []:
-        for encoder in config.entries["models"][model].get("inputs") or []:
+        named = config.entries["models"][model]
+        for encoder in [*(named.get("inputs") or []), *([named["encoder"]] if "encoder" in named else [])]:
             tiles = config.entries["encoders"][encoder]["tiles"]
             if "tiles" in entry and tiles != entry["tiles"]:
                 problem = f"is '{entry['tiles']}', but model '{model}' takes '{encoder}' on tiles '{tiles}'."

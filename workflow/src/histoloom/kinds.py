@@ -131,6 +131,16 @@ MODELS: dict[str, ModelKind] = {
     ),
     "stnet": ModelKind("histoloom.models.stnet:STNet", _VALUES, _PIXELS, **_PER_FOLD),
     "bleep": ModelKind("histoloom.models.bleep:BLEEP", _VALUES, _PIXELS, **_PER_FOLD),
+    "bleep_embeddings": ModelKind(
+        "histoloom.models.bleep_embeddings:BleepEmbeddings",
+        _VALUES,
+        _FEATURES,
+        job="fold",
+        gpu=1,
+        stochastic=True,
+        memory=Memory(2000, file_mb=20, base_minutes=60, minutes_per_mb=1),  # a guess
+    ),
+    "fine_tuned": ModelKind("histoloom.models.fine_tuned:FineTuned", _VALUES, _PIXELS, **_PER_FOLD),
     "cmrcnet": ModelKind("histoloom.models.cmrcnet:CMRCNet", _VALUES, _PIXELS, **_PER_FOLD),
     "histogene": ModelKind(
         "histoloom.models.histogene:HisToGeneModel", _VALUES, _PIXELS | {Need.COORDINATES}, **_PER_FOLD

@@ -29,20 +29,25 @@ class TimmEncoder(TorchEncoder):
 
     def _pooled(self, images: Any) -> Any:
         """Return (n, dim)."""
+        if self.tokens:
+            return self._of_tokens(patch_tokens(self.model, self.model.forward_features(images)))
+        return self.pool(self.model, self.card, images)
+
+    @classmethod
+    def pool(cls, model: Any, card: Mapping[str, Any], images: Any) -> Any:
+        """Return (n, dim) of normalised (n, 3, h, w) by a built model and the card's layer and pooling."""
         import torch
 
-        if self.tokens:
-            return self._of_tokens(self._patches(self.model.forward_features(images)))
-        layer = self.card["layer"]
+        layer = card["layer"]
         if layer is None:
-            features = self.model.forward_features(images)
+            features = model.forward_features(images)
         else:
-            features = self.model.forward_intermediates(images, indices=[layer], intermediates_only=True)[0]
+            features = model.forward_intermediates(images, indices=[layer], intermediates_only=True)[0]
         if features.ndim == 4:
             # Swin keeps its channels last.
-            return features.mean(dim=(1, 2) if getattr(self.model, "output_fmt", "") == "NHWC" else (2, 3))
-        first, patches = features[:, 0], self._patches(features).mean(dim=1)
-        pooling = self.card["pooling"]
+            return features.mean(dim=(1, 2) if getattr(model, "output_fmt", "") == "NHWC" else (2, 3))
+        first, patches = features[:, 0], patch_tokens(model, features).mean(dim=1)
+        pooling = card["pooling"]
         return {"cls": first, "mean": patches}[pooling] if pooling != "cls_mean" else torch.cat([first, patches], 1)
 
     def _of_tokens(self, patches: Any) -> Any:
@@ -58,9 +63,10 @@ class TimmEncoder(TorchEncoder):
             return super()._token_shape(model)
         return int(model.num_features), int(grid[0])
 
-    def _patches(self, tokens: Any) -> Any:
-        """Return the tokens that stand for patches: class and register tokens lead and are dropped."""
-        return tokens[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+
+def patch_tokens(model: Any, tokens: Any) -> Any:
+    """Return the tokens that stand for patches: class and register tokens lead and are dropped."""
+    return tokens[:, int(getattr(model, "num_prefix_tokens", 0)) :]
 
 
 def seeded(card: Mapping[str, Any], seed: int, make: Any) -> Any:
@@ -96,8 +102,10 @@ class ConchEncoder(TimmEncoder):
         """Return the tower; ``arch_kwargs`` are those of the trunk, ``args`` those of the pooler."""
         return seeded(card, seed, lambda kwargs: conch_tower(kwargs, **card["args"]))
 
-    def _pooled(self, images: Any) -> Any:
-        return self.model(images)
+    @classmethod
+    def pool(cls, model: Any, card: Mapping[str, Any], images: Any) -> Any:
+        """Return (n, dim): the tower pools itself."""
+        return model(images)
 
 
 class CTransPathEncoder(TimmEncoder):

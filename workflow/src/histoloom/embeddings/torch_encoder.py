@@ -105,20 +105,25 @@ class TorchEncoder(FrozenModel):
             torch.set_num_threads(threads)
         card = spec.card
         _check_size(card, spec.tiles_spec.size_px, spec.upsample)
+        model, digest, revision = cls.load(spec)
+        logger.info("%s: %s on %s, weights %s (%s)", card["name"], card["arch"], device, digest[:12], revision)
+        return cls(model, spec, device=device, weights_sha256=digest, revision=revision)
+
+    @classmethod
+    def load(cls, spec: EncoderSpec) -> tuple[Any, str, str]:
+        """Return the model on the CPU with its weights, their sha256, and where they are from."""
+        card = spec.card
         path = weights.resolve(spec)
         model = cls.build(card, spec.seed)
         if path is None:
-            digest, revision = weights.hash_state(model.state_dict()), f"random-seed-{spec.seed}"
-        else:
-            # Strictly but for positions that the card allows to be resampled.
-            trunk, how = getattr(model, "trunk", model), card["checkpoint"].get("positions") or "strict"
-            prefix = 0 if getattr(trunk, "no_embed_class", False) else int(getattr(trunk, "num_prefix_tokens", 0))
-            state = weights.resize_positions(weights.read_state(path, card), model.state_dict(), prefix, how)
-            weights.load_strictly(model, state, str(path))
-            digest = sha256_file(path)
-            revision = weights.resolved_revision(card, path) if spec.weights == "hub" else "local"
-        logger.info("%s: %s on %s, weights %s (%s)", card["name"], card["arch"], device, digest[:12], revision)
-        return cls(model, spec, device=device, weights_sha256=digest, revision=revision)
+            return model, weights.hash_state(model.state_dict()), f"random-seed-{spec.seed}"
+        # Strictly but for positions that the card allows to be resampled.
+        trunk, how = getattr(model, "trunk", model), card["checkpoint"].get("positions") or "strict"
+        prefix = 0 if getattr(trunk, "no_embed_class", False) else int(getattr(trunk, "num_prefix_tokens", 0))
+        state = weights.resize_positions(weights.read_state(path, card), model.state_dict(), prefix, how)
+        weights.load_strictly(model, state, str(path))
+        revision = weights.resolved_revision(card, path) if spec.weights == "hub" else "local"
+        return model, sha256_file(path), revision
 
     @property
     def dim(self) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 from histoloom.artefacts import identities_of, read_elements, read_metadata, write_parquet
 from histoloom.errors import InputError
 from histoloom.folds.comparisons import add_drops, check_compared, describe, drop_ids
-from histoloom.folds.guard import check_sides, choose_validation, find_overlap, guard_overlap
+from histoloom.folds.guard import check_sides, choose_validation, find_overlap, guard_overlap, hold_out_spots
 from histoloom.folds.published import coverage, read_splits
 from histoloom.folds.splits import ALL, COLUMNS, DELIBERATE, Rows, Spec, Split, fold_all
 from histoloom.identity import make_identity
@@ -52,7 +52,10 @@ def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[
         table, overlap = guard_overlap(table, spec["on_overlap"])
         table = pd.concat([table, fold_all(obs)], ignore_index=True)
         check_sides(table, spec["on_overlap"])
-        table, validation = choose_validation(table, selection, seed)
+        if selection == "val_spots":
+            table, validation = hold_out_spots(table, obs, seed)
+        else:
+            table, validation = choose_validation(table, selection, seed)
         everyone = table["fold"] == ALL
         table = pd.concat([add_drops(spec, table[~everyone], obs, seed), table[everyone]], ignore_index=True)
     compared = describe(spec, table, obs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
@@ -74,6 +75,31 @@ def check_sides(table: pd.DataFrame, on_overlap: str) -> None:
                 problem = f"no {word} patient is left{why}."
                 remedy = "add sections of another patient, fix the sheet's `patient`, or change split or on_overlap."
                 raise InputError(f"fold '{fold}'", problem, remedy, code="folds-side-empty")
+
+
+VAL_SHARE = 0.2
+"""Share of the observations of each training section that `val_spots` holds out, as CMRCNet and BLEEP do."""
+
+
+def hold_out_spots(table: pd.DataFrame, obs: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Give a fifth of the observations of every training section the role val, each fold by a draw of its own.
+
+    They are neighbours of training observations, of the same patients: a choice of epochs that fits the training side
+    more than new patients. Nothing of the test side is seen.
+    """
+    if table["obs_id"].notna().any():
+        remedy = "use `selection: val_patient`, inner_cv or fixed."
+        problem = "val_spots is for splits that take sections whole."
+        raise InputError("selection", problem, remedy, code="val-spots-split")
+    ids = {key: part["obs_id"] for key, part in obs.groupby(["cohort", "sample"], sort=False, observed=True)}
+    added = []
+    for row in table[(table["role"] == "train") & (table["fold"] != ALL)].to_dict("records"):
+        own = ids[row["cohort"], row["sample"]].to_numpy(object)
+        rng = rng_for(seed, "val_spots", str(row["fold"]), str(row["cohort"]), str(row["sample"]))
+        chosen = np.sort(rng.permutation(len(own))[: int(VAL_SHARE * len(own))])
+        added.append(pd.DataFrame({**row, "obs_id": own[chosen], "role": "val"}))
+    notes = {str(fold): f"{VAL_SHARE:.0%} of each training section" for fold in table["fold"].unique() if fold != ALL}
+    return pd.concat([table, *added], ignore_index=True), notes
 
 
 def choose_validation(table: pd.DataFrame, selection: str, seed: int) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -108,6 +108,12 @@ class FoldData:
     earlier: tuple[Mapping[str, Json], ...] = ()
     comparison: bool = False
 
+    @property
+    def training_side(self) -> list[Part]:
+        """Return the training part, and the observations of its side that chose epochs; test ones never are of it."""
+        selected_on_test = self.how.startswith("test_as_published")
+        return [self.train] if self.val is None or selected_on_test else [self.train, self.val]
+
     def stream(self, *words: str | int) -> int:
         """Return the seed of a random stream of this fold and training seed: no other fold's draws change it."""
         return derive_seed(self.root_seed, *words, self.name, self.seed)

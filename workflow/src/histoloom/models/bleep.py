@@ -20,6 +20,9 @@ from histoloom.networks.bleep import Bleep
 from histoloom.networks.contrastive import contrastive_losses
 
 CARD = "resnet50"
+_CODE = {
+    "batch_size": 128, "epochs": 150, "lr": 1e-3, "weight_decay": 1e-3, "keys": "train_and_val", "select_by": "loss",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,26 @@ class BleepSpec(RetrievalSpec):
         # Normalised pixels and a rate that does not depend on the batch norm of a large batch.
         "default": {"batch_size": 128, "epochs": 30, "lr": 1e-4, "weight_decay": 1e-3},
         # Constant rate, 128 pairs on each device; the authors trained up to 150 epochs.
-        "as_code": {"batch_size": 128, "epochs": 150, "lr": 1e-3, "weight_decay": 1e-3},
-        "as_paper": {"batch_size": 512, "epochs": 150, "lr": 1e-3, "weight_decay": 1e-3},
+        "as_code": _CODE,
+        # What the published numbers were made with (public code before October 2024): pixels 0..255 in the order that
+        # cv2 reads them, test tiles turned at random, the same batches in every epoch.
+        "as_code_2023": {
+            **_CODE,
+            "normalise": "raw",
+            "channel_order": "bgr",
+            "augment_at_test": True,
+            "reshuffle": False,
+        },
+        "as_paper": {**_CODE, "batch_size": 512},
     }
 
 
 class BleepTask(ContrastiveTask):
     """Mean contrastive loss of a batch."""
 
-    def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
+    def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        embedded, profiles = self.network(images, self.y[rows].to(images.device))
+        embedded, profiles = self.network(images, y)
         spec = self.spec
         losses = contrastive_losses(
             embedded, profiles, spec.temperature, temperature_in_targets="divide", detach_targets=spec.detach_targets

@@ -15,7 +15,9 @@ from histoloom.models.base import FoldData
 from histoloom.models.retrieval import ContrastiveTask, RetrievalModel, RetrievalSpec
 from histoloom.networks.cmrcnet import Cmrcnet, cmrcnet_loss, init_like_public_code
 
-_CODE = {"batch_size": 64, "epochs": 60, "lr": 1e-4, "min_lr": 1e-5}
+_PLAIN = {"batch_size": 64, "epochs": 60, "lr": 1e-4, "min_lr": 1e-5}
+# Keys are all observations of training sections, those that chose the epoch too.
+_CODE = {**_PLAIN, "keys": "train_and_val", "select_by": "loss"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class CmrcnetSpec(RetrievalSpec):
     reconstruction_loss: Literal["mse", "cosine"] = "mse"
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "default": _CODE,
+        "default": _PLAIN,
         "as_code": _CODE,
         "as_paper": {**_CODE, "activation": "selu", "loss_form": "paper"},
     }
@@ -41,10 +43,10 @@ class CmrcnetSpec(RetrievalSpec):
 class CmrcnetTask(ContrastiveTask):
     """Contrastive and reconstruction loss of a batch."""
 
-    def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
+    def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch."""
         spec: Any = self.spec
-        embedded, profiles, reconstruction = self.network(images, self.y[rows].to(images.device))
+        embedded, profiles, reconstruction = self.network(images, y)
         return cmrcnet_loss(
             embedded,
             profiles,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.inputs import Inputs
-from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Predictions
+from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Part, Predictions
 from histoloom.models.training import Task, TrainedNetwork, TrainingSpec, as_arrays, fit_selected
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -38,6 +38,7 @@ class PixelSpec(TrainingSpec):
     input_px: int | None = None
     normalise: Literal["train", "imagenet", "unit", "raw"] = "imagenet"
     augment: bool = True
+    channel_order: Literal["rgb", "bgr"] = "rgb"
 
 
 class Tiles:
@@ -101,17 +102,20 @@ def symmetric(images: Tensor, codes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Preparation:
-    """From uint8 batches to a network's input: symmetry, size, scaling to 0..1, mean and SD by colour."""
+    """From uint8 RGB to a network's input: symmetry, size, scaling to 0..1, order, mean and SD of the colours."""
 
     mean: tuple[float, ...]
     sd: tuple[float, ...]
     input_px: int | None = None
+    channel_order: Literal["rgb", "bgr"] = "rgb"
 
     def __call__(self, images: Tensor, codes: Tensor | None = None) -> Tensor:
         """Return (b, 3, h, w) float32."""
         if codes is not None:
             images = symmetric(images, codes)
         x = images.float() / 255
+        if self.channel_order == "bgr":
+            x = x.flip(1)
         if self.input_px is not None and self.input_px != x.shape[-1]:
             x = nn.functional.interpolate(x, size=self.input_px, mode="bilinear", antialias=True)
         mean, sd = (torch.tensor(v, device=x.device)[None, :, None, None] for v in (self.mean, self.sd))
@@ -122,7 +126,7 @@ class Preparation:
 def preparation_of(data: FoldData, spec: PixelSpec) -> Preparation:
     """Return how tiles are scaled, fitted on training tiles where the spec says so."""
     scale = channel_moments(data.train.inputs) if spec.normalise == "train" else SCALES[spec.normalise]
-    return Preparation(*scale, spec.input_px)
+    return Preparation(*scale, spec.input_px, spec.channel_order)
 
 
 def fit_pixels(
@@ -148,13 +152,16 @@ class PixelModel(Model):
 
 def saved_preparation(arrays: Arrays, spec: PixelSpec) -> Preparation:
     """Return how tiles are prepared, from the arrays of a fitted model."""
-    return Preparation(tuple(arrays["pixel_mean"].tolist()), tuple(arrays["pixel_sd"].tolist()), spec.input_px)
+    scale = (tuple(arrays["pixel_mean"].tolist()), tuple(arrays["pixel_sd"].tolist()))
+    return Preparation(*scale, spec.input_px, spec.channel_order)
 
 
 class PixelTask(Task):
     """A task on the tiles of a training part: what `Task` asks, with a loss of prepared images."""
 
     memory_format = torch.channels_last
+    summed: ClassVar[bool] = False  # whether the loss is a sum over the batch, and not a mean
+    y: Tensor  # (n, T) of the training part
 
     def __init__(self, spec: PixelSpec, data: FoldData, device: str) -> None:
         self.device, self.augment = device, spec.augment
@@ -167,8 +174,29 @@ class PixelTask(Task):
         return self.image_loss(self.preparation(self.tiles.batch(rows), codes), rows)
 
     def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Return the loss of prepared images (b, 3, h, w)."""
+        """Return the loss of prepared images (b, 3, h, w) of the training part's rows."""
+        return self.value_loss(images, self.y[rows].to(images.device))
+
+    def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of prepared images and their (b, T) values, where a batch is nothing but that."""
         raise NotImplementedError
+
+    def values(self, part: Part) -> Tensor:
+        """Return the (n, T) values of a part, as the network is given them."""
+        return torch.from_numpy(np.asarray(part.dense, np.float32))
+
+    def validation_loss(self, part: Part) -> float:
+        """Return the mean loss over all observations: fixed batches that mix sections, fixed draws."""
+        y, tiles, total = self.values(part), Tiles(part.inputs, self.device, hold=False), 0.0
+        order = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))
+        self.network.eval()
+        devices = [self.device] if self.device.startswith("cuda") else []
+        with torch.inference_mode(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            for rows in even_batches(order, self.batch_size):
+                loss = float(self.value_loss(self.preparation(tiles.batch(rows)), y[rows].to(self.device)))
+                total += loss if self.summed else loss * len(rows)
+        return total / len(part)
 
     def predict(self, images: Tensor) -> Tensor:
         """Return (b, T) of prepared images, for validation."""
@@ -180,6 +208,11 @@ class PixelTask(Task):
         return run_network(self.network, self.predict, inputs, self.preparation, self.device)
 
 
+def even_batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Return batches of nearly equal size, at most `size`: none is a remainder with few pairs to tell apart."""
+    return list(rows.tensor_split(max(1, -(-len(rows) // size))))
+
+
 def run_network(
     network: nn.Module,
     forward: Callable[[Tensor], Tensor],
@@ -187,18 +220,23 @@ def run_network(
     preparation: Preparation,
     device: str,
     symmetries: int = 1,
+    augment_seed: int | None = None,
 ) -> Predictions:
     """Return the (n, T) float32 output of a network in evaluation mode, in full precision.
 
-    With 8 `symmetries` it is the mean over flips and quarter turns.
+    With 8 `symmetries` it is the mean over flips and quarter turns; with an `augment_seed` each tile is seen under one
+    of them at random.
     """
     network.eval()
     tiles, parts = Tiles(inputs, device, hold=False), []
+    codes = [torch.full((len(inputs),), c) for c in range(symmetries)]
+    if augment_seed is not None:
+        codes = [torch.randint(0, 8, (len(inputs),), generator=torch.Generator().manual_seed(augment_seed))]
     with torch.inference_mode():
         for rows in torch.arange(len(inputs)).split(PREDICTION_BATCH):
             images = tiles.batch(rows)
-            views = (forward(preparation(images, torch.full((len(rows),), c))).float() for c in range(symmetries))
-            parts.append((sum(views) / symmetries).cpu())  # type: ignore[union-attr]
+            views = (forward(preparation(images, code[rows])).float() for code in codes)
+            parts.append((sum(views) / len(codes)).cpu())  # type: ignore[union-attr]
     return torch.cat(parts).numpy()
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -38,8 +39,12 @@ class RetrievalSpec(PixelSpec):
     temperature: float = 1.0
     detach_targets: bool = False
     drop_last: bool = True
+    reshuffle: bool = True
+    augment_at_test: bool = False
+    keys: Literal["train", "train_and_val"] = "train"
     k: int = 50
     method: Method = "average"
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def embed_profiles(network: Any, profiles: Tensor, device: str) -> Tensor:
@@ -49,14 +54,34 @@ def embed_profiles(network: Any, profiles: Tensor, device: str) -> Tensor:
         return torch.cat([network.embed_spots(part.to(device)).float() for part in profiles.split(_BLOCK)])
 
 
+def check_k(k: int, n_keys: int) -> None:
+    """Refuse to ask for more neighbours than there are keys."""
+    if k > n_keys:
+        problem = f"{k} neighbours were asked of {n_keys} training observations."
+        raise InputError("k", problem, "lower k, or give the fold more training sections.", code="retrieval-k")
+
+
 def retrieve(queries: Tensor, keys: Tensor, values: Tensor, k: int, method: Method) -> Tensor:
     """Return values (n_queries, T) of the k nearest keys, combined."""
-    if k > len(keys):
-        problem = f"{k} neighbours were asked of {len(keys)} training observations."
-        raise InputError("k", problem, "lower k, or give the fold more training sections.", code="retrieval-k")
+    check_k(k, len(keys))
     index = find_neighbours(queries, keys, k)
     weights = distance_weights(queries, keys, index) if method == "weighted" else None
     return predict_from_neighbours(values, index, method, weights)
+
+
+def key_values(spec: Any, data: FoldData) -> npt.NDArray[np.float32]:
+    """Return the values (n_keys, T) that predictions are made from, after checking that there are enough of them."""
+    parts = data.training_side if spec.keys == "train_and_val" else [data.train]
+    values = np.concatenate([np.asarray(part.dense, np.float32) for part in parts])
+    # Now, and not after hours of training.
+    for variant in (spec.variants or {"": {}}).values():
+        check_k(int(variant.get("k", spec.k)), len(values))
+    if spec.batch_size < 2 or len(data.train) < 2:
+        problem = f"a batch of {min(spec.batch_size, len(data.train))} has no other pair to be told from."
+        raise InputError(
+            data.name, problem, "raise `batch_size`, or train on more observations.", code="retrieval-batch"
+        )
+    return values
 
 
 class ContrastiveTask(PixelTask):
@@ -87,8 +112,11 @@ class ContrastiveTask(PixelTask):
 
     def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
         """Return shuffled batches; a last one that is short is left out, since its loss has fewer negatives."""
+        if not self.spec.reshuffle:
+            generator = torch.Generator().manual_seed(0)
         batches = super().batches(n, generator)
-        if self.spec.drop_last and len(batches) > 1 and len(batches[-1]) < self.batch_size:
+        shortest = self.batch_size if self.spec.drop_last else 2
+        if len(batches) > 1 and len(batches[-1]) < shortest:
             batches.pop()
         return batches
 
@@ -114,7 +142,9 @@ class FittedRetrieval(Fitted):
         network.load_state_dict(as_state(arrays))
         network.to(job.device)
         keys = torch.from_numpy(np.array(arrays["keys"])).to(job.device)
-        queries = run_network(network, network.embed_images, inputs, saved_preparation(arrays, self.spec), job.device)
+        seed = 0 if self.spec.augment_at_test else None
+        preparation = saved_preparation(arrays, self.spec)
+        queries = run_network(network, network.embed_images, inputs, preparation, job.device, augment_seed=seed)
         k, method = int(variant.get("k", self.spec.k)), variant.get("method", self.spec.method)
         predicted = retrieve(torch.from_numpy(queries).to(job.device), keys, values, k, method)
         return predicted.cpu().numpy()
@@ -133,7 +163,7 @@ class RetrievalModel(Model):
 
     def fit(self, data: FoldData, job: JobContext) -> FittedRetrieval:
         """Fit one fold for one training seed."""
-        values = np.asarray(data.train.dense, np.float32)
+        values = key_values(self.spec, data)
         trained, arrays, choices = fit_pixels(lambda part: self.make_task(part, job.device), data, job, self.spec)
         network = self.make_network(values.shape[1])
         network.load_state_dict(trained.state)

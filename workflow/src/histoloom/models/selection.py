@@ -27,6 +27,8 @@ def rule_of(selection: str, fold: str, train_patients: int, val_patients: Sequen
         return "median", "median of the folds' choices"
     if selection == "test_as_published":
         return "val", "test_as_published: on the test observations"
+    if selection == "val_spots":
+        return "val", "val_spots: on a fifth of the training sections' observations"
     if val_patients:
         return "val", f"val_patient {val_patients[0]}"
     return "fixed", f"fixed: no validation with {count}"

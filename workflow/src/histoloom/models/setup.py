@@ -156,6 +156,15 @@ class Setup:
         used = {role: self.files.get(role, []) for role in roles}
         return make_identity("models", params, identities_of(used), self.experiment["seed"], self.kind.version)
 
+    def fine_tuned(self) -> dict[str, Any]:
+        """Return the encoder that the model starts from, by name, as the stamp has encoders."""
+        encoder = self.spec.get("encoder")
+        if encoder is None:
+            return {}
+        card, weights = encoder["card"], encoder["weights"]
+        revision = card.get("revision") if weights in {"hub", "card"} else weights if weights == "random" else "local"
+        return {encoder["name"]: {"card": card["name"], "revision": revision, "weights_sha256": None}}
+
     def protocol(self, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Return the choices that every number made with this model's predictions is stamped with."""
         meta, experiment = self.target.metadata, self.experiment
@@ -186,9 +195,10 @@ class Setup:
             "encoders": {
                 name: {key: space[key] for key in ("card", "revision", "weights_sha256")}
                 for name, space in self.spaces.items()
-            },
+            }
+            | self.fine_tuned(),
             "kind": self.spec["kind"],
-            "weights": self.spec.get("weights"),
+            "weights": self.spec["encoder"]["weights"] if "encoder" in self.spec else self.spec.get("weights"),
             "train_seeds": self.seeds if self.kind.stochastic else [],
         }
 

@@ -17,7 +17,7 @@ from histoloom.embeddings.cards import load_cards
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import moments
-from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions
+from histoloom.models.base import Fitted, FoldData, JobContext, Model, Part, Predictions
 from histoloom.models.pixel_training import (
     PixelSpec,
     PixelTask,
@@ -49,12 +49,14 @@ class STNetSpec(PixelSpec):
 class STNetTask(PixelTask):
     """The network of one training, its loss summed over the batch, and SGD."""
 
+    summed = True
+
     def __init__(self, spec: STNetSpec, data: FoldData, device: str) -> None:
         super().__init__(spec, data, device)
         self.spec = spec
         y = data.train.dense
         self.y_mean, self.y_scale = moments(y) if spec.standardise_target else (np.zeros(1), np.ones(1))
-        self.y = torch.from_numpy(((y - self.y_mean) / self.y_scale).astype(np.float32))
+        self.y = self.values(data.train)
         self.network = stnet(y.shape[1], spec.growth_rate, spec.blocks)
         pretrained_state(load_cards()[CARD] | {"name": CARD}, spec.weights, self.network, ["classifier."])
         set_output_to_mean(self.network, self.y.mean(dim=0))
@@ -66,9 +68,13 @@ class STNetTask(PixelTask):
             self.network.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
         )
 
-    def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
+    def values(self, part: Part) -> Tensor:
+        """Return the (n, T) values, standardised where the spec says so."""
+        return torch.from_numpy(((part.dense - self.y_mean) / self.y_scale).astype(np.float32))
+
+    def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
         """Return the squared error, summed over the batch and averaged over outputs."""
-        return stnet_loss(self.network(images), self.y[rows].to(images.device))
+        return stnet_loss(self.network(images), y)
 
 
 class FittedSTNet(Fitted):

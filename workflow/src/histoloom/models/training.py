@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import histoloom.torch_compat  # noqa: F401 - before lightning, which imports to
 from histoloom.checkpoints import Checkpoint, random_state, set_random_state
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
-from histoloom.models.base import FoldData, JobContext, Predictions, Spec
+from histoloom.models.base import FoldData, JobContext, Part, Predictions, Spec
 from histoloom.models.selection import choose
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class TrainingSpec(Spec):
     batch_size: int
     epochs: int
     precision: str = "32-true"
+    select_by: Literal["score", "loss"] = "score"
 
 
 class Task:
@@ -67,6 +68,10 @@ class Task:
 
     def predict_inputs(self, inputs: Inputs) -> Predictions:
         """Return (n, T) of validation observations, in evaluation mode."""
+        raise NotImplementedError
+
+    def validation_loss(self, part: Part) -> float:
+        """Return the mean loss of validation observations, in evaluation mode, with the same draws at every call."""
         raise NotImplementedError
 
 
@@ -158,7 +163,7 @@ def train(
                     state.tick(checkpoint, epochs)
             state.check_losses()
             state.epoch += 1
-            _end_epoch(state, task, data, job, epochs)
+            _end_epoch(state, task, data, job, epochs, spec.select_by)
             state.tick(checkpoint, epochs)
     seconds = time.perf_counter() - start
     job.record["epochs"] = job.record.get("epochs", 0) + state.epoch
@@ -172,10 +177,13 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
-def _end_epoch(state: _Progress, task: Task, data: FoldData, job: JobContext, epochs: int) -> None:
+def _end_epoch(state: _Progress, task: Task, data: FoldData, job: JobContext, epochs: int, select_by: str) -> None:
     if data.val is None:
         return
-    score = data.target.selection_score(task.predict_inputs(data.val.inputs), data.val.y, data.val.section)
+    if select_by == "loss":
+        score = -task.validation_loss(data.val)
+    else:
+        score = data.target.selection_score(task.predict_inputs(data.val.inputs), data.val.y, data.val.section)
     if not state.curve or score > max(state.curve):
         state.best, state.best_epoch = _weights(task.network), state.epoch
     state.curve.append(score)

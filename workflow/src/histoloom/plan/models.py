@@ -22,8 +22,10 @@ class Models:
         self.config, self.experiments, self.embeddings = config, experiments, embeddings
 
     def spec(self, model: str) -> dict[str, Any]:
-        """Return a model's entry with its name."""
-        return {**self.config.get("models", model), "name": model}
+        """Return a model's entry with its name, and the encoder that it fine-tunes with its card."""
+        entry = self.config.get("models", model)
+        tuned = {"encoder": self.embeddings.spec(entry["encoder"])} if "encoder" in entry else {}
+        return {**entry, **tuned, "name": model}
 
     def kind(self, model: str) -> ModelKind:
         """Return what is known of a model's kind."""
@@ -113,7 +115,7 @@ class Models:
 
     def other_folds(self, experiment: str, model: str, fold: str) -> list[str]:
         """Return the models whose choices the model of everyone takes the median of."""
-        chosen = self.experiments.entry(experiment)["selection"] in {"val_patient", "test_as_published"}
+        chosen = self.experiments.entry(experiment)["selection"] in {"val_patient", "val_spots", "test_as_published"}
         return self.files(experiment, model) if fold == ALL and chosen else []
 
     def variants(self, model: str) -> list[str]:
