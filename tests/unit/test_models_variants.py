@@ -166,10 +166,13 @@ def test_retrieval_on_embeddings_finds_what_they_say():
     again = model.restore(fitted.state(), fitted.choices).predict(test, {}, job)
     assert again.tobytes() == predicted.tobytes()
     assert not np.array_equal(predicted, fitted.predict(test, {"k": 1}, job))
-    shuffled = y.copy()
-    shuffled[:72] = np.random.default_rng(1).permutation(y[:72])
-    nothing = model.fit(fold(inputs, shuffled), job).predict(test, {}, job)
-    assert abs(np.corrcoef(nothing[:, 0], y[72:, 0])[0, 1]) < 0.4
+    nothing = []
+    for seed in range(10):  # one shuffle of 72 observations can correlate by chance, their mean does not
+        shuffled = y.copy()
+        shuffled[:72] = np.random.default_rng(seed).permutation(y[:72])
+        given = model.fit(fold(inputs, shuffled), job).predict(test, {}, job)
+        nothing.append(np.corrcoef(given[:, 0], y[72:, 0])[0, 1])
+    assert abs(np.mean(nothing)) < 0.4, nothing
     chosen = BleepEmbeddings(BleepEmbeddingsSpec.from_json({**spec.__dict__, "epochs": 3, "select_by": "loss"}))
     assert 1 <= chosen.fit(with_val(inputs, y), job).choices["epochs"] <= 3
     with pytest.raises(InputError, check=has_code("retrieval-k")):

@@ -77,10 +77,8 @@ def key_values(spec: Any, data: FoldData) -> npt.NDArray[np.float32]:
     for variant in (spec.variants or {"": {}}).values():
         check_k(int(variant.get("k", spec.k)), len(values))
     if spec.batch_size < 2 or len(data.train) < 2:
-        problem = f"a batch of {min(spec.batch_size, len(data.train))} has no other pair to be told from."
-        raise InputError(
-            data.name, problem, "raise `batch_size`, or train on more observations.", code="retrieval-batch"
-        )
+        problem, remedy = "a batch of one pair has no other to compare with.", "raise `batch_size`, or train on more."
+        raise InputError(data.name, problem, remedy, code="retrieval-batch")
     return values
 
 
