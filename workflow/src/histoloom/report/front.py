@@ -16,7 +16,7 @@ import pandas as pd
 from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.report.pages import number, with_interval
 from histoloom.report.results import WORDS, Words
-from histoloom.report.style import JPEG_QUALITY
+from histoloom.report.style import write_picture
 
 _WIDTH = 1000
 _SECTION_MEAN = "section mean"
@@ -110,10 +110,7 @@ def picture(path: Path) -> str:
         size = (_WIDTH, round(image.height * _WIDTH / image.width))
         image = image.resize(size, Image.Resampling.LANCZOS)
     buffer, photograph = io.BytesIO(), path.suffix == ".jpg"
-    if photograph:
-        image.save(buffer, format="jpeg", quality=JPEG_QUALITY)
-    else:
-        image.quantize(128, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    write_picture(image, buffer, photograph=photograph, colours=128)
     kind = "jpeg" if photograph else "png"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL import Image
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
 """Okabe and Ito's colours, black replaced by grey."""
 HATCHES = ("", "///", "...", "xxx", "\\\\\\")
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
-DPI = 150
-JPEG_QUALITY = 85
-"""Of photographs, in pictures and on the front page."""
+_DPI, _PHOTOGRAPH_DPI = 150, 120
 _RC: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -58,11 +58,21 @@ def figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def save(fig: Figure, out: Path) -> None:
-    """Write a png without a writer's name or date, or a jpg."""
-    if out.suffix == ".jpg":
-        fig.savefig(out, format="jpeg", dpi=DPI, pil_kwargs={"quality": JPEG_QUALITY})
+    """Write a figure as png, or as jpg where it shows tissue."""
+    from PIL import Image
+
+    photograph, buffer = out.suffix == ".jpg", io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=_PHOTOGRAPH_DPI if photograph else _DPI)
+    with out.open("wb") as handle:
+        write_picture(Image.open(buffer).convert("RGB"), handle, photograph=photograph)
+
+
+def write_picture(image: Image.Image, out: IO[bytes], *, photograph: bool, colours: int = 256) -> None:
+    """Write a picture small and without a writer's name or date: a report holds dozens of them."""
+    if photograph:
+        image.save(out, format="jpeg", quality=75, optimize=True, progressive=True)
     else:
-        fig.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+        image.quantize(colours, dither=0).save(out, format="png", optimize=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _SIDE_IN = 6.0
-_DPI = 120
+_DPI = 100
 _BAR_SHARE = 0.25
 _NICE = (1, 2, 5)
 _MANY = 20_000
@@ -52,7 +52,7 @@ def draw_section(section: AnnData, out: Path, dropped_places: np.ndarray | None 
     _draw_scale_bar(slide, width, height, metadata["mpp"] / scale)
     _draw_spots(figure, spots, section, metadata, scale, np.empty((0, 2)) if dropped_places is None else dropped_places)
     figure.suptitle(_title(section, metadata), fontsize=10)
-    figure.savefig(out, format="jpeg", pil_kwargs={"quality": 85})
+    figure.savefig(out, format="jpeg", pil_kwargs={"quality": 75, "optimize": True, "progressive": True})
 
 
 def _draw_spots(
