@@ -59,20 +59,24 @@ def figure(width: float, height: float) -> Iterator[Figure]:
 
 def save(fig: Figure, out: Path) -> None:
     """Write a figure as png, or as jpg where it shows tissue."""
-    from PIL import Image
+    from PIL import Image as pillow
 
     photograph, buffer = out.suffix == ".jpg", io.BytesIO()
     fig.savefig(buffer, format="png", dpi=_PHOTOGRAPH_DPI if photograph else _DPI)
     with out.open("wb") as handle:
-        write_picture(Image.open(buffer).convert("RGB"), handle, photograph=photograph)
+        write_picture(pillow.open(buffer).convert("RGB"), handle, photograph=photograph)
 
 
 def write_picture(image: Image.Image, out: IO[bytes], *, photograph: bool, colours: int = 256) -> None:
     """Write a picture small and without a writer's name or date: a report holds dozens of them."""
+    from PIL import Image as pillow
+
     if photograph:
         image.save(out, format="jpeg", quality=75, optimize=True, progressive=True)
     else:
-        image.quantize(colours, dither=0).save(out, format="png", optimize=True)
+        # The method with the smallest largest error: rare colours (a point, the end of a scale) stay what they are.
+        palette = image.quantize(colours, method=pillow.Quantize.MAXCOVERAGE, dither=pillow.Dither.NONE)
+        palette.save(out, format="png", optimize=True)
 
 
 @contextmanager
