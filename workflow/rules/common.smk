@@ -96,12 +96,21 @@ chapter = PLAN.report.chapter  # of the report, numbered
 
 
 # A file that the report shows in a chapter, listed by its wildcards and by what it is; its caption has its name.
-def shown(path, title, what):
+# Wildcards of its pattern that are known here are given.
+def shown(pattern, title, what, **known):
+    path = paths.fill(pattern, **known)
     labels = {name: f"{{{name}}}" for name in get_wildcard_names(path)}
     caption = f"../report/{Path(path).stem}.rst"
     return report(
         path, caption, category=chapter(title), labels={**labels, "what": what}
     )
+
+
+# A table of an experiment in three forms, of which the report shows the page; roles are csv, md and html.
+def shown_table(table, title, what, role=""):
+    csv, md = (paths.fill(paths.TABLE, table=table, ending=e) for e in ("csv", "md"))
+    html = shown(paths.TABLE, title, what, table=table, ending="html")
+    return {f"{role}csv": csv, f"{role}md": md, f"{role}html": html}
 
 
 # Memory or time by the size of the input and the attempt; what is needed is that of the rule, or of a kind.

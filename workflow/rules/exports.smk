@@ -49,10 +49,10 @@ rule export_spatialdata:
 
 rule export_errors:
     input:
-        cases="results/tables/{experiment}/{model}/errors.csv",
+        cases=paths.CASES,
         sample=paths.SAMPLE,
     output:
-        geojson="results/slides/{experiment}/{model}/{cohort}/{sample}.errors.geojson",
+        geojson=paths.SLIDE_ERRORS,
     log:
         "logs/exports/export_errors/{experiment}/{model}/{cohort}/{sample}.log",
     benchmark:

@@ -6,32 +6,27 @@ rule report_experiment:
     input:
         unpack(inputs(PLAN.report.results)),
     output:
-        summary_csv="results/tables/{experiment}/summary.csv",
-        summary_md="results/tables/{experiment}/summary.md",
-        summary_html=shown(
-            "results/tables/{experiment}/summary.html", "How good is it", "summary"
-        ),
-        bars=shown(
-            "results/figures/{experiment}/bars.png",
-            "How good is it",
-            "CC and L1 by patient",
-        ),
-        baselines_csv="results/tables/{experiment}/baselines.csv",
-        baselines_md="results/tables/{experiment}/baselines.md",
-        baselines_html=shown(
-            "results/tables/{experiment}/baselines.html",
+        **shown_table("summary", "How good is it", "summary", role="summary_"),
+        **shown_table(
+            "baselines",
             "Compared with baselines",
             "baseline comparison, table",
+            role="baselines_",
+        ),
+        bars=shown(
+            paths.FIGURE, "How good is it", "CC and L1 by patient", figure="bars"
         ),
         baselines=shown(
-            "results/figures/{experiment}/baselines.png",
+            paths.FIGURE,
             "Compared with baselines",
             "baseline comparison",
+            figure="baselines",
         ),
         between=shown(
-            "results/figures/{experiment}/between.png",
+            paths.FIGURE,
             "Compared with baselines",
             "between or within sections",
+            figure="between",
         ),
     log:
         "logs/report/report_experiment/{experiment}.log",
@@ -53,17 +48,16 @@ rule report_ablation:
     input:
         unpack(inputs(PLAN.report.results)),
     output:
-        csv="results/tables/{experiment}/ablation.csv",
-        md="results/tables/{experiment}/ablation.md",
-        html=shown(
-            "results/tables/{experiment}/ablation.html",
+        **shown_table(
+            "ablation",
             "How good is it",
             "encoders alone and together, table",
         ),
         figure=shown(
-            "results/figures/{experiment}/ablation.png",
+            paths.FIGURE,
             "How good is it",
             "encoders alone and together",
+            figure="ablation",
         ),
     log:
         "logs/report/report_ablation/{experiment}.log",
@@ -85,17 +79,16 @@ rule report_attainable:
     input:
         unpack(inputs(PLAN.report.attainable_files)),
     output:
-        csv="results/tables/{experiment}/attainable.csv",
-        md="results/tables/{experiment}/attainable.md",
-        html=shown(
-            "results/tables/{experiment}/attainable.html",
+        **shown_table(
+            "attainable",
             "How good could it be",
             "CC and its ceiling, table",
         ),
         figure=shown(
-            "results/figures/{experiment}/attainable.png",
+            paths.FIGURE,
             "How good could it be",
             "CC and its ceiling",
+            figure="attainable",
         ),
     log:
         "logs/report/report_attainable/{experiment}.log",
@@ -117,16 +110,8 @@ rule report_leaks:
     input:
         unpack(inputs(PLAN.report.leakage_results)),
     output:
-        csv="results/tables/{experiment}/leaks.csv",
-        md="results/tables/{experiment}/leaks.md",
-        html=shown(
-            "results/tables/{experiment}/leaks.html",
-            "Leakage",
-            "leakage effect, table",
-        ),
-        figure=shown(
-            "results/figures/{experiment}/leaks.png", "Leakage", "leakage effect"
-        ),
+        **shown_table("leaks", "Leakage", "leakage effect, table"),
+        figure=shown(paths.FIGURE, "Leakage", "leakage effect", figure="leaks"),
     log:
         "logs/report/report_leaks/{experiment}.log",
     benchmark:
@@ -151,27 +136,23 @@ rule report_model:
         target=paths.TARGET,
         folds=paths.FOLDS,
     output:
-        maps=shown(
-            "results/figures/{experiment}/{model}/maps.jpg",
-            "Where does it fail",
-            "maps",
-        ),
+        maps=shown(paths.MODEL_FIGURE, "Where does it fail", "maps", figure="maps.jpg"),
         ranks=shown(
-            "results/figures/{experiment}/{model}/ranks.png",
+            paths.MODEL_FIGURE,
             "Where does it fail",
             "ranks of types",
+            figure="ranks.png",
         ),
         colocalization=shown(
-            "results/figures/{experiment}/{model}/colocalization.png",
+            paths.MODEL_FIGURE,
             "Where does it fail",
             "colocalization",
+            figure="colocalization.png",
         ),
         errors=shown(
-            "results/figures/{experiment}/{model}/errors.jpg",
-            "Where does it fail",
-            "errors",
+            paths.MODEL_FIGURE, "Where does it fail", "errors", figure="errors.jpg"
         ),
-        cases="results/tables/{experiment}/{model}/errors.csv",
+        cases=paths.CASES,
     log:
         "logs/report/report_model/{experiment}/{model}.log",
     benchmark:
@@ -220,8 +201,8 @@ rule report_slide:
         predictions=paths.SLIDE_PREDICTIONS,
         sample=paths.SAMPLE,
     output:
-        table="results/slides/{experiment}/{model}/{cohort}/{sample}.tsv",
-        geojson="results/slides/{experiment}/{model}/{cohort}/{sample}.geojson",
+        table=paths.fill(paths.SLIDE, ending="tsv"),
+        geojson=paths.fill(paths.SLIDE, ending="geojson"),
         figure=report(
             paths.SLIDE_FIGURE,
             caption="../report/slide.rst",

@@ -7,10 +7,10 @@ rule write_paper_table:
         unpack(inputs(PLAN.report.paper_results)),
         published=inputs(PLAN.report.published_table),
     output:
-        csv="results/tables/{paper}/table{number}.csv",
-        md="results/tables/{paper}/table{number}.md",
+        csv=paths.fill(paths.PAPER_TABLE, ending="csv"),
+        md=paths.fill(paths.PAPER_TABLE, ending="md"),
         html=report(
-            "results/tables/{paper}/table{number}.html",
+            paths.fill(paths.PAPER_TABLE, ending="html"),
             caption="../report/paper_table.rst",
             category=chapter("Next to the papers"),
             labels={"paper": "{paper}", "what": "table {number}"},

@@ -42,17 +42,27 @@ FIGURE = "results/figures/{experiment}/{figure}.png"
 MODEL_FIGURE = "results/figures/{experiment}/{model}/{figure}"
 SLIDE_FIGURE = "results/figures/{experiment}/{model}/{cohort}/{sample}.jpg"
 SLIDE = "results/slides/{experiment}/{model}/{cohort}/{sample}.{ending}"
+SLIDE_ERRORS = "results/slides/{experiment}/{model}/{cohort}/{sample}.errors.geojson"
 VIEWER = "results/viewer/{experiment}/{model}/{cohort}/{sample}.html"
 VIEWER_THUMBNAIL = "results/viewer/{experiment}/{model}/{cohort}/{sample}.jpg"
 VIEWER_LABELS = "results/viewer/labels.{labels}/{cohort}/{sample}.html"
 VIEWER_LABELS_THUMBNAIL = "results/viewer/labels.{labels}/{cohort}/{sample}.jpg"
 TABLE = "results/tables/{experiment}/{table}.{ending}"
+TABLE_ENDINGS = ("csv", "md", "html")
+CASES = "results/tables/{experiment}/{model}/errors.csv"
 PAPER_TABLE = "results/tables/{paper}/table{number}.{ending}"
 FRONT_PAGE = "results/tables/front.html"
 EXCLUSIONS = "results/tables/exclusions.csv"
 QUPATH = "results/exports/{cohort}/{sample}.geojson"
 BUNDLE = "results/bundles/{experiment}/{model}"
 SPATIALDATA = "results/exports/{cohort}/{sample}.zarr"
+
+
+def fill(pattern: str, **known: object) -> str:
+    """Fill some wildcards of a pattern; the others stay."""
+    for name, value in known.items():
+        pattern = pattern.replace(f"{{{name}}}", str(value))
+    return pattern
 
 
 def scratch_of(output: str | Path) -> Path:

@@ -13,7 +13,6 @@ from histoloom.plan.experiments import Experiments
 from histoloom.plan.models import Models
 from histoloom.plan.sections import Sections
 
-_ENDINGS = ("csv", "md", "html")
 CHAPTERS = (
     "In short",
     "What was measured",
@@ -179,13 +178,13 @@ class Report:
         for paper in self.papers():
             for table in sorted((RESOURCES / "published").glob(f"{paper}_table*.yaml")):
                 number = table.stem.rpartition("_table")[2]
-                yield from (paths.PAPER_TABLE.format(paper=paper, number=number, ending=e) for e in _ENDINGS)
+                yield from (paths.PAPER_TABLE.format(paper=paper, number=number, ending=e) for e in paths.TABLE_ENDINGS)
         if self.experiments.evaluations():
             yield paths.FRONT_PAGE
         yield paths.EXCLUSIONS
 
     def _tables(self, experiment: str, table: str) -> list[str]:
-        return [paths.TABLE.format(experiment=experiment, table=table, ending=ending) for ending in _ENDINGS]
+        return [paths.TABLE.format(experiment=experiment, table=table, ending=ending) for ending in paths.TABLE_ENDINGS]
 
     def _evaluation_targets(self, name: str) -> Iterator[str]:
         entry, ablation = self.experiments.entry(name), bool(self.models.ablation(name))
