@@ -1,4 +1,4 @@
-"""Write a bundle: a trained model with all that is needed to use and to judge it."""
+"""Write a bundle: a trained model with all that is needed to use it and to know how good it is."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 HATCHES = ("", "///", "...", "xxx", "\\\\\\")
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
-_DPI, _PHOTOGRAPH_DPI = 150, 120
+DPI, PHOTOGRAPH_DPI = 150, 120
 _RC: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -62,7 +62,7 @@ def save(fig: Figure, out: Path) -> None:
     from PIL import Image as pillow
 
     photograph, buffer = out.suffix == ".jpg", io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=_PHOTOGRAPH_DPI if photograph else _DPI)
+    fig.savefig(buffer, format="png", dpi=PHOTOGRAPH_DPI if photograph else DPI)
     with out.open("wb") as handle:
         write_picture(pillow.open(buffer).convert("RGB"), handle, photograph=photograph)
 

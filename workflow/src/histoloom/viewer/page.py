@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from histoloom.report.style import JPEG_QUALITY, PALETTE
+from histoloom.report.style import PALETTE
 from histoloom.viewer.view import FLAGS, View, binned
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _jpeg(pixels: npt.NDArray[np.uint8], most_px: int) -> str:
     image = Image.fromarray(pixels[..., :3])
     image.thumbnail((most_px, most_px))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image.save(buffer, "JPEG", quality=85)  # it is looked at closely
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

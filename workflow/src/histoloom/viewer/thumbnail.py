@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histoloom.report.style import DPI, SEQUENTIAL, drawing, note
+from histoloom.report.style import PHOTOGRAPH_DPI, SEQUENTIAL, drawing, note
 from histoloom.viewer.view import View
 
 WIDTH_PX = 640
@@ -19,7 +19,7 @@ def draw_thumbnail(view: View, out: Path) -> None:
     best = int(np.nan_to_num(np.nanstd(values, axis=0)).argmax())
     low, high = view.xy.min(axis=0), view.xy.max(axis=0)
     (width, height), margin = np.maximum(high - low, 1), view.side
-    with drawing(out, WIDTH_PX / DPI, WIDTH_PX / DPI / 2 * min(height / width, 1.5) + 0.3) as fig:
+    with drawing(out, WIDTH_PX / PHOTOGRAPH_DPI, WIDTH_PX / PHOTOGRAPH_DPI / 2 * min(height / width, 1.5) + 0.3) as fig:
         for ax, title in zip(fig.subplots(1, 2), ("H&E", f"{view.types[best]}, {name}"), strict=True):
             if view.picture is not None:
                 size = [s / view.scale for s in view.picture.shape[1::-1]]
@@ -29,7 +29,7 @@ def draw_thumbnail(view: View, out: Path) -> None:
             if title != "H&E":
                 known = values[:, best][np.isfinite(values[:, best])]
                 limit = float(np.quantile(known, 0.99)) if len(known) else 1.0
-                points = 72 * WIDTH_PX / DPI / 2 * view.side / (width + 2 * margin)
+                points = 72 * WIDTH_PX / PHOTOGRAPH_DPI / 2 * view.side / (width + 2 * margin)
                 shape = {"s": points**2, "marker": "o" if view.round else "s", "linewidths": 0}
                 ax.scatter(*view.xy.T, c=values[:, best], cmap=SEQUENTIAL, vmin=0, vmax=limit or 1.0, **shape)
             ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(high[1] + margin, low[1] - margin), aspect="equal")
