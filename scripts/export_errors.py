@@ -11,7 +11,8 @@ def main(snakemake):
         from histoloom.report.errors import TILE_UM, read_cases
 
         cases = read_cases(Path(snakemake.input.cases))
-        write_cases(cases=cases, sample=Path(snakemake.input.sample), out=out["geojson"], side_um=TILE_UM)
+        sample, crop = Path(snakemake.input.sample), snakemake.params.crop
+        write_cases(cases=cases, sample=sample, out=out["geojson"], side_um=TILE_UM, crop=crop)
 
 
 if "snakemake" in globals():

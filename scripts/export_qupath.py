@@ -9,7 +9,8 @@ def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
         from histoloom.exports.geojson import write_section
 
-        write_section(**{role: Path(path) for role, path in snakemake.input.items()}, out=out["geojson"])
+        files = {role: Path(path) for role, path in snakemake.input.items()}
+        write_section(**files, out=out["geojson"], crop=snakemake.params.crop)
 
 
 if "snakemake" in globals():

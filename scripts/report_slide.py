@@ -16,6 +16,7 @@ def main(snakemake):
             cohort=names.cohort,
             sample=names.sample,
             out={role: out[role] for role in out.final},
+            crop=snakemake.params.crop,
         )
 
 

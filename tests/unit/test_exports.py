@@ -15,7 +15,7 @@ import pytest
 from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
-from histoloom.exports.geojson import write_section
+from histoloom.exports.geojson import write_cases, write_predictions, write_section
 from histoloom.exports.spatialdata import write_spatialdata
 from histoloom.samples import read_section
 from histoloom.samples.hest import HestReader
@@ -178,6 +178,45 @@ def test_qupath_spots_are_circles_and_pseudo_spots_squares(tmp_path: Path) -> No
     assert len(ring) == 5
 
 
+def with_bounds(sample: Path, out: Path) -> Path:
+    section = anndata.read_h5ad(sample)
+    section.uns["histoloom"] = json.dumps({**json.loads(section.uns["histoloom"]), "slide_bounds": [512, 768]})
+    section.write_h5ad(out)
+    return out
+
+
+@pytest.mark.parametrize("outlined", [True, False])
+def test_a_slide_with_bounds_is_exported_as_qupath_crops_it(xenium: Any, tmp_path: Path, outlined: bool) -> None:
+    files = xenium[3] if outlined else {}
+    cropped = with_bounds(xenium[2], tmp_path / "b.h5ad")
+    write_section(sample=xenium[2], out=tmp_path / "a.geojson", **files)
+    write_section(sample=cropped, out=tmp_path / "b.geojson", **files)
+    write_section(sample=cropped, out=tmp_path / "c.geojson", crop=False, **files)
+    plain, moved, whole = (json.loads((tmp_path / f"{name}.geojson").read_text()) for name in "abc")
+    assert whole["features"] == plain["features"]
+    assert moved["histoloom"]["offset_px"] == [512, 768]
+    assert whole["histoloom"]["offset_px"] == plain["histoloom"]["offset_px"] == [0, 0]
+    for kind in ("geometry", "nucleusGeometry") if outlined else ("geometry",):
+        rings = [np.array(read["features"][5][kind]["coordinates"][0]) for read in (plain, moved)]
+        np.testing.assert_allclose(rings[0] - rings[1], np.broadcast_to([512, 768], rings[0].shape), atol=0.011)
+
+
+def test_predictions_and_cases_are_moved_too(xenium: Any, tmp_path: Path) -> None:
+    import pandas as pd
+
+    values = pd.DataFrame({"a": [1.0], "b": [0.0]}, index=["t"])
+    write_predictions(
+        values=values, centres=np.array([[632.0, 868.0]]), side=10.0, out=tmp_path / "p", offset=np.array([512, 768])
+    )
+    cropped = with_bounds(xenium[2], tmp_path / "b.h5ad")
+    case = {"cohort": "c", "sample": "X1", "case": "hit", "target": "a", "obs_id": "1", "x": 632.0, "y": 868.0}
+    case |= dict.fromkeys(["label", "prediction", "label_rank", "prediction_rank"], 1.0)
+    write_cases(cases=pd.DataFrame([case]), sample=cropped, out=tmp_path / "c", side_um=50.0)
+    for name in "pc":
+        ring = np.array(json.loads((tmp_path / name).read_text())["features"][0]["geometry"]["coordinates"][0])
+        np.testing.assert_allclose((ring.min(axis=0) + ring.max(axis=0)) / 2, [120, 100], atol=0.01)
+
+
 def test_what_is_no_sample_is_refused(tmp_path: Path) -> None:
     anndata.AnnData(np.zeros((2, 2))).write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(InputError, check=has_code("section-metadata")):
@@ -206,8 +245,21 @@ def test_spatialdata_round_trip(xenium: Any, tmp_path: Path, with_outlines: bool
     extent = spatialdata.get_extent(store["X1_hires"], coordinate_system="global")
     np.testing.assert_allclose(extent["x"], (0, 900), atol=1)
     np.testing.assert_allclose(extent["y"], (0, 700), atol=1)
+    assert list(store.coordinate_systems) == ["global"]
     with pytest.raises(InputError, match="exists already"):
         write_spatialdata(sample=sample, out=tmp_path / "s.zarr")
+
+
+@pytest.mark.skipif(not HAS_SPATIALDATA, reason="spatialdata is not installed")
+def test_spatialdata_of_a_slide_with_bounds_has_both_frames(xenium: Any, tmp_path: Path) -> None:
+    import spatialdata
+
+    write_spatialdata(sample=with_bounds(xenium[2], tmp_path / "b.h5ad"), out=tmp_path / "s.zarr")
+    store = spatialdata.read_zarr(tmp_path / "s.zarr")
+    for element in ("X1_hires", "X1_cells"):
+        whole, cropped = (spatialdata.get_extent(store[element], coordinate_system=s) for s in ("global", "cropped"))
+        np.testing.assert_allclose(np.subtract(whole["x"], cropped["x"]), 512)
+        np.testing.assert_allclose(np.subtract(whole["y"], cropped["y"]), 768)
 
 
 @pytest.mark.skipif(not HAS_SPATIALDATA, reason="spatialdata is not installed")

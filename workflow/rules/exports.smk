@@ -21,6 +21,7 @@ rule export_qupath:
         runtime=runtime(NEEDS["export_qupath"]),
     params:
         code=code_of("exports"),
+        crop=PLAN.config.qupath_crop,
     script:
         "../../scripts/export_qupath.py"
 
@@ -67,6 +68,7 @@ rule export_errors:
         runtime=runtime(NEEDS["export_errors"]),
     params:
         code=code_of("exports"),
+        crop=PLAN.config.qupath_crop,
     script:
         "../../scripts/export_errors.py"
 

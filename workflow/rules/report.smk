@@ -223,6 +223,7 @@ rule report_slide:
         runtime=runtime(NEEDS["report_slide"]),
     params:
         code=code_of("report"),
+        crop=PLAN.config.qupath_crop,
     script:
         "../../scripts/report_slide.py"
 

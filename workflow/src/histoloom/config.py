@@ -76,6 +76,8 @@ class Config:
     sheet_paths: Mapping[str, Path] = field(default_factory=dict)
     genes: Mapping[str, Any] = field(default_factory=lambda: {"match": "ensembl", "table": None})
     viewer: Mapping[str, Any] = field(default_factory=dict)
+    qupath_crop: bool = True
+    verify_content: bool = True
 
     def get(self, section: str, name: str) -> Entry:
         """Return an entry; a missing name is an `InputError` that lists those that exist."""
@@ -218,7 +220,9 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
             sheets[name] = read_sheet(paths[name], cohort["source"])
             _check_samples(cohort, sheets[name], f"{origin}: cohorts.{name}.samples")
     only, genes = None if top["only"] is None else tuple(top["only"]), top["genes"]
-    config = Config(entries, sheets, mirror, str(top["raw_dir"]), only, origin, paths, genes, top["viewer"])
+    switches = {key: bool(top[key]) for key in ("qupath_crop", "verify_content") if key in top}
+    place = (mirror, str(top["raw_dir"]))
+    config = Config(entries, sheets, *place, only, origin, paths, genes, top["viewer"], **switches)
     for name, cohort in entries["cohorts"].items():
         if cohort.get("root"):
             with faults.each():

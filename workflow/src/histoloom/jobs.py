@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import sys
+import traceback
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -102,6 +103,12 @@ def set_threads(threads: int) -> None:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
+def _place(error: BaseException) -> str:
+    """Return module and line that raised an error: an `InputError` is about the user's files, not about our code."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return " < ".join(f"{frame.f_globals.get('__name__')}:{frame.f_lineno}" for frame in reversed(frames))
+
+
 @contextlib.contextmanager
 def job(
     log: str | Path,
@@ -142,7 +149,7 @@ def job(
         raise SystemExit(EXIT_STATUS) from None
     except InputError as error:
         logger.error("%s", error)
-        logger.info("where it was raised", exc_info=True)
+        logger.info("raised in %s", _place(error))
         raise SystemExit(1) from None
     except Exception:
         logger.exception("the job failed")

@@ -1,6 +1,8 @@
 """Observations as GeoJSON for QuPath 0.4 and later: drag the file onto the open slide.
 
-Coordinates are level-0 px of the slide. A property ``classification`` gives an object its class and colour, and
+Coordinates are level-0 px of the picture that QuPath shows. It crops a slide that states a scanned area
+(``openslide.bounds-x``; MRXS, SCN, some SVS) to that area, so its left top corner is subtracted. The file says by how
+much, in a member ``histoloom`` of the collection. A property ``classification`` gives an object its class and colour, and
 ``measurements`` its numbers.
 """
 
@@ -40,30 +42,45 @@ def write_section(
     cells: Path | None = None,
     nuclei: Path | None = None,
     in_tissue_only: bool = True,
+    crop: bool = True,
 ) -> None:
     """Write a section's spots or cells, the counts of `genes` among their measurements.
 
     A spot is a disc of its true size, a pseudo-spot its square, a cell its outline with its nucleus (from
     `histoloom.samples.polygons.write_polygons`; without `cells` a disc of the median size). A region annotated by the
-    publisher is the object's class.
+    publisher is the object's class. `crop`: in the frame of a slide cropped to its scanned area, else of all level 0.
     """
     section = open_section(sample)
+    offset = offset_of(section.metadata, crop)
     unknown = [gene for gene in genes if gene not in section.var.index]
     if unknown:
         raise InputError(sample, f"has no gene {', '.join(unknown)}.", "use names of var.", code="export-unknown-gene")
     inside = section.obs["in_tissue"].to_numpy(dtype=bool) if in_tissue_only else np.ones(len(section.obs), dtype=bool)
-    _write(_section_features(section, np.flatnonzero(inside), list(genes), cells, nuclei), out)
+    _write(_section_features(section, np.flatnonzero(inside), list(genes), cells, nuclei, offset), out, offset)
+
+
+def offset_of(facts: Mapping[str, Any], crop: bool) -> np.ndarray:
+    """Return the left top corner (x, y), level-0 px, of what QuPath shows of a section's slide."""
+    return np.array(facts.get("slide_bounds", (0, 0)) if crop else (0, 0), dtype=np.int64)
 
 
 def write_predictions(
-    *, values: pd.DataFrame, measured: pd.DataFrame, centres: np.ndarray, side: float, out: Path
+    *,
+    values: pd.DataFrame,
+    measured: pd.DataFrame,
+    centres: np.ndarray,
+    side: float,
+    out: Path,
+    offset: np.ndarray | None = None,
 ) -> None:
     """Write predictions (n, types) as squares around `centres` (n, 2), level-0 px, of the class of the highest type.
 
-    `measured` (n, columns) are the measurements; what is NaN is left out.
+    `measured` (n, columns) are the measurements; what is NaN is left out. `offset`: as `offset_of` returns.
     """
     import shapely
 
+    offset = np.zeros(2, dtype=np.int64) if offset is None else offset
+    centres = centres - offset
     colours = _class_colours([str(name) for name in values.columns])
     squares = shapely.box(*np.round(np.hstack([centres - side / 2, centres + side / 2]), 2).T)
     rows = measured.to_dict("records")
@@ -75,16 +92,19 @@ def write_predictions(
             for shape, name, row, kind in zip(squares, values.index, measurements, classes, strict=True)
         ),
         out,
+        offset,
     )
 
 
-def write_cases(*, cases: pd.DataFrame, sample: Path, out: Path, side_um: float) -> None:
+def write_cases(*, cases: pd.DataFrame, sample: Path, out: Path, side_um: float, crop: bool = True) -> None:
     """Write a section's cases (`histoloom.report.errors.find_cases`) as squares, annotations of their class."""
     import shapely
 
     facts = read_metadata(sample)
+    offset = offset_of(facts, crop)
     half = side_um / float(facts["mpp"]) / 2
     own = cases[(cases["cohort"] == facts["cohort"]) & (cases["sample"] == facts["sample"])]
+    own = own.assign(x=own["x"] - offset[0], y=own["y"] - offset[1])
     numbers = ("label", "prediction", "label_rank", "prediction_rank")
     _write(
         (
@@ -98,6 +118,7 @@ def write_cases(*, cases: pd.DataFrame, sample: Path, out: Path, side_um: float)
             for row in own.to_dict("records")
         ),
         out,
+        offset,
     )
 
 
@@ -126,20 +147,22 @@ def _feature(
     return {"type": "Feature", "geometry": mapping(shape), "properties": properties}
 
 
-def _write(features: Iterable[Mapping[str, Any]], out: Path) -> None:
-    """Write a FeatureCollection, one feature per line."""
+def _write(features: Iterable[Mapping[str, Any]], out: Path, offset: np.ndarray) -> None:
+    """Write a FeatureCollection, one feature per line, and where its coordinates begin on the slide."""
+    begin = [int(value) for value in offset]
+    frame = {"frame": "scanned area of the slide" if any(begin) else "level 0 of the slide", "offset_px": begin}
     count = 0
     with out.open("w", encoding="utf-8") as handle:
         handle.write('{"type":"FeatureCollection","features":[')
         for count, feature in enumerate(features, 1):
             handle.write(",\n" if count > 1 else "\n")
             handle.write(json.dumps(feature, separators=(",", ":"), allow_nan=False, ensure_ascii=False))
-        handle.write("]}\n")
-    logger.info("%s: %d objects", out, count)
+        handle.write(f'],"histoloom":{json.dumps(frame)}}}\n')
+    logger.info("%s: %d objects, counted from x=%d, y=%d of level 0", out, count, *begin)
 
 
 def _section_features(
-    section: Section, rows: np.ndarray, genes: list[str], cells: Path | None, nuclei: Path | None
+    section: Section, rows: np.ndarray, genes: list[str], cells: Path | None, nuclei: Path | None, offset: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Yield features of observations in the section's order."""
     import shapely
@@ -148,7 +171,7 @@ def _section_features(
     from histoloom.samples.polygons import count_outlined, largest_outlines
 
     outlines, cores = largest_outlines(cells), largest_outlines(nuclei)
-    obs, centres, facts = section.obs.iloc[rows], section.spatial[rows], section.metadata
+    obs, centres, facts = section.obs.iloc[rows], section.spatial[rows] - offset, section.metadata
     if cells:
         count_outlined(cells, obs.index, outlines)
     radius = facts["spot_diameter_um"] / facts["mpp"] / 2
@@ -160,7 +183,7 @@ def _section_features(
     counts = section.counts[rows][:, section.var.index.get_indexer(pd.Index(genes))].tocsr() if genes else None
     for at, name in enumerate(map(str, obs.index)):
         if name in outlines:
-            shape = shapely.Polygon(np.round(outlines[name], 2))
+            shape = shapely.Polygon(np.round(outlines[name] - offset, 2))
         else:
             whole = shapely.Point(centres[at]).buffer(radius, quad_segs=6, cap_style=ends)
             shape = shapely.transform(whole, lambda xy: np.round(xy, 2))
@@ -170,5 +193,5 @@ def _section_features(
         region = (regions[at], colours[regions[at]]) if regions[at] else None
         feature = _feature(shape, "cell" if is_cell else "detection", name, measured, region)
         if is_cell and name in cores:
-            feature["nucleusGeometry"] = mapping(shapely.Polygon(np.round(cores[name], 2)))
+            feature["nucleusGeometry"] = mapping(shapely.Polygon(np.round(cores[name] - offset, 2)))
         yield feature

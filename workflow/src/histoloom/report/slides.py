@@ -12,7 +12,7 @@ import pandas as pd
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
-from histoloom.exports.geojson import write_predictions
+from histoloom.exports.geojson import offset_of, write_predictions
 from histoloom.obs_keys import section_keys
 from histoloom.report.section_view import SectionView, view_section
 from histoloom.report.style import PALETTE, drawing, heading, short_names
@@ -56,12 +56,14 @@ def read_slide_predictions(
     return frame, np.asarray(data.obsm["spatial"], dtype=np.float64)[at], facts
 
 
-def report_slide(*, predictions: Path, section: Path, cohort: str, sample: str, out: Mapping[str, Path]) -> None:
+def report_slide(
+    *, predictions: Path, section: Path, cohort: str, sample: str, out: Mapping[str, Path], crop: bool = True
+) -> None:
     """Write a section's predictions as ``table`` and as squares for QuPath, ``geojson``, and draw them as ``figure``.
 
     The tsv has obs_id, x, y (centre, level-0 px), a column per type, ``<type> sd`` (over the models of all folds and
     seeds) and, where known, unlike_training (0 or 1); squares have the side of the grid, else of a tile, and the same
-    numbers.
+    numbers. `crop`: see `histoloom.exports.geojson`.
     """
     values, xy, facts = read_slide_predictions(predictions, cohort, sample)
     numbers = values.copy()
@@ -78,7 +80,8 @@ def report_slide(*, predictions: Path, section: Path, cohort: str, sample: str, 
     if not side:
         problem = f"does not state the tile's side for {cohort}/{sample}."
         raise InputError(predictions, problem, "remove it, so that it is made anew.", code="report-no-side")
-    write_predictions(values=values, measured=numbers, centres=xy, side=float(side), out=out["geojson"])
+    offset = offset_of(read_metadata(section), crop)
+    write_predictions(values=values, measured=numbers, centres=xy, side=float(side), out=out["geojson"], offset=offset)
     view = view_section(section, xy, float(side))
     units, unlike = facts["units"] or "units of the labels", facts.get("unlike")
     name, in_training = f"{sample} ({cohort})", bool(facts.get("in_training"))
