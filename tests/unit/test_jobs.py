@@ -37,7 +37,7 @@ def test_sidecar_travels_with_its_output(tmp_path: Path) -> None:
 def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path) -> None:
     final = tmp_path / "x.txt"
     final.write_text("old")
-    with pytest.raises(ZeroDivisionError), job(tmp_path / "logs" / "log", {"x": final}) as out:
+    with pytest.raises(SystemExit, match="1"), job(tmp_path / "logs" / "log", {"x": final}) as out:
         out["x"].write_text("half")
         _ = 1 / 0
     assert final.read_text() == "old"
@@ -47,11 +47,12 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path) ->
 
 def test_forgotten_output_is_an_error_and_commits_none(tmp_path: Path) -> None:
     with (
-        pytest.raises(FileNotFoundError, match="second"),
+        pytest.raises(SystemExit, match="1"),
         job(tmp_path / "log", {"first": tmp_path / "a", "second": tmp_path / "b"}) as out,
     ):
         out["first"].write_text("a")
     assert not (tmp_path / "a").exists()
+    assert f"output 'second' ({tmp_path / 'b'}) was not written" in (tmp_path / "log").read_text()
 
 
 def test_input_error_exits_with_its_message_in_log_and_on_stderr(
@@ -63,7 +64,10 @@ def test_input_error_exits_with_its_message_in_log_and_on_stderr(
     assert message in (tmp_path / "log").read_text()
     err = capsys.readouterr().err
     assert message in err
-    assert "Traceback" not in err
+    assert err.count(message) == 1
+    for said in (err, (tmp_path / "log").read_text()):
+        assert "Traceback" not in said
+    assert f"raised in {__name__}:" in (tmp_path / "log").read_text()
 
 
 def test_seed_is_set(tmp_path: Path) -> None:

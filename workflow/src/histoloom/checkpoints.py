@@ -156,7 +156,8 @@ class Checkpoint:
                 raise ValueError("its bytes have changed")
             state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-            logger.warning("%s is damaged (%s): not used", path, error)
+            said = type(error).__name__ if isinstance(error, pickle.UnpicklingError) else error
+            logger.warning("%s is damaged (%s): not used", path, said)
             return None
         logger.info("%s: going on from %s", path, header["progress"])
         return state

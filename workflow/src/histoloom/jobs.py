@@ -15,6 +15,7 @@ from pathlib import Path
 
 from histoloom.checkpoints import EXIT_STATUS, Stopped
 from histoloom.errors import InputError
+from histoloom.redaction import Redacting
 
 logger = logging.getLogger("histoloom")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -130,7 +131,7 @@ def job(
     handlers[1].setLevel(logging.WARNING)
     root = logging.getLogger()
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(_FORMAT))
+        handler.setFormatter(Redacting(_FORMAT))
         root.addHandler(handler)
     level, root_level = root.level, logging.INFO
     root.setLevel(root_level)
@@ -153,7 +154,8 @@ def job(
         raise SystemExit(1) from None
     except Exception:
         logger.exception("the job failed")
-        raise
+        # Python would print it once more, and without `Redacting`.
+        raise SystemExit(1) from None
     finally:
         out.discard()
         logging.captureWarnings(False)

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,10 @@ def _read_file(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        problem, code = f"holds more than tensors, and is not run as code ({_line(error)}).", "weights-pickle"
+        # The library goes on to tell how its check is switched off.
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        holds = f"holds {wanted[1]}" if wanted else "holds more than tensors"
+        problem, code = f"{holds}, which would run code when it is read: it is not read.", "weights-pickle"
         raise InputError(path, problem, remedy, code) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise InputError(path, f"cannot be read as weights ({_line(error)}).", remedy, "weights-unreadable") from error

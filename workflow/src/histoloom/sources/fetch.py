@@ -16,9 +16,10 @@ from histoloom.artefacts import write_sidecar
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_file
 from histoloom.kinds import load_attribute
+from histoloom.redaction import plain
 from histoloom.sources.registry import CHECKSUMS, DOWNLOADERS, with_mirrors
 from histoloom.sources.transfer import Download, bring, check_space, size_of
-from histoloom.sources.web import Web, plain
+from histoloom.sources.web import Web
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from histoloom.errors import InputError
-from histoloom.sources.web import Web, given_up, plain, redact
+from histoloom.redaction import plain
+from histoloom.sources.web import Web, given_up, refusal, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def bring(web: Web, download: Download, part: Path, name: str, gate: str = "") -
                 _advance(web, download, part, name, gate)
             return
         except (HTTPError, requests.RequestException, ConnectionError, TimeoutError) as error:
-            fault = redact(str(error))
+            fault = shortened(str(error))
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -95,9 +96,11 @@ def _advance(web: Web, download: Download, part: Path, name: str, gate: str) -> 
         return
     headers = dict(download.headers) | ({"Range": f"bytes={have}-"} if have else {})
     with web.get(download.url, remedy=ROW_REMEDY, gate=gate, headers=headers, stream=True) as answer:
-        if answer.status_code == 416:
+        if answer.status_code == 416 and have:
             # The server has no more than we have: the checksum decides whether that is all.
             return
+        if answer.status_code == 416:
+            raise refusal(answer, download.url, ROW_REMEDY, gate, web.tries)
         resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         kept = have if resumed else 0
         total = int(answer.headers.get("Content-Length") or 0) + kept

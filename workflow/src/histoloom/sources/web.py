@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +13,7 @@ from urllib3.exceptions import InvalidHeader, NameResolutionError, ProxyError
 
 import histoloom
 from histoloom.errors import InputError
+from histoloom.redaction import plain, redact
 
 USER_AGENT = f"histoloom/{histoloom.__version__} (research workflow; python-requests)"
 TIMEOUT_S = (15, 60)
@@ -118,7 +118,7 @@ class Web:
 
 def refusal(answer: requests.Response, url: str, remedy: str, gate: str, tries: int) -> InputError:
     """Return the error for an answer that is no file."""
-    text = f"{answer.status_code} {answer.reason}"
+    text = f"{answer.status_code} {shortened(answer.reason or '')}".strip()
     if answer.status_code in PASSING:
         return given_up(url, f"the server answered {text}", tries)
     if answer.status_code in (401, 403) and gate:
@@ -128,7 +128,7 @@ def refusal(answer: requests.Response, url: str, remedy: str, gate: str, tries: 
 
 def given_up(url: str, fault: object, tries: int) -> InputError:
     """Return the error after the last try."""
-    problem = f"not available after {tries} attempts; the last fault: {redact(str(fault))}."
+    problem = f"not available after {tries} attempts; the last fault: {shortened(str(fault))}."
     remedy = "run again later (what was downloaded is kept), or put the file into a folder and give that as mirror_dir."
     return InputError(plain(url), problem, remedy, "host-fault")
 
@@ -147,16 +147,7 @@ def request_error(error: Exception, url: str, tries: int) -> InputError:
     return given_up(url, error, tries)
 
 
-def plain(url: str) -> str:
-    """Return an address without the query and the user that may hold keys."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=host, query="").geturl() if parts.scheme else url
-
-
-def redact(text: str) -> str:
-    """Return a message without queries of addresses and without anything that looks like a token; shortened."""
-    text = re.sub(r"\?[^\s'\"<>)]+", "?...", text)
-    text = re.sub(r"(?i)\b(bearer|token|authorization)\b[:=\s]+\S+", r"\1 ...", text)
-    text = re.sub(r"\bhf_[A-Za-z0-9]+", "hf_...", text)
+def shortened(text: str) -> str:
+    """Return what a server or a library said, without secrets, as long as a message can hold."""
+    text = redact(text)
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from histoloom.errors import InputError
+from histoloom.redaction import plain
 from histoloom.schemas import nearest
 from histoloom.sources.registry import checks_of
 from histoloom.sources.transfer import Download
-from histoloom.sources.web import Web, plain
+from histoloom.sources.web import Web
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from histoloom.errors import InputError
+from histoloom.redaction import plain
 from histoloom.sources.registry import checks_of
 from histoloom.sources.transfer import Download
-from histoloom.sources.web import TIMEOUT_S, Web, plain, redact, refusal, request_error
+from histoloom.sources.web import TIMEOUT_S, Web, refusal, request_error, shortened
 
 _CHUNK = 1 << 20
 _BY_HAND = "download the whole archive by hand, unpack it and give its folder as mirror_dir."
@@ -114,7 +115,7 @@ def _write(archive: Any, info: Any, part: Path, password: str, gunzip: bool, url
         raise ConnectionError(str(error)) from None
     except RuntimeError as error:
         # pyzipper says "Bad password" and "is encrypted, password required" so.
-        said = redact(str(error).replace(password, "...") if password else str(error))
+        said = shortened(str(error).replace(password, "...") if password else str(error))
         problem = f"cannot decrypt '{info.filename}' ({said})."
         raise InputError(plain(url), problem, "correct `password` in resources/files.", "zip-password") from None
     except (zipfile.BadZipFile, pyzipper.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as error:
