@@ -9,7 +9,7 @@ from histoloom.jobs import job, paths_by_role
 def main(snakemake):
     files = paths_by_role(snakemake.input.items())
     spec = json.loads(snakemake.params.spec)
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.audit import audit_sections
         from histoloom.report.audit_figure import draw_audit
 

@@ -11,7 +11,9 @@ def main(snakemake):
     seed = spec.get("seed", 0)
     threads = spec.get("fit_threads", 1)
     scratch = scratch_of(snakemake.output.reference)
-    with job(snakemake.log[0], snakemake.output.items(), seed=seed, threads=threads, scratch=scratch) as out:
+    with job(
+        snakemake.log[0], snakemake.output.items(), snakemake.input, seed=seed, threads=threads, scratch=scratch
+    ) as out:
         from histoloom.references import build_reference
 
         build_reference(

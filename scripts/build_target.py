@@ -6,7 +6,7 @@ from histoloom.jobs import job, paths_by_role
 
 
 def main(snakemake):
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.targets import make_target
 
         make_target(

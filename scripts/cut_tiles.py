@@ -7,7 +7,7 @@ from histoloom.jobs import job
 
 
 def main(snakemake):
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.tiles import cut_tiles
 
         cut_tiles(

@@ -9,7 +9,7 @@ from histoloom.paths import scratch_of
 def main(snakemake):
     inputs, files = paths_by_role(snakemake.input.items()), paths_by_role(snakemake.output.items())
     outputs = {f"{role}{i}": path for role, paths in files.items() for i, path in enumerate(paths)}
-    with job(snakemake.log[0], outputs.items(), threads=snakemake.threads) as out:
+    with job(snakemake.log[0], outputs.items(), snakemake.input, threads=snakemake.threads) as out:
         from histoloom.embeddings import EncoderSpec, embed_batch
 
         numbers = range(len(files["embeddings"]))

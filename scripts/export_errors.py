@@ -6,7 +6,7 @@ from histoloom.jobs import job
 
 
 def main(snakemake):
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.exports.geojson import write_cases
         from histoloom.report.errors import TILE_UM, read_cases
 

@@ -6,7 +6,7 @@ from histoloom.jobs import job
 
 
 def main(snakemake):
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.exports.spatialdata import write_spatialdata
 
         write_spatialdata(**{role: Path(path) for role, path in snakemake.input.items()}, out=out["zarr"])

@@ -6,7 +6,7 @@ from histoloom.jobs import job
 
 
 def main(snakemake):
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), record=False) as out:
         from histoloom.sources import registry_entry
         from histoloom.sources.fetch import fetch_file
 

@@ -4,7 +4,7 @@ from histoloom.jobs import job, paths_by_role
 
 
 def main(snakemake):
-    with job(snakemake.log[0], snakemake.output.items(), threads=1) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input, threads=1) as out:
         from histoloom.efficiency import gather
 
         gather(paths_by_role(snakemake.input.items())["folds"], out["efficiency"])

@@ -8,7 +8,7 @@ from histoloom.jobs import job
 
 def main(snakemake):
     folders = {Path(p).name: Path(p) for p in snakemake.input.parts}
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.labels import gather_labels
 
         gather_labels(

@@ -10,7 +10,7 @@ def main(snakemake):
     files, spec = paths_by_role(snakemake.input.items()), json.loads(snakemake.params.spec)
     threads = spec.get("fit_threads", 1)
     scratch = scratch_of(snakemake.output.labels)
-    with job(snakemake.log[0], snakemake.output.items(), threads=threads, scratch=scratch) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input, threads=threads, scratch=scratch) as out:
         from histoloom.labels import LabelTask, label_groups
 
         tasks = [

@@ -7,7 +7,7 @@ from histoloom.jobs import job, paths_by_role
 
 def main(snakemake):
     spec, files = json.loads(snakemake.params.spec), paths_by_role(snakemake.input.items())
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.folds import make_folds
 
         make_folds(

@@ -8,7 +8,7 @@ from histoloom.jobs import job
 
 def main(snakemake):
     inputs = snakemake.input
-    with job(snakemake.log[0], snakemake.output.items(), threads=1) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input, threads=1) as out:
         from histoloom.inputs.pixels import pack_tiles
 
         pack_tiles(

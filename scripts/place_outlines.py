@@ -6,7 +6,7 @@ from histoloom.jobs import job
 
 
 def main(snakemake):
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.samples.polygons import write_polygons
         from histoloom.samples.xenium import read_experiment
 

@@ -7,7 +7,7 @@ from histoloom.jobs import job
 
 def main(snakemake):
     names = snakemake.wildcards
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.report.slides import report_slide
 
         report_slide(

@@ -8,7 +8,7 @@ from histoloom.jobs import job, paths_by_role
 
 def main(snakemake):
     wildcards, inputs = snakemake.wildcards, snakemake.input
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.metrics import score_predictions
 
         score_predictions(

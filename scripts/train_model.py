@@ -9,7 +9,9 @@ from histoloom.paths import scratch_of
 def main(snakemake):
     experiment, wildcards = json.loads(snakemake.params.experiment), dict(snakemake.wildcards.items())
     scratch = scratch_of(snakemake.output.model)
-    with job(snakemake.log[0], snakemake.output.items(), seed=experiment["seed"], threads=1, scratch=scratch) as out:
+    with job(
+        snakemake.log[0], snakemake.output.items(), snakemake.input, seed=experiment["seed"], threads=1, scratch=scratch
+    ) as out:
         from histoloom.models import fit_models
 
         fit_models(

@@ -32,6 +32,8 @@ BASE = [
     "efficiency",
     "devices",
     "paths",
+    "redaction",
+    "content",
     "jobs",
     "versions",
     "kinds",

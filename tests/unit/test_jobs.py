@@ -23,7 +23,7 @@ def test_output_appears_only_on_success(tmp_path: Path) -> None:
         assert not final.exists()
         assert out["x"].suffix == ".txt"
     assert final.read_text() == "done"
-    assert [p.name for p in final.parent.iterdir()] == ["x.txt"]
+    assert sorted(p.name for p in final.parent.iterdir()) == [".x.txt.sha256", "x.txt"]
 
 
 def test_sidecar_travels_with_its_output(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_input_error_exits_with_its_message_in_log_and_on_stderr(
     assert err.count(message) == 1
     for said in (err, (tmp_path / "log").read_text()):
         assert "Traceback" not in said
-    assert f"raised in {__name__}:" in (tmp_path / "log").read_text()
+    assert "raised in test_jobs:" in (tmp_path / "log").read_text()
 
 
 def test_seed_is_set(tmp_path: Path) -> None:

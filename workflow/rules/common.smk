@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snakemake.io import get_wildcard_names
 
-from histoloom import paths
+from histoloom import content, paths
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json
 from histoloom.job_resources import NEEDS, memory_mb, runtime_minutes
@@ -15,6 +15,8 @@ from histoloom.versions import code_of, version_of
 
 PLAN = Plan.from_raw(config, workflow.configfiles)
 RAW = PLAN.config.raw_dir
+# Jobs inherit it, here and on a cluster; it decides no result, so it is no param.
+os.environ[content.SWITCH] = "on" if PLAN.config.verify_content else "off"
 NAME = "[A-Za-z0-9_-]+"
 
 

@@ -2,8 +2,8 @@
 
 Coordinates are level-0 px of the picture that QuPath shows. It crops a slide that states a scanned area
 (``openslide.bounds-x``; MRXS, SCN, some SVS) to that area, so its left top corner is subtracted. The file says by how
-much, in a member ``histoloom`` of the collection. A property ``classification`` gives an object its class and colour, and
-``measurements`` its numbers.
+much, in a member ``histoloom`` of the collection. A property ``classification`` gives an object its class and colour,
+and ``measurements`` its numbers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A sample as SpatialData zarr, where the package spatialdata is installed.
 
 The zarr holds the table (counts, obs), the spots or cells as circles or outlines, and the two thumbnails as images, all
-in one coordinate system ``global``: level-0 px of the slide. A slide that states a scanned area (MRXS, SCN) has a second
-one, ``cropped``, which begins at that area's corner, as QuPath and others show it. The slide itself stays where it is.
+in one coordinate system ``global``: level-0 px of the slide. A slide that states a scanned area (MRXS, SCN) has a
+second one, ``cropped``, which begins at that area's corner, as QuPath shows it. The slide itself stays where it is.
 """
 
 from __future__ import annotations
