@@ -17,6 +17,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
+from histoloom.errors import InputError
+from histoloom.user_yaml import read_user_yaml
 from histoloom_operations.findings import FAIL, as_table
 from histoloom_operations.preflight import check_run
 
@@ -35,12 +37,9 @@ def read_config(files: Sequence[Path], settings: Sequence[str]) -> dict[str, Any
     config: dict[str, Any] = {}
     for path in files:
         try:
-            content = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            sys.exit(f"{path}: cannot be read as a config ({error}).")
-        if not isinstance(content, dict):
-            sys.exit(f"{path}: holds no keys.")
-        merge(config, content)
+            merge(config, read_user_yaml(path))
+        except InputError as error:
+            sys.exit(str(error))
     for setting in settings:
         key, _, value = setting.partition("=")
         config[key] = yaml.safe_load(value)

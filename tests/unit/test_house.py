@@ -33,6 +33,7 @@ BASE = [
     "devices",
     "paths",
     "redaction",
+    "user_yaml",
     "content",
     "jobs",
     "versions",

@@ -6,6 +6,14 @@ from histoloom_operations.contents import check_contents
 SUMMARY = [sys.executable, f"{ROOT}/scripts/tools/run_summary.py", "--ended"]
 
 
+# Snakemake's own answer to a folder in use names neither the other run nor what to do after a crash.
+if workflow.is_main_process and not workflow.output_settings.dryrun:
+    from histoloom_operations.run_checks import check_lock
+
+    for problem in check_lock(Path.cwd(), sys.argv):
+        raise WorkflowError(problem)
+
+
 # What would fail later; for a cluster also what the run will ask of it.
 onstart:
     read = [

@@ -16,6 +16,9 @@ from histoloom.errors import Collected, InputError
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
+NAME_PATTERN = r"^[A-Za-z0-9_-]{1,80}\Z"
+"""What schemas ask of names; ``$`` would let a line end pass."""
+
 
 def nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     """Return a question after the known name that is most like one, or nothing."""
@@ -81,6 +84,9 @@ def _explain(error: jsonschema.ValidationError) -> tuple[str, str]:
         missing = [k for k in error.validator_value if k not in error.instance]
         hint = "; ".join(f"{k}: {error.schema['properties'].get(k, {}).get('description', '')}" for k in missing)
         return f"key {', '.join(map(repr, missing))} is missing.", f"add it ({hint})."
+    if error.validator == "pattern" and error.validator_value == NAME_PATTERN:
+        shown = error.instance if len(error.instance) <= 100 else f"{error.instance[:80]}... ({len(error.instance)})"
+        return f"{shown!r} is no name.", "use at most 80 letters, digits, _ and -: names become names of files."
     hint = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
     return f"{error.message}.", str(hint or "see config/README.md")
 

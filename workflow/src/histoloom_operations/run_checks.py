@@ -179,3 +179,24 @@ def check_other_runs(folder: Path) -> Iterator[str]:
     elsewhere = run_elsewhere(folder)
     if elsewhere:
         yield f"{folder}: a run was started here on {elsewhere} and has not ended. Remedy: look after it there."
+
+
+# Which of them is meant is not known while a Snakefile is parsed; none of them takes the lock.
+LOCK_FREE = re.compile(
+    r"--(no-?lock|unlock|report|lint|(detailed-)?summary|list\S*|dag|d3dag|rulegraph|filegraph|archive|cleanup-\S+)"
+    r"(=.*)?|-[SDl]"
+)
+
+
+def check_lock(folder: Path, arguments: Sequence[str]) -> Iterator[str]:
+    """Yield why a run cannot begin in a folder that another run has locked: it is alive, or it crashed."""
+    locks = folder / ".snakemake" / "locks"
+    if not locks.is_dir() or not any(locks.iterdir()) or any(LOCK_FREE.fullmatch(word) for word in arguments):
+        return
+    alive = list(check_other_runs(folder))
+    yield from alive[:1]
+    if not alive:
+        yield (
+            f"{folder}: an earlier run was killed here, or the machine went down, and the folder is still locked. Remedy: "
+            "`make resume` (ends orphaned jobs, unlocks, runs on), or `snakemake --unlock` and the same command again."
+        )
