@@ -33,6 +33,7 @@ BASE = [
     "devices",
     "paths",
     "redaction",
+    "limits",
     "user_yaml",
     "content",
     "jobs",

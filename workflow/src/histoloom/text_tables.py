@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.errors import InputError
+from histoloom.limits import FREE_TABLE_BYTES, MAX_TABLE_BYTES, MAX_TABLE_RATIO
 
 DELIMITERS = ("\t", ";", ",")
 _AGAIN = "fetch it again, or leave it out: a section by a reason in the sheet's 'exclude' column."
@@ -27,16 +29,31 @@ def read_bytes(path: str | Path) -> bytes:
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "the file is missing.", f"put it there, {_AGAIN}", code="file-missing")
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        problem = f"it has {path.stat().st_size} bytes, more than a text table may have ({MAX_TABLE_BYTES})."
+        raise InputError(path, problem, "give counts of this size as h5ad or as a 10x folder.", code="table-too-large")
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
         try:
-            raw = gzip.decompress(raw)
+            raw = _unpacked(raw, path)
         except (EOFError, OSError, zlib.error) as error:
             problem = f"the gzip is damaged or cut short ({error})."
             raise InputError(path, problem, _AGAIN, code="gzip-damaged") from error
     if not raw.strip():
         raise InputError(path, "the file is empty.", _AGAIN, code="file-empty")
     return raw.removeprefix(b"\xef\xbb\xbf")
+
+
+def _unpacked(packed: bytes, path: Path) -> bytes:
+    parts, size = [], 0
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as handle:
+        while part := handle.read(1 << 24):
+            size += len(part)
+            if size > MAX_TABLE_BYTES or size > max(FREE_TABLE_BYTES, MAX_TABLE_RATIO * len(packed)):
+                problem = f"{len(packed)} bytes unpack to more than {size}: no table of this workflow is so large."
+                raise InputError(path, problem, _AGAIN, code="table-too-large")
+            parts.append(part)
+    return b"".join(parts)
 
 
 def read_text(path: str | Path) -> str:

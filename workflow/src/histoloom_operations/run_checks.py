@@ -197,6 +197,6 @@ def check_lock(folder: Path, arguments: Sequence[str]) -> Iterator[str]:
     yield from alive[:1]
     if not alive:
         yield (
-            f"{folder}: an earlier run was killed here, or the machine went down, and the folder is still locked. Remedy: "
+            f"{folder}: an earlier run was killed here, or the machine went down: it is still locked. Remedy: "
             "`make resume` (ends orphaned jobs, unlocks, runs on), or `snakemake --unlock` and the same command again."
         )

@@ -14,6 +14,7 @@ from histoloom.artefacts import dense, read_table
 from histoloom.errors import InputError
 from histoloom.labels.artefact import GroupLabels, LabelTask
 from histoloom.labels.prepare import Section, read_section
+from histoloom.text_tables import read_text_table
 
 logger = logging.getLogger(__name__)
 # Columns of a ground truth table that are not types.
@@ -116,7 +117,7 @@ def _examples(ids: pd.Index | pd.Series) -> str:
     return ", ".join(f"'{value}'" for value in list(ids)[:2]) or "none"
 
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_TEXT = frozenset({".csv", ".tsv", ".txt"})
 _ROUNDING = 0.01
 
 
@@ -153,6 +154,14 @@ def label_own_table(task: LabelTask) -> GroupLabels:
     return join_tables(task, sections, frames, places)
 
 
+def _numbers(column: pd.Series) -> pd.Series:
+    """Return a text column as numbers, an empty cell as NaN; unchanged where a cell is neither."""
+    try:
+        return column.replace("", "nan").astype(np.float64)
+    except ValueError:
+        return column
+
+
 def _read(path: Path, obs_id_key: str, sample_key: str) -> pd.DataFrame:
     """Return a file's rows, index = obs_id; columns are types, and the sections' names where it has them."""
     if not path.is_file():
@@ -163,10 +172,10 @@ def _read(path: Path, obs_id_key: str, sample_key: str) -> pd.DataFrame:
         table, keys = read_table(path, layers=()), (obs_id_key, sample_key)
         frame = pd.DataFrame(dense(table.X), index=table.obs.index, columns=table.var_names)
         frame = frame.join(table.obs[[key for key in keys if key in table.obs.columns and key not in frame.columns]])
-    elif suffix in _SEPARATORS:
-        frame = pd.read_csv(path, sep=_SEPARATORS[suffix], float_precision="round_trip", dtype={obs_id_key: str})
-        if obs_id_key not in frame.columns:
-            frame = frame.set_index(frame.columns[0])
+    elif suffix in _TEXT:
+        frame = read_text_table(path)
+        frame = frame.set_index(obs_id_key if obs_id_key in frame.columns else frame.columns[0])
+        frame = frame.apply(lambda column: column if column.name == sample_key else _numbers(column))
     else:
         raise InputError(path, "is neither csv, tsv nor h5ad.", "write the table as one of these.", code="table-format")
     return frame.set_index(obs_id_key) if obs_id_key in frame.columns else frame

@@ -18,6 +18,7 @@ import pandas as pd
 from histoloom.errors import InputError
 from histoloom.genes import ENSEMBL_GENE
 from histoloom.samples.counts import GENES, read_mtx
+from histoloom.text_tables import read_text_table
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -183,7 +184,7 @@ def _read_annotation(
     """Read an annotation table; index = cell id, columns cell_type, donor, assay."""
     if not path.is_file():
         raise InputError(path, "does not exist.", "fix the reference's `samples`.", code="reference-annotation-missing")
-    frame = pd.read_csv(path, sep="," if ".csv" in path.suffixes else "\t", dtype=str, keep_default_na=False)
+    frame = read_text_table(path)
     where = str(path)
     ids = text_column(frame, spec["cell_id_key"], where, "cell_id_key", "")
     given = {name: part[name] for name in ("donor", "assay") if part.get(name)}

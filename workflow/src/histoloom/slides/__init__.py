@@ -6,6 +6,7 @@ A base room and not a stage: `histoloom.samples` wants a slide's size and thumbn
 from pathlib import Path
 
 from histoloom.errors import InputError
+from histoloom.limits import MAX_SIDE, MAX_SLIDE_PIXELS
 from histoloom.slides.base import DAMAGED, PLAUSIBLE_MPP, BlankSlide, Slide, UInt8
 from histoloom.slides.files import RasterSlide, WholeSlide
 from histoloom.slides.patches import PatchSlide
@@ -16,14 +17,23 @@ __all__ = ["PLAUSIBLE_MPP", "BlankSlide", "Slide", "UInt8", "open_slide"]
 
 def open_slide(path: str | Path) -> Slide:
     """Open a slide; use it as a context manager."""
-    import openslide
-
     path = Path(path)
     if not path.is_file():
         remedy = "put it there, or give the section a reason in the sheet's 'exclude' column."
         raise InputError(path, "the slide image is missing.", remedy, code="slide-missing")
     if path.stat().st_size == 0:
         raise InputError(path, "the slide image has zero bytes.", DAMAGED, code="slide-empty")
+    slide = _opened(path)
+    if max(slide.width, slide.height) > MAX_SIDE or slide.width * slide.height > MAX_SLIDE_PIXELS:
+        slide.close()
+        problem = f"it states {slide.width} x {slide.height} px, more than any slide has."
+        raise InputError(path, problem, DAMAGED, code="slide-too-large")
+    return slide
+
+
+def _opened(path: Path) -> Slide:
+    import openslide
+
     if path.suffix == ".h5":
         return PatchSlide(path)
     vendor = openslide.OpenSlide.detect_format(path)

@@ -21,8 +21,6 @@ PLAUSIBLE_MPP = (0.02, 20.0)
 """um/px that a slide may have. The 72 or 300 dpi that editors write (353, 85 um/px) lie outside."""
 
 CM_UM, INCH_UM = 1e4, 25400.0
-MAX_PIXELS = 2**30
-"""Pixels of a picture that is decoded at once (3 GB as RGB); a larger one must be a tiled TIFF."""
 
 DAMAGED = "put the whole file there again, or give the section a reason in the sheet's 'exclude' column."
 """Remedy for a slide that cannot be read."""

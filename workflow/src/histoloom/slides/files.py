@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from histoloom.errors import InputError
-from histoloom.slides.base import CM_UM, DAMAGED, INCH_UM, MAX_PIXELS, Slide, UInt8, plausible
+from histoloom.limits import FREE_PICTURE_BYTES, MAX_PICTURE_RATIO, MAX_PIXELS
+from histoloom.slides.base import CM_UM, DAMAGED, INCH_UM, Slide, UInt8, plausible
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,10 @@ def _picture(path: Path) -> Iterator[Any]:
                     size = f"{image.width} x {image.height} px"
                     problem = f"{size} are too many to decode at once (at most {MAX_PIXELS})."
                     raise InputError(path, problem, "save it as a tiled TIFF.", code="image-too-large")
+                decoded, packed = 3 * image.width * image.height, path.stat().st_size
+                if decoded > FREE_PICTURE_BYTES and decoded > MAX_PICTURE_RATIO * packed:
+                    problem = f"{packed} bytes would unpack to {decoded}: no scanned slide is so empty."
+                    raise InputError(path, problem, DAMAGED, code="image-ratio")
                 yield image
         except UnidentifiedImageError as error:
             raise InputError(path, "is no known format of images.", DAMAGED, code="image-format") from error

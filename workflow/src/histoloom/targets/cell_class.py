@@ -15,6 +15,7 @@ from histoloom.errors import InputError
 from histoloom.samples.section import open_section
 from histoloom.targets.base import Files, one_hot, write_target
 from histoloom.targets.sections import Observed, common_facts, join_sections
+from histoloom.text_tables import read_text_table
 
 
 class CellClass:
@@ -86,10 +87,7 @@ def _column(sample: Path, column: str) -> npt.NDArray[np.object_]:
 
 def read_label_table(path: Path) -> pd.Series:
     """Return labels by cohort, sample and obs_id from a csv or tsv with these columns and ``label``."""
-    try:
-        table = pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"is no readable table ({error}).", "give a csv or tsv.", code="class-table") from error
+    table = read_text_table(path)
     columns = ["cohort", "sample", "obs_id", "label"]
     missing = [column for column in columns if column not in table]
     if missing:
