@@ -60,9 +60,9 @@ def verify(paths: Iterable[Path]) -> None:
         for line in record.read_text().splitlines():
             written, _, name = line.partition("  ")
             part = path.with_name(name)
-            found = sha256_file(part) if part.is_file() else "missing"
-            if found != written:
-                differ = f"its bytes are not those that were written (sha256 {found[:12]} for {written[:12]})"
+            current = sha256_file(part) if part.is_file() else "missing"
+            if current != written:
+                differ = f"its bytes are not those that were written (sha256 {current[:12]} for {written[:12]})"
                 raise changed(part, differ, path)
             count, size = count + 1, size + part.stat().st_size
     if count:
