@@ -7,7 +7,7 @@ from histoloom.jobs import job
 
 
 def main(snakemake):
-    with job(snakemake.log[0], snakemake.output.items(), threads=1) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input, threads=1) as out:
         from histoloom.report.bundle import write_bundle
 
         write_bundle(

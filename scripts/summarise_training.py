@@ -7,7 +7,7 @@ from histoloom.jobs import job, paths_by_role
 
 def main(snakemake):
     files = paths_by_role(snakemake.input.items())
-    with job(snakemake.log[0], snakemake.output.items(), threads=1) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input, threads=1) as out:
         from histoloom.models.training_range import summarise_training
 
         summarise_training(

@@ -205,9 +205,8 @@ def test_predictions_and_cases_are_moved_too(xenium: Any, tmp_path: Path) -> Non
     import pandas as pd
 
     values = pd.DataFrame({"a": [1.0], "b": [0.0]}, index=["t"])
-    write_predictions(
-        values=values, centres=np.array([[632.0, 868.0]]), side=10.0, out=tmp_path / "p", offset=np.array([512, 768])
-    )
+    at, centres = np.array([512, 768]), np.array([[632.0, 868.0]])
+    write_predictions(values=values, measured=values, centres=centres, side=10.0, out=tmp_path / "p", offset=at)
     cropped = with_bounds(xenium[2], tmp_path / "b.h5ad")
     case = {"cohort": "c", "sample": "X1", "case": "hit", "target": "a", "obs_id": "1", "x": 632.0, "y": 868.0}
     case |= dict.fromkeys(["label", "prediction", "label_rank", "prediction_rank"], 1.0)
