@@ -7,7 +7,7 @@ from histoloom.jobs import job, paths_by_role
 
 def main(snakemake):
     files = {role: paths[0] for role, paths in paths_by_role(snakemake.input.items()).items()}
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.viewer.page import write_page
         from histoloom.viewer.thumbnail import draw_thumbnail
         from histoloom.viewer.view import view_labels, view_predictions

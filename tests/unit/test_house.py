@@ -33,6 +33,7 @@ BASE = [
     "devices",
     "paths",
     "redaction",
+    "patients",
     "limits",
     "user_yaml",
     "content",

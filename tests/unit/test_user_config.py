@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from error_codes import has_code
-from histoloom import config as config_module
+from histoloom import patients
 from histoloom.config import load_config
 from histoloom.errors import InputError
 from histoloom.schemas import NAME_PATTERN, SCHEMAS
@@ -111,7 +111,7 @@ def test_a_line_end_does_not_hide_behind_a_name(tmp_path: Path) -> None:
 def test_patients_that_look_alike_are_asked_about(
     tmp_path: Path, first: str, second: str, asked: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config_module._ask_about_patients.cache_clear()
+    patients._ask.cache_clear()
     with caplog.at_level(logging.WARNING):
         loaded(tmp_path, f"a\t{first}\tc\ti\nb\t{second}\tc\ti\nc\t{first}\tc\ti\n")
     assert (f"'{first}' (mine/a), '{second}' (mine/b)" in caplog.text) == asked

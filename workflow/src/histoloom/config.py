@@ -17,8 +17,10 @@ from typing import Any
 from histoloom import kinds
 from histoloom.bundles import add_entries
 from histoloom.errors import Collected, InputError
+from histoloom.patients import warn_of_similar_patients
 from histoloom.schemas import SCHEMAS, check, load_schema, nearest, read_yaml
 from histoloom.text_tables import read_text_table
+from histoloom.user_yaml import refuse_repeated_keys
 
 logger = logging.getLogger(__name__)
 RESOURCES = Path(__file__).resolve().parents[3] / "resources"
@@ -199,6 +201,7 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
     All that is wrong is said in one error.
     """
     origin = " + ".join(str(f) for f in files) or "config"
+    refuse_repeated_keys(files)
     top = copy.deepcopy(dict(raw))
     refuse_old_keys(top, origin)
     check(top, load_schema("config"), origin)
@@ -220,9 +223,9 @@ def load_config(raw: Mapping[str, Any], files: Sequence[str | Path]) -> Config:
             sheets[name] = read_sheet(paths[name], cohort["source"])
             _check_samples(cohort, sheets[name], f"{origin}: cohorts.{name}.samples")
     only, genes = None if top["only"] is None else tuple(top["only"]), top["genes"]
-    switches = {key: bool(top[key]) for key in ("qupath_crop", "verify_content") if key in top}
-    place = (mirror, str(top["raw_dir"]))
-    config = Config(entries, sheets, *place, only, origin, paths, genes, top["viewer"], **switches)
+    warn_of_similar_patients(sheets)
+    where, crop, verify = (mirror, str(top["raw_dir"])), top["qupath_crop"], top["verify_content"]
+    config = Config(entries, sheets, *where, only, origin, paths, genes, top["viewer"], crop, verify)
     for name, cohort in entries["cohorts"].items():
         if cohort.get("root"):
             with faults.each():
