@@ -9,7 +9,7 @@ PROFILE ?=
 SNAKEMAKE := $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
 	$(if $(CONFIG),--configfile $(CONFIG),) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
-.PHONY: help demo test test-slurm lint format reference envs docs resume init run doctor plan report viewer clean
+.PHONY: help demo notebook test test-slurm lint format reference envs docs resume init run doctor plan report viewer clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,6 +29,11 @@ $(VENV)/.dev: $(VENV)/.run envs/requirements-dev.txt envs/requirements-spatialda
 $(VENV)/.docs: $(VENV)/.run envs/requirements-docs.txt
 	$(BIN)/python -m pip install -q -r envs/requirements-docs.txt -c envs/constraints.txt
 	touch $@
+
+notebook: $(VENV)/.run ## `import histoloom` and a kernel for Jupyter
+	$(BIN)/python -m pip install -q ipykernel -c envs/constraints.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
+	$(BIN)/python -m ipykernel install --user --name histoloom
 
 demo: $(VENV)/.run ## everything on a small simulated cohort, and its report
 	$(BIN)/snakemake --workflow-profile profiles/ci --cores $(CORES)

@@ -105,7 +105,7 @@ class World:
         folder.mkdir(parents=True, exist_ok=True)
         self.samples.append(folder / f"{name}.h5ad")
         data.write_h5ad(self.samples[-1])
-        tiles = pd.DataFrame({"obs_id": self.ids(), "kept": True, "reason": ""})
+        tiles = pd.DataFrame({"obs_id": self.ids(), "tissue_fraction": 1.0, "kept": True, "reason": ""})
         tiles.loc[1, "kept"] = False
         self.tiles.append(folder / f"{name}.parquet")
         write_parquet(tiles, self.tiles[-1], {**meta, "spec": TILES, "identity": {"sha256": sha256_text("t" + name)}})

@@ -52,7 +52,7 @@ BASE = [
 ]
 FLOW = [
     "sources", "samples", "exports", "tiles", "nuclei", "embeddings", "references", "labels", "targets", "folds", "inputs", "cells", "networks", "models", "audit",
-    "metrics", "report", "checks", "viewer",
+    "metrics", "report", "checks", "viewer", "notebook",
 ]  # fmt: skip
 # They know every stage by name; no stage may import them.
 ABOVE = ["plan"]

@@ -90,7 +90,8 @@ class Table:
     """An h5ad artefact: a matrix with its rows' and columns' facts.
 
     ``X`` and ``layers`` are numpy arrays, or scipy CSR/CSC arrays where they were stored sparse. Text and categories of
-    ``obs`` are plain ``object`` columns; a missing category is None.
+    ``obs`` are plain ``object`` columns; a missing category is None. ``uns`` holds dicts of arrays and numbers; it is
+    written and not read.
     """
 
     obs: pd.DataFrame
@@ -99,6 +100,7 @@ class Table:
     layers: Mapping[str, Any] = field(default_factory=dict)
     obsm: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    uns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def var_names(self) -> list[str]:
@@ -192,6 +194,8 @@ def write_table(table: Table, path: str | Path) -> None:
             _write_matrix(handle["layers"], name, matrix)
         for name, matrix in table.obsm.items():
             _write_matrix(handle["obsm"], name, matrix)
+        for name, value in table.uns.items():
+            _write_nested(handle["uns"], name, value)
         text = handle["uns"].create_dataset(KEY, data=canonical_json(table.metadata), dtype=h5py.string_dtype())
         text.attrs.update({"encoding-type": "string", "encoding-version": "0.2.0"})
 
@@ -202,6 +206,20 @@ def _write_array(group: h5py.Group, name: str, values: npt.NDArray[Any], **optio
     text = values.dtype.kind in "OUS"
     node = group.create_dataset(name, data=values, dtype=h5py.string_dtype() if text else None, **options)
     node.attrs.update({"encoding-type": "string-array" if text else "array", "encoding-version": "0.2.0"})
+
+
+def _write_nested(group: h5py.Group, name: str, value: Any) -> None:
+    """Write a dict of dicts, arrays and numbers."""
+    if isinstance(value, Mapping):
+        node = group.create_group(name)
+        node.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+        for key, inner in value.items():
+            _write_nested(node, key, inner)
+    elif isinstance(value, np.ndarray):
+        _write_array(group, name, value, compression="gzip", compression_opts=1)
+    else:
+        node = group.create_dataset(name, data=value)
+        node.attrs.update({"encoding-type": "numeric-scalar", "encoding-version": "0.2.0"})
 
 
 def _write_matrix(group: h5py.Group, name: str, matrix: Any) -> None:

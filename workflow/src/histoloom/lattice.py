@@ -83,6 +83,22 @@ def neighbours(positions: npt.NDArray[np.float64], radius_um: float, *, include_
     return csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(positions), len(positions)))
 
 
+def at_edge(array_row: npt.ArrayLike, array_col: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Tell which places of a section lack a neighbour on their lattice: one of 8 on a square one, of 6 on a hexagonal.
+
+    The places are those that count (kept tiles), so that a hole in the tissue has an edge too.
+    """
+    kind = lattice_of(array_row, array_col)
+    row, column = (np.rint(np.asarray(values, dtype=np.float64)).astype(np.int64) for values in (array_row, array_col))
+    if kind == HEXAGONAL:
+        steps = [(0, -2), (0, 2), (-1, -1), (-1, 1), (1, -1), (1, 1)]
+    else:
+        steps = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+    places = set(zip(row.tolist(), column.tolist(), strict=True))
+    edges = [any((y + dy, x + dx) not in places for dy, dx in steps) for y, x in zip(row, column, strict=True)]
+    return np.array(edges, dtype=bool)
+
+
 def cells_of(array_row: npt.ArrayLike, array_col: npt.ArrayLike, kind: str) -> npt.NDArray[np.int64]:
     """Return (n, 2) whole-numbered cells in which neighbours within a row are one apart.
 

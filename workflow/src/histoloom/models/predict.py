@@ -22,6 +22,7 @@ from histoloom.inputs.build import TRANSDUCTIVE, available
 from histoloom.kinds import find
 from histoloom.models.artefact import SavedModels, load_models, name_of
 from histoloom.models.base import JobContext
+from histoloom.models.outputs import pictures_for_scanpy, tissue_of, without_negatives
 from histoloom.models.setup import LEAKS, Files, FoldRows, Setup
 from histoloom.models.training_range import LIMIT, read_training_range
 from histoloom.obs_keys import observation_keys
@@ -162,9 +163,11 @@ def _write_predictions(
     layers: Mapping[str, npt.NDArray[np.float32]],
     metadata: Mapping[str, Any],
     out: Path,
+    spatial: Mapping[str, Any] | None = None,
 ) -> None:
     var = pd.DataFrame(index=pd.Index(list(outputs), dtype=object))
-    write_table(Table(obs, var, values, layers, {"spatial": obs[["x", "y"]].to_numpy(np.float64)}, metadata), out)
+    places, uns = {"spatial": obs[["x", "y"]].to_numpy(np.float64)}, {"spatial": spatial} if spatial else {}
+    write_table(Table(obs, var, values, layers, places, metadata, uns), out)
 
 
 def apply_models(
@@ -179,11 +182,12 @@ def apply_models(
 ) -> None:
     """Predict on slides without expression, with the models of fold ``all``.
 
-    `files` are samples, whose tiles are the observations, their ``embeddings_<encoder>`` and pixels, and ``training``:
-    what the models were trained on. The h5ad has index ``cohort/sample/obs_id``, X (n, T) and layers ``seed_<s>`` and
-    ``spread``: the standard deviation over the models of all folds and seeds that are given. For models that take
-    features, ``obs`` has ``training_share`` (`TrainingRange.share_nearer`) and ``unlike_training``. The metadata has
-    mpp and the tile's side per section.
+    `files` are samples, whose tiles are the observations, their ``tiles``, ``embeddings_<encoder>`` and pixels, and
+    ``training``: what the models were trained on. Abundances are not negative (`without_negatives`, key ``negative``;
+    the layers are as the models give them). The h5ad has index ``cohort/sample/obs_id``, X (n, T) and layers
+    ``seed_<s>`` and ``spread``: the standard deviation over the models of all folds and seeds that are given. For
+    models that take features, ``obs`` has ``training_share`` (`TrainingRange.share_nearer`) and ``unlike_training``;
+    tissue_fraction and edge (`tissue_of`) of all. The metadata has mpp and the tile's side per section.
     """
     saved = [load_models(path) for path in models]
     training = read_training_range(files["training"][0])
@@ -217,6 +221,9 @@ def apply_models(
                     by_seed[seed] = values
     mean = np.asarray(np.mean(list(by_seed.values()), axis=0, dtype=np.float64), np.float32)
     _check_finite(mean, obs.index)
+    policy = experiment.get("negative", "clip") if facts["target_kind"] == "abundance" else "keep"
+    mean, negative_share = without_negatives(mean, policy)
+    obs = obs.join(tissue_of(files.get("tiles", []), obs)) if files.get("tiles") else obs
     if spaces and training.measures_tiles:
         obs["training_share"] = training.share_nearer(inputs.features())
         obs["unlike_training"] = obs["training_share"] > LIMIT
@@ -231,6 +238,7 @@ def apply_models(
         "tiles": facts["tiles"],
         "transductive": facts["standardise"] in TRANSDUCTIVE and bool(spaces),
         "shared_patients": shared,
+        "negative": {"policy": policy, "share": negative_share},
         "sections": [
             {
                 **{key: meta.get(key) for key in ("cohort", "sample", "patient", "mpp", "pitch_px")},
@@ -245,7 +253,7 @@ def apply_models(
     }
     layers = {f"seed_{seed}": np.asarray(v, np.float32) for seed, v in by_seed.items() if kind.stochastic}
     layers["spread"] = spread.standard_deviation()
-    _write_predictions(mean, obs, outputs, layers, metadata, out)
+    _write_predictions(mean, obs, outputs, layers, metadata, out, pictures_for_scanpy(files["samples"]))
 
 
 def outputs_of(model: SavedModels, fold: str) -> list[str]:

@@ -145,10 +145,12 @@ class Models:
             models = self.all_files(entry["from"], model)
             training = paths.TRAINING_RANGE.format(experiment=entry["from"], model=model)
             tiles = self.experiments.entry(entry["from"])["tiles"]
+        sections = self.experiments.samples(experiment)
         return {
             "models": models,
             **self._inputs(experiment, model, tiles),
             "samples": self.experiments.sample_files(experiment),
+            "tiles": [paths.TILES.format(tiles=tiles, cohort=c, sample=s) for c, s in sections],
             "training": [training],
         }
 

@@ -16,6 +16,7 @@ from histoloom.artefacts import identities_of, read_metadata
 from histoloom.embeddings.artefact import embedded_keys
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
+from histoloom.lattice import at_edge
 from histoloom.obs_keys import obs_keys
 from histoloom.samples.section import open_section
 from histoloom.samples.tables import is_control
@@ -57,9 +58,9 @@ def observe(sample: Path, tile: Path, *, off_tissue: bool = False) -> Observed:
         raise InputError(tile, problem, "give samples and tiles in the same order.", code="tiles-section")
     obs = section.obs
     ids = pd.Index(obs.index)
-    tiles = pd.read_parquet(tile, columns=["obs_id", "kept"]).set_index("obs_id")["kept"]
+    tiles = pd.read_parquet(tile, columns=["obs_id", "kept", "tissue_fraction"]).set_index("obs_id").reindex(ids)
     in_tissue = obs["in_tissue"].to_numpy(bool)
-    kept = tiles.reindex(ids).fillna(False).to_numpy(bool)
+    kept = tiles["kept"].eq(True).to_numpy(bool)
     kept_in_tissue = kept & in_tissue
     kept = kept if off_tissue else kept_in_tissue
     keys = {"cohort": cohort, "sample": name, "patient": section.patient}
@@ -72,6 +73,12 @@ def observe(sample: Path, tile: Path, *, off_tissue: bool = False) -> Observed:
     frame["pitch_um"] = float(pitch) if pitch is not None else np.nan
     frame["qc_flag"] = str(meta.get("qc_flag") or "")
     frame["low_umi"] = obs["n_counts"].to_numpy() < LOW_UMI
+    frame["tissue_fraction"] = tiles["tissue_fraction"].to_numpy(np.float32)
+    frame["edge"] = False
+    if meta.get("unit") != "cell":
+        frame.loc[kept, "edge"] = at_edge(
+            *(frame.loc[kept, name].to_numpy(float) for name in ("array_row", "array_col"))
+        )
     step = {
         "cohort": cohort, "sample": name, "observations": len(obs), "in_tissue": int(in_tissue.sum()),
         "kept": int(kept.sum()),
