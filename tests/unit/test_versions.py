@@ -40,9 +40,9 @@ def test_the_version_of_a_model_is_its_kinds(monkeypatch: pytest.MonkeyPatch) ->
     from test_config import demo, load
 
     plan = load(demo())
-    before = plan.models.version("ridge")
+    before = plan.models.kind("ridge").version
     monkeypatch.setitem(kinds.MODELS, "ridge", replace(kinds.MODELS["ridge"], version=before + 1))
-    assert plan.models.version("ridge") == before + 1
+    assert plan.models.kind("ridge").version == before + 1
 
 
 @pytest.fixture

@@ -115,12 +115,24 @@ def shown_table(table, title, what, role=""):
     return {f"{role}csv": csv, f"{role}md": md, f"{role}html": html}
 
 
+# A fact of the kind that a method of the plan gives: its version, how many GPUs it can use.
+def fact(method, name):
+    ask = inputs(method)
+
+    def ask_fact(wildcards):
+        return getattr(ask(wildcards), name)
+
+    ask_fact.wildcards = ask.wildcards
+    return ask_fact
+
+
 # Memory or time by the size of the input and the attempt; what is needed is that of the rule, or of a kind.
 def measured(measure, need):
     ask = inputs(need) if callable(need) else None
 
     def ask_measure(wildcards, input, attempt):
-        return measure(ask(wildcards) if ask else need, input, attempt)
+        needed = ask(wildcards) if ask else need
+        return measure(getattr(needed, "memory", needed), input, attempt)
 
     ask_measure.wildcards = ask.wildcards if ask else []
     return ask_measure

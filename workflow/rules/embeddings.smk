@@ -19,9 +19,9 @@ rule embed_batch:
         "../../envs/embed.yaml"
     threads: 2
     resources:
-        mem_mb=memory(PLAN.embeddings.memory),
-        runtime=runtime(PLAN.embeddings.memory),
-        gpu=inputs(PLAN.embeddings.gpu),
+        mem_mb=memory(PLAN.embeddings.kind),
+        runtime=runtime(PLAN.embeddings.kind),
+        gpu=fact(PLAN.embeddings.kind, "gpu"),
     params:
         specs=spec(PLAN.embeddings.batch_specs),
         version=version_of("embeddings"),

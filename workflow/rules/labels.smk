@@ -40,9 +40,9 @@ rule label_groups:
         "../../envs/labels.yaml"
     threads: inputs(PLAN.labels.threads)
     resources:
-        mem_mb=memory(PLAN.labels.memory),
-        runtime=runtime(PLAN.labels.memory),
-        gpu=inputs(PLAN.labels.gpu),
+        mem_mb=memory(PLAN.labels.kind),
+        runtime=runtime(PLAN.labels.kind),
+        gpu=fact(PLAN.labels.kind, "gpu"),
     params:
         spec=spec(PLAN.labels.spec),
         fits=spec(PLAN.labels.fits),

@@ -51,13 +51,13 @@ rule train_model:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=memory(PLAN.models.memory),
-        runtime=runtime(PLAN.models.memory),
-        gpu=inputs(PLAN.models.gpu),
+        mem_mb=memory(PLAN.models.kind),
+        runtime=runtime(PLAN.models.kind),
+        gpu=fact(PLAN.models.kind, "gpu"),
     params:
         spec=spec(PLAN.models.spec),
         experiment=spec(PLAN.experiments.spec, part="training"),
-        version=inputs(PLAN.models.version),
+        version=fact(PLAN.models.kind, "version"),
     script:
         "../../scripts/train_model.py"
 
@@ -82,13 +82,13 @@ rule train_fold:
         "../../envs/models.yaml"
     threads: 1
     resources:
-        mem_mb=memory(PLAN.models.memory),
-        runtime=runtime(PLAN.models.memory),
-        gpu=inputs(PLAN.models.gpu),
+        mem_mb=memory(PLAN.models.kind),
+        runtime=runtime(PLAN.models.kind),
+        gpu=fact(PLAN.models.kind, "gpu"),
     params:
         spec=spec(PLAN.models.spec),
         experiment=spec(PLAN.experiments.spec, part="training"),
-        version=inputs(PLAN.models.version),
+        version=fact(PLAN.models.kind, "version"),
     script:
         "../../scripts/train_model.py"
 
@@ -133,11 +133,11 @@ rule predict_model:
     resources:
         mem_mb=memory(NEEDS["predict_model"]),
         runtime=runtime(NEEDS["predict_model"]),
-        gpu=inputs(PLAN.models.predicting_gpu),
+        gpu=fact(PLAN.models.kind, "predicting_gpu"),
     params:
         spec=spec(PLAN.models.spec),
         experiment=spec(PLAN.experiments.spec, part="training"),
-        version=inputs(PLAN.models.version),
+        version=fact(PLAN.models.kind, "version"),
     script:
         "../../scripts/predict_model.py"
 
@@ -187,10 +187,10 @@ rule apply_model:
     resources:
         mem_mb=memory(NEEDS["apply_model"]),
         runtime=runtime(NEEDS["apply_model"]),
-        gpu=inputs(PLAN.models.predicting_gpu),
+        gpu=fact(PLAN.models.kind, "predicting_gpu"),
     params:
         spec=spec(PLAN.models.spec),
         experiment=spec(PLAN.experiments.spec, part="applying"),
-        version=inputs(PLAN.models.version),
+        version=fact(PLAN.models.kind, "version"),
     script:
         "../../scripts/apply_model.py"

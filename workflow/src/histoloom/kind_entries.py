@@ -96,6 +96,11 @@ class ModelKind(Kind):
     baseline: str | None = None  # its level in the baseline comparison (see `LEVELS`); None: ``model``
     memory: Memory = LIGHT  # of a training job
 
+    @property
+    def predicting_gpu(self) -> int:
+        """How many GPUs a prediction can use."""
+        return self.gpu if Need.PIXELS in self.needs else 0
+
 
 @dataclass(frozen=True)
 class SplitKind(Kind):

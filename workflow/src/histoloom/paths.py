@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 SAMPLE = "results/samples/{cohort}/{sample}.h5ad"
@@ -63,6 +66,29 @@ def fill(pattern: str, **known: object) -> str:
     for name, value in known.items():
         pattern = pattern.replace(f"{{{name}}}", str(value))
     return pattern
+
+
+def each(pattern: str, sections: Iterable[tuple[str, str]], **names: object) -> list[str]:
+    """Return the file of each section, (cohort, sample), in their order."""
+    return [pattern.format(cohort=cohort, sample=sample, **names) for cohort, sample in sections]
+
+
+@dataclass(frozen=True)
+class HalfLabels:
+    """Name of labels that a method makes of one half of the counts, 0 or 1, cut by a seed."""
+
+    labels: str
+    half: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.labels}-half{self.half}s{self.seed}"
+
+    @classmethod
+    def parse(cls, name: str) -> HalfLabels | None:
+        """Return the parts of a name; None where it is that of labels of all counts."""
+        match = re.fullmatch(r"(.+)-half([01])s(\d+)", name)
+        return cls(match[1], int(match[2]), int(match[3])) if match else None
 
 
 def scratch_of(output: str | Path) -> Path:

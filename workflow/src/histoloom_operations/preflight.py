@@ -98,6 +98,6 @@ def hosts_to_ask(needs: Needs, specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def jobs_for_gpus(plan: Plan, specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the entries of the config whose jobs can use a GPU."""
-    labels = [name for name in dict.fromkeys(label for label, _ in plan.labels_of_run()) if plan.labels.gpu(name)]
-    encoders = [str(spec["name"]) for spec in specs if plan.embeddings.gpu(str(spec["name"]))]
+    labels = [name for name in dict.fromkeys(label for label, _ in plan.labels_of_run()) if plan.labels.kind(name).gpu]
+    encoders = [str(spec["name"]) for spec in specs if plan.embeddings.kind(str(spec["name"])).gpu]
     return [*(f"labels {name}" for name in labels), *(f"encoder {name}" for name in encoders)]

@@ -45,7 +45,7 @@ _STAMPED = ("method", "units", "seeds", "seed", "demo_fit", "variants")
 
 def section_files(plan: Plan, cohorts: Sequence[str], pattern: str, **names: str) -> list[str]:
     """Return one file per section of cohorts."""
-    return [pattern.format(cohort=c, sample=s, **names) for c, s in plan.sections.pairs(cohorts)]
+    return paths.each(pattern, plan.sections.pairs(cohorts), **names)
 
 
 def check_files(plan: Plan, entry: Mapping[str, Any], pattern: str = paths.SAMPLE) -> dict[str, list[str]]:
@@ -59,7 +59,7 @@ def check_files(plan: Plan, entry: Mapping[str, Any], pattern: str = paths.SAMPL
         models = entry["models"] or [model for model in trained if plan.models.embeddings.of_model(model)]
         return {
             "labels": [plan.models.first_predictions(experiment, model) for model in models],
-            "against": [pattern.format(cohort=c, sample=s) for c, s in plan.experiments.samples(experiment)],
+            "against": paths.each(pattern, plan.experiments.samples(experiment)),
         }
     labels, other = (
         [paths.LABELS.format(labels=name, cohort=cohort) for cohort in entry["cohorts"] if name]

@@ -27,6 +27,7 @@ from histoloom.errors import InputError
 from histoloom.labels.thinning import HALVES, thin_counts
 from histoloom.metrics.aggregate import roll_up
 from histoloom.metrics.ceiling import IDENTIFIABLE, halves_rows
+from histoloom.paths import HalfLabels
 from histoloom.report.style import drawing, heading, short_names
 from histoloom.samples.section import open_section
 from histoloom.targets.abundance import apply_recipe
@@ -36,15 +37,14 @@ from histoloom.targets.recipes import Recipe
 def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the labels of both halves; or an experiment's target (genes, recipe, observations) and its sections."""
     if "experiment" in entry:
-        sections = plan.experiments.samples(entry["experiment"])
-        files = [paths.SAMPLE.format(cohort=cohort, sample=sample) for cohort, sample in sections]
+        files = plan.experiments.sample_files(entry["experiment"])
         return {"labels": [paths.TARGET.format(experiment=entry["experiment"])], "against": files}
     method = plan.config.get("labels", entry["labels"])["method"]
     if kinds.LABELS[method].whole_cohort:
         place, remedy = f"{plan.config.origin}: a check of kind ceiling", "name labels that are made from counts."
         problem = f"labels '{entry['labels']}' ({method}) are read from a table: halves of counts do not change them."
         raise InputError(place, problem, remedy, code="ceiling-no-counts")
-    names = [f"{entry['labels']}-half{half}s{entry['seed']}" for half in (0, 1)]
+    names = [HalfLabels(entry["labels"], half, entry["seed"]) for half in HALVES]
     first, second = ([paths.LABELS.format(labels=name, cohort=c) for c in entry["cohorts"]] for name in names)
     return {"labels": first, "against": second}
 

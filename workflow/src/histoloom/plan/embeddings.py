@@ -118,10 +118,11 @@ class Embeddings:
     def batch_files(self, encoder: str, cohort: str, batch: str) -> dict[str, list[str]]:
         """Return what an embedding job reads, by role."""
         members = self.batches(encoder, cohort)[batch]
+        pairs = [(cohort, sample) for sample in members]
         entry = self.config.get("encoders", encoder)
         common = {
-            "samples": [paths.SAMPLE.format(cohort=cohort, sample=s) for s in members],
-            "tiles": [paths.TILES.format(tiles=entry["tiles"], cohort=cohort, sample=s) for s in members],
+            "samples": paths.each(paths.SAMPLE, pairs),
+            "tiles": paths.each(paths.TILES, pairs, tiles=entry["tiles"]),
         }
         if encoder in self.precomputed:
             form = self.config.place(entry["files"], f"encoders.{encoder}.files").replace("{cohort}", cohort)
@@ -153,19 +154,12 @@ class Embeddings:
 
     def genes(self, encoder: str, cohort: str) -> list[str]:
         """Return the table of genes for sections and the vocabulary of an encoder of expression."""
-        reads_counts = self._kind(encoder).reads == "counts"
+        reads_counts = self.kind(encoder).reads == "counts"
         return self.sections.gene_table([self.sections.gene_origin(cohort), "vocabulary"]) if reads_counts else []
 
-    def _kind(self, encoder: str) -> EncoderKind:
+    def kind(self, encoder: str) -> EncoderKind:
+        """Return what is known of an encoder's kind."""
         return kinds.ENCODERS[self.spec(encoder)["card"]["kind"]]
-
-    def memory(self, encoder: str) -> Memory:
-        """Return what an embedding job takes."""
-        return self._kind(encoder).memory
-
-    def gpu(self, encoder: str) -> int:
-        """Return how many GPUs an embedding job can use."""
-        return self._kind(encoder).gpu
 
     # groups of encoders ----------------------------------------------------------------------------------------
 
@@ -188,7 +182,7 @@ class Embeddings:
                 if encoders := tuple(e for e in self.used_encoders(cohort) if e in entry["encoders"]):
                     cohorts.setdefault(encoders, []).append(cohort)
             for encoder in dict.fromkeys(e for encoders in cohorts for e in encoders):
-                if self._kind(encoder).reads == "counts":
+                if self.kind(encoder).reads == "counts":
                     where = f"{self.config.origin}: encoder_groups.{name}.encoders"
                     problem = f"'{encoder}' reads counts, not pixels."
                     raise InputError(where, problem, "leave it out of the group.", code="encoder-group")
@@ -213,9 +207,9 @@ class Embeddings:
 
     def group_memory(self, group: EncoderGroup) -> Memory:
         """Return what a job of a group takes: several networks at once, or the heaviest of simple features."""
-        heaviest = max((self._kind(encoder) for encoder in group.encoders), key=lambda kind: kind.memory.base_mb)
+        heaviest = max((self.kind(encoder) for encoder in group.encoders), key=lambda kind: kind.memory.base_mb)
         return NEEDS["embed_group"] if heaviest.weights else heaviest.memory
 
     def group_gpu(self, group: EncoderGroup) -> int:
         """Return how many GPUs a job of a group can use."""
-        return max(self.gpu(encoder) for encoder in group.encoders)
+        return max(self.kind(encoder).gpu for encoder in group.encoders)

@@ -50,7 +50,7 @@ class Experiments:
 
     def sample_files(self, experiment: str) -> list[str]:
         """Return the sections of an experiment."""
-        return [paths.SAMPLE.format(cohort=c, sample=s) for c, s in self.samples(experiment)]
+        return paths.each(paths.SAMPLE, self.samples(experiment))
 
     def spec(self, experiment: str, part: str) -> dict[str, Any]:
         """Return the keys of an experiment that affect a part of the workflow, as its schema says (``x-affects``).

@@ -7,7 +7,8 @@ from typing import Any
 from histoloom import kinds, paths
 from histoloom.config import Config
 from histoloom.errors import InputError
-from histoloom.kind_entries import LabelsKind, Memory
+from histoloom.kind_entries import LabelsKind
+from histoloom.paths import HalfLabels
 from histoloom.plan.sections import Sections
 from histoloom.schemas import fill_defaults, load_schema
 
@@ -15,12 +16,6 @@ from histoloom.schemas import fill_defaults, load_schema
 _PATHS = frozenset({"path", "folder", "annotation"})
 _NOT_SCIENCE = frozenset({"seeds", "fits_per_job", "path"})
 Fit = tuple[str, int, list[str]]  # group, seed, the group's sections
-
-
-def _half(labels: str) -> tuple[str, str, str] | None:
-    """Split the name of labels of thinned counts into that of their entry, the half and the seed of the thinning."""
-    base, mark, half = labels.partition("-half")
-    return (base, *half.split("s")) if mark else None  # type: ignore[return-value]
 
 
 class Labels:
@@ -35,27 +30,23 @@ class Labels:
         The second half takes the next seed: with one seed for both, the noise of the optimiser would be common to the
         halves and look like something that counts say.
         """
-        half = _half(labels)
+        half = self._half(labels)
         if half is None:
             return self.config.get("labels", labels)
-        entry = self.config.get("labels", half[0])
+        entry = self.config.get("labels", half.labels)
         first = next(iter(entry.get("seeds") or [0]))
-        return {**entry, "seeds": [first + int(half[1])]}
+        return {**entry, "seeds": [first + half.half]}
+
+    def _half(self, labels: str) -> HalfLabels | None:
+        return None if labels in self.config.entries["labels"] else HalfLabels.parse(labels)
 
     def spec(self, labels: str) -> dict[str, Any]:
         """Return what of a label method's entry decides the labels of one seed: one more must not refit the others."""
         return {key: value for key, value in self.entry(labels).items() if key not in _NOT_SCIENCE}
 
-    def _kind(self, labels: str) -> LabelsKind:
+    def kind(self, labels: str) -> LabelsKind:
+        """Return what is known of a label method."""
         return kinds.LABELS[self.entry(labels)["method"]]
-
-    def gpu(self, labels: str) -> int:
-        """Return how many GPUs a label job can use."""
-        return self._kind(labels).gpu
-
-    def memory(self, labels: str) -> Memory:
-        """Return what a label job takes."""
-        return self._kind(labels).memory
 
     def threads(self, labels: str) -> int:
         """Return the threads of a label job: they change floats, so the config decides, not the machine."""
@@ -63,7 +54,7 @@ class Labels:
 
     def groups(self, labels: str, cohort: str) -> dict[str, list[str]]:
         """Return sections by deconvolution group; the group's name is a patient, a section or ``all``."""
-        group_by = "cohort" if self._kind(labels).whole_cohort else self.entry(labels)["group_by"]
+        group_by = "cohort" if self.kind(labels).whole_cohort else self.entry(labels)["group_by"]
         groups: dict[str, list[str]] = {}
         for row in self.sections.rows(cohort):
             name = {"patient": row["patient"], "section": row["sample"], "cohort": "all"}[group_by]
@@ -103,14 +94,11 @@ class Labels:
 
     def inputs(self, labels: str, cohort: str, group: str) -> dict[str, list[str]]:
         """Return what the labels of a group are made from, by role."""
-        half, samples = _half(labels), self.groups(labels, cohort)[group]
-        if half:
-            files = [paths.THINNED.format(half=half[1], seed=half[2], cohort=cohort, sample=s) for s in samples]
-        else:
-            files = [paths.SAMPLE.format(cohort=cohort, sample=s) for s in samples]
+        half, pairs = self._half(labels), [(cohort, sample) for sample in self.groups(labels, cohort)[group]]
+        counts = paths.fill(paths.THINNED, half=half.half, seed=half.seed) if half else paths.SAMPLE
         reference = self.entry(labels).get("reference")
         return {
-            "samples": files,
+            "samples": paths.each(counts, pairs),
             "reference": [paths.REFERENCE.format(reference=reference)] if reference else [],
             "tables": self.tables(labels, cohort, group),
             "nuclei": self._nuclei(labels, cohort, group),
@@ -119,7 +107,7 @@ class Labels:
 
     def tables(self, labels: str, cohort: str, group: str) -> list[str]:
         """Return the published tables, the user's own, or the simulation's ground truth, that a label job reads."""
-        reads, source = self._kind(labels).reads, self.sections.entry(cohort)["source"]
+        reads, source = self.kind(labels).reads, self.sections.entry(cohort)["source"]
         if reads == "counts":
             return []
         if reads == "file":
@@ -150,9 +138,8 @@ class Labels:
         """
         if self.entry(labels).get("n_cells_per_location") != "nuclei":
             return []
-        samples = self.groups(labels, cohort)[group]
-        with_slide = [s for s in samples if "image" in self.sections.files(cohort, s)]
-        return [paths.NUCLEI.format(cohort=cohort, sample=s) for s in with_slide]
+        pairs = [(cohort, sample) for sample in self.groups(labels, cohort)[group]]
+        return paths.each(paths.NUCLEI, [pair for pair in pairs if "image" in self.sections.files(*pair)])
 
     # references ----------------------------------------------------------------------------------------------
 

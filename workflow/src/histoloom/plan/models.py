@@ -8,7 +8,7 @@ from histoloom import bundles, kinds, paths
 from histoloom.config import Config
 from histoloom.folds import ALL, fold_ids
 from histoloom.identity import canonical_json
-from histoloom.kind_entries import Memory, ModelKind, Need
+from histoloom.kind_entries import ModelKind, Need
 from histoloom.kinds import LEVELS
 from histoloom.plan.baselines import is_baseline, level_of
 from histoloom.plan.embeddings import Embeddings
@@ -31,22 +31,9 @@ class Models:
         """Return what is known of a model's kind."""
         return kinds.MODELS[self.config.get("models", model)["kind"]]
 
-    def version(self, model: str) -> int:
-        """Return the version of a model's kind."""
-        return self.kind(model).version
-
-    def gpu(self, model: str) -> int:
-        """Return how many GPUs a training job can use."""
-        return self.kind(model).gpu
-
-    def memory(self, model: str) -> Memory:
-        """Return what a training job takes."""
-        return self.kind(model).memory
-
     def target_files(self, experiment: str) -> dict[str, list[str]]:
         """Return what a target is built from, by role; one entry per section or per cohort, in the same order."""
         entry, cohorts = self.experiments.entry(experiment), self.experiments.cohorts(experiment)
-        sections, tiles = self.experiments.samples(experiment), entry["tiles"]
         # Other software may have left out tiles that are kept here.
         encoders = dict.fromkeys(e for m in entry["models"] for e in self.embeddings.of_model(m))
         precomputed = [e for e in encoders if e in self.embeddings.precomputed]
@@ -58,7 +45,7 @@ class Models:
 
         return {
             "samples": self.experiments.sample_files(experiment),
-            "tiles": [paths.TILES.format(tiles=tiles, cohort=c, sample=s) for c, s in sections],
+            "tiles": paths.each(paths.TILES, self.experiments.samples(experiment), tiles=entry["tiles"]),
             "labels": labels(entry.get("labels")),
             "truth": labels(entry.get("truth")),
             **{f"embeddings_{e}": self.embeddings.files(e, cohorts) for e in precomputed},
@@ -78,7 +65,7 @@ class Models:
 
     def _inputs(self, experiment: str, model: str, tiles: str) -> dict[str, list[str]]:
         cohorts, needs = self.experiments.cohorts(experiment), self.kind(model).needs
-        packed = [paths.PIXELS.format(tiles=tiles, cohort=c, sample=s) for c, s in self.experiments.samples(experiment)]
+        packed = paths.each(paths.PIXELS, self.experiments.samples(experiment), tiles=tiles)
         counts = self.experiments.sample_files(experiment)
         return {
             **{f"embeddings_{e}": self.embeddings.files(e, cohorts) for e in self.embeddings.of_model(model)},
@@ -130,10 +117,6 @@ class Models:
     def first_predictions(self, experiment: str, model: str) -> str:
         """Return the predictions that maps and checks show: the first variant's."""
         return self.predictions(experiment, model)[0]
-
-    def predicting_gpu(self, model: str) -> int:
-        """Return how many GPUs a prediction can use."""
-        return self.kind(model).gpu if Need.PIXELS in self.kind(model).needs else 0
 
     def apply_files(self, experiment: str, model: str) -> dict[str, list[str]]:
         """Return what applying a trained model to slides reads, by role."""
@@ -190,9 +173,9 @@ class Models:
             inputs.append((str(spec["card"]["kind"]), str(weights)))
         return level_of(self.config.get("models", model)["kind"], inputs)
 
-    def draws_maps(self, model: str) -> bool:
-        """Whether a model predicts from morphology, so that its maps are worth a look."""
-        return not is_baseline(self.level(model))
+    def mapped(self, experiment: str) -> list[str]:
+        """Return the models of an experiment that predict from morphology, so that their maps are worth a look."""
+        return [model for model in self.experiments.entry(experiment)["models"] if not is_baseline(self.level(model))]
 
     def baselines(self, experiment: str) -> list[dict[str, Any]]:
         """Return an experiment's models with their levels, least first; in the config's order on one level."""

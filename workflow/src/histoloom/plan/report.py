@@ -92,7 +92,7 @@ class Report:
         present = {self.checks.chapter(name) for name in self.checks.named()} | {"What was measured"}
         if evaluations:
             present |= {"In short", "How good is it", "Compared with baselines"}
-        if any(self.models.draws_maps(m) for name in evaluations for m in self.experiments.entry(name)["models"]):
+        if any(map(self.models.mapped, evaluations)):
             present.add("Where does it fail")
         leakage = self.experiments.leakage_tests()
         if leakage or any(self.experiments.audit_file(name) for name in evaluations):
@@ -114,8 +114,8 @@ class Report:
             names = ["summary", "baselines", *["attainable"] * bool(self.checks.ceilings(name))]
             tables += [paths.TABLE.format(experiment=name, table=table, ending="csv") for table in names]
             figures += [paths.FIGURE.format(experiment=name, figure=figure) for figure in ("baselines", "bars")]
-            models = [m for m in self.experiments.entry(name)["models"] if self.models.draws_maps(m)]
-            figures += [paths.MODEL_FIGURE.format(experiment=name, model=m, figure="maps.jpg") for m in models]
+            maps = paths.fill(paths.MODEL_FIGURE, experiment=name, figure="maps.jpg")
+            figures += [maps.format(model=m) for m in self.models.mapped(name)]
         return {"tables": tables, "figures": figures}
 
     def front_spec(self) -> list[dict[str, Any]]:
@@ -195,7 +195,7 @@ class Report:
         for figure in ("bars", "baselines", "between", *["ablation"] * ablation):
             yield paths.FIGURE.format(experiment=name, figure=figure)
         yield from self.experiments.audit_file(name)
-        for model in (m for m in entry["models"] if self.models.draws_maps(m)):
+        for model in self.models.mapped(name):
             for figure in ("maps.jpg", "colocalization.png", "ranks.png", "errors.jpg"):
                 yield paths.MODEL_FIGURE.format(experiment=name, model=model, figure=figure)
         for cohort, sample in self.experiments.samples(name):

@@ -74,9 +74,9 @@ class Viewers:
         return [*self.slides(), *self.evaluations(), *self.labels()]
 
     def _of(self, experiment: str) -> list[str]:
-        models = [model for model in self.experiments.entry(experiment)["models"] if self.models.draws_maps(model)]
+        sections = self.experiments.samples(experiment)
         return [
-            paths.VIEWER.format(experiment=experiment, model=model, cohort=cohort, sample=sample)
-            for model in models
-            for cohort, sample in self.experiments.samples(experiment)
+            path
+            for model in self.models.mapped(experiment)
+            for path in paths.each(paths.VIEWER, sections, experiment=experiment, model=model)
         ]
