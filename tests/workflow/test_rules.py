@@ -30,7 +30,7 @@ def copied(tmp_path: Path) -> Path:
         ("inputs(PLAN.sections.slide)", "inputs(PLAN.sections.slides)", "no attribute 'slides'"),
         ("inputs(PLAN.sections.slide)", "inputs(PLAN.labels.groups)", "count_nuclei has no wildcard labels"),
         ('sample=paths.SAMPLE', "unpack(inputs(PLAN.labels.inputs))", "count_nuclei has no wildcard group, labels"),
-        ('memory(NEEDS["count_nuclei"])', "memory(PLAN.models.memory)", "count_nuclei has no wildcard model"),
+        ('memory(NEEDS["count_nuclei"])', "memory(PLAN.models.kind)", "count_nuclei has no wildcard model"),
         ('code_of("nuclei")', "spec(PLAN.models.spec)", "count_nuclei has no wildcard model"),
         ('code_of("nuclei")', 'code_of("nucleus")', "no such stage"),
         ("paths.NUCLEI", "paths.NUCLEUS", "no attribute 'NUCLEUS'"),

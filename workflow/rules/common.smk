@@ -2,6 +2,7 @@
 # The only file with functions. They name files and choices; they never read a result.
 from functools import partial
 from inspect import signature
+from operator import attrgetter
 from pathlib import Path
 
 from snakemake.io import get_wildcard_names
@@ -72,26 +73,25 @@ def get_mirror(wildcards, input):
     return PLAN.config.mirror_dir or ""
 
 
-# Files or numbers that a method of the plan gives for the wildcards that its parameters name; others are given here.
-def inputs(method, **given):
+# What a method of the plan gives for the wildcards that its parameters name; other parameters are given here.
+def inputs(method, then=None, **given):
     names = [name for name in signature(method).parameters if name not in given]
 
     def ask(wildcards):
-        return method(**{name: wildcards[name] for name in names}, **given)
+        answer = method(**{name: wildcards[name] for name in names}, **given)
+        return then(answer) if then else answer
 
     ask.wildcards = names
     return ask
 
 
-# The same for the choices that decide a result, as one scalar param.
-def spec(method, **given):
-    ask = inputs(method, **given)
+# The choices that decide a result, as one scalar param.
+spec = partial(inputs, then=canonical_json)
 
-    def ask_spec(wildcards):
-        return canonical_json(ask(wildcards))
 
-    ask_spec.wildcards = ask.wildcards
-    return ask_spec
+# A fact of the kind that a method gives: its version, how many GPUs it can use.
+def fact(method, name):
+    return inputs(method, then=attrgetter(name))
 
 
 chapter = PLAN.report.chapter  # of the report, numbered
@@ -113,17 +113,6 @@ def shown_table(table, title, what, role=""):
     csv, md = (paths.fill(paths.TABLE, table=table, ending=e) for e in ("csv", "md"))
     html = shown(paths.TABLE, title, what, table=table, ending="html")
     return {f"{role}csv": csv, f"{role}md": md, f"{role}html": html}
-
-
-# A fact of the kind that a method of the plan gives: its version, how many GPUs it can use.
-def fact(method, name):
-    ask = inputs(method)
-
-    def ask_fact(wildcards):
-        return getattr(ask(wildcards), name)
-
-    ask_fact.wildcards = ask.wildcards
-    return ask_fact
 
 
 # Memory or time by the size of the input and the attempt; what is needed is that of the rule, or of a kind.
