@@ -115,6 +115,15 @@ def deconvolution_mb(n_obs: int, n_genes: int, n_types: int, posterior_samples: 
     return _PROGRAM_MB + dense + posterior
 
 
+def mapping_mb(n_obs: int, n_cells: int, n_genes: int, mapped_cells: int = 0) -> float:
+    """Return the memory that a fit to the reference's cells takes, MB.
+
+    Counts of spots and cells are held dense a few times; Tangram maps cells onto spots as a dense matrix with its
+    gradient and the optimiser's two.
+    """
+    return _PROGRAM_MB + 16e-6 * (n_obs + n_cells) * n_genes + 20e-6 * mapped_cells * n_obs
+
+
 def advice_when_too_large(need_mb: float, granted_mb: float, n_obs: int, n_genes: int) -> tuple[str, str] | None:
     """Return what is wrong with a fit that needs more than is granted and what to do, or None if it fits."""
     granted = granted_mb - OVERHEAD_MB

@@ -59,6 +59,12 @@ REFERENCES: dict[str, ReferenceKind] = {
     "mtx": ReferenceKind("histoloom.references.readers:read_mtx_reference"),
     "simulated": ReferenceKind("histoloom.references.readers:read_h5ad_reference", simulated=True),
 }
+# Fits to the cells of the reference; a guess.
+_FROM_CELLS: dict[str, Any] = {
+    "gpu": 1,
+    "threads_matter": True,
+    "memory": Memory(1500, file_mb=60, base_minutes=240, minutes_per_mb=10),
+}
 LABELS: dict[str, LabelsKind] = {
     "cell2location": LabelsKind(
         "histoloom.labels.cell2location:label_cell2location",
@@ -71,6 +77,9 @@ LABELS: dict[str, LabelsKind] = {
     "nnls": LabelsKind(
         "histoloom.labels.nnls:label_nnls", memory=Memory(350, file_mb=8, base_minutes=20, minutes_per_mb=0.2)
     ),
+    "stereoscope": LabelsKind("histoloom.labels.scvi_methods:label_stereoscope", **_FROM_CELLS),
+    "destvi": LabelsKind("histoloom.labels.scvi_methods:label_destvi", **_FROM_CELLS),
+    "tangram": LabelsKind("histoloom.labels.scvi_methods:label_tangram", **_FROM_CELLS),
     "published": LabelsKind("histoloom.labels.tables:label_published", reads="table"),
     "truth": LabelsKind("histoloom.labels.tables:label_truth", reads="truth"),
     "table": LabelsKind("histoloom.labels.tables:label_own_table", reads="file"),

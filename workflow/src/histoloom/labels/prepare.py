@@ -43,6 +43,7 @@ class Prepared:
 
     obs: pd.DataFrame  # sample, obs_id, patient, flag_low_umi of all spots of the group
     counts: csr_matrix  # raw (n, G), genes as in signatures
+    reference_columns: np.ndarray  # (G,) their columns in the reference
     signatures: pd.DataFrame  # mean counts per cell (G genes x T types)
     dropped: dict[str, dict[str, int]]  # spots left out, by sample and reason
     genes: dict[str, Any]  # report about genes, JSON
@@ -170,7 +171,9 @@ def prepare(task: LabelTask) -> Prepared:
     for name, lost in report["lost_markers"].items():
         if lost:
             logger.info("%s: %d of %d markers are lost: %s", name, len(lost), _LOST_MARKERS, ", ".join(lost))
-    return Prepared(obs[usable].reset_index(drop=True), counts[usable], signatures.loc[chosen], dropped, report)
+    columns = np.asarray(known.kept)[known.keys.get_indexer(chosen)]
+    labelled = obs[usable].reset_index(drop=True)
+    return Prepared(labelled, counts[usable], columns, signatures.loc[chosen], dropped, report)
 
 
 def _most_specific(signatures: pd.DataFrame, most: int | None) -> pd.Index:

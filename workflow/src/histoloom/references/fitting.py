@@ -27,6 +27,14 @@ def import_cell2location() -> Any:
     return import_module("cell2location.models")
 
 
+def import_scvi() -> Any:
+    """Import scvi-tools with whatever torchvision is installed."""
+    import_module("histoloom.torch_compat")
+    for name in ("scvi.external", "scvi.model"):
+        import_module(name)
+    return import_module("scvi")
+
+
 @contextlib.contextmanager
 def _no_srun() -> Iterator[None]:
     """Keep Lightning from taking this process for one that srun started.
@@ -52,12 +60,13 @@ def device_options(device: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def fit_settings(
-    *, seed: int, threads: int, epochs: int, checkpoint: Checkpoint, device: str, what: str
+    *, seed: int, threads: int, epochs: int, checkpoint: Checkpoint, device: str, what: str, pyro: bool = True
 ) -> Iterator[dict[str, Any]]:
     """Seed the fit, bound its threads, and yield keyword arguments of ``train``.
 
     No progress bar, the epoch log, checkpoints, and a plain environment: Lightning otherwise detects SLURM from the
-    job's variables, expects to be started by srun and installs a requeue handler; one job is one task.
+    job's variables, expects to be started by srun and installs a requeue handler; one job is one task. `pyro`: the
+    model is one of pyro, as cell2location is.
     """
     import scvi
     import torch
@@ -87,7 +96,7 @@ def fit_settings(
             yield {
                 **device_options(device),
                 "plugins": [LightningEnvironment()],
-                "callbacks": [LambdaCallback(on_train_epoch_end=log_epoch), resuming(checkpoint)],
+                "callbacks": [LambdaCallback(on_train_epoch_end=log_epoch), resuming(checkpoint, pyro)],
                 "enable_progress_bar": False,
                 "default_root_dir": str(checkpoint.folder),
             }
