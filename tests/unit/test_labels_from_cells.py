@@ -21,7 +21,7 @@ from histoloom.labels.scvi_methods import read_cells
 from label_inputs import TYPES, label_spec, metadata, run_labels, signatures, true_cells, write_section
 
 SPECS = {
-    "stereoscope": {"reference_epochs": 40, "max_epochs": 300},
+    "stereoscope": {"reference_epochs": 100, "max_epochs": 900, "lr": 0.05},
     "destvi": {"reference_epochs": 40, "max_epochs": 150},
     "tangram": {"max_epochs": 300},
 }

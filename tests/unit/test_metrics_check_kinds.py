@@ -104,6 +104,48 @@ def test_variants_without_a_common_type_are_refused(tmp_path):
         run("sensitivity", tmp_path, files, [], labels=["a", "b"], cohorts=["demo"])
 
 
+def test_label_methods_next_to_each_other(tmp_path):
+    """Cells and proportions are compared as proportions; a method that says nothing of a type scores 0 on it."""
+    truth = make_values(OBS, types=3)
+    shares = truth / truth.sum(axis=1, keepdims=True)
+    rng = np.random.default_rng(0)
+    noisy = np.abs(shares + 0.2 * rng.normal(size=shares.shape))
+    silent = np.column_stack([np.full(len(OBS), 0.2), noisy[:, 1:] / noisy[:, 1:].sum(axis=1, keepdims=True) * 0.8])
+    results = tmp_path / "results"
+    for name, values in {"c2l": truth * 30, "nnls": noisy, "silent": silent, "gt": shares}.items():
+        (results / "labels" / name).mkdir(parents=True)
+        write_labels(results / "labels" / name / "demo.h5ad", OBS, values, NAMES)
+    names = ["c2l", "nnls", "silent"]
+    costs = results / "efficiency" / "labels" / "nnls" / "demo"
+    costs.mkdir(parents=True)
+    for part, seconds in (("a.0", 2.5), ("b.0", 4.0)):
+        record = {"seconds": seconds, "peak_rss_mb": 100 * seconds, "peak_gpu_mb": None}
+        (costs / f"{part}.json").write_text(json.dumps(record))
+    regions = np.where(shares[:, 1] > np.median(shares[:, 1]), "tumour", "rest")
+    (results / "samples" / "demo").mkdir(parents=True)
+    samples = []
+    for sample, part in OBS.assign(region=regions).groupby("sample"):
+        path = results / "samples" / "demo" / f"{sample}.h5ad"
+        samples.append(write_section(path, "demo", sample, part, patient=part["patient"].iloc[0]))
+    rows = run(
+        "label_methods", tmp_path, [results / "labels" / n / "demo.h5ad" for n in names],
+        [results / "labels" / "gt" / "demo.h5ad", *sorted(costs.glob("*.json")), *samples],
+        labels=names, cohorts=["demo"], against="gt", pairs=[{"type": "Cancer", "region": "tumour"}],
+    )  # fmt: skip
+    cohort = rows[rows["aggregation"] == "cohort"].set_index(["model", "metric", "gene_set", "target"])["value"]
+    assert cohort["c2l", "cc", "truth", ""] == pytest.approx(1)
+    assert cohort["silent", "cc", "truth", "Plasma"] == 0
+    assert cohort["nnls", "seconds", "", ""] == 6.5
+    assert cohort["nnls", "peak_rss_mb", "", ""] == 400
+    assert ("c2l", "seconds") not in {key[:2] for key in cohort.index}
+    assert cohort["c2l", "auroc", "", "Cancer"] == 1
+    at = (OBS["sample"] == "A1").to_numpy()
+    nnls = noisy / noisy.sum(axis=1, keepdims=True)
+    expected = np.mean([np.corrcoef(shares[at, i], nnls[at, i])[0, 1] for i in range(3)])
+    own = rows[(rows["model"] == "c2l+nnls") & (rows["sample"] == "A1") & (rows["target"] == "")]
+    assert own["value"].tolist() == pytest.approx([expected])
+
+
 def predictions(tmp_path, seed=1) -> tuple:
     values = make_values(OBS, types=3)
     made = values + np.random.default_rng(seed).normal(size=values.shape)

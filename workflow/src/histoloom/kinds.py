@@ -205,6 +205,7 @@ CHECKS: dict[str, CheckKind] = {
     "kept": CheckKind("histoloom.checks.tissue_filter", "regions", _MEASURED),
     "predicted_regions": CheckKind("histoloom.checks.regions", "regions", _RESULT),
     "predicted_nuclei": CheckKind("histoloom.checks.nuclei", "nuclei", _RESULT),
+    "label_methods": CheckKind("histoloom.checks.label_methods", "labels", _LABELS),
     "sensitivity": CheckKind("histoloom.checks.sensitivity", "labels", _LABELS),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,6 +156,5 @@ def _labels(task: LabelTask, data: Prepared, shares: pd.DataFrame, model: Any) -
             raise InputError(task.where, problem, "lower `lr`.", code="labels-loss")
         qc["elbo"] = history_summary(loss, float(spec["elbo_tolerance"]))
         qc["passed"] = qc["elbo"]["converged"]
-    values: Mapping[str, Any] = shares.to_dict("series")
-    mean = np.column_stack([np.asarray(values[name], np.float64) for name in types])
+    mean = shares[types].to_numpy(np.float64)
     return GroupLabels(data.obs, mean, types, "proportion", {}, data.dropped, qc)

@@ -33,7 +33,7 @@ class Plan:
         self.experiments = Experiments(config, self.sections)
         self.embeddings = Embeddings(config, self.sections, self.experiments)
         self.models = Models(config, self.experiments, self.embeddings)
-        self.checks = Checks(config, self.sections, self.experiments, self.models)
+        self.checks = Checks(config, self.sections, self.labels, self.experiments, self.models)
         self.viewers = Viewers(config, self.sections, self.experiments, self.models)
         self.report = Report(config, self.sections, self.experiments, self.models, self.checks)
 

@@ -7,6 +7,7 @@ from typing import Any
 from histoloom import kinds
 from histoloom.config import Config
 from histoloom.plan.experiments import Experiments
+from histoloom.plan.labels import Labels
 from histoloom.plan.models import Models
 from histoloom.plan.sections import Sections
 
@@ -14,8 +15,11 @@ from histoloom.plan.sections import Sections
 class Checks:
     """The checks of a run."""
 
-    def __init__(self, config: Config, sections: Sections, experiments: Experiments, models: Models) -> None:
-        self.config, self.sections, self.experiments, self.models = config, sections, experiments, models
+    def __init__(
+        self, config: Config, sections: Sections, labels: Labels, experiments: Experiments, models: Models
+    ) -> None:
+        self.config, self.sections, self.labels = config, sections, labels
+        self.experiments, self.models = experiments, models
 
     def named(self) -> list[str]:
         """Return the names of the checks that are to run."""
