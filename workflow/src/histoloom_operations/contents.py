@@ -38,7 +38,7 @@ def _open_section(plan: Plan, cohort: str, sample: str) -> None:
     """Open a section's slide and positions, and find um per pixel as the reader will."""
     row, entry, reader = plan.sections.row(cohort, sample), plan.sections.entry(cohort), plan.sections.reader(cohort)
     faults = Collected()
-    # What is not there is told by `Plan.check_files`, or made by the run.
+    # What is missing is reported by `Plan.check_files`, or made by the run.
     files = {role: path for role, path in plan.sections.files(cohort, sample).items() if Path(path).exists()}
     where = f"{plan.config.sheet_paths[cohort]}: row of sample '{sample}'"
     if "positions" in files:

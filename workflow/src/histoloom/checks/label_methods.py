@@ -141,8 +141,8 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         for ax, (text, values, limits) in zip(axes[1:], panels, strict=True):
             _bars(ax, text, values.reindex(names), limits)
         sections = rows[rows["aggregation"] == "section"].drop_duplicates(["cohort", "sample"])
-        found = f"{sections['patient'].nunique()} patients, {len(sections)} sections"
-        heading(fig, f"{title}\n{len(names)} label methods on the same spots, {found}; proportions of each spot")
+        counted = f"{sections['patient'].nunique()} patients, {len(sections)} sections"
+        heading(fig, f"{title}\n{len(names)} label methods on the same spots, {counted}; proportions of each spot")
 
 
 def _matrix(ax: Axes, values: np.ndarray, names: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 MOST_POINTS = 50_000
 PICTURE_PX = 2000
 FRAME_PX = 520
-BESIDE_PX = 90
+MARGIN_PX = 90
 """Room for the colour scale next to a panel."""
 UNKNOWN = 65535
 SCALES = {"viridis": "Viridis256", "cividis": "Cividis256", "greys": "Greys256"}
@@ -57,7 +57,7 @@ def write_page(view: View, out: Path, most_points: int = MOST_POINTS, picture_px
         "heading": html.escape(view.title),
         "note": html.escape(view.note),
         "panels": names,
-        "width": width + BESIDE_PX,
+        "width": width + MARGIN_PX,
         "facts": facts,
         "scales": list(SCALES),
         "columns": [name for name in FLAGS if name in view.columns],
