@@ -2,15 +2,16 @@
 
 Every model of the stack has its own rows, scaler, labels, random stream and number of epochs, and gets the numbers it
 would get alone, to rounding: the loss is a sum over models, the optimiser works element by element, and a model that
-has done its epochs leaves the stack.
+has done its epochs leaves the stack. On a GPU all models are in one stack; on a CPU as many as its cache holds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,11 +20,13 @@ import numpy as np
 import torch
 
 from histoloom.checkpoints import Checkpoint
+from histoloom.devices import device_kind
 from histoloom.inputs.scaling import Scaler
 from histoloom.models.network import MLPSpec, forward, initial_layers, losses
 from histoloom.targets.base import section_score
 
 logger = logging.getLogger(__name__)
+_CACHE_BYTES = 32e6
 
 
 class Rows(NamedTuple):
@@ -90,35 +93,56 @@ class Runner:
 
 
 class Stack:
-    """Weights of the members still training, and their optimiser."""
+    """Features and labels on the device, the members that train now, their weights and optimiser.
 
-    def __init__(self, runners: Sequence[Runner], spec: MLPSpec, data: _Data) -> None:
-        self.spec, self.data = spec, data
-        depth = len(runners[0].start)
-        weights = [torch.stack([r.start[i][0] for r in runners]) for i in range(depth)]
-        biases = [torch.stack([r.start[i][1] for r in runners])[:, None] for i in range(depth)]
-        self.take(list(runners), (*weights, *biases))
+    `done` holds trained members by their number among `runners`.
+    """
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        values: np.ndarray,
+        members: Sequence[Member],
+        spec: MLPSpec,
+        device: str,
+        dtype: torch.dtype,
+    ) -> None:
+        self.spec, self.device, self.dtype, self.raw_values = spec, device, dtype, values
+        self.features = torch.from_numpy(np.ascontiguousarray(features)).to(device, dtype)
+        self.values = torch.from_numpy(values).to(device, dtype)
+        sizes = [features.shape[1], *[spec.width] * spec.hidden_layers, values.shape[1]]
+        self.everyone = [Runner(member, sizes, spec) for member in members]
+        self.done: dict[int, Trained] = {}
+        self.runners: list[Runner] = []
+        self.parameters: list[torch.Tensor] = []
+        weights = dtype.itemsize * sum(a * b for a, b in itertools.pairwise(sizes))
+        self.most = len(members) if device_kind(device) == "cuda" else max(1, int(_CACHE_BYTES / weights))
+
+    def start_next(self) -> None:
+        """Take up members that wait."""
+        waiting = [runner for i, runner in enumerate(self.everyone) if i not in self.done][: self.most]
+        layers = zip(*(runner.start for runner in waiting), strict=True)
+        parts = [[torch.stack(part) for part in zip(*layer, strict=True)] for layer in layers]
+        self.take(waiting, [*(weight for weight, _ in parts), *(bias[:, None] for _, bias in parts)])
 
     def take(
         self, runners: list[Runner], tensors: Sequence[torch.Tensor], memory: Sequence[Mapping[str, torch.Tensor]] = ()
     ) -> None:
         """Train these members, with these weights and biases and the optimiser's memory of each."""
         self.runners = runners
-        tensors = [tensor.to(self.data.device, self.data.dtype) for tensor in tensors]
+        tensors = [tensor.to(self.device, self.dtype) for tensor in tensors]
         self.parameters = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=self.spec.lr, weight_decay=self.spec.weight_decay)
-        members = [runner.member for runner in runners]
-        put = self.data.put
-        self.mean = put([m.scaler.mean for m in members])[:, None]
-        self.scale = put([m.scaler.scale for m in members])[:, None]
-        self.y_mean = put([m.y_mean for m in members])[:, None]
-        self.y_scale = put([m.y_scale for m in members])[:, None]
+        # Fused: one pass over weights, gradients and memory instead of one for each operation.
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=self.spec.lr, weight_decay=self.spec.weight_decay, fused=True
+        )
         for parameter, state in zip(self.parameters, memory, strict=False):
-            # The count of steps stays on the CPU, where the optimiser has it.
-            self.optimiser.state[parameter] = {
-                k: v.clone() if k == "step" else v.to(self.data.device, self.data.dtype).clone()
-                for k, v in state.items()
-            }
+            self.optimiser.state[parameter] = {name: value.to(self.device).clone() for name, value in state.items()}
+        scales = [(m.scaler.mean, m.scaler.scale, m.y_mean, m.y_scale) for m in (runner.member for runner in runners)]
+        self.mean, self.scale, self.y_mean, self.y_scale = (
+            torch.from_numpy(np.stack(column)).to(self.device, self.dtype)[:, None]
+            for column in zip(*scales, strict=True)
+        )
 
     @property
     def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -128,22 +152,24 @@ class Stack:
 
     def keep(self, positions: list[int]) -> None:
         """Go on with some members only, their optimiser's memory included."""
+        if not positions:
+            self.runners, self.parameters = [], []
+            return
         old = [self.optimiser.state[p] for p in self.parameters]
-        index = torch.tensor(positions, device=self.data.device)
-        memory = [{k: v.clone() if k == "step" else v[index] for k, v in state.items()} for state in old]
+        index = torch.tensor(positions, device=self.device)
+        # The count of steps is one number for all members.
+        memory = [{name: value[index] if value.ndim else value for name, value in state.items()} for state in old]
         self.take([self.runners[i] for i in positions], [p[index] for p in self.parameters], memory)
 
     def step(self) -> None:
         """Train every member on its next batch."""
-        batches = [runner.next_batch() for runner in self.runners]
-        each = list(zip(self.runners, batches, strict=True))
+        each = [(runner, runner.next_batch()) for runner in self.runners]
         rows = torch.nn.utils.rnn.pad_sequence([r.rows[batch] for r, batch in each], batch_first=True)
         label_rows = torch.nn.utils.rnn.pad_sequence([r.label_rows[batch] for r, batch in each], batch_first=True)
-        sizes = torch.tensor([len(batch) for batch in batches])
-        mask = (torch.arange(rows.shape[1]) < sizes[:, None]).to(self.data.device, self.data.dtype)
-        x = (self.data.features[rows.to(self.data.device)] - self.mean) / self.scale
-        y = self.data.values[label_rows.to(self.data.device)]
-        y = (y - self.y_mean) / self.y_scale
+        sizes = torch.tensor([len(batch) for _, batch in each])
+        mask = (torch.arange(rows.shape[1]) < sizes[:, None]).to(self.device, self.dtype)
+        x = (self.features[rows.to(self.device)] - self.mean) / self.scale
+        y = (self.values[label_rows.to(self.device)] - self.y_mean) / self.y_scale
         dropout = self.spec.dropout
 
         def draw(width: int) -> torch.Tensor:
@@ -152,12 +178,31 @@ class Stack:
                 (torch.rand((len(batch), width), generator=runner.generator) >= dropout).float() / (1 - dropout)
                 for runner, batch in each
             ]
-            return torch.nn.utils.rnn.pad_sequence(kept, batch_first=True).to(self.data.device, self.data.dtype)
+            return torch.nn.utils.rnn.pad_sequence(kept, batch_first=True).to(self.device, self.dtype)
 
         prediction = forward(x, self.layers, draw if dropout else None)
         self.optimiser.zero_grad(set_to_none=True)
         losses(prediction, y, mask, self.spec).sum().backward()
         self.optimiser.step()
+
+    def end_epochs(self, step: int) -> None:
+        """Validate members at the end of their epoch; those that have done all leave the stack."""
+        leaving = []
+        for position, runner in enumerate(self.runners):
+            if runner.batches:  # of this epoch
+                continue
+            if runner.member.val is not None:
+                score = self.validate(position)
+                if runner.best is None or score > max(runner.curve):
+                    runner.best = Trained(self.member_layers(position), step // runner.per_epoch)
+                runner.curve.append(score)
+            if step >= runner.steps:
+                trained = runner.best or Trained(self.member_layers(position), runner.member.epochs)
+                trained.curve = runner.curve
+                self.done[self.everyone.index(runner)] = trained
+                leaving.append(position)
+        if leaving:
+            self.keep([i for i in range(len(self.runners)) if i not in leaving])
 
     def member_layers(self, position: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return a copy of one member's (in, out) weights and (out,) biases."""
@@ -167,25 +212,45 @@ class Stack:
         """Return the member's validation score, a correlation, which needs no scaling back."""
         val = self.runners[position].member.val
         assert val is not None
-        x = (self.data.features[torch.from_numpy(val.x)] - self.mean[position]) / self.scale[position]
+        x = (self.features[torch.from_numpy(val.x)] - self.mean[position]) / self.scale[position]
         with torch.no_grad():
             one = [(w[position : position + 1], b[position : position + 1]) for w, b in self.layers]
             prediction = forward(x[None], one)[0].double().cpu().numpy()
-        return section_score(prediction, self.data.raw_values[val.y], val.section)
+        return section_score(prediction, self.raw_values[val.y], val.section)
 
+    def state(self, step: int) -> dict[str, Any]:
+        """Return all that the rest of the training depends on."""
+        return {
+            "step": step,
+            "alive": [self.everyone.index(runner) for runner in self.runners],
+            "parameters": [p.detach() for p in self.parameters],
+            "optimiser": [dict(self.optimiser.state[p]) for p in self.parameters],
+            "runners": [
+                {
+                    "generator": runner.generator.get_state(),
+                    "batches": list(runner.batches),
+                    "best": None if runner.best is None else asdict(runner.best),
+                    "curve": list(runner.curve),
+                }
+                for runner in self.everyone
+            ],
+            "done": {number: asdict(trained) for number, trained in self.done.items()},
+        }
 
-class _Data:
-    """Features and labels on the device."""
+    def restore(self, state: Mapping[str, Any]) -> int:
+        """Put a training where `state` found it; return the steps that its members have done."""
+        for runner, saved in zip(self.everyone, state["runners"], strict=True):
+            runner.generator.set_state(saved["generator"])
+            runner.batches, runner.curve = list(saved["batches"]), list(saved["curve"])
+            runner.best = None if saved["best"] is None else self._trained(saved["best"])
+        self.done = {number: self._trained(trained) for number, trained in state["done"].items()}
+        if state["alive"]:
+            self.take([self.everyone[i] for i in state["alive"]], state["parameters"], state["optimiser"])
+        return int(state["step"])
 
-    def __init__(self, features: np.ndarray, values: np.ndarray, device: str, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        self.features = torch.from_numpy(np.ascontiguousarray(features)).to(device, dtype)
-        self.values = torch.from_numpy(values).to(device, dtype)
-        self.raw_values = values
-
-    def put(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
-        """Return stacked arrays on the device."""
-        return torch.from_numpy(np.stack(arrays)).to(self.device, self.dtype)
+    def _trained(self, saved: Mapping[str, Any]) -> Trained:
+        layers = [(weight.to(self.device), bias.to(self.device)) for weight, bias in saved["layers"]]
+        return Trained(layers, int(saved["epochs"]), list(saved["curve"]))
 
 
 def train_stack(
@@ -203,53 +268,25 @@ def train_stack(
     """
     if not members:
         return []
-    sizes = [features.shape[1], *[spec.width] * spec.hidden_layers, values.shape[1]]
-    runners = [Runner(member, sizes, spec) for member in members]
-    stack = Stack(runners, spec, _Data(features, values, device, dtype))
-    done: dict[int, Trained] = {}
+    stack = Stack(features, values, members, spec, device, dtype)
     saved = checkpoint.load() if checkpoint is not None else None
-    first = restore_state(saved, stack, runners, done) if saved is not None else 0
-    total = max(r.steps for r in runners)
-    with checkpoint or contextlib.nullcontext():
-        for step in _log_progress(range(first + 1, total + 1), total, stack):
-            stack.step()
-            leaving = _end_epochs(stack, step)
-            for position in leaving:
-                runner = stack.runners[position]
-                trained = runner.best or Trained(stack.member_layers(position), runner.member.epochs)
-                trained.curve = runner.curve
-                done[runners.index(runner)] = trained
-            if leaving and len(leaving) < len(stack.runners):
-                stack.keep([i for i in range(len(stack.runners)) if i not in leaving])
-            if checkpoint is not None:
-                checkpoint.tick(partial(stack_state, stack, runners, done, step), f"step {step} of {total}")
-    return [done[position] for position in range(len(runners))]
-
-
-def _log_progress(steps: Iterable[int], total: int, stack: Stack) -> Iterator[int]:
-    """Yield steps, and write to the log every ten seconds how far they are."""
+    step = stack.restore(saved) if saved is not None else 0
     logged = start = time.monotonic()
-    for step in steps:
-        yield step
-        if time.monotonic() - logged > 10:
-            logged = time.monotonic()
-            logger.info("step %d of %d, %d models, %.0f s", step, total, len(stack.runners), logged - start)
-
-
-def _end_epochs(stack: Stack, step: int) -> list[int]:
-    """Validate members at the end of an epoch; return the positions of those that have done all."""
-    leaving = []
-    for position, runner in enumerate(stack.runners):
-        if runner.batches:  # of this epoch
-            continue
-        if runner.member.val is not None:
-            score = stack.validate(position)
-            if runner.best is None or score > max(runner.curve):
-                runner.best = Trained(stack.member_layers(position), step // runner.per_epoch)
-            runner.curve.append(score)
-        if step >= runner.steps:
-            leaving.append(position)
-    return leaving
+    with checkpoint or contextlib.nullcontext():
+        while len(stack.done) < len(members):
+            if not stack.runners:
+                stack.start_next()
+                step = 0
+            step += 1
+            stack.step()
+            stack.end_epochs(step)
+            progress = f"step {step}, {len(stack.done)} of {len(members)} models trained"
+            if checkpoint is not None:
+                checkpoint.tick(partial(stack.state, step), progress)
+            if time.monotonic() - logged > 10:
+                logged = time.monotonic()
+                logger.info("%s, %.0f s", progress, logged - start)
+    return [stack.done[number] for number in range(len(members))]
 
 
 def member_facts(members: Sequence[Member]) -> list[list[Any]]:
@@ -257,40 +294,3 @@ def member_facts(members: Sequence[Member]) -> list[list[Any]]:
     return [
         [m.fold, m.seed, m.stream, m.epochs, len(m.train.x), -1 if m.val is None else len(m.val.x)] for m in members
     ]
-
-
-def stack_state(stack: Stack, runners: Sequence[Runner], done: Mapping[int, Trained], step: int) -> dict[str, Any]:
-    """Return all that the rest of a training depends on; `done` has members that are finished, by position."""
-    return {
-        "step": step,
-        "alive": [runners.index(runner) for runner in stack.runners],
-        "parameters": [p.detach() for p in stack.parameters],
-        "optimiser": [dict(stack.optimiser.state[p]) for p in stack.parameters],
-        "runners": [
-            {
-                "generator": runner.generator.get_state(),
-                "batches": list(runner.batches),
-                "best": None if runner.best is None else asdict(runner.best),
-                "curve": list(runner.curve),
-            }
-            for runner in runners
-        ],
-        "done": {position: asdict(trained) for position, trained in done.items()},
-    }
-
-
-def restore_state(state: Mapping[str, Any], stack: Stack, runners: Sequence[Runner], done: dict[int, Trained]) -> int:
-    """Put a training where `stack_state` found it; return the steps done."""
-    for runner, saved in zip(runners, state["runners"], strict=True):
-        runner.generator.set_state(saved["generator"])
-        runner.batches = list(saved["batches"])
-        runner.best = None if saved["best"] is None else _trained(saved["best"], stack)
-        runner.curve = list(saved["curve"])
-    stack.take([runners[i] for i in state["alive"]], state["parameters"], state["optimiser"])
-    done.update({position: _trained(trained, stack) for position, trained in state["done"].items()})
-    return int(state["step"])
-
-
-def _trained(saved: Mapping[str, Any], stack: Stack) -> Trained:
-    layers = [(weight.to(stack.data.device), bias.to(stack.data.device)) for weight, bias in saved["layers"]]
-    return Trained(layers, int(saved["epochs"]), list(saved["curve"]))
