@@ -162,6 +162,28 @@ def test_splits_that_share_patients_say_so(split):
     assert "A" in facts["overlap_patients"]
 
 
+def test_a_patient_is_dropped_in_the_fold_that_tests_them_and_nowhere_else():
+    obs = sheet({"one/A1": "A", "one/A2": "A", "one/B1": "B", "one/C1": "C"})
+    table, _ = build_folds(spec_of("leave_one_sample_out", cohorts=["one"], on_overlap="drop"), obs, 0)
+    roles = {fold: rows.set_index("sample")["role"].to_dict() for fold, rows in table.groupby("fold")}
+    assert roles["sample-one-A1"] == {"A1": "test", "A2": "dropped", "B1": "train", "C1": "train"}
+    assert roles["sample-one-B1"] == {"A1": "train", "A2": "train", "B1": "test", "C1": "train"}
+
+
+def test_validation_patients_are_not_tested_too_and_folds_draw_their_own():
+    spec = spec_of("transfer", on_overlap="allow", selection="val_patient")
+    chosen = {build_folds(spec, sheet(SHARED), seed)[1]["validation"]["transfer"] for seed in range(20)}
+    assert chosen == {"B", "C", "D"}  # A is tested
+    every = {name.replace("two", "one"): name[-2] for name in SHARED} | {"two/Z1": "A", "two/Y1": "B", "two/X1": "C"}
+    every = {name: every[name] for name in ("one/A1", "one/B1", "one/C1", "two/Z1", "two/Y1", "two/X1")}
+    assert build_folds(spec, sheet(every), 0)[1]["validation"]["transfer"] in set("ABC")  # where all are, one of them
+    people = [f"P{i}" for i in range(9)]
+    leave_out = spec_of("leave_one_patient_out", selection="val_patient")
+    facts = build_folds(leave_out, sheet({f"one/{p}": p for p in people}, side=2), 0)[1]
+    place = {sorted(set(people) - {p}).index(facts["validation"][f"patient-{p}"]) for p in people}
+    assert len(place) > 2
+
+
 def test_no_training_or_test_patient_left():
     with pytest.raises(InputError, match="no training patient"):
         build_folds(spec_of("leave_one_patient_out"), sheet({"one/A1": "A", "one/A2": "A"}), 0)
@@ -231,6 +253,26 @@ def test_spatial_blocks_are_squares_with_a_buffer():
     obs.loc[obs["sample"] == "B1", "pitch_um"] = np.nan
     with pytest.raises(InputError, match=r"one/B1.*pitch"):
         build_folds(spec, obs, 0)
+
+
+def test_blocks_are_laid_in_um_and_a_spot_exactly_at_the_buffer_trains():
+    spec = spec_of("spatial_block", on_overlap="allow", block_um=400, n_folds=2, buffer_um=100)
+    obs = sheet({"one/A1": "A", "one/B1": "B"}, side=12, pitch=100.0)
+    table, _ = build_folds(spec, obs, 3)
+    table = table[table["fold"] != "all"]
+    assert set(table.groupby(["fold", "sample", "block"]).size()) == {16}
+    assert "dropped" not in set(table["role"])  # the nearest are 100 um apart, some not to a float's last digit
+    wider, _ = build_folds({**spec, "buffer_um": 100.1}, obs, 3)
+    assert (wider["role"] == "dropped").any()
+
+
+@pytest.mark.parametrize("split", ["random", "spatial_block"])
+def test_sections_of_one_size_are_not_dealt_alike(split):
+    obs = sheet({"one/A1": "A", "one/B1": "B", "two/A1": "C"}, side=12)
+    table, _ = build_folds(spec_of(split, on_overlap="allow"), obs, 7)
+    tested = table[(table["role"] == "test") & (table["fold"] == table["fold"].iloc[0])]
+    deals = {frozenset(rows["obs_id"]) for _, rows in tested.groupby(["cohort", "sample"])}
+    assert len(deals) == 3
 
 
 @pytest.mark.parametrize("split", ["random", "spatial_block"])

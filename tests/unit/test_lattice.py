@@ -11,7 +11,7 @@ from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.folds import build_folds
 from histoloom.lattice import FREE, HEXAGONAL, KINDS, SQUARE, cells_of, lattice_of, neighbours, positions_um
-from histoloom.metrics.moran import grid_shifts, protocol_weights, spatial_weights
+from histoloom.metrics.moran import grid_shifts, protocol_weights, section_positions, spatial_weights
 
 
 def visium(rows: int = 12, columns: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -156,6 +156,18 @@ def test_pooled_weights_take_each_sections_own_pitch_and_lattice() -> None:
     distance = np.hypot(*np.meshgrid(np.arange(-10, 11) * 50.0, np.arange(-10, 11) * 75**0.5 * 10))
     parity = np.add.outer(np.arange(-10, 11), np.arange(-10, 11)) % 2 == 0
     assert inner == ((distance <= 240 * np.sqrt(-2 * np.log(0.2))) & parity).sum() - 1
+
+
+def test_part_of_a_section_lies_on_the_lattice_of_the_whole() -> None:
+    """Folds hand over part of a section, whose numbers alone may look like another lattice; each has its own."""
+    parts = [
+        sections(visium, 100.0).query("sample == 'A1' and array_row % 2 == 0").assign(lattice=HEXAGONAL),
+        sections(square, 200.0).query("sample == 'B1'").assign(lattice=SQUARE),
+    ]
+    places = section_positions(pd.concat(parts), np.repeat(["A1", "B1"], [len(part) for part in parts]))
+    for part, start, kind, pitch in zip(parts, (0, len(parts[0])), (HEXAGONAL, SQUARE), (100.0, 200.0), strict=True):
+        expected = positions_um(part["array_row"], part["array_col"], pitch, kind)
+        np.testing.assert_allclose(places[start : start + len(part)], expected)
 
 
 def test_slides_of_a_hexagonal_array_put_spots_on_spots() -> None:

@@ -222,6 +222,15 @@ def test_rounding_noise_is_constant_and_small_numbers_are_not():
     assert n.tolist() == [4, 4]
 
 
+def test_constant_is_judged_on_the_observations_that_both_sides_have():
+    x = np.array([0.1 + 0.2, 0.3, 0.3, 5.0])[:, None]
+    y = np.array([1.0, 2.0, 3.0, np.nan])[:, None]
+    for first, second in ((x, y), (y, x)):
+        r, n = pearson_columns(first, second)
+        assert np.isnan(r[0])
+        assert n[0] == 3
+
+
 def test_cross_correlation_is_numpys():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 3)), rng.normal(size=(50, 4))

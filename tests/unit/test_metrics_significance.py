@@ -57,6 +57,36 @@ def share_below(level: float, *, scheme: str, sigma: float, runs: int = 60, type
     return float(np.mean(hits)), runs
 
 
+def test_slides_over_gaps_are_centred_where_the_maps_overlap():
+    """The definition, spelt out: z-scores of what landed, weights among the spots that got a value."""
+    array = tissue(8, seed=1)
+    array = array[~((array[:, 0] > 5) & (array[:, 1] < 3))]
+    values = np.random.default_rng(0).gamma(1.0, size=(len(array), 2)) + array[:, :1]
+    weights = spatial_weights(200.0 * array, np.zeros(len(array)))
+    null = null_maps(values, weights, array, scheme="toroidal", count=4, seed=5, least=2)
+    source, _ = grid_shifts(array, np.random.default_rng([5, len(array)]), 4, least=2)
+    whole = weights.toarray()
+    for b in range(4):
+        here = [i for i in range(len(array)) if source[b, i] >= 0]
+        assert 3 < len(here) < len(array)
+        x, y = values[here], values[source[b, here]]
+        zx, zy = ((v - v.mean(axis=0)) / v.std(axis=0) for v in (x, y))
+        part = whole[np.ix_(here, here)]
+        for i in range(2):
+            for j in range(2):
+                expected = (part * np.outer(zx[:, i], zy[:, j])).sum() / part.sum()
+                assert null[b, i, j] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+def test_a_spot_is_no_neighbour_of_its_own(include_self):
+    array = np.column_stack(np.divmod(np.arange(25), 5)).astype(float)
+    # 240 um and a cutoff of .2 reach 430 um: at 300 um the four neighbours and the four diagonal ones (424 um).
+    facts = weight_diagnostics(spatial_weights(300.0 * array, np.zeros(25), include_self=include_self))
+    assert facts["w_neighbours"] == pytest.approx((9 * 8 + 12 * 5 + 4 * 3) / 25)
+    assert (facts["w_self_share"] > 0) == include_self
+
+
 @pytest.mark.parametrize("scheme", ["random", "toroidal"])
 def test_types_without_structure_are_found_as_often_as_chance_says(scheme):
     """One p in ten is below 0.1: within the binomial bounds of as many tests as there are runs (pairs share types)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,10 @@ from histoloom.identity import sha256_text
 from histoloom.inputs import Inputs, pack_tiles
 from histoloom.models import fit_models, predict_models
 from histoloom.models.artefact import load_models
+from histoloom.models.base import JobContext
 from histoloom.models.pixel_training import Preparation, Tiles, channel_moments, symmetric
+from histoloom.models.setup import Setup
+from histoloom.models.stnet import STNet, STNetTask
 from histoloom.networks.stnet import eight_symmetries
 
 SPEC = {**TILES, "size_px": 16, "background": {"method": "none"}}
@@ -209,6 +213,21 @@ def test_a_cache_of_other_tiles_or_cut_short_is_refused(bench):
     copy.with_name(copy.name + ".json").unlink()
     with pytest.raises(InputError, check=has_code("pixels-index")):
         fit(bench)
+
+
+def test_standardised_targets_come_back_in_their_own_units(bench):
+    setup = Setup(model_spec("stnet", **{**SMALL, "standardise_target": True}), bench.spec, files_of(bench))
+    data = setup.fold_data(setup.folds[0], 0)
+    task = STNetTask(setup.model.spec, data, "cpu")
+    np.testing.assert_allclose(task.y.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(task.y.std(0, correction=0), 1, atol=1e-5)
+    # Before it has learnt anything, the network says the mean.
+    fitted = STNet(replace(setup.model.spec, lr=0.0)).fit(data, JobContext())
+    bias = torch.from_numpy(fitted.state()["network/classifier.bias"])
+    np.testing.assert_allclose(bias, 0, atol=1e-5)
+    predicted = fitted.predict(data.train.inputs, {}, JobContext())
+    np.testing.assert_allclose(predicted.mean(0), data.train.y.mean(0), atol=2 * data.train.y.std(0).max())
+    np.testing.assert_allclose(fitted.state()["y_scale"], data.train.y.std(0), rtol=1e-5)
 
 
 def test_bad_settings(bench, monkeypatch):
