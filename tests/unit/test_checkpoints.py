@@ -158,7 +158,7 @@ def test_a_signal_saves_at_the_next_step_and_ends_the_job(number: signal.Signals
 
 def test_a_job_that_succeeds_leaves_no_checkpoint_and_one_that_fails_does(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
-    with pytest.raises(ZeroDivisionError), job(tmp_path / "log", {}, scratch=scratch):
+    with pytest.raises(SystemExit), job(tmp_path / "log", {}, scratch=scratch):
         saved(scratch)
         raise ZeroDivisionError
     assert same(Checkpoint(scratch, "fit", "x").load())
