@@ -13,7 +13,8 @@ from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.metrics.uncertainty import MIN_PATIENTS, holm, sign_flip_p
 from histoloom.report.pages import Page, mark_best, number, spread_ratio
 from histoloom.report.results import Results, overall, read_results
-from histoloom.report.style import PALETTE, drawing, heading, jitter, note
+from histoloom.report.style import PALETTE, drawing, grid, heading, jitter, legend, note
+from histoloom.report.summary import cohort_means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,71 +36,49 @@ def ablation_table(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     ``ablation`` of the experiment's entry lists {model, kind, encoders}. A row has the best of its parts
     (``best_part``), the ``gain`` over it, the number of patients it is ``better_for``, and p after Holm.
     """
-    rows = results.measured()
     keys = ["model", "cohort", "patient"]
-    per_patient = {name: overall(rows, "patient", name).set_index(keys)["value"] for name in ("cc", "sd_ratio", "l1")}
-    patients = pd.DataFrame(per_patient).reset_index()
+    rows = {name: overall(results.measured(), "patient", name) for name in ("cc", "sd_ratio", "l1")}
+    patients = pd.DataFrame({name: part.set_index(keys)["value"] for name, part in rows.items()}).reset_index()
+    means = cohort_means(results)
     entries = [entry for entry in results.spec["ablation"] if entry["model"] in results.models]
     entries.sort(key=lambda entry: (entry["kind"], len(entry["encoders"])))
+    cohorts = sorted(means.index.unique("cohort"))
     table = pd.DataFrame(
         [
-            _row(rows[rows["cohort"] == cohort], patients[patients["cohort"] == cohort], cohort, entry, entries)
-            for cohort in sorted(rows["cohort"].unique())
+            {"cohort": cohort, **_row(means.loc[cohort], patients[patients["cohort"] == cohort], entry, entries)}
+            for cohort in cohorts
             for entry in entries
         ]
     )
-    for cohort in sorted(set(table["cohort"])) if len(table) else ():
+    for cohort in cohorts if len(table) else ():
         of_cohort = table["cohort"] == cohort
         table.loc[of_cohort, "p"] = holm(table.loc[of_cohort, "p"].to_numpy(dtype=float))
     return table, patients
 
 
 def _row(
-    rows: pd.DataFrame,
-    patients: pd.DataFrame,
-    cohort: str,
-    entry: Mapping[str, Any],
-    entries: Sequence[Mapping[str, Any]],
+    means: pd.DataFrame, patients: pd.DataFrame, entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return a configuration's row, against the best of those that use some of its encoders."""
-    by_model = {
-        name: _by_model(overall(rows, "cohort", name)) for name in ("cc", "sd_ratio", "slope", "l1", "l1_skill")
-    }
-    values = {name: of_models.get(str(entry["model"]), np.nan) for name, of_models in by_model.items()}
-    cc = by_model["cc"]
-    parts = {
-        str(other["model"]): cc.get(str(other["model"]), np.nan)
-        for other in entries
-        if other["kind"] == entry["kind"] and set(other["encoders"]) < set(entry["encoders"])
-    }
-    defined = {model: value for model, value in parts.items() if np.isfinite(value)}
-    best = max(defined, key=lambda model: defined[model]) if defined and np.isfinite(values["cc"]) else ""
-    of_model = patients.pivot_table(index="patient", columns="model", values="cc")
-    pairs = of_model[[entry["model"], best]].dropna() if best else pd.DataFrame()
-    change = (pairs[entry["model"]] - pairs[best]).to_numpy() if len(pairs) else np.zeros(0)
-    own = patients[patients["model"] == entry["model"]]["cc"]
-    seeds = rows[
-        (rows["model"] == entry["model"]) & (rows["metric"] == "cc") & (rows["aggregation"] == "cohort")
-        & (rows["target"] == "") & (rows["train_seed"] >= 0)
-    ]["value"]  # fmt: skip
+    model, metrics = str(entry["model"]), ["cc", "sd_ratio", "slope", "l1", "l1_skill", "cc_seed_sd"]
+    own = means.loc[model]
+    parts = [o["model"] for o in entries if o["kind"] == entry["kind"] and set(o["encoders"]) < set(entry["encoders"])]
+    defined = means["cc"].reindex(parts).dropna()
+    best = str(defined.idxmax()) if len(defined) and np.isfinite(own["cc"]) else ""
+    scores = patients.pivot_table(index="patient", columns="model", values="cc")
+    change = (scores[model] - scores[best]).dropna().to_numpy() if best else np.zeros(0)
     return {
-        "cohort": cohort,
         "kind": entry["kind"],
         "encoders": "+".join(entry["encoders"]),
         "n_encoders": len(entry["encoders"]),
-        "model": entry["model"],
-        **values,
-        "cc_seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else np.nan,
+        "model": model,
+        **own[metrics],
         "best_part": best,
-        "gain": values["cc"] - defined[best] if best else np.nan,
+        "gain": own["cc"] - defined[best] if best else np.nan,
         "better_for": int((change > 0).sum()) if best else pd.NA,
-        "n_patients": int(own.notna().sum()),
+        "n_patients": own["n_patients"],
         "p": sign_flip_p(change),
     }
-
-
-def _by_model(rows: pd.DataFrame) -> dict[str, float]:
-    return {str(model): float(value) for model, value in zip(rows["model"], rows["value"], strict=True)}
 
 
 def report_ablation(
@@ -154,8 +133,7 @@ def _draw(table: pd.DataFrame, patients: pd.DataFrame, results: Results, out: Pa
                 ax.set_xlabel(label)
             row[2].axvspan(0, SMALL_SPREAD, color="#D55E00", alpha=0.15, lw=0)
             row[1].set_title(f"{cohort}: {of_cohort['n_patients'].max()} held-out patients", loc="left")
-        handles, labels = axes[0][1].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower right", ncols=8, title="held-out patient")
+        legend(fig, [axes[0][1]], loc="outside lower right", ncols=8, title="held-out patient", frameon=True)
         heading(fig, results.title, 10)
 
 
@@ -193,6 +171,5 @@ def _values(ax: Axes, table: pd.DataFrame, patients: pd.DataFrame, metric: str) 
         # Outside the panel: in a bar, points would lie over it.
         ax.text(1.01, y, number(row[metric], 2), va="center", fontsize=7.5, transform=ax.get_yaxis_transform())
     ax.axvline(0, color="black", lw=0.6)
-    ax.grid(axis="x", color="#E6E6E6", lw=0.6)
-    ax.set_axisbelow(True)
+    grid(ax, "x")
     ax.tick_params(axis="y", length=0)

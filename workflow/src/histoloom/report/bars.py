@@ -11,7 +11,7 @@ import pandas as pd
 
 from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.report.results import Results, overall, units
-from histoloom.report.style import colour, drawing, heading, jitter, note
+from histoloom.report.style import colour, drawing, heading, jitter, legend, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,9 +55,8 @@ def draw_bars(results: Results, out: Path) -> None:
         axes[-1].set_xticklabels(names)
         shaded = "\nshaded: flat predictions (SD ratio below 0.1)" if words.correlates else ""
         axes[-1].set_xlabel(f"held-out patient; points are its sections; × is undefined{shaded}")
-        handles, labels = axes[-1].get_legend_handles_labels()
         heading(fig, results.title, 10)
-        fig.legend(handles, labels, loc="outside right upper", frameon=False)
+        legend(fig, [axes[-1]], loc="outside right upper")
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, models: Sequence[str], places: pd.DataFrame, metric: str) -> None:

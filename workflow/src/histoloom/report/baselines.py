@@ -12,8 +12,9 @@ import pandas as pd
 from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval
 from histoloom.report.pages import Page, mark_best, number, spread_ratio, with_interval
-from histoloom.report.results import Results, overall, single
-from histoloom.report.style import colour, drawing, heading, jitter
+from histoloom.report.results import Results, overall, pick
+from histoloom.report.style import colour, drawing, grid, heading, jitter
+from histoloom.report.summary import cohort_means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,33 +34,23 @@ def baseline_table(results: Results) -> pd.DataFrame:
 
     Correlations have sd_ratio, slope, cc_pooled_patient, cc_pooled and l1_skill too.
     """
-    rows, score = results.measured(), results.words.score
+    score = results.words.score
+    correlations = ["sd_ratio", "slope", "cc_pooled_patient", "cc_pooled", "l1_skill"]
+    by_patient = overall(results.measured(), "patient", score)
     lines: list[dict[str, Any]] = []
-    for cohort in sorted(overall(rows, "patient", score)["cohort"].unique()):
-        of_cohort = rows[rows["cohort"] == cohort]
+    for cohort, means in cohort_means(results).groupby("cohort", sort=True):
         best: dict[str, float] = {}  # best defined score of each level so far
         for step in results.levels():
-            of_model, level = of_cohort[of_cohort["model"] == step["model"]], step["level"]
-            patients = overall(of_model, "patient", score).set_index("patient")["value"]
-            low, high = bootstrap_interval(patients.to_numpy()) or (np.nan, np.nan)
-            value = single(overall(of_model, "cohort", score))
+            mean, level = means.reset_index("cohort").reindex([step["model"]]).iloc[0], step["level"]
             lower = [v for name, v in best.items() if name != level]
-            if level and np.isfinite(value):
-                best[level] = max(best.get(level, value), value)
-            line: dict[str, Any] = {
-                "level": level, "model": step["model"], "cohort": cohort, score: value, f"{score}_low": low,
-                f"{score}_high": high, "gain": value - max(lower) if level and lower else np.nan,
-            }  # fmt: skip
-            if results.words.correlates:
-                pooled = overall(of_model, "pooled_patient", "cc")
-                line |= {
-                    "sd_ratio": single(overall(of_model, "cohort", "sd_ratio")),
-                    "slope": single(overall(of_model, "cohort", "slope")),
-                    "cc_pooled_patient": single(pooled[pooled["patient"] == ""]),
-                    "cc_pooled": single(overall(of_model, "pooled", "cc")),
-                    "l1_skill": single(overall(of_model, "cohort", "l1_skill")),
-                }
-            line["n_patients"] = int(patients.notna().sum())
+            if level and np.isfinite(mean[score]):
+                best[level] = max(best.get(level, mean[score]), mean[score])
+            patients = pick(by_patient, cohort=cohort, model=step["model"]).set_index("patient")["value"]
+            gain = mean[score] - max(lower) if level and lower else np.nan
+            interval = mean[[score, f"{score}_low", f"{score}_high"]]
+            line = {"level": level, "model": step["model"], "cohort": cohort, **interval, "gain": gain}
+            line |= mean[correlations] if results.words.correlates else {}
+            line |= {"n_patients": int(patients.notna().sum())}
             lines.append(line | {f"{score}_{name}": v for name, v in patients.sort_index().items()})
     return pd.DataFrame(lines)
 
@@ -166,8 +157,7 @@ def _panel(
     ax.set_ylim(-0.6, len(models) - 0.2)
     ax.set_yticks(range(len(models)))
     ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x", color="#E6E6E6", lw=0.6)
-    ax.set_axisbelow(True)
+    grid(ax, "x")
 
 
 def _borders(levels: Sequence[str]) -> list[float]:

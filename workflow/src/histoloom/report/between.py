@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from histoloom.report.pages import number, spread_ratio
-from histoloom.report.results import Results, overall, pick, single
-from histoloom.report.style import PALETTE, drawing, heading, note
+from histoloom.report.results import Results, overall, pick
+from histoloom.report.style import PALETTE, drawing, heading, legend, note
+from histoloom.report.summary import cohort_means
 
 _PANELS = (
     ("cohort", "within sections\n(headline)"),
@@ -43,6 +44,7 @@ def between_table(rows: pd.DataFrame, models: Sequence[str], cohort: str) -> pd.
 def draw_between(results: Results, out: Path) -> None:
     """Draw every model's CC in four aggregations, a row per cohort; pooled ones with their part between sections."""
     rows, models = results.measured(), results.models
+    means = cohort_means(results)
     cohorts = sorted(overall(rows, "cohort", "cc")["cohort"].unique())
     with drawing(out, 11, 1.9 + (0.75 + 0.34 * max(len(models), 2)) * max(len(cohorts), 1)) as fig:
         if not cohorts:
@@ -52,7 +54,7 @@ def draw_between(results: Results, out: Path) -> None:
         words = {"item": results.words.item, "observation": results.words.observation}
         for number_of_line, (line, cohort) in enumerate(zip(grid, cohorts, strict=True)):
             table = between_table(rows, models, cohort)
-            ratios = [single(overall(pick(rows, cohort=cohort, model=m), "cohort", "sd_ratio")) for m in models]
+            ratios = means.loc[cohort, "sd_ratio"].reindex(models)
             for ax, (aggregation, label) in zip(line, _PANELS, strict=True):
                 _panel(ax, table[table["aggregation"] == aggregation])
                 ax.set_title(label.format(**words) if number_of_line == 0 else "", fontsize=9)
@@ -63,8 +65,7 @@ def draw_between(results: Results, out: Path) -> None:
         grid[0][0].invert_yaxis()
         for ax in grid[-1]:
             ax.set_xlabel(f"CC, mean over {results.words.item}s")
-        handles, names = grid[0][2].get_legend_handles_labels()
-        fig.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+        legend(fig, [grid[0][2]], loc="outside lower center", ncols=4)
         heading(fig, f"{results.title}: the same predictions, aggregated in four ways", 10)
 
 

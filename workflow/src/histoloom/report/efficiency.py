@@ -16,9 +16,6 @@ from histoloom.report.published import (
     NOT_RUN,
     SAME,
     Published,
-    Status,
-    compare,
-    encoder_cards,
     run_stamp,
 )
 
@@ -57,15 +54,6 @@ def add_ratios(records: pd.DataFrame, baseline: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts).sort_index() if parts else records.assign(ratio=[], ratio_to=[])
 
 
-def _time_column(table: Published, stamp: Mapping[str, Any]) -> dict[str, Any] | None:
-    for column in table.columns:
-        if column["metric"] != "seconds" or column.get("split") != stamp["split"]:
-            continue
-        if column.get("source") == stamp["source"] and column.get("train_source") in {None, str(stamp["train_source"])}:
-            return column
-    return None
-
-
 def efficiency_table(
     table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame, efficiency: Sequence[Path]
 ) -> pd.DataFrame:
@@ -89,11 +77,7 @@ def efficiency_table(
         if entry is None:
             continue
         stamp = {**run_stamp(protocol, entry, cohorts.get(key, "")), "hardware": record["hardware"]}
-        published_row = table.find(str(protocol.get("kind")), encoder_cards(protocol))
-        column = _time_column(table, stamp)
-        status = compare(table.stamp(column) if column else {}, stamp, published_row, protocol)
-        if column is None and status.status != NOT_COMPARABLE:
-            status = Status(NOT_COMPARABLE, "no such column")
+        column, published_row, status = table.place("seconds", stamp, protocol)
         row: dict[str, Any] = {
             **{str(k): v for k, v in record.items() if k != "model"},
             "row": record["model"], "ran": str(protocol.get("kind", "unstated")),

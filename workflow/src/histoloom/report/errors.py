@@ -20,6 +20,7 @@ from histoloom.metrics.scored import read_predictions
 from histoloom.report.maps import positions
 from histoloom.report.style import drawing, heading, note, short_names
 from histoloom.slides import open_slide
+from histoloom.tiles.reading import read_tiles
 
 _KEYS = ["cohort", "sample", "patient", "obs_id"]
 KINDS = ("hit", "false positive", "miss")
@@ -119,26 +120,17 @@ def draw_errors(*, cases: pd.DataFrame, samples: Sequence[Path], slides: Sequenc
 
 def _read_tiles(cases: pd.DataFrame, facts: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str, str], np.ndarray]:
     """Return a picture of each case; each slide is opened once."""
-    from PIL import Image
-
-    tiles = {}
+    tiles: dict[tuple[str, str, str], np.ndarray] = {}
     for key, part in cases.groupby(["cohort", "sample"], sort=True):
         cohort, sample = (str(name) for name in cast("tuple[str, str]", key))
         if (cohort, sample) not in facts:
             problem, remedy = "its slide was not given.", "give the sections that were predicted."
             raise InputError(f"{cohort}/{sample}", problem, remedy, code="report-no-slide")
         metadata, path = facts[cohort, sample]
-        half = TILE_UM / 2 / float(metadata["mpp"])
+        part = part.drop_duplicates("obs_id")
         with open_slide(path) as slide:
-            for obs_id, x, y in part[["obs_id", "x", "y"]].drop_duplicates("obs_id").itertuples(index=False):
-                left, top = (int(np.clip(round(c - half), 0, s - 1)) for c, s in ((x, slide.width), (y, slide.height)))
-                right, bottom = min(slide.width, round(x + half)), min(slide.height, round(y + half))
-                canvas = np.full((round(2 * half), round(2 * half), 3), 255, np.uint8)
-                dx, dy = left - round(x - half), top - round(y - half)
-                pixels = slide.read(left, top, right - left, bottom - top)[: len(canvas) - dy, : len(canvas) - dx]
-                canvas[dy : dy + pixels.shape[0], dx : dx + pixels.shape[1]] = pixels
-                image = Image.fromarray(canvas).resize((_TILE_PX, _TILE_PX), Image.Resampling.BOX)
-                tiles[cohort, sample, str(obs_id)] = np.asarray(image)
+            read = read_tiles(slide, part[["x", "y"]], TILE_UM / float(metadata["mpp"]), _TILE_PX)
+            tiles |= {(cohort, sample, str(name)): tile for name, tile in zip(part["obs_id"], read, strict=True)}
     return tiles
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from histoloom.metrics.leakage import GROUPS
 from histoloom.metrics.uncertainty import MIN_PATIENTS
 from histoloom.report.leaks import PAIRED, TRAININGS, read_leaks
-from histoloom.report.style import PALETTE, drawing, heading, note
+from histoloom.report.style import PALETTE, drawing, grid, heading, legend, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,10 +49,7 @@ def draw_leaks(*, spec: Mapping[str, Any], metrics: Sequence[Path], out: Path) -
             ax.set_title(model)
         for ax in axes[::across]:
             ax.set_ylabel("CC within sections")
-        handles = {
-            label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
-        fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
+        legend(fig, fig.axes, loc="outside lower center", ncols=5)
         second = _paired_heading(table, models, compared) if paired else _transfer_heading(compared)
         heading(fig, f"{title}\n{second}")
 
@@ -92,8 +89,7 @@ def _paired_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) ->
     ax.set_xticks([0, 1], ["without", "with other section"])
     ax.set_xlim(-0.25, 1.45)
     ax.axhline(0, color="black", lw=0.6)
-    ax.grid(axis="y", color="#E6E6E6", lw=0.6)
-    ax.set_axisbelow(True)
+    grid(ax, "y")
 
 
 def _section_names(ax: Axes, sections: pd.DataFrame, most: int = 12) -> None:
@@ -150,5 +146,4 @@ def _transfer_panel(ax: Axes, table: pd.DataFrame, compared: Mapping[str, Any]) 
     ax.set_xticks(range(len(_STEPS)), [label for _, _, label in _STEPS])
     ax.set_xlim(-0.4, len(_STEPS) - 0.35)
     ax.axhline(0, color="black", lw=0.6)
-    ax.grid(axis="y", color="#E6E6E6", lw=0.6)
-    ax.set_axisbelow(True)
+    grid(ax, "y")

@@ -14,11 +14,9 @@ from histoloom.report.efficiency import efficiency_page, efficiency_table
 from histoloom.report.pages import Page, number
 from histoloom.report.published import (
     DEVIATES,
-    NOT_COMPARABLE,
     NOT_RUN,
     SAME,
     Published,
-    compare,
     encoder_cards,
     load_published,
     run_stamp,
@@ -62,15 +60,6 @@ def describe(protocol: Mapping[str, Any]) -> str:
     return str(protocol.get("kind", "unstated")) + (f" on {'+'.join(cards)}" if cards else "")
 
 
-def _column_of(table: Published, metric: str, stamp: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the published column that a run's cohort and metric fall in."""
-    for column in table.columns:
-        trained = column.get("train_source") in (None, stamp.get("train_source"))
-        if column["metric"] == metric and column.get("source") == stamp["source"] and trained:
-            return column
-    return None
-
-
 def _own_column(metric: str, entry: Mapping[str, Any], cohort: str) -> str:
     names = {"coloc_cosine": "cosine similarity", "coloc_correlation": "correlation", "l1": "L1", "cc": "CC"}
     trained = "+".join(entry.get("train_cohorts") or [])
@@ -85,14 +74,8 @@ def _cell(
     protocol = {**json.loads(row["protocol"]), "undefined_genes": undefined}
     model = (entry.get("model_specs") or {}).get(row["model"])
     stamp = {**run_stamp(protocol, entry, cohort, model), "diagonal": _FORMS.get(form, "")}
-    column = _column_of(table, row["metric"], stamp)
-    published_row = table.find(str(protocol.get("kind")), encoder_cards(protocol))
+    column, published_row, status = table.place(row["metric"], stamp, protocol)
     title = column["title"] if column else _own_column(row["metric"], entry, cohort)
-    if column is None:
-        status = compare({}, stamp, published_row, protocol)
-        status = type(status)(NOT_COMPARABLE, status.details if status.status == NOT_COMPARABLE else "no such column")
-    else:
-        status = compare(table.stamp(column), stamp, published_row, protocol)
     cell: dict[str, Any] = {
         "row": display_names(row.to_frame().T).iloc[0], "ran": describe(protocol),
         "column": title + (f" ({_FORMS[form]})" if form else ""),

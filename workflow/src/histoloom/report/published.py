@@ -70,6 +70,20 @@ class Published:
                 return row
         return None
 
+    def place(
+        self, metric: str, stamp: Mapping[str, Any], protocol: Mapping[str, Any]
+    ) -> tuple[dict[str, Any] | None, Row | None, Status]:
+        """Return the column and the row that a run's number is of, where there are, and whether it may stand there."""
+        row = self.find(str(protocol.get("kind")), encoder_cards(protocol))
+        for column in self.columns:
+            trained = column.get("train_source") in (None, stamp.get("train_source"))
+            # Only a table of times holds several splits of one cohort.
+            split = metric != "seconds" or column.get("split") == stamp["split"]
+            if column["metric"] == metric and column.get("source") == stamp["source"] and trained and split:
+                return column, row, compare(self.stamp(column), stamp, row, protocol)
+        status = compare({}, stamp, row, protocol)
+        return None, row, status if status.status == NOT_COMPARABLE else Status(NOT_COMPARABLE, "no such column")
+
     def not_run(self, covered: Collection[tuple[str, str]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Yield the cells that no run stands for, each with its column; `covered` are (row, column) of the others."""
         for row in self.rows.values():

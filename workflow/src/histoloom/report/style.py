@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -90,6 +90,18 @@ def drawing(out: Path, width: float, height: float) -> Iterator[Figure]:
 def heading(fig: Figure, text: str, size: float = 9.5) -> None:
     """Write a figure's title at its upper left."""
     fig.suptitle(text, x=0.01, ha="left", fontsize=size)
+
+
+def grid(ax: Axes, axis: Literal["x", "y"]) -> None:
+    """Draw pale lines behind everything."""
+    ax.grid(axis=axis, color="#E6E6E6", lw=0.6)
+    ax.set_axisbelow(True)
+
+
+def legend(fig: Figure, axes: Iterable[Axes], **options: Any) -> None:
+    """Name each label of some axes once."""
+    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(found.values(), found.keys(), **{"frameon": False, **options})
 
 
 def jitter(n: int, width: float) -> np.ndarray:

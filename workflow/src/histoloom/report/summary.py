@@ -73,6 +73,13 @@ def summarise(results: Results) -> pd.DataFrame:
     return table.drop(columns=["_flagged", "_rank"]).reset_index(drop=True)
 
 
+def cohort_means(results: Results) -> pd.DataFrame:
+    """Return the rows of `summarise` against the headline's reference without flagged sections, by cohort and model."""
+    table = summarise(results)
+    table = table[(table["against"] == results.reference) & (table["qc_flag"] == "")]
+    return table.set_index(["cohort", "name"])
+
+
 def _counts(rows: pd.DataFrame, words: Words) -> dict[str, int]:
     patients = overall(rows, "patient", words.score)["value"]
     sections = pick(rows, aggregation="section", metric=words.item_score)
