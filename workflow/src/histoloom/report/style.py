@@ -100,8 +100,8 @@ def grid(ax: Axes, axis: Literal["x", "y"]) -> None:
 
 def legend(fig: Figure, axes: Iterable[Axes], **options: Any) -> None:
     """Name each label of some axes once."""
-    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(found.values(), found.keys(), **{"frameon": False, **options})
+    named = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(named.values(), named.keys(), **{"frameon": False, **options})
 
 
 def jitter(n: int, width: float) -> np.ndarray:
