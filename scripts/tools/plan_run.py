@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "src"))
 
 from histoloom_operations import run_checks
-from histoloom_operations.records import Run
+from histoloom_operations.records import Run, measured_seconds
 from histoloom_operations.render import plan_text
 from histoloom_operations.run_log import read_text
 from histoloom_operations.slurm import check_slurm
@@ -60,7 +60,7 @@ def show_plan(arguments: Sequence[str], folder: Path) -> Iterator[str]:
         print("Nothing to be done.")
         return
     free = shutil.disk_usage(run_checks.nearest(folder / "results")).free
-    print(plan_text(run, to_fetch, read, free))
+    print(plan_text(run, to_fetch, read, free, measured_seconds(folder)))
     yield from run_checks.check_folders(folder, sum(size or 0 for size in to_fetch.values()))
     yield from run_checks.check_clocks(inputs, folder)
     if (

@@ -58,6 +58,7 @@ def state_side(path, samples):
 def outputs_of_slide(folder, sample):
     return {
         "table": folder / f"{sample}.tsv",
+        "types": folder / f"{sample}.types.tsv",
         "geojson": folder / f"{sample}.geojson",
         "figure": folder / f"{sample}.jpg",
     }
@@ -92,7 +93,7 @@ def test_every_figure_is_drawn_without_warnings_and_twice_the_same(drawn, tmp_pa
         warnings.simplefilter("error")
         names = draw_all(folder, files, samples, tmp_path / "a")
     again = draw_all(folder, files, samples, tmp_path / "b", models=("ridge",))
-    assert (len(names), len(again)) == (18, 15)
+    assert (len(names), len(again)) == (19, 16)
     for name in again:
         picture = (tmp_path / "a" / name).read_bytes()
         assert picture.startswith(b"\x89PNG") == name.endswith(".png")
@@ -157,7 +158,13 @@ def test_an_unknown_section_or_one_without_a_side_is_named(drawn, tmp_path):
 def test_geojson_is_closed_squares_around_the_centres_with_their_values(drawn, tmp_path):
     folder, obs, _, files, _ = drawn
     path, out = files["ridge"]["predictions"], outputs_of_slide(tmp_path, "B1")
-    report_slide(predictions=path, cohort="demo", sample="B1", section=folder / "B1.h5ad", out=out)
+    held_out = {TYPES[1]: {"mean": 0.5}, TYPES[0]: {"mean": 0.25}}
+    report_slide(predictions=path, cohort="demo", sample="B1", section=folder / "B1.h5ad", out=out, held_out=held_out)
+    types = pd.read_csv(out["types"], sep="\t")
+    assert types["type"].tolist()[:2] == [TYPES[1], TYPES[0]]
+    assert types["held_out_r"].tolist()[:2] == [0.5, 0.25]
+    assert types["held_out_r"][2:].isna().all()
+    assert types["share_most_abundant"].sum() == pytest.approx(1, abs=1e-3)
     table = pd.read_csv(out["table"], sep="\t")
     assert table.columns.tolist() == ["obs_id", "x", "y", *TYPES]
     part = obs[obs["sample"] == "B1"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from histoloom_operations.processes import is_run, is_worker
-from histoloom_operations.render import plan_text, summary_text
+from histoloom_operations.records import measured_seconds, read_planned, write_planned
+from histoloom_operations.render import forecast, plan_text, summary_text
 from histoloom_operations.run_log import read_log, read_text
 
 LOG = """
@@ -156,7 +158,7 @@ def test_a_failed_job_stays_failed(folder: Path) -> None:
 
 def test_a_plan_counts_submissions_gpu_hours_and_bytes() -> None:
     run = read_text(LOG)
-    text = plan_text(run, {"raw/b.jpg": 4_000_000, "raw/c.jpg": None}, read=2_000, free=10**10)
+    text = plan_text(run, {"raw/b.jpg": 4_000_000, "raw/c.jpg": None}, read=2_000, free=10**10, measured={})
     assert "3 jobs in 2 submissions (rules of one group share one); at most 0.2 GPU-hours." in text
     assert "To fetch: 4.0 MB in 2 files, and the sizes of 1 that only their host states. To read: 2.0 kB" in text
 
@@ -180,3 +182,29 @@ def test_an_empty_log_is_no_run(folder: Path) -> None:
 def test_runs_and_their_workers_are_told_apart(command: str, run: bool, worker: bool) -> None:
     assert is_run(command) is run
     assert is_worker(command) is worker
+
+
+def test_jobs_that_never_started_are_counted_from_what_the_run_began_with(folder: Path) -> None:
+    write_planned({"cut_tiles": 1, "read_section": 1, "label_groups": 3, "train_model": 2}, folder)
+    run = read_log(log(folder, LOG + GOOD_END))
+    run.planned = read_planned(run, folder)
+    text = summary_text(run, folder)
+    assert "The run ended with failures. 7 jobs: 3 finished, 0 failed, 0 lost, 4 never started" in text
+    assert "Most time went into: cut_tiles 12 s." in text
+    # A note of an earlier run says nothing of this one.
+    os.utime(folder / "logs" / "runs" / "planned.json", (0, 0))
+    assert read_planned(run, folder) == {}
+
+
+def test_a_forecast_takes_what_jobs_took_before(folder: Path) -> None:
+    run = read_text(LOG)
+    assert "Forecast: none" in forecast(run, {})
+    for number in ("b", "c"):
+        (folder / "benchmarks" / "label" / "label_groups").mkdir(parents=True, exist_ok=True)
+        path = folder / "benchmarks" / "label" / "label_groups" / f"{number}.tsv"
+        path.write_text(f"s\th:m:s\tmax_rss\n{120 if number == 'b' else 360}\t0:02:00\t321.0\n")
+    measured = measured_seconds(folder)
+    assert measured == {"label_groups": [120.0, 360.0]}
+    text = forecast(run, measured)
+    assert "Forecast: 4 minutes of work on one core for 1 jobs" in text
+    assert "Not measured here: cut_tiles, read_section" in text or "Not measured here: read_section, cut_tiles" in text

@@ -1,7 +1,10 @@
 # READS   the run that begins or ends
 # WRITES  results/summary/  what it asked for and used; a run that would fail later does not begin
 
+from collections import Counter
+
 from histoloom_operations.contents import check_contents
+from histoloom_operations.records import write_planned
 
 SUMMARY = [sys.executable, f"{ROOT}/scripts/tools/run_summary.py", "--ended"]
 
@@ -40,6 +43,8 @@ onstart:
         raise WorkflowError(
             "nothing was started: see above for what would have failed."
         )
+    wanted = Counter(job.rule.name for job in workflow.dag.needrun_jobs())
+    write_planned(wanted, Path.cwd())
 
 
 onsuccess:

@@ -198,9 +198,9 @@ rule report_check:
 
 rule report_slide:
     input:
-        predictions=paths.SLIDE_PREDICTIONS,
-        sample=paths.SAMPLE,
+        unpack(inputs(PLAN.viewers.files)),
     output:
+        types=paths.fill(paths.SLIDE, ending="types.tsv"),
         table=paths.fill(paths.SLIDE, ending="tsv"),
         geojson=paths.fill(paths.SLIDE, ending="geojson"),
         figure=report(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 
@@ -81,6 +83,8 @@ class Run:
     ----------
     ended
         Whether the log says that the run came to an end by itself; a run that was killed says nothing.
+    planned
+        How many jobs of each rule the run began with (`write_planned`); empty where it left no note of it.
     """
 
     log: str = ""
@@ -90,6 +94,7 @@ class Run:
     elapsed: str = ""
     ended: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
+    planned: dict[str, int] = field(default_factory=dict)
 
     def by_rule(self) -> dict[str, list[Job]]:
         """Return the jobs of each rule, in the order they were named."""
@@ -146,3 +151,34 @@ def largest(values: Iterable[float | None]) -> float | None:
     """Return the largest known value, or None."""
     known = [value for value in values if value is not None]
     return max(known) if known else None
+
+
+PLANNED = Path("logs", "runs", "planned.json")
+"""Where a run notes, when it begins, how many jobs of each rule it wants: its log names only those that start."""
+
+
+def write_planned(counts: Mapping[str, int], folder: Path) -> None:
+    """Note how many jobs of each rule a run wants."""
+    path = folder / PLANNED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(counts)))
+
+
+def read_planned(run: Run, folder: Path) -> dict[str, int]:
+    """Return what the run noted; empty where the note is not this run's, which is written after its log begins."""
+    path = folder / PLANNED
+    if not path.is_file() or not run.started:
+        return {}
+    began = datetime.strptime(run.started, "%Y-%m-%d %H:%M:%S").timestamp()
+    counts: dict[str, int] = json.loads(path.read_text()) if path.stat().st_mtime >= began else {}
+    return counts
+
+
+def measured_seconds(folder: Path) -> dict[str, list[float]]:
+    """Return the seconds of the jobs of each rule that ended in a folder before, from their benchmark files."""
+    seconds: dict[str, list[float]] = {}
+    for path in (folder / "benchmarks").glob("*/*/**/*.tsv"):
+        rule = path.relative_to(folder / "benchmarks").parts[1]
+        if measured := read_benchmark(path):
+            seconds.setdefault(rule, []).append(measured.seconds)
+    return seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from histoloom_operations.records import (
     Job,
@@ -56,7 +57,24 @@ def gpu_hours(jobs: Iterable[Job]) -> float:
     return sum(t.gpus * (t.minutes or 0) / 60 for t in first)
 
 
-def plan_text(run: Run, downloads: Mapping[str, int | None], read: int, free: int) -> str:
+def forecast(run: Run, measured: Mapping[str, Sequence[float]]) -> str:
+    """Return how long a plan's jobs took before, one after the other, and which were never measured here."""
+    jobs = {rule: len(of_rule) for rule, of_rule in working(run).items()}
+    known = {rule: count for rule, count in jobs.items() if measured.get(rule)}
+    if not known:
+        return "Forecast: none, no job of these rules has run in this folder before; `minutes each` are limits."
+    seconds = sum(count * mean(measured[rule]) for rule, count in known.items())
+    missing = [rule for rule in jobs if rule not in known]
+    rest = f" Not measured here: {', '.join(missing)}." if missing else ""
+    return (
+        f"Forecast: {seconds / 60:.0f} minutes of work on one core for {sum(known.values())} jobs, by jobs of these "
+        f"rules that ended here before; `minutes each` are limits.{rest}"
+    )
+
+
+def plan_text(
+    run: Run, downloads: Mapping[str, int | None], read: int, free: int, measured: Mapping[str, Sequence[float]]
+) -> str:
     """Return what a run will do.
 
     Parameters
@@ -69,6 +87,8 @@ def plan_text(run: Run, downloads: Mapping[str, int | None], read: int, free: in
         Bytes of inputs that are there already.
     free
         Bytes that are free where results go.
+    measured
+        Seconds of jobs that ended before, by rule.
     """
     rows = []
     for rule, jobs in working(run).items():
@@ -94,6 +114,7 @@ def plan_text(run: Run, downloads: Mapping[str, int | None], read: int, free: in
         "",
         f"{len(jobs)} jobs in {len({job.submission for job in jobs})} submissions "
         f"(rules of one group share one); at most {gpu_hours(jobs):.1f} GPU-hours.",
+        forecast(run, measured),
         f"To fetch: {fetched} in {len(downloads)} files"
         f"{f', and the sizes of {unknown} that only their host states' if unknown else ''}. "
         f"To read: {count_bytes(read)} that are there. Free for results: {count_bytes(free)}.",
@@ -106,25 +127,35 @@ def summary_text(run: Run, folder: Path) -> str:
     rows = [summary_row(rule, jobs, folder) for rule, jobs in working(run).items()]
     jobs = [job for of_rule in working(run).values() for job in of_rule]
     count = {state: sum(job.state == state for job in jobs) for state in ("finished", "failed", "lost", "planned")}
+    count["planned"] += sum(max(wanted - len(run.by_rule().get(rule, [])), 0) for rule, wanted in run.planned.items())
+    total = len(jobs) + count["planned"] - sum(job.state == "planned" for job in jobs)
     retried = sum(max(len(job.tries) - 1, 0) for job in jobs)
-    verdict = "ended well" if run.ended and count["finished"] == len(jobs) else "ended with failures"
-    if not run.ended and count["finished"] == len(jobs):
+    verdict = "ended well" if run.ended and count["finished"] == total else "ended with failures"
+    if not run.ended and count["finished"] == total:
         verdict = "has finished every job"
     elif not run.ended:
         verdict = "has failures, or has not ended: it is alive, or it was killed"
     lines = [
         f"# Run of {run.started or 'unknown date'}",
         "",
-        f"The run {verdict}. {len(jobs)} jobs: {count['finished']} finished, {count['failed']} failed, "
+        f"The run {verdict}. {total} jobs: {count['finished']} finished, {count['failed']} failed, "
         f"{count['lost']} lost, {count['planned']} never started; {retried} started again. "
         f"Elapsed: {run.elapsed or 'unknown'}. Host: {run.host}.",
         "",
         table(["rule", "jobs", "done", "tries", "seconds", "peak MB", "MB asked", "GPUs", "problems"], rows),
     ]
+    slow = sorted(((time_of(jobs, folder), rule) for rule, jobs in working(run).items()), reverse=True)[:5]
+    if named := [f"{rule} {seconds:.0f} s" for seconds, rule in slow if seconds]:
+        lines += ["", f"Most time went into: {', '.join(named)}."]
     bad = [job for job in jobs if any(t.problem for t in job.tries) or job.state in {"failed", "lost"}]
     if bad:
         lines += ["", "## Problems", *(line for job in bad for line in problem_lines(job, folder))]
     return "\n".join(lines) + "\n"
+
+
+def time_of(jobs: Sequence[Job], folder: Path) -> float:
+    """Return the seconds of jobs, one after the other."""
+    return sum(measured.seconds for job in jobs if (measured := benchmark_of(job, folder)))
 
 
 def summary_row(rule: str, jobs: Sequence[Job], folder: Path) -> list[object]:
@@ -132,7 +163,7 @@ def summary_row(rule: str, jobs: Sequence[Job], folder: Path) -> list[object]:
     measured = [benchmark_of(job, folder) for job in jobs]
     tries = [t for job in jobs for t in job.tries]
     peak = largest(m.peak_mb for m in measured if m)
-    seconds = sum(m.seconds for m in measured if m)
+    seconds = time_of(jobs, folder)
     return [
         rule,
         len(jobs),

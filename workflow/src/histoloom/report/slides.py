@@ -13,6 +13,7 @@ import pandas as pd
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.exports.geojson import offset_of, write_predictions
+from histoloom.metrics.held_out import Scores
 from histoloom.obs_keys import section_keys
 from histoloom.report.section_view import SectionView, view_section
 from histoloom.report.style import PALETTE, drawing, heading, short_names
@@ -27,8 +28,9 @@ def read_slide_predictions(
 ) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
     """Return a section's predictions (n, types) by obs_id, centres (n, 2) in level-0 px, and facts.
 
-    Facts are ``units`` and, where known, ``size_level0_px``, ``pitch_px``, ``mpp``, ``spread`` (n, types) over models
-    and ``unlike`` (n,): tiles unlike those of training.
+    Facts are ``units`` and, where known, ``size_level0_px``, ``pitch_px``, ``mpp``, ``spread`` (n, types) over models,
+    ``unlike`` (n,): tiles unlike those of training, ``tissue`` (tissue_fraction and edge by obs_id), and ``negative``:
+    what became of values below 0.
     """
     import anndata
 
@@ -49,6 +51,9 @@ def read_slide_predictions(
         facts["spread"] = np.asarray(data.layers["spread"][at], np.float64)
     if "unlike_training" in data.obs:
         facts["unlike"] = data.obs["unlike_training"].to_numpy(bool)[at]
+    if {"tissue_fraction", "edge"} <= set(data.obs):
+        facts["tissue"] = data.obs.loc[at, ["tissue_fraction", "edge"]].astype(float).set_axis(frame.index)
+    facts["negative"] = metadata.get("negative") or {}
     for section in metadata.get("sections") or []:
         if (section["cohort"], section["sample"]) == (cohort, sample):
             facts.update(section)
@@ -57,25 +62,40 @@ def read_slide_predictions(
 
 
 def report_slide(
-    *, predictions: Path, section: Path, cohort: str, sample: str, out: Mapping[str, Path], crop: bool = True
+    *,
+    predictions: Path,
+    section: Path,
+    cohort: str,
+    sample: str,
+    out: Mapping[str, Path],
+    crop: bool = True,
+    held_out: Scores | None = None,
 ) -> None:
     """Write a section's predictions as ``table`` and as squares for QuPath, ``geojson``, and draw them as ``figure``.
 
-    The tsv has obs_id, x, y (centre, level-0 px), a column per type, ``<type> sd`` (over the models of all folds and
-    seeds) and, where known, unlike_training (0 or 1); squares have the side of the grid, else of a tile, and the same
-    numbers. `crop`: see `histoloom.exports.geojson`.
+    The tsv has obs_id, x, y (centre, level-0 px), a column per type with its units, ``<type> sd`` (over the models of
+    all folds and seeds) and, where known, tissue_fraction, edge and unlike_training (0 or 1); squares have the side of
+    the grid, else of a tile, and the same numbers. ``types`` is a table of the types with their correlation on held-out
+    sections (`held_out`). `crop`: see `histoloom.exports.geojson`.
     """
     values, xy, facts = read_slide_predictions(predictions, cohort, sample)
-    numbers = values.copy()
+    unit = f" [{facts['units']}]" if facts["units"] else ""
+    numbers = values.add_suffix(unit)
     if "spread" in facts:
-        spread = pd.DataFrame(facts["spread"], values.index, [f"{name} sd" for name in values.columns])
+        spread = pd.DataFrame(facts["spread"], values.index, values.columns).add_suffix(f" sd{unit}")
         numbers = numbers.join(spread.dropna(axis=1, how="all"))
+    if "tissue" in facts:
+        numbers = numbers.join(facts["tissue"])
     if "unlike" in facts:
         numbers["unlike_training"] = facts["unlike"].astype(int)
     table = numbers.reset_index()
     table.insert(1, "x", xy[:, 0])
     table.insert(2, "y", xy[:, 1])
     table.to_csv(out["table"], sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+    if "types" in out:
+        describe_types(values, facts["units"], held_out or {}).to_csv(
+            out["types"], sep="\t", index=False, float_format="%.4g", lineterminator="\n"
+        )
     side = facts.get("pitch_px") or facts.get("size_level0_px")
     if not side:
         problem = f"does not state the tile's side for {cohort}/{sample}."
@@ -86,6 +106,25 @@ def report_slide(
     units, unlike = facts["units"] or "units of the labels", facts.get("unlike")
     name, in_training = f"{sample} ({cohort})", bool(facts.get("in_training"))
     draw_slide(values, view, name, units, out["figure"], unlike=unlike, in_training=in_training)
+
+
+def describe_types(values: pd.DataFrame, units: str, held_out: Scores) -> pd.DataFrame:
+    """Return the types of predictions (n, types), the best-tested first: how far to trust each, and what it looks like.
+
+    Columns are type, units, held_out_r (NaN where it is not known), mean, q99 and share_most_abundant (of tiles).
+    """
+    best = values.idxmax(axis=1).value_counts(normalize=True)
+    table = pd.DataFrame(
+        {
+            "type": values.columns,
+            "units": units,
+            "held_out_r": [held_out.get(str(name), {}).get("mean", np.nan) for name in values.columns],
+            "mean": values.mean().to_numpy(),
+            "q99": values.quantile(0.99).to_numpy(),
+            "share_most_abundant": best.reindex(values.columns, fill_value=0.0).to_numpy(),
+        }
+    )
+    return table.sort_values("held_out_r", ascending=False, kind="stable", na_position="last")
 
 
 def draw_slide(

@@ -173,7 +173,7 @@ function startViewer(source, mappers, figures, scales) {
         if (Number.isFinite(values[t][i])) measurements[`${layer}: ${name} [${data.units}]`] = short(values[t][i]);
       });
       for (const [name, values] of facts()) measurements[name] = short(values[i]);
-      const [x, y] = [data.x[i], data.y[i]];
+      const [x, y] = [data.x[i] - data.corner[0], data.y[i] - data.corner[1]];
       const ring = [[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]].map(([a, b]) => [short(x + a * half), short(y + b * half)]);
       const properties = {objectType: "detection", name: id, measurements};
       if (best[i] >= 0) properties.classification = {name: data.types[best[i]], color: rgb(best[i])};

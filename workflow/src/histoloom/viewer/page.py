@@ -209,6 +209,7 @@ def _facts(view: View, panels: Sequence[str]) -> dict[str, Any]:
         "flags": {name: FLAGS[name] for name in FLAGS if name in view.columns},
         "colours": list(PALETTE),
         "round": view.round,
+        "corner": [float(value) for value in view.corner],
     }
 
 

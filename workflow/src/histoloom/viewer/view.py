@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 
 from histoloom.artefacts import Table, dense, read_elements, read_table
 from histoloom.errors import InputError
-from histoloom.metrics.rows import read_metrics
+from histoloom.metrics.held_out import held_out_of_bundle, held_out_scores
 from histoloom.obs_keys import section_keys
 from histoloom.samples.section import Section, open_section
 
@@ -59,6 +58,8 @@ class View:
         Correlation of each type within held-out sections, ``mean`` of all and that of this section, ``here``.
     picture
         (h, w, 3) uint8, or None; `scale` is its px per level-0 px.
+    corner
+        Where QuPath's picture of the slide begins, level-0 px: it crops to the scanned area.
     """
 
     title: str
@@ -75,6 +76,7 @@ class View:
     picture: npt.NDArray[np.uint8] | None = None
     scale: float = 1.0
     round: bool = False
+    corner: tuple[float, float] = (0.0, 0.0)
 
 
 def view_predictions(
@@ -97,7 +99,8 @@ def view_predictions(
         layers["spread"] = np.std([dense(table.layers[name])[rows] for name in seeds], axis=0).astype(np.float32)
     if "spread" in layers and not np.isfinite(layers["spread"]).any():
         del layers["spread"]
-    held_out = _held_out(metrics, section) if metrics else _held_out_of_bundle(bundle) if bundle else {}
+    held_out = held_out_scores(metrics, section.cohort, section.sample) if metrics else {}
+    held_out = held_out_of_bundle(bundle) if bundle else held_out
     facts, obs = table.metadata, table.obs.iloc[rows]
     if "labels" in layers:
         split = str(facts.get("protocol", {}).get("split", ""))
@@ -170,25 +173,8 @@ def _view(
         picture=picture,
         scale=float(read_elements(section.path, [key])[key]) if picture is not None else 1.0,
         round=not slide,
+        corner=tuple(facts.get("slide_bounds", (0, 0))[:2]),
     )
-
-
-def _held_out(path: Path, section: Section) -> dict[str, dict[str, float]]:
-    """Return the correlation of each type within held-out sections: the cohorts' mean, and that of this section."""
-    rows = read_metrics([path])
-    rows = rows[(rows["metric"] == "cc") & (rows["against"] == "labels") & (rows["train_seed"] == -1)]
-    rows = rows[(rows["target"] != "") & (rows["variant"] == rows["variant"].iloc[:1].squeeze())]
-    mean = rows[rows["aggregation"] == "cohort"].groupby("target", observed=True)["value"].mean()
-    here = rows[(rows["aggregation"] == "section") & (rows["cohort"] == section.cohort)]
-    own = here[here["sample"] == section.sample].set_index("target")["value"]
-    sources = {"mean": mean.dropna(), "here": own.dropna()}
-    return {str(name): {key: float(v[name]) for key, v in sources.items() if name in v} for name in mean.index}
-
-
-def _held_out_of_bundle(path: Path) -> dict[str, dict[str, float]]:
-    scores = [s for s in json.loads(path.read_text())["scores"] if (s["metric"], s["against"]) == ("cc", "labels")]
-    by_type = pd.DataFrame([s["by_output"] for s in scores if s["variant"] == scores[0]["variant"]])
-    return {str(name): {"mean": float(value)} for name, value in by_type.mean().items()}
 
 
 def binned(view: View, most: int) -> View:
