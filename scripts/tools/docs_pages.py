@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,5 +36,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Turn links into docs/, which is the site's root."""
     del config, files
     if page.file.src_uri not in PAGES:
-        return markdown
+        up = "../" * page.file.src_uri.count("/")
+        return re.sub(rf"\]\({re.escape(up)}\.\./(config|profiles|resources)/", rf"]({up}\1/", markdown)
     return markdown.replace("](docs/", "](").replace("](../docs/", "](../").replace("](README.md", "](index.md")

@@ -58,3 +58,15 @@ def test_the_entry_and_the_schema_of_the_manual_are_valid() -> None:
     schema = yaml.safe_load(block("yaml", "models.<name> with kind: nearest"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate({"kind": "nearest", "inputs": ["uni"]}, schema)
+
+
+def test_links_of_the_manual_lead_to_files() -> None:
+    folders = ("docs", "config", "profiles")
+    pages = [*ROOT.glob("*.md"), *(page for folder in folders for page in (ROOT / folder).rglob("*.md"))]
+    broken = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s#]+)", page.read_text())
+        if not re.match("https?:|mailto:", link) and not (page.parent / link).exists()
+    ]
+    assert broken == []
