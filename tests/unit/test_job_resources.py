@@ -182,7 +182,7 @@ def test_only_rules_with_long_fits_are_warned_early() -> None:
     listening = {
         rule
         for rule, script in SCRIPTS.items()
-        if re.search(r"\bscratch=scratch\) as out", (ROOT / "scripts" / f"{script}.py").read_text())
+        if re.search(r"\bscratch=scratch\s*\) as out", (ROOT / "scripts" / f"{script}.py").read_text())
     }
     assert warned == listening
 
