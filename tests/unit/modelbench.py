@@ -13,7 +13,7 @@ from histoloom.folds.panel import select_panel
 from histoloom.models import fit_models, predict_models
 from histoloom.targets import make_target
 
-SMALL = {"hidden_layers": 1, "width": 8, "epochs": 3, "batch_size": 32}
+SMALL = {"hidden_layers": 1, "width": 8, "epochs": 3, "batch_size": 32, "min_steps": 0}
 
 
 def lay(world: World, folder, files=None, **spec):

@@ -39,7 +39,8 @@ def double(monkeypatch):
 
 
 def spec_of(**given):
-    return model_spec("mlp", **{"hidden_layers": 2, "width": 12, "epochs": 4, "batch_size": 16, "lr": 1e-2, **given})
+    small = {"hidden_layers": 2, "width": 12, "epochs": 4, "batch_size": 16, "lr": 1e-2, "min_steps": 0}
+    return model_spec("mlp", **{**small, **given})
 
 
 def make_data(
@@ -163,17 +164,21 @@ def plain_loop(data, fold, seed, spec):
             linear.weight.copy_(((torch.rand((sizes[i], sizes[i + 1]), generator=generator) * 2 - 1) * first).T)
             bias = (torch.rand(sizes[i + 1], generator=generator) * 2 - 1) * bound
             linear.bias.copy_(bias if spec["init"] == "pytorch" else torch.zeros_like(bias))
-        modules += [linear, torch.nn.SiLU()]
-    net = torch.nn.Sequential(*modules[:-1])
+        norm = torch.nn.LayerNorm(sizes[i + 1], elementwise_affine=False) if spec["norm"] == "layer" else None
+        modules += [linear, *([norm] if norm else []), torch.nn.SiLU()]
+    net = torch.nn.Sequential(*modules[: modules.index(linear) + 1])
     optimiser = torch.optim.AdamW(net.parameters(), lr=spec["lr"], weight_decay=spec["weight_decay"])
+    warmup = max(spec["warmup_steps"], 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: min(1, (done + 1) / warmup))
     train = torch.from_numpy(fold.train)
     batches = int(np.ceil(len(train) / spec["batch_size"]))
     curve, best = [], None
-    for _ in range(spec["epochs"]):
+    for _ in range(max(spec["epochs"], int(np.ceil(spec["min_steps"] / batches)))):
         for rows in torch.tensor_split(train[torch.randperm(len(train), generator=generator)], batches):
             optimiser.zero_grad()
             formula(net(xs[rows]), ys[rows], spec).backward()
             optimiser.step()
+            schedule.step()
         with torch.no_grad():
             out = net(xs).numpy() * y_std + y_mean
         if len(fold.val):
@@ -185,7 +190,7 @@ def plain_loop(data, fold, seed, spec):
     return (
         (best if len(fold.val) else out),
         curve,
-        [m.weight.detach().numpy().T for m in modules if hasattr(m, "weight")],
+        [m.weight.detach().numpy().T for m in modules if isinstance(m, torch.nn.Linear)],
     )
 
 
@@ -197,6 +202,8 @@ def plain_loop(data, fold, seed, spec):
         {"pearson_axis": "flat", "standardise_target": False, "l1": 0.1},
         {"l1": 0.0, "l2": 0.0, "hidden_layers": 0},
         {"batch_size": 1000, "hidden_layers": 6},
+        {"norm": "none", "warmup_steps": 0},
+        {"warmup_steps": 5, "min_steps": 60},
     ],
 )
 def test_stacked_equals_one_by_one(given, double):
@@ -259,7 +266,10 @@ def test_val_patient_keeps_the_epoch_with_the_best_cc():
 
 
 def test_inner_cv_averages_curves_over_held_out_training_patients():
-    data, spec = make_data(n_patients=4, seeds=(0,), selection="inner_cv"), spec_of(epochs=6, lr=0.05)
+    data, spec = (
+        make_data(n_patients=4, seeds=(0,), selection="inner_cv"),
+        spec_of(epochs=6, lr=0.05, norm="none", warmup_steps=0),
+    )
     choices = [model.choices for model in fit(data, spec).values()]
     assert all(choice["how"] == "inner_cv over training patients" for choice in choices)
     for fold in data.folds:

@@ -175,10 +175,10 @@ def test_ridge_takes_the_largest_of_equal_penalties_and_the_mean_over_inner_fold
 def test_dropout_keeps_the_expectation(monkeypatch):
     draws = []
 
-    def seen(x, layers, draw=None):
+    def seen(x, layers, draw=None, **options):
         if draw is not None:
             draws.append(draw(500))
-        return forward(x, layers, draw)
+        return forward(x, layers, draw, **options)
 
     forward = stack.forward
     monkeypatch.setattr(stack, "forward", seen)

@@ -129,7 +129,7 @@ MODELS: dict[str, ModelKind] = {
         _FEATURES,
         gpu=1,
         stochastic=True,
-        version=2,  # fused AdamW
+        version=3,  # normalised hidden layers, warm-up, steps
         memory=Memory(1300, file_mb=20, base_minutes=60, minutes_per_mb=10),
     ),
     "ridge": ModelKind("histoloom.models.linear:Ridge", _VALUES, _FEATURES, baseline="encoder, linear", memory=_FIT),

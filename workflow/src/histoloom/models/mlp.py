@@ -36,7 +36,9 @@ class FittedMLP(Fitted):
             for start in range(0, len(inputs), BLOCK):
                 rows = np.arange(start, min(start + BLOCK, len(inputs)))
                 x = (torch.from_numpy(inputs.features(rows)) - part["mean"]) / part["scale"]
-                out[rows] = (forward(x[None], layers)[0].double() * part["y_scale"] + part["y_mean"]).numpy()
+                out[rows] = (
+                    forward(x[None], layers, norm=self.spec.norm)[0].double() * part["y_scale"] + part["y_mean"]
+                ).numpy()
         return out
 
 
@@ -58,7 +60,7 @@ class MLP(Model):
         val_patient) comes last.
         """
         table = _Table(folds)
-        epochs, how = [self.spec.epochs] * len(folds), [fold.how for fold in folds]
+        epochs, how = [self._most_epochs(fold) for fold in folds], [fold.how for fold in folds]
         inner = [i for i, fold in enumerate(folds) if fold.rule == "inner_cv"]
         for i, best in zip(inner, self._inner_epochs([folds[i] for i in inner], table, job), strict=True):
             epochs[i] = best
@@ -77,9 +79,13 @@ class MLP(Model):
             middle = median_of(replace(folds[i], earlier=(*folds[i].earlier, *made)), "epochs")
             if middle is None:
                 how[i] = "fixed: no fold had a validation"
-            epochs[i] = middle or self.spec.epochs
+            epochs[i] = middle or epochs[i]
         train("last", last)
         return [self._fitted(members[i], trained[i], how[i]) for i in range(len(folds))]
+
+    def _most_epochs(self, fold: FoldData) -> int:
+        """Return the epochs of a fold, or the most where a selection chooses fewer: a small cohort takes more."""
+        return max(self.spec.epochs, -(-self.spec.min_steps // -(-len(fold.train) // self.spec.batch_size)))
 
     def _train(self, name: str, members: Sequence[Member], table: _Table, job: JobContext) -> list[Trained]:
         """Train a round; one that an earlier try has begun goes on from its checkpoint."""
@@ -108,7 +114,7 @@ class MLP(Model):
         """Return per fold and seed the epoch with the best score, averaged over inner folds of training patients."""
         members = [
             [
-                self._member(fold, table, self.spec.epochs, f"inner{number}", rows)
+                self._member(fold, table, self._most_epochs(fold), f"inner{number}", rows)
                 for number, rows in enumerate(fold.inner())
             ]
             for fold in folds

@@ -23,15 +23,18 @@ class MLPSpec(Spec):
     width: int
     dropout: float
     init: str
+    norm: str
     l1: float
     l2: float
     pearson_axis: str
     pearson_eps: float
     standardise_target: bool
     lr: float
+    warmup_steps: int
     weight_decay: float
     batch_size: int
     epochs: int
+    min_steps: int
 
 
 def initial_layers(
@@ -53,13 +56,18 @@ def initial_layers(
     return layers
 
 
-def forward(x: torch.Tensor, layers: Layers, draw: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
+def forward(
+    x: torch.Tensor, layers: Layers, draw: Callable[[int], torch.Tensor] | None = None, *, norm: str = "none"
+) -> torch.Tensor:
     """Run a stack of MLPs on (S, B, D), with (S, in, out) weights and (S, 1, out) biases; return (S, B, T).
 
-    `draw` gives, in training with dropout, the factors (S, B, width) that hidden units are multiplied with.
+    `norm` "layer": each observation's hidden units get zero mean and unit variance before the activation (Ba et al.
+    2016, without gains), so that the signal neither fades nor grows over seven layers. `draw` gives, in training with
+    dropout, the factors (S, B, width) that hidden units are multiplied with.
     """
     for weight, bias in layers[:-1]:
-        x = torch.nn.functional.silu(torch.baddbmm(bias, x, weight))
+        x = torch.baddbmm(bias, x, weight)
+        x = torch.nn.functional.silu(torch.nn.functional.layer_norm(x, x.shape[2:]) if norm == "layer" else x)
         if draw is not None:
             x = x * draw(x.shape[2])
     weight, bias = layers[-1]

@@ -161,8 +161,8 @@ class Stack:
         memory = [{name: value[index] if value.ndim else value for name, value in state.items()} for state in old]
         self.take([self.runners[i] for i in positions], [p[index] for p in self.parameters], memory)
 
-    def step(self) -> None:
-        """Train every member on its next batch."""
+    def step(self, step: int) -> None:
+        """Train every member on its next batch; `step` counts from 1."""
         each = [(runner, runner.next_batch()) for runner in self.runners]
         rows = torch.nn.utils.rnn.pad_sequence([r.rows[batch] for r, batch in each], batch_first=True)
         label_rows = torch.nn.utils.rnn.pad_sequence([r.label_rows[batch] for r, batch in each], batch_first=True)
@@ -180,7 +180,9 @@ class Stack:
             ]
             return torch.nn.utils.rnn.pad_sequence(kept, batch_first=True).to(self.device, self.dtype)
 
-        prediction = forward(x, self.layers, draw if dropout else None)
+        prediction = forward(x, self.layers, draw if dropout else None, norm=self.spec.norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.spec.lr * min(1.0, step / max(self.spec.warmup_steps, 1))
         self.optimiser.zero_grad(set_to_none=True)
         losses(prediction, y, mask, self.spec).sum().backward()
         self.optimiser.step()
@@ -215,7 +217,7 @@ class Stack:
         x = (self.features[torch.from_numpy(val.x)] - self.mean[position]) / self.scale[position]
         with torch.no_grad():
             one = [(w[position : position + 1], b[position : position + 1]) for w, b in self.layers]
-            prediction = forward(x[None], one)[0].double().cpu().numpy()
+            prediction = forward(x[None], one, norm=self.spec.norm)[0].double().cpu().numpy()
         return section_score(prediction, self.raw_values[val.y], val.section)
 
     def state(self, step: int) -> dict[str, Any]:
@@ -278,7 +280,7 @@ def train_stack(
                 stack.start_next()
                 step = 0
             step += 1
-            stack.step()
+            stack.step(step)
             stack.end_epochs(step)
             progress = f"step {step}, {len(stack.done)} of {len(members)} models trained"
             if checkpoint is not None:
