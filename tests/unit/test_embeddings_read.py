@@ -113,7 +113,7 @@ def test_reading_stops_at_what_does_not_belong(tmp_path: Path) -> None:
     other = write(tmp_path / "o.h5", [("B", "1x1")], tiles_spec={**TILES, "um_per_px": 0.5})
     assert "o.h5" in refused("embeddings-tiles", one, other)
     weights = write(tmp_path / "w.h5", [("B", "1x1")], weights_sha256="v")
-    assert "w.h5: differs in weights_sha256" in refused("embeddings-weights", one, weights)
+    assert "w.h5: has other weights" in refused("embeddings-weights", one, weights)
     tokens = write(tmp_path / "t.h5", [("B", "1x1")], tokens={"mode": "exact", "k": 2})
     refused("embeddings-tokens", one, tokens)
     assert "name 'c' instead of 'd'" in refused("embeddings-card", one, card={"name": "d"})

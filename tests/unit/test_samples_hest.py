@@ -106,27 +106,28 @@ def test_wrong_patches(tmp_path: Path) -> None:
     path = sample.write(tmp_path) / "patches/H1.h5"
     with h5py.File(path) as handle:
         images, coords, names = (handle[name][()] for name in ("img", "coords", "barcode"))
-    for change, problem in (
-        ({"coords": coords + 28}, "off their spots"),
-        ({"coords": coords + np.array([28, 0])}, "off their spots"),
-        ({"coords": (sample.places[::2][:, ::-1] - 28).astype(int)}, "x and y exchanged they fit"),
-        ({"coords": sample.places[::2].astype(int)}, "off their spots|makes"),
-        ({"img": images[:, :, ::-1]}, "they are turned or mirrored"),
-        ({"img": images.transpose(0, 2, 1, 3)}, "they are turned or mirrored"),
-        ({"img": np.roll(images, 7, axis=0)}, "grey levels in the mean: of another image"),
-        ({"img": 255 - images}, "grey levels in the mean: of another image"),
-        ({"img": images[:, :28, :28]}, r"makes 0\.2500 um/px, not 0\.5000"),
-        ({"img": images[:, :28]}, "N expected"),
-        ({"barcode": None}, "no dataset barcode"),
-        ({"barcode": names[:-1]}, "N expected"),
-        ({"barcode": np.array([[b"Z"], *names[1:]])}, "1 patches have no spot in the h5ad, first 'Z'"),
+    for change, code, said in (
+        ({"coords": coords + 28}, "patches-pixels", "off their spots"),
+        ({"coords": coords + np.array([28, 0])}, "patches-pixels", "off their spots"),
+        ({"coords": (sample.places[::2][:, ::-1] - 28).astype(int)}, "patches-pixels", "x and y exchanged they fit"),
+        ({"coords": sample.places[::2].astype(int)}, "patches-pixels", "off their spots"),
+        ({"img": images[:, :, ::-1]}, "patches-place", "they are turned or mirrored"),
+        ({"img": images.transpose(0, 2, 1, 3)}, "patches-place", "they are turned or mirrored"),
+        ({"img": np.roll(images, 7, axis=0)}, "patches-place", "grey levels in the mean: of another image"),
+        ({"img": 255 - images}, "patches-place", "grey levels in the mean: of another image"),
+        ({"img": images[:, :28, :28]}, "patches-scale", "makes 0.2500 um/px, not 0.5000"),
+        ({"img": images[:, :28]}, "patches-dataset", "(N, P, P, 3), (N, 2) expected"),
+        ({"barcode": None}, "patches-barcodes", "0 barcodes of 48 patches"),
+        ({"barcode": names[:-1]}, "patches-barcodes", "47 barcodes of 48 patches"),
+        ({"barcode": np.array([[b"Z"], *names[1:]])}, "patches-spots", "1 patches have no spot in the h5ad, first 'Z'"),
     ):
         path.unlink()
         sample.write_patches(path, **change)
-        with pytest.raises(InputError, match=problem):
+        with pytest.raises(InputError, check=has_code(code)) as caught:
             read(sample, tmp_path, patches="check")
+        assert said in caught.value.problem
     path.unlink()
-    with pytest.raises(InputError, match="missing"):
+    with pytest.raises(InputError, check=has_code("patches-unreadable")):
         read(sample, tmp_path, patches="check")
 
 

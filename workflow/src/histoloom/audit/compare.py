@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.sparse import csr_matrix, diags
 
 from histoloom.audit.fingerprint import PROBES, Fingerprint
@@ -118,23 +118,19 @@ class Vocabulary:
     """All sections' counts on one numbering of genes, so that no pair has to be aligned by itself."""
 
     def __init__(self, sections: Sequence[Fingerprint]) -> None:
-        numbers: dict[str, int] = {}
-        for section in sections:
-            for gene in section.genes:
-                numbers.setdefault(gene, len(numbers))
+        genes = pd.Index(list(dict.fromkeys(gene for section in sections for gene in section.genes)), dtype=object)
         self.present, self.counts, self.roots = [], [], []
         for section in sections:
-            place = np.array([numbers[gene] for gene in section.genes], dtype=np.int64)
-            present = np.zeros(len(numbers), dtype=bool)
-            present[place] = True
-            rows = section.counts
-            shape = (rows.shape[0], len(numbers))
+            places = genes.get_indexer(section.genes)
+            self.present.append(np.isin(np.arange(len(genes)), places))
+            onto = csr_matrix(
+                (np.ones(len(places), np.float32), (np.arange(len(places)), places)), (len(places), len(genes))
+            )
             # Two names that became one are summed.
-            moved = csr_matrix((rows.data.astype(np.float32), place[rows.indices], rows.indptr), shape=shape)
-            moved.sum_duplicates()
-            self.present.append(present)
-            self.counts.append(moved)
-            self.roots.append(_unit(moved))
+            self.counts.append(csr_matrix(section.counts.astype(np.float32) @ onto))
+            # Roots with rows of length 1: likeness for finding candidates.
+            length = np.sqrt(np.asarray(self.counts[-1].sum(axis=1)).ravel())
+            self.roots.append((diags(1.0 / np.maximum(length, 1e-9)) @ self.counts[-1].sqrt()).tocsr())
         self.probes = [probe_rows(section) for section in sections]
 
     def shared(self, i: int, j: int) -> tuple[float, int]:
@@ -155,13 +151,6 @@ class Vocabulary:
         if defined.sum() < min(_LEAST_SPOTS, len(rows)) // 2:
             return float("nan"), len(both)
         return float((np.nanmin(distance[defined], axis=1) <= TWIN).mean()), len(both)
-
-
-def _unit(counts: Any) -> Any:
-    """Return square roots of counts with rows of length 1: likeness for finding candidates."""
-    root = counts.sqrt()
-    length = np.sqrt(np.asarray(counts.sum(axis=1)).ravel())
-    return (diags(1.0 / np.maximum(length, 1e-9)) @ root).tocsr()
 
 
 def picture_distance(first: Fingerprint, second: Fingerprint) -> float:

@@ -15,9 +15,8 @@ from histoloom.artefacts import KEY, read_metadata
 from histoloom.errors import InputError, first_few
 from histoloom.identity import canonical_json
 from histoloom.obs_keys import observation_keys
-from histoloom.tiles.spec import same_spec
+from histoloom.tiles.spec import TileSpec
 
-_BLOCK = 4096
 # What a card tells people; features do not depend on it.
 _PROSE = frozenset(
     {"about", "licence", "gate", "citation", "proven", "unsure", "um_per_px", "default_weights", "revision_seen"}
@@ -114,10 +113,8 @@ def write_embeddings(
         dataset = handle.create_dataset("features", shape, np.float32)
         start = 0
         for part in parts:
-            for i in range(0, len(part), _BLOCK):
-                block = part[i : i + _BLOCK]
-                dataset[start : start + len(block)] = block
-                start += len(block)
+            dataset[start : start + len(part)] = part
+            start += len(part)
         handle.create_dataset("coords", data=np.ascontiguousarray(coords, np.float64))
         handle.create_dataset("sample", data=np.array(sample, dtype=object), dtype=text)
         handle.create_dataset("obs_id", data=np.array(obs_id, dtype=object), dtype=text)
@@ -175,29 +172,24 @@ def _check_same(
     tiles_spec: Mapping[str, Any] | None,
     card: Mapping[str, Any] | None,
 ) -> None:
-    """Compare a file's metadata with the first file's, and with what was asked for."""
-    remedy = "make the embeddings again with the present config."
-    tiles_spec = first["tiles_spec"] if tiles_spec is None else tiles_spec
-    if not same_spec(facts["tiles_spec"], tiles_spec):
-        problem = f"was made from other tiles than asked for: {_differences(facts['tiles_spec'], tiles_spec)}."
-        raise InputError(path, problem, remedy, code="embeddings-tiles")
-    own, wanted = card_content(facts["card"]), card_content(first["card"] if card is None else card)
-    if canonical_json(own) != canonical_json(wanted):
-        problem = f"was made with another card: {_differences(own, wanted)}."
-        raise InputError(path, problem, remedy, code="embeddings-card")
-    if _settings(facts) != _settings(first):
-        problem = "averages other tokens than the file before it."
-        raise InputError(path, problem, remedy, code="embeddings-tokens")
-    for key in ("weights_sha256", "dim", "feature_names"):
-        if facts.get(key) != first.get(key):
-            problem = f"differs in {key} from the file before it: not the same encoder."
-            raise InputError(path, problem, remedy, code="embeddings-weights")
+    """Compare what decides a file's features with the first file's, and with what was asked for."""
+    asked_for = {"tiles_spec": tiles_spec, "card": card}
+    wanted = _decisive({**first, **{key: value for key, value in asked_for.items() if value is not None}})
+    for name, own in _decisive(facts).items():
+        asked = wanted[name]
+        if canonical_json(own) != canonical_json(asked):
+            keys = [key for key in dict.fromkeys([*own, *asked]) if own.get(key) != asked.get(key)]
+            different = "; ".join(f"{key} {own.get(key)!r} instead of {asked.get(key)!r}" for key in keys)
+            problem = f"has other {name} than asked for, or than the file before it: {different}."
+            remedy = "make the embeddings again with the present config."
+            raise InputError(path, problem, remedy, code=f"embeddings-{name}")
 
 
-def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: (facts.get("tokens") or {}).get(key) for key in ("mode", "k", "stride_um")}
-
-
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    keys = [k for k in dict.fromkeys([*one, *other]) if one.get(k) != other.get(k)]
-    return "; ".join(f"{k} {one.get(k)!r} instead of {other.get(k)!r}" for k in keys)
+def _decisive(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    tokens = facts.get("tokens") or {}
+    return {
+        "tiles": TileSpec.from_dict(facts["tiles_spec"]).as_dict(),
+        "card": card_content(facts["card"]),
+        "tokens": {key: tokens.get(key) for key in ("mode", "k", "stride_um")},
+        "weights": {key: facts.get(key) for key in ("weights_sha256", "dim", "feature_names")},
+    }

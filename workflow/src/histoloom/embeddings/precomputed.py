@@ -23,7 +23,7 @@ from histoloom.artefacts import identity_of, read_metadata
 from histoloom.embeddings.artefact import card_content
 from histoloom.embeddings.sections import Section, open_sections, write_sections
 from histoloom.errors import InputError
-from histoloom.samples.tables import plain_id
+from histoloom.samples.tables import as_text, plain_id
 from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,8 @@ class Table:
                 return float(facts["patch_size_level0"]), px
             return px * float(facts["level0_magnification"]) / float(facts["target_magnification"]), px
         except (KeyError, TypeError, ValueError) as error:
-            problem = (
-                f"attributes of coords do not give the tiles' size ({error}); found: {', '.join(facts) or 'none'}."
-            )
+            named = ", ".join(facts) or "none"
+            problem = f"attributes of coords do not give the tiles' size ({error}); found: {named}."
             remedy = "give TRIDENT's own h5 of features, which carries patch_size and patch_size_level0."
             raise InputError(self.path, problem, remedy, code="features-attributes") from error
 
@@ -88,10 +87,13 @@ def import_embeddings(
     sections = open_sections(cohort, samples, [Path()] * len(samples), tiles, spec["tiles_spec"])
     tables = [read_table(Path(path), spec["format"]) for path in features]
     _check_one_encoder(tables, spec["card"])
-    rows = [match(section, table, spec) for section, table in zip(sections, tables, strict=True)]
-    summaries = {}
-    for section, table, of_section in zip(sections, tables, rows, strict=True):
-        summaries[section.sample] = _summary(section, table, of_section)
+    kept, parts, summaries = [], [], {}
+    for section, table in zip(sections, tables, strict=True):
+        rows = match(section, table, spec)
+        has = rows >= 0
+        kept.append(replace(section, obs_id=section.obs_id[has], centres=section.centres[has]))
+        parts.append(table.features[rows[has]])
+        summaries[section.sample] = _summary(kept[-1], table, rows)
         logger.info("%s/%s: %s", cohort, section.sample, summaries[section.sample])
     tiles_spec = TileSpec.from_dict(spec["tiles_spec"]).as_dict()
     chosen = {key: spec[key] for key in ("format", "max_shift_um", "max_missing")}
@@ -100,11 +102,8 @@ def import_embeddings(
         out,
         cohort,
         batch,
-        [
-            replace(section, obs_id=section.obs_id[of_section >= 0], centres=section.centres[of_section >= 0])
-            for section, of_section in zip(sections, rows, strict=True)
-        ],
-        [table.features[of_section[of_section >= 0]] for table, of_section in zip(tables, rows, strict=True)],
+        kept,
+        parts,
         stage="embeddings.precomputed",
         params={"card": card_content(spec["card"]), "tiles_spec": tiles_spec, **chosen},
         inputs={f"features.{s.sample}": identity_of(t.path) for s, t in zip(sections, tables, strict=True)},
@@ -116,8 +115,7 @@ def import_embeddings(
         feature_names=None,
         tiles_spec=tiles_spec,
         encoder=spec["name"],
-        precomputed={**chosen, "encoder_said": None if encoder_said is None else str(encoder_said)}
-        | {"sections": summaries},
+        precomputed={**chosen, "encoder_said": encoder_said and str(encoder_said), "sections": summaries},
     )
 
 
@@ -144,8 +142,7 @@ def read_table(path: Path, form: str) -> Table:
             facts = {**dict(handle["coords"].attrs), "encoder": handle[names[0]].attrs.get("encoder")}
     except OSError as error:
         raise InputError(path, f"no readable h5 ({error}).", _FETCH, code="features-unreadable") from error
-    values = values[0] if values.ndim == 3 and len(values) == 1 else values
-    corners = corners[0] if corners.ndim == 3 and len(corners) == 1 else corners
+    values, corners = (array[0] if array.ndim == 3 and len(array) == 1 else array for array in (values, corners))
     n = len(values)
     if values.ndim != 2 or corners.shape != (n, 2) or n == 0 or (raw_ids is not None and len(raw_ids) != n):
         ended = "" if raw_ids is None else f" and {len(raw_ids)} barcodes"
@@ -157,7 +154,7 @@ def read_table(path: Path, form: str) -> Table:
         raise InputError(path, problem, _FETCH, code="features-nan")
     if raw_ids is None:
         return Table(path, values, corners, None, facts)
-    ids = pd.Index([plain_id(v.decode() if isinstance(v, bytes) else str(v)) for v in raw_ids], dtype=object)
+    ids = pd.Index([plain_id(name) for name in as_text(raw_ids)], dtype=object)
     if ids.has_duplicates:
         problem = f"barcode '{ids[ids.duplicated()][0]}' appears more than once."
         raise InputError(path, problem, _FETCH, code="features-barcode-twice")
@@ -212,7 +209,7 @@ def _by_id(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
         raise InputError(where, problem, _FETCH, code="features-section")
     if abs(measured / side - 1) > SAME_SCALE:
         sides = f"{measured:.1f} level-0 px = {measured * mpp:.1f} um, not {side:.1f} px = {side * mpp:.1f} um"
-        problem = f"its tiles have a side of {sides} as tile spec {_named(spec)} asks."
+        problem = f"its tiles have a side of {sides} as tile spec '{spec['tiles']}' asks."
         remedy = "name tiles of that size, or features made from such tiles."
         raise InputError(where, problem, remedy, code="features-tile-size")
     return rows
@@ -221,18 +218,17 @@ def _by_id(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
 def _by_place(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
     """Find the tile with the nearest centre, -1 beyond ``max_shift_um``, on a grid of this slide and of this size."""
     where = f"{table.path}, section '{section.sample}'"
-    (side, px), size = table.grid, read_metadata(section.path)
-    slide = size["slide_width"], size["slide_height"]
-    stated = tuple(
-        int(table.facts.get(f"level0_{key}", px)) for key, px in zip(("width", "height"), slide, strict=True)
-    )
+    (side, px), of_section = table.grid, read_metadata(section.path)
+    slide = {key: of_section[f"slide_{key}"] for key in ("width", "height")}
+    stated = {key: int(table.facts.get(f"level0_{key}", size)) for key, size in slide.items()}
     if stated != slide:
-        problem = f"was made on a slide of {stated[0]} x {stated[1]} px; the section's has {slide[0]} x {slide[1]} px."
+        sizes = [f"{size['width']} x {size['height']} px" for size in (stated, slide)]
+        problem = f"was made on a slide of {sizes[0]}; the section's has {sizes[1]}."
         raise InputError(where, problem, _FETCH, code="features-slide")
     mpp, tiles = float(section.facts["mpp"]), TileSpec.from_dict(spec["tiles_spec"])
     own, wanted = side * mpp / px, tiles.effective_um_per_px(mpp)
     if px != tiles.size_px or abs(own / wanted - 1) > SAME_SCALE:
-        asked = f"tile spec {_named(spec)} asks for {tiles.size_px} px at {wanted:.4g} um/px"
+        asked = f"tile spec '{spec['tiles']}' asks for {tiles.size_px} px at {wanted:.4g} um/px"
         problem = f"its tiles are {px} px at {own:.4g} um/px ({side:.0f} level-0 px, {side * mpp:.1f} um), but {asked}."
         tiles_of = f"`size_px: {px}` and `um_per_px: {own:.4g}` (20x is not 0.5 um/px on every scanner)"
         remedy = f"use tiles with {tiles_of}, or features made from such tiles."
@@ -241,19 +237,15 @@ def _by_place(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
     return np.where(shift <= spec["max_shift_um"], nearest, -1)
 
 
-def _named(spec: Mapping[str, Any]) -> str:
-    return f"'{spec['tiles']}'" if spec.get("tiles") else "of the encoder"
-
-
-def _summary(section: Section, table: Table, rows: Int) -> dict[str, Any]:
-    """Return what became of a section's observations: counts, and how far tiles lie from them."""
-    has = rows >= 0
-    side = table.grid[0] if table.obs_ids is None else float(section.facts["size_level0_px"])
-    shift = np.hypot(*(table.corners[rows[has]] + side / 2 - section.centres[has]).T) * float(section.facts["mpp"])
+def _summary(kept: Section, table: Table, rows: Int) -> dict[str, Any]:
+    """Return what became of a section's tiles: counts, and how far the rows of the kept ones lie from them."""
+    used = rows[rows >= 0]
+    side = table.grid[0] if table.obs_ids is None else float(kept.facts["size_level0_px"])
+    shift = np.hypot(*(table.corners[used] + side / 2 - kept.centres).T) * float(kept.facts["mpp"])
     return {
         "n_tiles": len(rows),
-        "n_missing": int((~has).sum()),
+        "n_missing": len(rows) - len(used),
         "n_rows": len(table.features),
-        "n_rows_unused": len(table.features) - len(np.unique(rows[has])),
+        "n_rows_unused": len(table.features) - len(np.unique(used)),
         "shift_um_median_max": [round(float(v), 3) for v in (np.median(shift), shift.max())] if len(shift) else None,
     }

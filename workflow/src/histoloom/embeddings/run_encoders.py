@@ -213,7 +213,7 @@ class _Parts:
         shared = self._tokens.get("mode") == "shared"
         self._shared = [windows_of(s, self._tokens) for s, _ in todo] if shared else None
         self.sections = [s for s, _ in (self._shared or todo)]
-        self._writers: dict[int, PartWriter | CellWriter] = {}
+        self._writers: dict[int, PartWriter] = {}
 
     def lacks_any(self, batch: Batch) -> bool:
         return any(self._lacks[tiles.section] for tiles in batch.ranges)
@@ -240,7 +240,7 @@ class _Parts:
             if self._writers[tiles.section].add(features[tiles.offset : tiles.offset + len(tiles)]):
                 del self._writers[tiles.section]
 
-    def _writer(self, number: int) -> PartWriter | CellWriter:
+    def _writer(self, number: int) -> PartWriter:
         (section, identity), encoder, scratch = self._todo[number], self.run.encoder, self.run.scratch
         if self._shared is None:
             return PartWriter(scratch, section, identity, encoder.dim)

@@ -112,18 +112,24 @@ class PartWriter:
         np.lib.format.write_array_header_1_0(self._handle, header)
 
     def add(self, features: npt.NDArray[np.float32]) -> bool:
-        """Append features in order; return whether the section is complete."""
-        self._handle.write(np.ascontiguousarray(features, "<f4").tobytes())
+        """Take the next features; return whether the section is complete."""
+        self._write(features)
         self._left -= len(features)
         if self._left > 0:
             return False
-        self._handle.close()
+        self._close()
         os.replace(self._temporary, self.path)
         return True
 
+    def _write(self, features: npt.NDArray[np.float32]) -> None:
+        self._handle.write(np.ascontiguousarray(features, "<f4").tobytes())
+
+    def _close(self) -> None:
+        self._handle.close()
+
     def discard(self) -> None:
         """Remove what is not complete."""
-        self._handle.close()
+        self._close()
         self._temporary.unlink(missing_ok=True)
 
 

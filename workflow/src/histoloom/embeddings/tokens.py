@@ -9,7 +9,6 @@ which it is most central: tissue that several cells have in common is computed o
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histoloom.embeddings.sections import Section, part_path
+from histoloom.embeddings.sections import PartWriter, Section
 from histoloom.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -78,37 +77,30 @@ def windows_of(section: Section, settings: Mapping[str, Any]) -> tuple[Section, 
     return replace(section, centres=shared.centres, obs_id=names), shared
 
 
-class CellWriter:
-    """Features of a section's cells, written as the windows come; see `histoloom.embeddings.sections.PartWriter`."""
+class CellWriter(PartWriter):
+    """Features of a section's cells, written as the tokens of their windows come, (m, tokens x dim)."""
 
     def __init__(
         self, scratch: Path, section: Section, identity: str, dim: int, shared: Windows, grid: int, k: int
     ) -> None:
-        scratch.mkdir(parents=True, exist_ok=True)
-        self.path = part_path(scratch, section, identity)
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part")
-        self._shared, self._done, self._dim = shared, 0, dim
+        super().__init__(scratch, section, identity, dim)
+        self._handle.flush()
+        shape = (len(section), dim)
+        self._out = np.memmap(self._temporary, "<f4", "r+", self._handle.tell(), shape)
+        self._windows = self._left = len(shared.centres)
         self._cells = np.argsort(shared.of_cell, kind="stable")
-        self._first = np.searchsorted(shared.of_cell[self._cells], np.arange(len(shared.centres) + 1))
+        self._first = np.searchsorted(shared.of_cell[self._cells], np.arange(self._windows + 1))
         self._block = token_block(shared.offset, float(section.facts["size_level0_px"]), grid, k)
-        self._out = np.lib.format.open_memmap(self._temporary, "w+", np.float32, (len(section), dim))
 
-    def add(self, features: Features) -> bool:
-        """Take the tokens of the next windows, (m, tokens x dim); return whether the section is complete."""
-        tokens = features.reshape(len(features), -1, self._dim)
-        for i, window in enumerate(tokens, start=self._done):
+    def _write(self, features: Features) -> None:
+        tokens = features.reshape(len(features), -1, self._out.shape[1])
+        for i, window in enumerate(tokens, start=self._windows - self._left):
             cells = self._cells[self._first[i] : self._first[i + 1]]
             self._out[cells] = window[self._block[cells]].mean(axis=1, dtype=np.float64)
-        self._done += len(features)
-        if self._done < len(self._shared.centres):
-            return False
-        self._out.flush()
-        os.replace(self._temporary, self.path)
-        return True
 
-    def discard(self) -> None:
-        """Remove what is not complete."""
-        self._temporary.unlink(missing_ok=True)
+    def _close(self) -> None:
+        self._out.flush()
+        super()._close()
 
 
 def saved(sections: Sequence[Section], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
 from histoloom.samples.counts import Counts, StoredSection, read_counts, read_h5ad
-from histoloom.samples.reader import MAX_UNMATCHED, Reader, join, join_counts_and_positions, need, pictured
+from histoloom.samples.reader import MAX_UNMATCHED, Reader, join_counts_and_positions, named_files
 from histoloom.samples.tables import read_positions, tidy_positions
 
 if TYPE_CHECKING:
@@ -26,12 +26,8 @@ class FilesReader(Reader):
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, image (unless `images: false`) and, where the sheet names it, positions."""
-        files = {role: join(root, need(row, role)) for role in ("counts", *(["image"] if pictured(spec) else []))}
-        if row.get("positions"):
-            files["positions"] = join(root, row["positions"])
-        elif not row["counts"].endswith(".h5ad"):
-            need(row, "positions")
-        return files
+        needed = ["counts", "image", *([] if row.get("counts", "").endswith(".h5ad") else ["positions"])]
+        return named_files(row, spec, root, needed, "positions")
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from histoloom.samples.counts import read_counts
-from histoloom.samples.reader import Reader, add_regions, join, join_counts_and_positions, need, pictured, whole_ids
+from histoloom.samples.reader import (
+    ST_ARRAY,
+    Reader,
+    add_regions,
+    join,
+    join_counts_and_positions,
+    named_files,
+    need,
+    whole_ids,
+)
 from histoloom.samples.tables import as_numbers, check_unique, need_columns, read_positions
 from histoloom.text_tables import read_text_table
 
@@ -28,29 +37,22 @@ logger = logging.getLogger(__name__)
 class Her2stReader(Reader):
     """Sections of her2st, from the files of github.com/almaan/her2st."""
 
+    measures = ST_ARRAY
+
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, spots, image (unless `images: false`) and, where the sheet names one, regions."""
         sample = need(row, "sample")
-        files = {
+        return {
             "counts": join(root, f"data/ST-cnts/{sample}.tsv.gz"),
             "spots": join(root, f"data/ST-spotfiles/{sample}_selection.tsv"),
+            **named_files(row, spec, root, ["image"], "regions"),
         }
-        if pictured(spec):
-            files["image"] = join(root, need(row, "image"))
-        if row.get("regions"):
-            files["regions"] = join(root, row["regions"])
-        return files
 
     @classmethod
     def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return the published stereoscope proportions: 8 major and 22 minor types."""
         return {f"stereoscope_{level}": join(root, f"res/ST-deconv/props/{level}.zip") for level in ("major", "minor")}
-
-    @classmethod
-    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
-        """Return the array's own measures: 100 um spots at 200 um."""
-        return {"pitch_um": "200", "spot_diameter_um": "100"}
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:

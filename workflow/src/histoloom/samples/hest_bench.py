@@ -19,6 +19,7 @@ from histoloom.samples.hest import MEASURES, POOLED, HestReader, read_spots
 from histoloom.samples.hest_patches import PATCH_UM_PER_PX, locate_patches
 from histoloom.samples.reader import join, need
 from histoloom.samples.tables import read_json
+from histoloom.slides import PatchSlide
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,12 +51,13 @@ class HestBenchReader(HestReader):
         technology = row["technology"]
         section = read_spots(Path(files["counts"]), technology)
         path = Path(files["image"])
-        patches, at, side = locate_patches(path, section.obs_names, np.asarray(section.obsm["spatial"]))
+        with PatchSlide(path) as patches:
+            at, side = locate_patches(patches, section.obs_names, np.asarray(section.obsm["spatial"]))
         dropped = {**section.uns["dropped"], "spot_without_patch": section.n_obs - len(at)}
         section = section[np.sort(at)].copy()
         section.uns["dropped"] = dropped
         section.obs["in_tissue"] = True
-        mpp = patches.size_px * PATCH_UM_PER_PX / side
+        mpp = patches.patch_px * PATCH_UM_PER_PX / side
         stated: dict[str, Any] = {"mpp": {"estimated": mpp}, "facts": {"st_technology": technology}}
         if technology in POOLED:
             stated["pitch_um"], stated["spot_diameter_um"] = MEASURES[technology]

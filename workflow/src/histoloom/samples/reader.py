@@ -6,7 +6,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,10 @@ _CHANGES: dict[str, Callable[[str], str]] = {
 }
 
 
+ST_ARRAY = {"pitch_um": "200", "spot_diameter_um": "100"}
+"""Measures of the first printed arrays, of her2st and STNet: 100 um spots at 200 um."""
+
+
 class Reader(ABC):
     """A source of sections: where its files lie, and how they become observations. Has no state.
 
@@ -37,7 +41,7 @@ class Reader(ABC):
     their bytes. `spec_keys`: config keys that change what `read` returns. `has_array`: whether places come from a
     printed array, so that they say something about um per pixel and about swapped axes. `on_grid`: whether array_row,
     array_col number the lines of a regular grid; False where they only round a free position. `unit`: what one
-    observation is.
+    observation is. `measures`: sheet columns that the source fixes.
     """
 
     path_columns: ClassVar[frozenset[str]] = frozenset(
@@ -47,6 +51,7 @@ class Reader(ABC):
     has_array: ClassVar[bool] = True
     on_grid: ClassVar[bool] = True
     unit: ClassVar[str] = "spot"
+    measures: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     @abstractmethod
@@ -65,8 +70,8 @@ class Reader(ABC):
 
     @classmethod
     def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
-        """Return sheet columns that the source fixes, for cells that the sheet leaves empty."""
-        return {}
+        """Return `measures`, or what follows from row and config, for cells that the sheet leaves empty."""
+        return dict(cls.measures)
 
     @classmethod
     @abstractmethod
@@ -95,6 +100,14 @@ def need(row: Mapping[str, str], column: str) -> str:
 def pictured(spec: Mapping[str, Any]) -> bool:
     """Whether a cohort is read with its slides (config key `images`)."""
     return bool(spec.get("images", True))
+
+
+def named_files(
+    row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path, needed: Iterable[str], *optional: str
+) -> dict[str, str]:
+    """Return the files that cells of a row name, by column; the image only where the cohort is read with its slides."""
+    columns = [name for name in needed if name != "image" or pictured(spec)]
+    return {name: join(root, need(row, name)) for name in (*columns, *filter(row.get, optional))}
 
 
 def join(root: str | Path, path: str) -> str:

@@ -21,7 +21,7 @@ import pandas as pd
 from histoloom.artefacts import KEY
 from histoloom.errors import InputError
 from histoloom.samples.counts import make_counts
-from histoloom.samples.reader import Reader, assemble, join, need, pictured
+from histoloom.samples.reader import Reader, assemble, named_files
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,10 +46,7 @@ class SpatialDataReader(Reader):
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles store (a folder) and image (unless `images: false`)."""
-        files = {"store": join(root, need(row, "store"))}
-        if pictured(spec):
-            files["image"] = join(root, need(row, "image"))
-        return files
+        return named_files(row, spec, root, ["store", "image"])
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:

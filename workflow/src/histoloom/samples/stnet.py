@@ -20,7 +20,15 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.samples.counts import read_counts
-from histoloom.samples.reader import Reader, add_regions, join, join_counts_and_positions, need, pictured, whole_ids
+from histoloom.samples.reader import (
+    ST_ARRAY,
+    Reader,
+    add_regions,
+    join,
+    join_counts_and_positions,
+    named_files,
+    whole_ids,
+)
 from histoloom.samples.tables import check_unique, need_columns, tidy_positions
 from histoloom.text_tables import read_text, read_text_table
 
@@ -43,20 +51,13 @@ _FETCH = "fetch it again."
 class STNetReader(Reader):
     """Sections of STNet; the sheet names the files as ``metadata.csv`` does."""
 
+    measures = ST_ARRAY
+
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, spots, metadata, image (unless `images: false`) and annotation (if named)."""
-        files = {role: join(root, need(row, role)) for role in ("counts", "spots")}
-        if pictured(spec):
-            files["image"] = join(root, need(row, "image"))
-        if row.get("annotation"):
-            files["annotation"] = join(root, row["annotation"])
+        files = named_files(row, spec, root, ["counts", "spots", "image"], "annotation")
         return {**files, "metadata": join(root, "metadata.csv")}
-
-    @classmethod
-    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
-        """Return the array's own measures: 100 um spots at 200 um."""
-        return {"pitch_um": "200", "spot_diameter_um": "100"}
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:

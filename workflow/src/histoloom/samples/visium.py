@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoloom.errors import InputError
 from histoloom.samples.counts import read_10x_h5
-from histoloom.samples.reader import MAX_UNMATCHED, Reader, join, join_counts_and_positions, need, pictured
+from histoloom.samples.reader import MAX_UNMATCHED, Reader, join_counts_and_positions, named_files, need
 from histoloom.samples.tables import number, read_json, read_positions
 
 if TYPE_CHECKING:
@@ -35,16 +35,13 @@ class VisiumReader(Reader):
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
         """Return roles counts, spatial (a folder) and image (unless `images: false`)."""
-        outs = need(row, "outs")
-        folder = Path(join(root, outs))
+        folder = Path(root) / need(row, "outs")
         if (folder / _SEGMENTED).is_file() and not (folder / _COUNTS).is_file():
             problem = f"holds segmented cells ({_SEGMENTED}), which are not read."
             remedy = "give a folder of binned_outputs, such as binned_outputs/square_008um."
             raise InputError(folder, problem, remedy, code="visium-segmented")
         files = {"counts": str(folder / _COUNTS), "spatial": str(folder / "spatial")}
-        if pictured(spec):
-            files["image"] = join(root, need(row, "image"))
-        return files
+        return {**files, **named_files(row, spec, root, ["image"])}
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:

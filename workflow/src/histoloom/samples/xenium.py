@@ -20,7 +20,7 @@ from histoloom.errors import InputError
 from histoloom.samples import geometry
 from histoloom.samples.alignment import read_alignment, slide_mpp, to_slide
 from histoloom.samples.counts import Counts, read_10x_h5
-from histoloom.samples.reader import Reader, assemble, join, need, pictured
+from histoloom.samples.reader import Reader, assemble, join, named_files, need, pictured
 from histoloom.samples.tables import as_numbers, as_text, check_unique, need_columns, read_json
 from histoloom.slides import open_slide
 from histoloom.text_tables import read_text_table
@@ -45,6 +45,8 @@ class XeniumReader(Reader):
     has_array: ClassVar[bool] = False
     on_grid: ClassVar[bool] = False
     unit: ClassVar[str] = "cell"
+    # The step in which places are rounded for `array_row` and `array_col`.
+    measures: ClassVar[Mapping[str, str]] = {"pitch_um": f"{PITCH_UM:g}"}
 
     @classmethod
     def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
@@ -55,10 +57,8 @@ class XeniumReader(Reader):
             "cells": join(root, f"{bundle}/{row.get('cells') or 'cells.parquet'}"),
             "experiment": join(root, f"{bundle}/experiment.xenium"),
         }
-        if row.get("image") and pictured(spec):
-            files["image"] = join(root, row["image"])
-            files["alignment"] = join(root, need(row, "alignment"))
-        return files
+        with_slide = ["image", "alignment"] if row.get("image") and pictured(spec) else []
+        return {**files, **named_files(row, spec, root, with_slide)}
 
     @classmethod
     def polygons(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
@@ -68,11 +68,6 @@ class XeniumReader(Reader):
         bundle = need(row, "bundle")
         kinds = {"cells": "cell", "nuclei": "nucleus"}
         return {kind: join(root, f"{bundle}/{name}_boundaries.parquet") for kind, name in kinds.items()}
-
-    @classmethod
-    def implied(cls, row: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, str]:
-        """Return the step in which places are rounded for `array_row` and `array_col`."""
-        return {"pitch_um": f"{PITCH_UM:g}"}
 
     @classmethod
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:

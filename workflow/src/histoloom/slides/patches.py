@@ -6,11 +6,9 @@ tile can be read. Overviews are drawn from the patches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from histoloom.errors import InputError
 from histoloom.slides.base import Slide, UInt8
@@ -23,7 +21,7 @@ _BLOCK = 256
 
 
 class PatchSlide(Slide):
-    """Patches h5: img (N, P, P, 3) uint8 RGB, coords (N, 2) = top left corners, level-0 px."""
+    """Patches h5: img (N, P, P, 3) uint8 RGB, coords (N, 2) = top left corners, level-0 px, and barcode of each."""
 
     ready_made = True
 
@@ -34,19 +32,20 @@ class PatchSlide(Slide):
         self.path, self.mpp = path, None
         try:
             self._file = h5py.File(path, "r")
-            self._images, self._corners = self._file["img"], np.asarray(self._file["coords"], np.float64)
+            self.images, self.corners = self._file["img"], np.asarray(self._file["coords"], np.float64)
+            self.barcodes = np.ravel(self._file["barcode"][()]) if "barcode" in self._file else np.empty(0, object)
         except (OSError, KeyError) as error:
             raise InputError(path, f"no readable patches h5 ({error}).", _REMEDY, code="patches-unreadable") from error
-        shape, corners = self._images.shape, self._corners.shape
+        shape, corners = self.images.shape, self.corners.shape
         if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or corners != (shape[0], 2) or not shape[0]:
             problem = f"img {shape} and coords {corners} do not fit: (N, P, P, 3), (N, 2) expected."
             raise InputError(path, problem, _REMEDY, code="patches-dataset")
         self.patch_px = int(shape[1])
-        self._tree = cKDTree(self._corners)
+        self._tree = cKDTree(self.corners)
         # The file does not say how large a patch is on the slide; overviews draw each as wide as the way to the next.
-        gaps = self._tree.query(self._corners, k=2)[0][:, 1] if shape[0] > 1 else np.array([self.patch_px])
+        gaps = self._tree.query(self.corners, k=2)[0][:, 1] if shape[0] > 1 else np.array([self.patch_px])
         self._gap = max(1.0, float(np.median(gaps)))
-        self.width, self.height = (int(v) for v in np.ceil(self._corners.max(axis=0) + 2 * self._gap))
+        self.width, self.height = (int(v) for v in np.ceil(self.corners.max(axis=0) + 2 * self._gap))
 
     def ready_tile(self, x: float, y: float, side: float, size_px: int) -> UInt8:
         """Return the patch that is the tile around (x, y)."""
@@ -60,7 +59,7 @@ class PatchSlide(Slide):
             problem = f"the nearest patch of the tile around x={x:.0f}, y={y:.0f} is {size}."
             remedy = "use the tile spec of the patches, `um_per_px: 0.5`, for sections without a slide."
             raise InputError(self.path, problem, remedy, code="patch-size")
-        return np.asarray(self._images[int(index)])
+        return np.asarray(self.images[int(index)])
 
     def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
         return self._draw((x, y), (w, h), 1.0)
@@ -76,17 +75,14 @@ class PatchSlide(Slide):
 
         canvas = Image.new("RGB", size, (255, 255, 255))
         side = max(1, round(self._gap * scale))
-        places = np.rint((self._corners - np.asarray(origin)) * scale).astype(int)
+        places = np.rint((self.corners - np.asarray(origin)) * scale).astype(int)
         seen = np.flatnonzero(((places + side > 0) & (places < np.asarray(size))).all(axis=1))
-        for index, image in self._blocks(seen):
-            canvas.paste(Image.fromarray(image).resize((side, side), Image.Resampling.BOX), tuple(places[index]))
+        for start in range(0, len(seen), _BLOCK):
+            # Block by block in the order of the file: one by one would read each chunk anew.
+            part = seen[start : start + _BLOCK]
+            for image, place in zip(self.images[part], places[part].tolist(), strict=True):
+                canvas.paste(Image.fromarray(image).resize((side, side), Image.Resampling.BOX), tuple(place))
         return np.asarray(canvas)
-
-    def _blocks(self, wanted: npt.NDArray[np.int64]) -> Iterator[tuple[int, UInt8]]:
-        """Yield patches in the order of the file, block by block: one by one would read each chunk anew."""
-        for start in range(0, len(wanted), _BLOCK):
-            part = wanted[start : start + _BLOCK]
-            yield from zip((int(i) for i in part), self._images[part], strict=True)
 
     def close(self) -> None:
         """Close the file."""
