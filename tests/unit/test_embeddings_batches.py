@@ -17,7 +17,7 @@ from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.embeddings import open_embeddings, run_encoders, torch_encoder
 from histoloom.embeddings.cards import build_encoder, load_cards
-from histoloom.embeddings.torch_encoder import TorchEncoder
+from histoloom.embeddings.torch_encoder import TimmEncoder
 from histoloom.errors import InputError
 
 torch = pytest.importorskip("torch")
@@ -37,7 +37,7 @@ def tiles(n: int) -> np.ndarray:
 
 def memory_for(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """A device that holds `most` tiles; returns the sizes tried."""
-    run, tried = TorchEncoder._run, []
+    run, tried = TimmEncoder._run, []
 
     def limited(self: Any, part: Any) -> Any:
         tried.append(len(part))
@@ -45,7 +45,7 @@ def memory_for(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
             raise torch.OutOfMemoryError("no room")
         return run(self, part)
 
-    monkeypatch.setattr(TorchEncoder, "_run", limited)
+    monkeypatch.setattr(TimmEncoder, "_run", limited)
     return tried
 
 

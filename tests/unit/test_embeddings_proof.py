@@ -275,7 +275,7 @@ def real_tile(real_data: Path) -> np.ndarray:
 @pytest.mark.real
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))
 def test_transform_of_a_real_tile_is_the_documented_one(real_tile: np.ndarray, name: str) -> None:
-    from histoloom.embeddings.torch_encoder import TorchEncoder
+    from histoloom.embeddings.torch_encoder import TimmEncoder
 
     resize, size, method, (mean, std) = DOCUMENTED[name]
     tile = real_tile
@@ -288,7 +288,7 @@ def test_transform_of_a_real_tile_is_the_documented_one(real_tile: np.ndarray, n
         kept = np.asarray(image)[edge : edge + size, edge : edge + size]
         expected = (kept / 255 - np.array(mean)) / np.array(std)
         spec = full_spec({"card": CARDS[name], "tiles_spec": {}, "weights": "random", "upsample": True})
-        built = TorchEncoder(torch.nn.Identity(), spec, device="cpu", weights_sha256="", revision=None)
+        built = TimmEncoder(torch.nn.Identity(), spec, device="cpu", weights_sha256="", revision=None)
         found = built._transform(torch.from_numpy(pixels[None].copy()))[0].permute(1, 2, 0).numpy()
         # Pillow rounds to whole grey levels, once for each direction.
         levels = np.abs(found - expected) * np.array(std) * 255

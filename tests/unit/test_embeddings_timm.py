@@ -18,7 +18,7 @@ from encoder_specs import full_spec
 from error_codes import has_code
 from histoloom.embeddings import weights
 from histoloom.embeddings.cards import build_encoder, full_card, load_cards
-from histoloom.embeddings.timm_encoder import TimmEncoder
+from histoloom.embeddings.torch_encoder import TimmEncoder
 from histoloom.errors import InputError
 from histoloom.identity import sha256_file
 

@@ -19,7 +19,7 @@ from histoloom.embeddings import embed_batch, open_embeddings, reader
 from histoloom.embeddings.cards import load_cards
 from histoloom.embeddings.run_encoders import LARGEST_BATCH, tiles_at_once
 from histoloom.embeddings.stain_texture import StainTexture
-from histoloom.embeddings.timm_encoder import TimmEncoder
+from histoloom.embeddings.torch_encoder import TimmEncoder
 from histoloom.errors import InputError
 from histoloom.kinds import ENCODERS
 

@@ -211,8 +211,8 @@ def test_retrieval_equals_the_official_searches():
 
 
 def test_ctranspath_equals_the_official_network():
+    from histoloom.embeddings.architectures import conv_stem_swin
     from histoloom.embeddings.keymaps import KEY_MAPS
-    from histoloom.embeddings.timm_encoder import conv_stem_swin
 
     recipe, expected = load_recipe("cmrcnet"), load_outputs("cmrcnet/ctranspath.npz")
     official = {}

@@ -105,9 +105,9 @@ ENCODERS: dict[str, EncoderKind] = {
         baseline="stain and texture",
         memory=_FORMULA,
     ),
-    "timm": EncoderKind("histoloom.embeddings.timm_encoder:TimmEncoder", memory=_NETWORK),
-    "conch": EncoderKind("histoloom.embeddings.timm_encoder:ConchEncoder", memory=_NETWORK),
-    "ctranspath": EncoderKind("histoloom.embeddings.timm_encoder:CTransPathEncoder", memory=_NETWORK),
+    "timm": EncoderKind("histoloom.embeddings.torch_encoder:TimmEncoder", memory=_NETWORK),
+    "conch": EncoderKind("histoloom.embeddings.torch_encoder:ConchEncoder", memory=_NETWORK),
+    "ctranspath": EncoderKind("histoloom.embeddings.torch_encoder:CTransPathEncoder", memory=_NETWORK),
     "scgpt": EncoderKind("histoloom.embeddings.scgpt:ScGPT", reads="counts", memory=_NETWORK),
 }
 

@@ -12,7 +12,9 @@ import numpy.typing as npt
 import histoloom.torch_compat  # noqa: F401 - before timm
 from histoloom.devices import find_batch_size
 from histoloom.embeddings import weights
+from histoloom.embeddings.architectures import conch_tower, conv_stem_swin, seeded
 from histoloom.embeddings.cards import EncoderSpec, Features, Scales
+from histoloom.embeddings.tokens import token_block
 from histoloom.errors import InputError
 from histoloom.identity import sha256_file
 
@@ -51,8 +53,8 @@ class FrozenModel:
         self.model = None
 
 
-class TorchEncoder(FrozenModel):
-    """A frozen model with its card's transform; what `build` and `_pooled` make of it is the subclass's.
+class TimmEncoder(FrozenModel):
+    """A frozen timm model with its card's transform and pooling.
 
     Batches are padded to one shape where torch.compile is used. Where cells are wanted by their tokens
     (`histoloom.embeddings.tokens`), ``tokens`` in mode ``exact`` gives the mean of the k tokens in a tile's middle, in
@@ -85,16 +87,43 @@ class TorchEncoder(FrozenModel):
     @classmethod
     def build(cls, card: Mapping[str, Any], seed: int) -> Any:
         """Return the card's architecture with seeded random weights."""
-        raise NotImplementedError
+        import timm
+
+        return seeded(card, seed, lambda kwargs: timm.create_model(card["arch"], pretrained=False, **kwargs))
 
     def _pooled(self, images: Any) -> Any:
-        """Return (n, dim) of normalised (n, 3, h, w)."""
-        raise NotImplementedError
+        if not self.tokens:
+            return self.pool(self.model, self.card, images)
+        patches = patch_tokens(self.model, self.model.forward_features(images))
+        if self.tokens["mode"] == "shared":
+            return patches.flatten(1)
+        block = token_block(np.zeros((1, 2)), 1.0, self.token_grid, int(self.tokens["k"]))[0]
+        return patches[:, block.tolist()].float().mean(dim=1)
+
+    @classmethod
+    def pool(cls, model: Any, card: Mapping[str, Any], images: Any) -> Any:
+        """Return (n, dim) of normalised (n, 3, h, w) by a built model and the card's layer and pooling."""
+        import torch
+
+        layer = card["layer"]
+        if layer is None:
+            features = model.forward_features(images)
+        else:
+            features = model.forward_intermediates(images, indices=[layer], intermediates_only=True)[0]
+        if features.ndim == 4:
+            # Swin keeps its channels last.
+            return features.mean(dim=(1, 2) if getattr(model, "output_fmt", "") == "NHWC" else (2, 3))
+        first, patches = features[:, 0], patch_tokens(model, features).mean(dim=1)
+        pooling = card["pooling"]
+        return {"cls": first, "mean": patches}[pooling] if pooling != "cls_mean" else torch.cat([first, patches], 1)
 
     def _token_shape(self, model: Any) -> tuple[int, int]:
         """Return length and number along a side of the patch tokens."""
-        remedy = "use a vision transformer."
-        raise InputError(f"encoder card {self.card['name']}", "has no patch tokens.", remedy, code="encoder-no-tokens")
+        grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+        if grid is None or not hasattr(model, "num_prefix_tokens"):
+            where, remedy = f"encoder card {self.card['name']}", "use a vision transformer."
+            raise InputError(where, "has no patch tokens.", remedy, code="encoder-no-tokens")
+        return int(model.num_features), int(grid[0])
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Any:
@@ -264,6 +293,34 @@ class TorchEncoder(FrozenModel):
         size, card = find_batch_size(used_by, budget), self.card["name"]
         logger.info("%s: batches of %d tiles fit %.0f %% of %s", card, size, 100 * MEMORY_SHARE, self.device)
         return size
+
+
+class ConchEncoder(TimmEncoder):
+    """CONCH's image tower up to the vector before its projection into the space shared with text."""
+
+    @classmethod
+    def build(cls, card: Mapping[str, Any], seed: int) -> Any:
+        """Return the tower; ``arch_kwargs`` are those of the trunk, ``args`` those of the pooler."""
+        return seeded(card, seed, lambda kwargs: conch_tower(kwargs, **card["args"]))
+
+    @classmethod
+    def pool(cls, model: Any, card: Mapping[str, Any], images: Any) -> Any:
+        """Return (n, dim): the tower pools itself."""
+        return model(images)
+
+
+class CTransPathEncoder(TimmEncoder):
+    """Swin-T whose patches are cut by three convolutions."""
+
+    @classmethod
+    def build(cls, card: Mapping[str, Any], seed: int) -> Any:
+        """Return timm's Swin transformer with the convolutional stem."""
+        return seeded(card, seed, conv_stem_swin)
+
+
+def patch_tokens(model: Any, tokens: Any) -> Any:
+    """Return the tokens that stand for patches: class and register tokens lead and are dropped."""
+    return tokens[:, int(getattr(model, "num_prefix_tokens", 0)) :]
 
 
 def _compiles(asked: bool | str, device: str, tiles: int) -> bool:

@@ -1,8 +1,8 @@
-"""Encoders that timm builds, and two that it lacks: CONCH's image tower and CTransPath's Swin behind convolutions.
+"""Architectures with seeded random weights: timm's, and two that it lacks, whose modules bear the checkpoints' names.
 
-CONCH: Lu et al., Nat. Med. 30 (2024) 863, doi:10.1038/s41591-024-02856-4 (a CoCa; Yu et al. 2022, section 3.2).
-CTransPath: Wang et al., Med. Image Anal. 81 (2022) 102559, doi:10.1016/j.media.2022.102559, section 3.2.
-Their module names are those of the published checkpoints, so that keys need no list.
+CONCH's image tower: Lu et al., Nat. Med. 30 (2024) 863, doi:10.1038/s41591-024-02856-4 (a CoCa; Yu et al. 2022, section
+3.2). CTransPath's Swin behind convolutions: Wang et al., Med. Image Anal. 81 (2022) 102559,
+doi:10.1016/j.media.2022.102559, section 3.2.
 """
 
 from __future__ import annotations
@@ -10,67 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from histoloom.embeddings.tokens import token_block
-from histoloom.embeddings.torch_encoder import TorchEncoder
 from histoloom.errors import InputError
 
 
-class TimmEncoder(TorchEncoder):
-    """A timm model with the card's pooling."""
-
-    @classmethod
-    def build(cls, card: Mapping[str, Any], seed: int) -> Any:
-        """Return the card's architecture with seeded random weights; torch's global generator is left as it was."""
-        import timm
-
-        return seeded(card, seed, lambda kwargs: timm.create_model(card["arch"], pretrained=False, **kwargs))
-
-    def _pooled(self, images: Any) -> Any:
-        """Return (n, dim)."""
-        if self.tokens:
-            return self._of_tokens(patch_tokens(self.model, self.model.forward_features(images)))
-        return self.pool(self.model, self.card, images)
-
-    @classmethod
-    def pool(cls, model: Any, card: Mapping[str, Any], images: Any) -> Any:
-        """Return (n, dim) of normalised (n, 3, h, w) by a built model and the card's layer and pooling."""
-        import torch
-
-        layer = card["layer"]
-        if layer is None:
-            features = model.forward_features(images)
-        else:
-            features = model.forward_intermediates(images, indices=[layer], intermediates_only=True)[0]
-        if features.ndim == 4:
-            # Swin keeps its channels last.
-            return features.mean(dim=(1, 2) if getattr(model, "output_fmt", "") == "NHWC" else (2, 3))
-        first, patches = features[:, 0], patch_tokens(model, features).mean(dim=1)
-        pooling = card["pooling"]
-        return {"cls": first, "mean": patches}[pooling] if pooling != "cls_mean" else torch.cat([first, patches], 1)
-
-    def _of_tokens(self, patches: Any) -> Any:
-        settings = self.tokens or {}
-        if settings["mode"] == "shared":
-            return patches.flatten(1)
-        block = token_block(np.zeros((1, 2)), 1.0, self.token_grid, int(settings["k"]))[0]
-        return patches[:, block.tolist()].float().mean(dim=1)
-
-    def _token_shape(self, model: Any) -> tuple[int, int]:
-        grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-        if grid is None or not hasattr(model, "num_prefix_tokens"):
-            return super()._token_shape(model)
-        return int(model.num_features), int(grid[0])
-
-
-def patch_tokens(model: Any, tokens: Any) -> Any:
-    """Return the tokens that stand for patches: class and register tokens lead and are dropped."""
-    return tokens[:, int(getattr(model, "num_prefix_tokens", 0)) :]
-
-
 def seeded(card: Mapping[str, Any], seed: int, make: Any) -> Any:
-    """Call `make` with the card's arch_kwargs (classes by name) under a seed, then apply the card's ``norm_eps``."""
+    """Call `make` with the card's arch_kwargs (classes by name) under a seed, then apply the card's ``norm_eps``.
+
+    Torch's global generator is left as it was.
+    """
     import timm
     import torch
 
@@ -92,29 +39,6 @@ def seeded(card: Mapping[str, Any], seed: int, make: Any) -> Any:
             if isinstance(module, torch.nn.LayerNorm):
                 module.eps = float(card["norm_eps"])
     return model
-
-
-class ConchEncoder(TimmEncoder):
-    """CONCH's image tower up to the vector before its projection into the space shared with text."""
-
-    @classmethod
-    def build(cls, card: Mapping[str, Any], seed: int) -> Any:
-        """Return the tower; ``arch_kwargs`` are those of the trunk, ``args`` those of the pooler."""
-        return seeded(card, seed, lambda kwargs: conch_tower(kwargs, **card["args"]))
-
-    @classmethod
-    def pool(cls, model: Any, card: Mapping[str, Any], images: Any) -> Any:
-        """Return (n, dim): the tower pools itself."""
-        return model(images)
-
-
-class CTransPathEncoder(TimmEncoder):
-    """Swin-T whose patches are cut by three convolutions."""
-
-    @classmethod
-    def build(cls, card: Mapping[str, Any], seed: int) -> Any:
-        """Return timm's Swin transformer with the convolutional stem."""
-        return seeded(card, seed, conv_stem_swin)
 
 
 def conch_tower(trunk_kwargs: Mapping[str, Any], *, dim: int = 512, heads: int = 8) -> Any:
