@@ -85,11 +85,11 @@ def shared_totals(first: Fingerprint, second: Fingerprint) -> float:
 
 def totals_spread(first: Fingerprint, second: Fingerprint) -> float:
     """Return the spread of the log ratio of sorted totals at equal quantiles; NaN when the sizes differ by 5 %."""
-    n = sorted((len(first.totals), len(second.totals)))
+    n = sorted((len(first.pairs), len(second.pairs)))
     if n[0] < _LEAST_SPOTS or n[0] < 0.95 * n[1]:
         return float("nan")
     at = np.linspace(0.02, 0.98, 97)
-    ratio = np.log(np.quantile(first.totals, at)) - np.log(np.quantile(second.totals, at))
+    ratio = np.log(np.quantile(first.pairs[:, 0], at)) - np.log(np.quantile(second.pairs[:, 0], at))
     return float(ratio.std())
 
 

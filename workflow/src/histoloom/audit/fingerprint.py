@@ -30,16 +30,15 @@ _LEAST_CONTRAST = 4.0
 class Fingerprint:
     """A section's content.
 
-    `cohort`, `sample`, `patient`: what the sheet says it is. `totals`: counts of each spot with any, ascending, (n,)
-    int64. `pairs`: (n, 2) counts and detected genes of each spot: a spot's mark that needs no gene names. `counts`: CSR
-    (n, genes) of these spots. `genes`: names, canonical (see `canonical_names`). `hashes`: (8, bits) bool, one hash per
-    right-angled orientation of the picture; empty without a picture.
+    `cohort`, `sample`, `patient`: what the sheet says it is. `pairs`: (n, 2) counts and detected genes of each spot
+    with any: its mark that needs no gene names. `counts`: CSR (n, genes) of these spots. `genes`: names, canonical (see
+    `canonical_names`). `hashes`: (8, bits) bool, one hash per right-angled orientation of the picture; empty without a
+    picture.
     """
 
     cohort: str
     sample: str
     patient: str
-    totals: npt.NDArray[np.int64]
     pairs: npt.NDArray[np.int64]
     counts: Any
     genes: list[str]
@@ -112,4 +111,4 @@ def make_fingerprint(
     counts = counts[kept]
     detected = np.diff(counts.indptr).astype(np.int64)
     pairs = np.column_stack([totals[kept], detected])
-    return Fingerprint(cohort, sample, patient, np.sort(totals[kept]), pairs, counts, canonical_names(genes, table))
+    return Fingerprint(cohort, sample, patient, pairs, counts, canonical_names(genes, table))

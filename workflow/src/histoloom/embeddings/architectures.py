@@ -84,19 +84,11 @@ def conv_stem_swin(kwargs: Mapping[str, Any]) -> Any:
     class ConvStem(nn.Module):
         """3x3 stride 2 twice, then 1x1, in the place of the 4x4 patch embedding."""
 
-        def __init__(
-            self,
-            img_size: int = 224,
-            patch_size: int = 4,
-            in_chans: int = 3,
-            embed_dim: int = 96,
-            norm_layer: Any = None,
-            **_: Any,
-        ) -> None:
+        def __init__(self, *, img_size: int, patch_size: int, embed_dim: int, norm_layer: Any = None, **_: Any) -> None:
             super().__init__()
             self.grid_size = (img_size // patch_size, img_size // patch_size)
             layers: list[nn.Module] = []
-            before = in_chans
+            before = 3
             for after in (embed_dim // 8, embed_dim // 4):
                 layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after)]
                 layers += [nn.ReLU(inplace=True)]

@@ -48,14 +48,14 @@ def read_alignment(path: Path) -> FloatArray:
 
 def _from_numbers(text: str, path: Path) -> FloatArray:
     try:
-        rows = [[float(cell) for cell in line.split(",")] for line in text.split("\n") if line.strip()]
+        matrix = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2)
     except ValueError as error:
         problem = f"neither a matrix nor keypoints ({error})."
         raise InputError(path, problem, _REMEDY, code="alignment-format") from error
-    if [len(row) for row in rows] != [3, 3, 3]:
-        problem = f"{len(rows)} rows of {sorted({len(r) for r in rows})} numbers, 3 x 3 expected."
+    if matrix.shape != (3, 3):
+        problem = f"{matrix.shape[0]} x {matrix.shape[1]} numbers, 3 x 3 expected."
         raise InputError(path, problem, _REMEDY, code="alignment-shape")
-    return np.array(rows)
+    return matrix
 
 
 def _from_keypoints(text: str, path: Path) -> FloatArray:

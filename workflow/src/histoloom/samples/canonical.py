@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from histoloom.artefacts import KEY, identities_of
@@ -17,7 +16,7 @@ from histoloom.identity import canonical_json, make_identity, sha256_file
 from histoloom.kinds import load
 from histoloom.samples import geometry
 from histoloom.samples.geometry import FloatArray
-from histoloom.samples.tables import check_counts, check_unique
+from histoloom.samples.tables import check_counts, check_unique, number
 from histoloom.slides import BlankSlide, Slide, UInt8, open_slide
 
 if TYPE_CHECKING:
@@ -116,8 +115,9 @@ def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, reader: ty
     in_tissue = section.obs["in_tissue"].to_numpy(bool)
     places = np.asarray(section.obsm["spatial"])
     outside = in_tissue & geometry.outside(places, slide.width, slide.height)
+    if outside.sum() > MAX_OUTSIDE * in_tissue.sum():
+        raise _outside(places[in_tissue], places[outside], section.obs_names[outside], slide, where)
     if outside.any():
-        _check_outside(places, outside, in_tissue, section.obs_names, slide, where)
         dropped = {**section.uns["dropped"], "outside_slide": int(outside.sum())}
         logger.warning("%s: %d spots lie beyond the edge of the slide and are dropped", where, int(outside.sum()))
         section = section[~outside].copy()
@@ -138,29 +138,19 @@ def _check_array(section: AnnData, where: str) -> None:
         raise InputError(where, problem, remedy, code="array-position-twice")
 
 
-def _check_outside(
-    places: FloatArray,
-    outside: npt.NDArray[np.bool_],
-    in_tissue: npt.NDArray[np.bool_],
-    names: pd.Index,
-    slide: Slide,
-    where: str,
-) -> None:
-    share = outside.sum() / in_tissue.sum()
-    if share <= MAX_OUTSIDE:
-        return
-    first = int(np.flatnonzero(outside)[0])
-    swapped = geometry.outside(places[in_tissue][:, ::-1], slide.width, slide.height).mean() <= MAX_OUTSIDE
+def _outside(places: FloatArray, beyond: FloatArray, names: pd.Index, slide: Slide, where: str) -> InputError:
+    """Return the error about too many spots that lie beyond the slide, of all in tissue."""
+    swapped = geometry.outside(places[:, ::-1], slide.width, slide.height).mean() <= MAX_OUTSIDE
     hint = " With x and y exchanged they would lie inside: they look swapped." if swapped else ""
-    share_outside = f"{int(outside.sum())} of {int(in_tissue.sum())} spots"
     size = f"{slide.width} x {slide.height} px (up to {100 * MAX_OUTSIDE:.0f} % are dropped)"
-    example = f"first '{names[first]}' at x={places[first, 0]:.0f}, y={places[first, 1]:.0f}"
-    problem = f"{share_outside} lie outside the image {slide.path} of {size}, {example}.{hint}"
+    example = f"first '{names[0]}' at x={beyond[0, 0]:.0f}, y={beyond[0, 1]:.0f}"
+    spots = f"{len(beyond)} of {len(places)} spots"
+    problem = f"{spots} lie outside the image {slide.path} of {size}, {example}.{hint}"
     remedy = (
         "give pixel_x as the column and pixel_y as the row in the full-resolution image, check that the image is the "
         "one the positions were made on, or set in_tissue to 0 for these spots."
     )
-    raise InputError(where, problem, remedy, code="spots-outside")
+    return InputError(where, problem, remedy, code="spots-outside")
 
 
 def _check_on_tissue(places: FloatArray, slide: Slide, lowres: UInt8, where: str) -> None:
@@ -238,13 +228,8 @@ def _measure(
 def cell_number(row: Mapping[str, str], column: str, where: str) -> float | None:
     """Return a sheet cell as a positive number, None where it is empty."""
     text = row.get(column, "").strip()
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not (np.isfinite(value) and value > 0):
+    value = number(text)
+    if text and value is None:
         problem = f"column '{column}' holds '{text}', no positive number."
         raise InputError(where, problem, "correct it, or leave it empty.", code="sheet-number")
     return value

@@ -49,6 +49,7 @@ def draw_section(section: AnnData, out: Path, dropped_places: np.ndarray | None 
     for axes in (slide, spots):
         axes.imshow(reduced, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
         axes.set_axis_off()
+        axes.autoscale(False)
     _draw_scale_bar(slide, width, height, metadata["mpp"] / scale)
     _draw_spots(figure, spots, section, metadata, scale, np.empty((0, 2)) if dropped_places is None else dropped_places)
     figure.suptitle(_title(section, metadata), fontsize=10)
@@ -58,33 +59,22 @@ def draw_section(section: AnnData, out: Path, dropped_places: np.ndarray | None 
 def _draw_spots(
     figure: Any, axes: Any, section: AnnData, metadata: dict[str, Any], scale: float, dropped_places: np.ndarray
 ) -> None:
-    from matplotlib.collections import EllipseCollection, PolyCollection
     from matplotlib.lines import Line2D
 
-    centres = np.asarray(section.obsm["spatial"]) * scale
-    diameter = metadata["spot_diameter_um"] / metadata["mpp"] * scale
-    in_tissue = section.obs["in_tissue"].to_numpy()
-    counts = section.obs["n_counts"].to_numpy()
-
-    def discs(places: np.ndarray, **style: Any) -> Any:
-        size = np.full(len(places), diameter)
-        collection = EllipseCollection(
-            size, size, np.zeros_like(size), units="x", offsets=places, offset_transform=axes.transData, **style
-        )
-        return axes.add_collection(collection)
-
+    centres, box = np.asarray(section.obsm["spatial"]) * scale, axes.get_position()
+    # Markers are measured in points.
+    points_per_px = 72 * box.width * figure.get_figwidth() / np.ptp(axes.get_xlim())
+    size = (metadata["spot_diameter_um"] / metadata["mpp"] * scale * points_per_px) ** 2
     if section.n_vars == 0:
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * diameter / 2
-        squares = centres[:, None] + corners
-        axes.add_collection(PolyCollection(squares, facecolors="none", edgecolors="#1f4e9c", linewidths=0.3))
+        axes.scatter(*centres.T, size, marker="s", facecolors="none", edgecolors="#1f4e9c", linewidths=0.3)
         return
+    in_tissue, counts = section.obs["in_tissue"].to_numpy(), section.obs["n_counts"].to_numpy()
     seen = in_tissue & (counts > 0)
+    depth = np.log10(counts[seen])
     if len(centres) > _MANY:
-        shown = _draw_means(axes, centres[seen], np.log10(counts[seen]))
+        shown = _draw_means(axes, centres[seen], depth)
     else:
-        shown = discs(centres[seen], cmap="viridis", linewidths=0)
-        shown.set_array(np.log10(counts[seen]))
-    box = axes.get_position()
+        shown = axes.scatter(*centres[seen].T, size, c=depth, cmap="viridis", linewidths=0)
     cax = figure.add_axes((box.x1 + 0.01, box.y0 + 0.15 * box.height, 0.015, 0.7 * box.height))
     bar = figure.colorbar(shown, cax=cax)
     bar.set_label(f"UMI per {metadata.get('unit', 'spot')}, log10", fontsize=8)
@@ -96,7 +86,7 @@ def _draw_spots(
         (dropped_places * scale, "#ff7f0e", "no row in the counts, dropped"),
     ):
         if len(places):
-            discs(places, facecolors="none", edgecolors=colour, linewidths=1.2)
+            axes.scatter(*places.T, size, facecolors="none", edgecolors=colour, linewidths=1.2)
             label = f"{name}: {len(places)}"
             marks.append(Line2D([], [], marker="o", ls="", mfc="none", mec=colour, mew=1.2, label=label))
     if marks:
@@ -105,14 +95,12 @@ def _draw_spots(
 
 def _draw_means(axes: Any, centres: np.ndarray, values: np.ndarray) -> Any:
     """Draw the mean of the values in squares of a few pixels of the thumbnail; empty ones are transparent."""
+    from scipy.stats import binned_statistic_2d
+
     x0, x1 = axes.get_xlim()
     y0, y1 = sorted(axes.get_ylim())
     bins = (int(y1 - y0) // 4, int(x1 - x0) // 4)
-    box = [[y0, y1], [x0, x1]]
-    total, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], bins=bins, range=box, weights=values)
-    number, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], bins=bins, range=box)
-    with np.errstate(invalid="ignore"):
-        mean = np.ma.masked_invalid(total / number)
+    mean = binned_statistic_2d(centres[:, 1], centres[:, 0], values, "mean", bins, [[y0, y1], [x0, x1]]).statistic
     return axes.imshow(mean, cmap="viridis", extent=(x0, x1, y1, y0), interpolation="nearest")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
@@ -126,6 +127,13 @@ def add_regions(section: AnnData, regions: pd.Series, unplaced: int, lost_as: st
     section.obs["region"] = regions.reindex(section.obs_names).fillna("").to_numpy()
     lost = int((~regions.index.isin(section.obs_names)).sum())
     section.uns["dropped"] |= {"region_without_coordinates": unplaced, lost_as: lost}
+
+
+def positions_at(array: npt.ArrayLike, places: npt.NDArray[np.float64], **columns: Any) -> pd.DataFrame:
+    """Return positions in tissue: array row and column, (n, 2), column and row on the slide, (n, 2), level-0 px."""
+    rows, cols = np.asarray(array, np.int64).T
+    at = {"pixel_x": places[:, 0], "pixel_y": places[:, 1]}
+    return pd.DataFrame({"array_row": rows, "array_col": cols, "in_tissue": True, **at, **columns})
 
 
 def assemble(counts: Counts, positions: pd.DataFrame, dropped: Mapping[str, int]) -> AnnData:

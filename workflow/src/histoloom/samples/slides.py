@@ -17,7 +17,7 @@ from histoloom.errors import InputError
 from histoloom.samples.canonical import cell_number
 from histoloom.samples.counts import Counts
 from histoloom.samples.geometry import decide_mpp
-from histoloom.samples.reader import Reader, assemble, join, need
+from histoloom.samples.reader import Reader, assemble, join, need, positions_at, whole_ids
 from histoloom.slides import open_slide
 
 if TYPE_CHECKING:
@@ -59,15 +59,7 @@ class SlidesReader(Reader):
             problem = f"{slide.width} x {slide.height} px at {mpp:g} um/px are less than a square of {grid_um:g} um."
             remedy = "correct 'mpp' in the sheet or 'grid_um' in the config."
             raise InputError(files["image"], problem, remedy, code="slide-too-small")
-        at_row, at_column = (grid.ravel() for grid in np.indices((rows, columns)))
-        places = pd.DataFrame(
-            {
-                "array_row": at_row,
-                "array_col": at_column,
-                "in_tissue": True,
-                "pixel_x": (at_column + 0.5) * step,
-                "pixel_y": (at_row + 0.5) * step,
-            }
-        )
-        ids = pd.Index([f"{r}x{c}" for r, c in zip(at_row, at_column, strict=True)], dtype=object)
-        return assemble(Counts(csr_matrix((len(ids), 0), dtype=np.int32), ids, pd.Index([], dtype=object)), places, {})
+        grid = np.indices((rows, columns)).reshape(2, -1).T
+        ids = whole_ids(pd.DataFrame(grid))
+        counts = Counts(csr_matrix((len(ids), 0), dtype=np.int32), ids, pd.Index([], dtype=object))
+        return assemble(counts, positions_at(grid, (grid[:, ::-1] + 0.5) * step), {})

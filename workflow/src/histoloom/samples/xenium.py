@@ -20,7 +20,7 @@ from histoloom.errors import InputError
 from histoloom.samples import geometry
 from histoloom.samples.alignment import read_alignment, slide_mpp, to_slide
 from histoloom.samples.counts import Counts, read_10x_h5
-from histoloom.samples.reader import Reader, assemble, join, named_files, need, pictured
+from histoloom.samples.reader import Reader, assemble, join, named_files, need, pictured, positions_at
 from histoloom.samples.tables import as_numbers, as_text, check_unique, need_columns, read_json
 from histoloom.slides import open_slide
 from histoloom.text_tables import read_text_table
@@ -83,17 +83,8 @@ class XeniumReader(Reader):
         if not inside.all():
             counts, cells, places, um = counts.rows(inside), cells[inside], places[inside], um[inside]
         step = float(row.get("pitch_um") or PITCH_UM)
-        positions = pd.DataFrame(
-            {
-                "array_row": np.floor(um[:, 1] / step).astype(np.int64),
-                "array_col": np.floor(um[:, 0] / step).astype(np.int64),
-                "in_tissue": True,
-                "pixel_x": places[:, 0],
-                "pixel_y": places[:, 1],
-                **{f"{name}_um2": cells[name].to_numpy() for name in ("cell_area", "nucleus_area") if name in cells},
-            }
-        )
-        section = assemble(counts, positions, dropped)
+        areas = {f"{name}_um2": cells[name].to_numpy() for name in ("cell_area", "nucleus_area") if name in cells}
+        section = assemble(counts, positions_at(np.floor(um[:, ::-1] / step), places, **areas), dropped)
         stated["facts"] = {**facts, "controls": dict(counts.other_features)}
         stated["spot_diameter_um"] = _diameter(cells)
         section.uns["stated"] = stated

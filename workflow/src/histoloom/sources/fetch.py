@@ -137,7 +137,6 @@ def _link(entry: Mapping[str, str], mirror: Path, out: Path) -> None:
             checks |= {key: str(facts[key]) for key in ("bytes", "sha256") if facts.get(key)}
     other = difference(source, checks)
     if other is None and checksum_of(checks) is None:
-        other = check_magic_bytes(source, entry["file"])
         logger.warning("%s: no checksum is published or recorded; only its first bytes were checked", entry["file"])
     if other:
         problem = f"mirror_dir holds another file than the one published: {other}"
@@ -166,9 +165,7 @@ def _fetch(web: Web, place: Mapping[str, str], out: Path) -> None:
                 part.unlink(missing_ok=True)
             raise
         page = unexpected_page(part, name) if download.write is None else ""
-        problem = difference(part, download.checks)
-        if problem is None and checksum_of(download.checks) is None:
-            problem = check_magic_bytes(part, name)
+        problem = difference(part, {**download.checks, "file": name})
         if problem is None:
             break
         part.unlink()
@@ -222,21 +219,24 @@ def checksum_of(entry: Mapping[str, str]) -> str | None:
 def difference(path: Path, entry: Mapping[str, str]) -> str | None:
     """Return how a file differs from what is known of it, as a sentence; None for the published file.
 
-    A right checksum decides: a published size that disagrees with it is wrong, and only logged.
+    A right checksum decides: a published size that disagrees with it is wrong, and only logged. Without a checksum, a
+    file must have the published size, if there is one, and begin as its name promises.
     """
     size, expected = path.stat().st_size, entry.get("bytes")
     wrong_size = bool(expected) and int(expected or 0) != size
     page = f" (it is {kind})" if (kind := page_kind(path)) else ""
     column = next((name for name in CHECKSUMS if entry.get(name)), None)
     if column is None:
-        return f"it has {size} bytes, {expected} were expected{page}." if wrong_size else None
+        if wrong_size:
+            return f"it has {size} bytes, {expected} were expected{page}."
+        return check_magic_bytes(path, entry["file"])
     digest = digest_of(path, column)
     if digest != entry[column].lower():
         sizes = f"it has {size} bytes, {expected} were expected; " if wrong_size else ""
         return f"{sizes}its {column} is {digest}, not {entry[column]}{page}."
     if wrong_size:
         text = "%s: its %s is right, but the list gives it %s bytes and it has %d: correct `bytes` in resources/files"
-        logger.warning(text, entry.get("file", path), column, expected, size)
+        logger.warning(text, entry["file"], column, expected, size)
     return None
 
 
@@ -246,12 +246,10 @@ def check_magic_bytes(path: Path, name: str) -> str | None:
         return "it is empty."
     if page := unexpected_page(path, name):
         return f"it is {page}."
-    expected = next((starts for end, starts in _MAGIC_BYTES.items() if name.endswith(end)), None)
+    expected = next((starts for end, starts in _MAGIC_BYTES.items() if name.endswith(end)), (b"",))
     with path.open("rb") as handle:
-        head = handle.read(8)
-    if expected and not head.startswith(expected):
-        return f"it does not begin as a {Path(name).suffix} file does."
-    return None
+        right = handle.read(8).startswith(expected)
+    return None if right else f"it does not begin as a {Path(name).suffix} file does."
 
 
 def unexpected_page(path: Path, name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import shapely
 
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
@@ -75,14 +76,11 @@ def share_inside(frame: pd.DataFrame, rings: Rings) -> float:
 
     `rings`: closed outlines by cell, (k, 2). 0 to 1; NaN where no cell has an outline.
     """
-    from matplotlib.path import Path as Outline
-
     known = frame[frame["obs_id"].isin(rings.keys())]
     known = known.iloc[:: max(1, len(known) // _CHECKED)]
-    places = known[["x", "y"]].to_numpy(np.float64)
-    pairs = zip(known["obs_id"], places.tolist(), strict=True)
-    inside = [Outline(rings[str(name)]).contains_point((x, y)) for name, (x, y) in pairs]
-    return float(np.mean(inside)) if inside else float("nan")
+    outlines = np.array([shapely.Polygon(rings[name]) for name in known["obs_id"]], dtype=object)
+    inside = shapely.contains_xy(outlines, known["x"], known["y"])
+    return float(np.mean(inside)) if len(known) else float("nan")
 
 
 def densest_window(places: npt.NDArray[np.float64], slide: Slide, side: float) -> Window:
