@@ -121,7 +121,7 @@ class Vocabulary:
         genes = pd.Index(list(dict.fromkeys(gene for section in sections for gene in section.genes)), dtype=object)
         self.present, self.counts, self.roots = [], [], []
         for section in sections:
-            places = genes.get_indexer(section.genes)
+            places = genes.get_indexer(pd.Index(section.genes, dtype=object))
             self.present.append(np.isin(np.arange(len(genes)), places))
             onto = csr_matrix(
                 (np.ones(len(places), np.float32), (np.arange(len(places)), places)), (len(places), len(genes))

@@ -142,7 +142,8 @@ def read_table(path: Path, form: str) -> Table:
             facts = {**dict(handle["coords"].attrs), "encoder": handle[names[0]].attrs.get("encoder")}
     except OSError as error:
         raise InputError(path, f"no readable h5 ({error}).", _FETCH, code="features-unreadable") from error
-    values, corners = (array[0] if array.ndim == 3 and len(array) == 1 else array for array in (values, corners))
+    values = values[0] if values.ndim == 3 and len(values) == 1 else values
+    corners = corners[0] if corners.ndim == 3 and len(corners) == 1 else corners
     n = len(values)
     if values.ndim != 2 or corners.shape != (n, 2) or n == 0 or (raw_ids is not None and len(raw_ids) != n):
         ended = "" if raw_ids is None else f" and {len(raw_ids)} barcodes"

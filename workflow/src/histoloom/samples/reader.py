@@ -129,7 +129,7 @@ def add_regions(section: AnnData, regions: pd.Series, unplaced: int, lost_as: st
     section.uns["dropped"] |= {"region_without_coordinates": unplaced, lost_as: lost}
 
 
-def positions_at(array: npt.ArrayLike, places: npt.NDArray[np.float64], **columns: Any) -> pd.DataFrame:
+def positions_at(array: npt.ArrayLike, places: npt.NDArray[np.floating], **columns: Any) -> pd.DataFrame:
     """Return positions in tissue: array row and column, (n, 2), column and row on the slide, (n, 2), level-0 px."""
     rows, cols = np.asarray(array, np.int64).T
     at = {"pixel_x": places[:, 0], "pixel_y": places[:, 1]}
