@@ -144,7 +144,7 @@ def test_names_are_checked_against_the_published_table(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"image 'HE_BC90001_C1\.jpg' and not 'HE_BT90001_C1\.jpg'"):
         made.read(root)
     made.row["sample"] = "BC90001_C2"
-    with pytest.raises(InputError, match=r"no section 'BC90001_C2' \(1 sections\)\. Nearest: BC90001_C1"):
+    with pytest.raises(InputError, match=r"no section 'BC90001_C2' \(1 sections\)\. Did you mean .BC90001_C1."):
         made.read(root)
     made.row |= {"sample": "BC90001_C1", "patient": "BC9"}
     with pytest.raises(InputError, match="patient 'BC90001' and not 'BC9'"):

@@ -37,14 +37,9 @@ def sides_of(table: pd.DataFrame) -> dict[tuple[str, str], str]:
     """
     rows = table[table["fold"] != _ALL][["fold", "cohort", "sample", "role"]].drop_duplicates()
     rows = rows.assign(name=section_keys(rows))
-    sides: dict[tuple[str, str], str] = {}
-    for fold, part in rows.groupby("fold", sort=False):
-        trained = part.loc[part["role"].isin(_TRAINING), "name"]
-        tested = part.loc[part["role"] == "test", "name"]
-        for a in trained:
-            for b in tested:
-                sides.setdefault((min(a, b), max(a, b)), str(fold))
-    return sides
+    trained, tested = rows[rows["role"].isin(_TRAINING)], rows[rows["role"] == "test"]
+    pairs = trained.merge(tested, on="fold")[["name_x", "name_y", "fold"]].to_numpy(str)[::-1]
+    return {(min(a, b), max(a, b)): fold for a, b, fold in pairs.tolist()}
 
 
 def compare_sections(sections: Sequence[Fingerprint], sides: Mapping[tuple[str, str], str] | None) -> pd.DataFrame:

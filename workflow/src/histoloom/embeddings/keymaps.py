@@ -101,10 +101,7 @@ KEY_MAPS: Mapping[str, Callable[[Mapping[str, torch.Tensor]], State]] = {
 
 
 def _start(key: str, names: Mapping[str, str]) -> str:
-    for old, new in names.items():
-        if key.startswith(old):
-            return new + key[len(old) :]
-    return key
+    return next((new + key.removeprefix(old) for old, new in names.items() if key.startswith(old)), key)
 
 
 def _registers(state: State) -> State:

@@ -130,16 +130,12 @@ def colour_moments(tile: npt.NDArray[np.uint8]) -> Features:
     """Return mean and standard deviation of R, G, B and of the spread max - min, 0-1."""
     r, g, b = np.moveaxis(tile, -1, 0)
     spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
-    features: Features = {}
+    features, values = Features(), np.arange(256) / 255
     for name, channel in zip(("r", "g", "b", "spread"), (r, g, b, spread), strict=True):
-        features |= _of_histogram(name, np.bincount(channel.ravel(), minlength=256))
+        share = np.bincount(channel.ravel(), minlength=256)
+        features[f"{name}_mean"] = mean = float((share * values).sum() / channel.size)
+        features[f"{name}_sd"] = float(np.sqrt((share * (values - mean) ** 2).sum() / channel.size))
     return features
-
-
-def _of_histogram(name: str, counts: npt.NDArray[np.int64]) -> Features:
-    values, total = np.arange(256) / 255, counts.sum()
-    mean = float((counts * values).sum() / total)
-    return {f"{name}_mean": mean, f"{name}_sd": float(np.sqrt((counts * (values - mean) ** 2).sum() / total))}
 
 
 def _worker_pool(workers: int) -> Executor | None:

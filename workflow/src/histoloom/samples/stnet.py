@@ -8,7 +8,6 @@ the rest is dropped and counted. The pathologist's tables end their lines with C
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,6 +29,7 @@ from histoloom.samples.reader import (
     whole_ids,
 )
 from histoloom.samples.tables import check_unique, need_columns, tidy_positions
+from histoloom.schemas import nearest
 from histoloom.text_tables import read_text, read_text_table
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ def check_names(names: pd.DataFrame, row: Mapping[str, str], path: Path) -> None
     """Check a sheet row's patient and files against ``metadata.csv``."""
     sample = row["sample"]
     if sample not in names.index:
-        near = difflib.get_close_matches(sample, list(names.index), n=1)
-        hint = f" Nearest: {near[0]}." if near else ""
-        problem = f"no section '{sample}' ({len(names)} sections).{hint}"
+        problem = f"no section '{sample}' ({len(names)} sections).{nearest(sample, list(names.index))}"
         raise InputError(path, problem, "fix 'sample' in the sheet.", code="stnet-section-unknown")
     published = names.loc[sample]
     wrong = {

@@ -136,16 +136,13 @@ def _picture(path: Path) -> Iterator[Any]:
 
 def _rgb(image: Any) -> UInt8:
     """Return a Pillow image as RGB on white, (h, w, 3)."""
+    from PIL import Image
+
     if image.mode == "P" or image.mode == "LA" or (image.mode in {"RGB", "L"} and "transparency" in image.info):
         image = image.convert("RGBA")
-    if image.mode != "RGBA":
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    pixels = np.asarray(image)
-    alpha = pixels[..., 3:]
-    if alpha.min() == 255:
-        return np.ascontiguousarray(pixels[..., :3])
-    blended = (pixels[..., :3].astype(np.uint16) * alpha + 255 * (255 - alpha.astype(np.uint16)) + 127) // 255
-    return blended.astype(np.uint8)
+    if image.mode == "RGBA" and image.getextrema()[3][0] < 255:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def shrunk(image: Any, size: tuple[int, int]) -> UInt8:

@@ -95,7 +95,7 @@ def _advance(web: Web, download: Download, part: Path, name: str, gate: str) -> 
     if have and str(have) == download.checks.get("bytes"):
         return
     headers = dict(download.headers) | ({"Range": f"bytes={have}-"} if have else {})
-    with web.get(download.url, remedy=ROW_REMEDY, gate=gate, headers=headers, stream=True) as answer:
+    with web.ask(download.url, remedy=ROW_REMEDY, gate=gate, headers=headers, stream=True) as answer:
         if answer.status_code == 416 and have:
             # The server has no more than we have: the checksum decides whether that is all.
             return

@@ -56,7 +56,7 @@ class _FirstRetry(_PatientRetry):
         return super().increment(method, url, response, error, *rest, **more)
 
 
-class Web:
+class Web(requests.Session):
     """A session with publishers' servers.
 
     ``tries`` counts attempts at a request, and those without progress at a file. The first pause is ``backoff_s``,
@@ -64,21 +64,14 @@ class Web:
     """
 
     def __init__(self, tries: int = 6, backoff_s: float = 1.0) -> None:
-        self.tries, self.backoff_s = tries, backoff_s
-        self.session = requests.Session()
-        self.session.max_redirects = MAX_REDIRECTS
+        super().__init__()
+        self.tries, self.backoff_s, self.max_redirects = tries, backoff_s, MAX_REDIRECTS
         # Any other coding of the content would make ranges and lengths mean something else.
-        self.session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+        self.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
         self._adapter = HTTPAdapter(max_retries=self._retries(_FirstRetry))
-        self.session.mount("https://", self._adapter)
-        self.session.mount("http://", self._adapter)
-        self.session.hooks["response"].append(self._answered)
-
-    def __enter__(self) -> Web:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.session.close()
+        self.mount("https://", self._adapter)
+        self.mount("http://", self._adapter)
+        self.hooks["response"].append(self._answered)
 
     def _retries(self, kind: type[Retry]) -> Retry:
         return kind(
@@ -94,10 +87,10 @@ class Web:
         # There is a network: what is lost now may come back.
         self._adapter.max_retries = self._retries(_PatientRetry)
 
-    def get(self, url: str, *, remedy: str, gate: str = "", **options: Any) -> requests.Response:
+    def ask(self, url: str, *, remedy: str, gate: str = "", **options: Any) -> requests.Response:
         """Return the answer to a GET, tried again after faults that may pass; `gate` is the remedy after 401 or 403."""
         try:
-            answer = self.session.get(url, timeout=TIMEOUT_S, **options)
+            answer = self.get(url, timeout=TIMEOUT_S, **options)
         except requests.RequestException as error:
             raise request_error(error, url, self.tries) from None
         # 416: the file ends where the asked range begins.
@@ -108,7 +101,7 @@ class Web:
 
     def get_json(self, url: str) -> Any:
         """Return the JSON that an API answers."""
-        with self.get(url, remedy="check the row in resources/files; the API may have changed.") as answer:
+        with self.ask(url, remedy="check the row in resources/files; the API may have changed.") as answer:
             try:
                 return answer.json()
             except ValueError:

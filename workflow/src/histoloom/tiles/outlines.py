@@ -30,7 +30,7 @@ WINDOW_UM = 120.0
 """Least side of the window, um: some ten cells across."""
 _EXAMPLES, _CHECKED, _CANDIDATES = 6, 5000, 2000
 _OVERVIEW_PX, _WINDOW_PX, _DPI = 900, 1600, 130
-_CELL, _NUCLEUS, _TILE = "#F0E442", "#D55E00", "#FFFFFF"
+_COLOURS, _TILE = {"cell": "#F0E442", "nucleus": "#D55E00"}, "#FFFFFF"
 Rings = Mapping[str, npt.NDArray[np.float64]]
 
 
@@ -54,21 +54,23 @@ def draw_outlines(*, sample: Path, slide: Path, tiles: Path, cells: Path, nuclei
 
     `cells`, `nuclei`: its outlines (`histoloom.samples.polygons`).
     """
-    facts, of_tiles = read_metadata(sample), read_metadata(tiles)
-    frame = pd.read_parquet(tiles)
-    kept = frame[frame["kept"]]
-    rings, cores = largest_outlines(cells), largest_outlines(nuclei)
-    count_outlined(cells, list(frame["obs_id"]), rings)
-    kept = kept[kept["obs_id"].isin(rings.keys())]
+    facts, of_tiles, frame = read_metadata(sample), read_metadata(tiles), pd.read_parquet(tiles)
+    outlines = {"cell": largest_outlines(cells), "nucleus": largest_outlines(nuclei)}
+    count_outlined(cells, list(frame["obs_id"]), outlines["cell"])
+    kept = frame[frame["kept"] & frame["obs_id"].isin(outlines["cell"].keys())]
     if kept.empty:
         problem = "keeps no tile of a cell that has an outline."
         raise InputError(tiles, problem, "look at the picture of the tiles.", code="tiles-no-outline")
-    shares = {"cell": share_inside(kept, rings), "nucleus": share_inside(kept, cores)}
+    shares = {kind: share_inside(kept, rings) for kind, rings in outlines.items()}
     logger.info("%s: centres inside their own outline: %s", sample, shares)
     with open_slide(slide) as image:
         side = max(WINDOW_UM / facts["mpp"], 2 * of_tiles["size_level0_px"])
-        window = densest_window(kept[["x", "y"]].to_numpy(), image, side)
-        _draw(image, kept, rings, cores, of_tiles, window, _title(facts, of_tiles, shares), out)
+        figure = _draw(image, kept, outlines, of_tiles, densest_window(kept[["x", "y"]].to_numpy(), image, side))
+    known = [f"{100 * share:.1f} % in its own {kind}" for kind, share in shares.items() if np.isfinite(share)]
+    size = f"tiles of {of_tiles['size_level0_px'] * facts['mpp']:.0f} µm; tile centre: {', '.join(known)}"
+    title = f"{facts['cohort']} / {facts['sample']}   patient {facts['patient']}\n{size}"
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(out, format="jpeg", pil_kwargs={"quality": 85, "subsampling": 0})
 
 
 def share_inside(frame: pd.DataFrame, rings: Rings) -> float:
@@ -95,34 +97,19 @@ def densest_window(places: npt.NDArray[np.float64], slide: Slide, side: float) -
     return Window(float(left), float(top), float(side))
 
 
-def _title(facts: Mapping[str, Any], of_tiles: Mapping[str, Any], shares: Mapping[str, float]) -> str:
-    known = {name: share for name, share in shares.items() if np.isfinite(share)}
-    summary = ", ".join(f"{100 * share:.1f} % in its own {name}" for name, share in known.items())
-    size = f"tiles of {of_tiles['size_level0_px'] * facts['mpp']:.0f} µm"
-    return f"{facts['cohort']} / {facts['sample']}   patient {facts['patient']}\n{size}; tile centre: {summary}"
-
-
 def _draw(
-    slide: Slide,
-    kept: pd.DataFrame,
-    rings: Rings,
-    cores: Rings,
-    of_tiles: Mapping[str, Any],
-    window: Window,
-    title: str,
-    out: Path,
-) -> None:
+    slide: Slide, kept: pd.DataFrame, outlines: Mapping[str, Rings], of_tiles: Mapping[str, Any], window: Window
+) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    side = float(of_tiles["size_level0_px"])
-    inside = kept[window.holds(kept[["x", "y"]].to_numpy())]
+    side, centres = float(of_tiles["size_level0_px"]), kept[["x", "y"]].to_numpy(np.float64)
+    inside = window.holds(centres)
     # Tiles that the window shows whole, where there are some.
-    whole_tile = Window(window.left + side / 2, window.top + side / 2, max(0.0, window.side - side))
-    fitting = inside[whole_tile.holds(inside[["x", "y"]].to_numpy())]
-    inside = fitting if len(fitting) else inside
-    chosen = inside.iloc[np.unique(np.linspace(0, len(inside) - 1, _EXAMPLES).round().astype(int))]
+    whole_tile = Window(window.left + side / 2, window.top + side / 2, max(0.0, window.side - side)).holds(centres)
+    rows = np.flatnonzero(whole_tile if whole_tile.any() else inside)
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, _EXAMPLES).round().astype(int))]
     figure = Figure(figsize=(11, 8), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 1, height_ratios=[3, 1])
@@ -134,19 +121,24 @@ def _draw(
     whole.add_patch(box)
     whole.set_title(f"{len(kept):,} kept cells; the box is shown on the right", fontsize=9)
     _show_window(near, slide, window)
-    shown = list(kept["obs_id"][window.holds(kept[["x", "y"]].to_numpy())])
-    _add_rings(near, [rings[name] for name in shown], _CELL)
-    _add_rings(near, [cores[name] for name in shown if name in cores], _NUCLEUS)
-    for x, y in chosen[["x", "y"]].to_numpy(np.float64):
-        corner = (x - side / 2, y - side / 2)
-        near.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=_TILE, linewidth=1.6))
-        near.plot(x, y, "+", color=_TILE, markersize=7, markeredgewidth=1.6)
-    _legend(near)
-    for axes in (whole, near):
+    for kind, rings in outlines.items():
+        _add_rings(near, [rings[name] for name in kept["obs_id"][inside] if name in rings], kind)
+    for x, y in centres[rows]:
+        near.add_patch(Rectangle((x - side / 2, y - side / 2), side, side, fill=False, edgecolor=_TILE, linewidth=1.6))
+    near.plot(*centres[rows].T, "+", color=_TILE, markersize=7, markeredgewidth=1.6, label="tile and its centre")
+    near.legend(loc="lower right", fontsize=7, facecolor="#666666", labelcolor="white", framealpha=0.9)
+    tiles = TileSpec.from_dict(of_tiles["spec"])
+    pixels = read_tiles(slide, centres[rows], side, tiles.size_px, pad=tiles.pad)
+    # Fewer tiles than panels: the others stay empty.
+    panels = zip(below.subplots(1, _EXAMPLES), pixels, kept["obs_id"].iloc[rows], centres[rows], strict=False)
+    for axes, tile, name, centre in panels:
+        axes.imshow(tile, extent=(0, side, side, 0), interpolation="antialiased")
+        for kind, rings in outlines.items():
+            _add_rings(axes, [rings[name] - (centre - side / 2)] if name in rings else [], kind)
+        axes.set_title(str(name), fontsize=7)
+    for axes in figure.axes:
         axes.set_axis_off()
-    _show_tiles(below, slide, chosen, rings, cores, of_tiles)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(out, format="jpeg", pil_kwargs={"quality": 85, "subsampling": 0})
+    return figure
 
 
 def _show_window(axes: Any, slide: Slide, window: Window) -> None:
@@ -163,33 +155,8 @@ def _show_window(axes: Any, slide: Slide, window: Window) -> None:
     axes.set_ylim(window.top + window.side, window.top)
 
 
-def _add_rings(axes: Any, rings: list[npt.NDArray[np.float64]], colour: str) -> None:
+def _add_rings(axes: Any, rings: list[npt.NDArray[np.float64]], kind: str) -> None:
     from matplotlib.collections import LineCollection
 
-    axes.add_collection(LineCollection(rings, colors=colour, linewidths=1.1), autolim=False)
-
-
-def _legend(axes: Any) -> None:
-    from matplotlib.lines import Line2D
-
-    marks = [Line2D([], [], color=c, lw=2, label=n) for c, n in ((_CELL, "cell"), (_NUCLEUS, "nucleus"))]
-    marks.append(Line2D([], [], color=_TILE, lw=2, marker="+", label="tile and its centre"))
-    axes.legend(handles=marks, loc="lower right", fontsize=7, facecolor="#666666", labelcolor="white", framealpha=0.9)
-
-
-def _show_tiles(
-    figure: Any, slide: Slide, chosen: pd.DataFrame, rings: Rings, cores: Rings, of_tiles: Mapping[str, Any]
-) -> None:
-    tiles, side = TileSpec.from_dict(of_tiles["spec"]), float(of_tiles["size_level0_px"])
-    centres = chosen[["x", "y"]].to_numpy(np.float64)
-    pixels = read_tiles(slide, centres, side, tiles.size_px, pad=tiles.pad)
-    panels = np.atleast_1d(figure.subplots(1, _EXAMPLES))
-    # Fewer tiles than panels: the others stay empty.
-    for axes, tile, name, centre in zip(panels, pixels, chosen["obs_id"], centres, strict=False):
-        axes.imshow(tile, extent=(0, side, side, 0), interpolation="antialiased")
-        for outlines_of_kind, colour in ((rings, _CELL), (cores, _NUCLEUS)):
-            if name in outlines_of_kind:
-                _add_rings(axes, [outlines_of_kind[name] - (centre - side / 2)], colour)
-        axes.set_title(str(name), fontsize=7)
-    for axes in figure.axes:
-        axes.set_axis_off()
+    lines = LineCollection(rings, colors=_COLOURS[kind], linewidths=1.1, label=kind)
+    axes.add_collection(lines, autolim=False)

@@ -69,7 +69,7 @@ def _open_archive(url: str, web: Web) -> Any:
     import remotezip
     import requests
 
-    remote = remotezip.RemoteIO(remotezip.RemoteFetcher(url, session=web.session, timeout=TIMEOUT_S).fetch)
+    remote = remotezip.RemoteIO(remotezip.RemoteFetcher(url, session=web, timeout=TIMEOUT_S).fetch)
     try:
         archive = pyzipper.AESZipFile(remote)
     except remotezip.RangeNotSupported:
