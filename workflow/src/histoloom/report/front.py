@@ -15,7 +15,7 @@ import pandas as pd
 
 from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.report.pages import number, with_interval
-from histoloom.report.results import WORDS, Words
+from histoloom.report.results import WORDS, Words, display_names
 from histoloom.report.style import write_picture
 
 _WIDTH = 1000
@@ -128,7 +128,7 @@ def experiment_block(
     for cohort, rows in compared.groupby("cohort", sort=False):
         best, sentence = verdict(rows, levels, words)
         own = table[(table["cohort"] == cohort) & (table["qc_flag"] == "")]
-        own = own[own["model"] + _variant(own) == best]
+        own = own[display_names(own) == best]
         if own.empty:
             parts.append(f"<p class='verdict'>{html.escape(sentence)}</p>")
             continue
@@ -159,10 +159,6 @@ def experiment_block(
             image = f"<img src='{picture(by_name[name])}' alt='{html.escape(name)}'>"
             parts.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
     return "\n".join(parts)
-
-
-def _variant(table: pd.DataFrame) -> pd.Series:
-    return (" (" + table["variant"] + ")").where(~table["variant"].isin(["", "default"]), "")
 
 
 def _labels(protocol: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from histoloom.metrics.rows import read_metrics, read_protocols
 from histoloom.metrics.uncertainty import MIN_PATIENTS, sign_flip_p
 from histoloom.obs_keys import section_keys
 from histoloom.report.pages import Page, listed, number
+from histoloom.report.results import pick, sort_by
 
 PAIRED = "paired_leakage"
 EFFECT = "leakage_effect"
@@ -66,8 +67,7 @@ def paired_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], mod
                 table = table.assign(**_over_patients(tables[-1], table["cohort"]))
             tables.append(table)
     frame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    rank = frame["model"].map({m: i for i, m in enumerate(models)})
-    frame = frame.reindex(columns=PAIRED_COLUMNS).loc[rank.sort_values(kind="stable").index].reset_index(drop=True)
+    frame = sort_by(frame.reindex(columns=PAIRED_COLUMNS), ["model"], model=models)
     whole = ["n_draws", "n_types", "n_types_undefined", "n_test", "n_train", "n_patients", "n_patients_higher"]
     return frame.fillna({"patient": "", "sample": "", "qc_flag": ""}).astype(dict.fromkeys(whole, "Int64"))
 
@@ -101,13 +101,8 @@ def transfer_table(rows: pd.DataFrame, folds: Mapping[str, Mapping[str, Any]], m
     counts = patients.groupby(["model", "against", "cohort", "tested"])["patient"].nunique()
     key = pd.MultiIndex.from_frame(table[["model", "against", "cohort", "tested"]])
     table["n_patients"] = np.where(table["level"] == "cohort", counts.reindex(key).to_numpy(), np.nan)
-    order = [{m: i for i, m in enumerate(models)}, {g: i for i, g in enumerate(GROUPS)},
-             {t: i for i, t in enumerate(TRAININGS)}]  # fmt: skip
-    ranks = {f"_{c}": table[c].map(o) for c, o in zip(("model", "tested", "training"), order, strict=True)}
-    table = table.assign(**ranks).sort_values(
-        ["against", "cohort", "_model", "level", "_tested", "patient", "_training"], kind="stable"
-    )
-    return table.reindex(columns=TRANSFER_COLUMNS).reset_index(drop=True)
+    keys = ["against", "cohort", "model", "level", "tested", "patient", "training"]
+    return sort_by(table.reindex(columns=TRANSFER_COLUMNS), keys, model=models, tested=GROUPS, training=TRAININGS)
 
 
 def read_leaks(spec: Mapping[str, Any], metrics: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
@@ -163,10 +158,10 @@ def _patients(count: Any) -> str:
 
 def _paired_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Return sections and patients of a table for people; a patient's mean follows its sections."""
-    shown = table[table["level"].isin(["section", "patient"])]
-    order = {model: i for i, model in enumerate(shown["model"].unique())}
-    shown = shown.assign(_m=shown["model"].map(order), _last=shown["level"] == "patient")
-    shown = shown.sort_values(["_m", "cohort", "patient", "_last", "sample"], kind="stable")
+    levels = ["section", "patient"]
+    shown = table[table["level"].isin(levels)]
+    keys = ["model", "cohort", "patient", "level", "sample"]
+    shown = sort_by(shown, keys, model=list(shown["model"].unique()), level=levels)
     rows = []
     for row in shown.to_dict("records"):
         section = row["level"] == "section"
@@ -199,7 +194,7 @@ def _transfer_page(title: str, table: pd.DataFrame, compared: Mapping[str, Any])
         page.heading(f"CC against {against}")
         page.table(_columns(part))
         page.heading(f"The same by who is tested, against {against}")
-        page.table(_by_group(part, table[(table["level"] == "patient") & (table["against"] == against)]))
+        page.table(_by_group(part, pick(table, level="patient", against=against)))
     page.text(f"p: exact sign-flip test over patients of random drop − (c). {_NO_P}")
     return page
 
@@ -215,7 +210,7 @@ def _training_sizes(folds: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _cc(part: pd.DataFrame, tested: str, training: str) -> str:
-    chosen = part[(part["tested"] == tested) & (part["training"] == training)]
+    chosen = pick(part, tested=tested, training=training)
     if chosen.empty:
         return "–"
     row = chosen.iloc[0]
@@ -239,8 +234,8 @@ def _by_group(part: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for key, rows in part.groupby(["model", "cohort", "tested"], sort=False):
         model, cohort, tested = map(str, key)
-        own = patients[(patients["model"] == model) & (patients["cohort"] == cohort) & (patients["tested"] == tested)]
-        wide = own[own["qc_flag"] == ""].set_index(["patient", "training"])["cc"].unstack("training")
+        own = pick(patients, model=model, cohort=cohort, tested=tested, qc_flag="")
+        wide = own.set_index(["patient", "training"])["cc"].unstack("training")
         gain = (wide.get("random_drop", np.nan) - wide.get("shared_dropped", np.nan)) * np.ones(len(wide))
         lines.append(
             {"model": model, "cohort": cohort, "tested": tested.replace("_", " "), "patients": str(len(wide)),

@@ -111,18 +111,19 @@ def load_published(folder: str | Path, paper: str) -> dict[int, Published]:
     return tables
 
 
+def _encoders(protocol: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    encoders = protocol.get("encoders") or {}
+    return list(encoders.values() if isinstance(encoders, Mapping) else encoders)
+
+
 def encoder_cards(protocol: Mapping[str, Any]) -> list[str]:
     """Return the encoder cards that a run used."""
-    encoders = protocol.get("encoders") or {}
-    items = encoders.values() if isinstance(encoders, Mapping) else encoders
-    return sorted(str(item["card"]) for item in items)
+    return sorted(str(item["card"]) for item in _encoders(protocol))
 
 
 def weights_of(protocol: Mapping[str, Any]) -> str:
     """Return where a run's encoder weights came from: hub, local, random or none."""
-    encoders = protocol.get("encoders") or {}
-    items = list(encoders.values() if isinstance(encoders, Mapping) else encoders)
-    revisions = [str(item.get("revision") or "none") for item in items]
+    revisions = [str(item.get("revision") or "none") for item in _encoders(protocol)]
     for name in ("random", "local", "none"):
         if any(revision.startswith(name) for revision in revisions):
             return name

@@ -113,6 +113,14 @@ def pick(rows: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return rows
 
 
+def sort_by(table: pd.DataFrame, keys: Sequence[str], **orders: Sequence[str]) -> pd.DataFrame:
+    """Return a table sorted by columns, some of them in an order of their own."""
+    ranks = table[list(keys)].assign(
+        **{name: pd.Categorical(table[name], categories=list(order)) for name, order in orders.items()}
+    )
+    return table.loc[ranks.sort_values(list(keys), kind="stable").index].reset_index(drop=True)
+
+
 def overall(rows: pd.DataFrame, aggregation: str, metric: str) -> pd.DataFrame:
     """Return rows over all types of the mean prediction."""
     return pick(rows, aggregation=aggregation, metric=metric, target="", train_seed=-1)

@@ -13,7 +13,7 @@ import pandas as pd
 from histoloom.metrics.protocol import short
 from histoloom.metrics.uncertainty import MIN_PATIENTS, bootstrap_interval, compare_models
 from histoloom.report.pages import Page, listed, mark_best, number, spread_ratio, with_interval
-from histoloom.report.results import Results, Words, overall, pick, single
+from histoloom.report.results import Results, Words, overall, pick, single, sort_by
 
 _COLOC_FORM = "nodiag_row"
 _PLACE = ["model", "cohort", "against"]
@@ -67,10 +67,7 @@ def summarise(results: Results) -> pd.DataFrame:
         columns = ["model", "variant", "cohort", "qc_flag", "against", score, f"{score}_low", f"{score}_high",
                    f"{score}_seed_sd", *_COHORT_METRICS[False], *_COUNTS, "protocol"]  # fmt: skip
     table = pd.DataFrame(summaries).reindex(columns=[*columns, "name"])
-    rank = {name: i for i, name in enumerate(results.models)}
-    table = table.assign(_flagged=table["qc_flag"] != "", _rank=table["name"].map(rank))
-    table = table.sort_values(["_flagged", "qc_flag", "cohort", "against", "_rank"], kind="stable")
-    return table.drop(columns=["_flagged", "_rank"]).reset_index(drop=True)
+    return sort_by(table, ["qc_flag", "cohort", "against", "name"], name=results.models)
 
 
 def cohort_means(results: Results) -> pd.DataFrame:
