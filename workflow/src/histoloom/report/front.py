@@ -18,7 +18,7 @@ from histoloom.report.pages import number, with_interval
 from histoloom.report.results import WORDS, Words, display_names
 from histoloom.report.style import write_picture
 
-_WIDTH = 1000
+_CHART_PX, _PHOTOGRAPH_PX = 1000, 800
 _SECTION_MEAN = "section mean"
 _CSS = """<style>
 .hl{font-family:system-ui,sans-serif;max-width:62em;color:#222}.hl h2{font-size:1.25em;margin:1.2em 0 .3em}
@@ -102,15 +102,12 @@ def doubts(row: Mapping[str, Any], table: pd.DataFrame, words: Words) -> list[st
 
 
 def picture(path: Path) -> str:
-    """Return a figure as a data URI, at most `_WIDTH` px wide."""
+    """Return a figure as a data URI, as wide as the page."""
     from PIL import Image
 
-    image = Image.open(path).convert("RGB")
-    if image.width > _WIDTH:
-        size = (_WIDTH, round(image.height * _WIDTH / image.width))
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    buffer, photograph = io.BytesIO(), path.suffix == ".jpg"
-    write_picture(image, buffer, photograph=photograph, colours=128)
+    image, photograph, buffer = Image.open(path).convert("RGB"), path.suffix == ".jpg", io.BytesIO()
+    image.thumbnail((_PHOTOGRAPH_PX if photograph else _CHART_PX, image.height), Image.Resampling.LANCZOS)
+    write_picture(image, buffer, photograph=photograph)
     kind = "jpeg" if photograph else "png"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

@@ -21,7 +21,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 HATCHES = ("", "///", "...", "xxx", "\\\\\\")
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
-DPI, PHOTOGRAPH_DPI = 150, 120
+DPI, PHOTOGRAPH_DPI = 150, 115
 _RC: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -67,15 +67,15 @@ def save(fig: Figure, out: Path) -> None:
         write_picture(pillow.open(buffer).convert("RGB"), handle, photograph=photograph)
 
 
-def write_picture(image: Image.Image, out: IO[bytes], *, photograph: bool, colours: int = 256) -> None:
+def write_picture(image: Image.Image, out: IO[bytes], *, photograph: bool) -> None:
     """Write a picture small and without a writer's name or date: a report holds dozens of them."""
     from PIL import Image as pillow
 
     if photograph:
-        image.save(out, format="jpeg", quality=75, optimize=True, progressive=True)
+        image.save(out, format="jpeg", quality=72, optimize=True, progressive=True)
     else:
         # The method with the smallest largest error: rare colours (a point, the end of a scale) stay what they are.
-        palette = image.quantize(colours, method=pillow.Quantize.MAXCOVERAGE, dither=pillow.Dither.NONE)
+        palette = image.quantize(256, method=pillow.Quantize.MAXCOVERAGE, dither=pillow.Dither.NONE)
         palette.save(out, format="png", optimize=True)
 
 
