@@ -35,7 +35,8 @@ def read_records(paths: Sequence[str | Path]) -> pd.DataFrame:
             measured = {key: record.get(key) for key in _MEASURED}
             measured["seconds"] = float(record["seconds"])
         except (json.JSONDecodeError, KeyError) as error:
-            raise InputError(path, f"is no efficiency record ({error}).", "remove it and train again.") from error
+            problem, remedy = f"is no efficiency record ({error}).", "remove it and train again."
+            raise InputError(path, problem, remedy, "efficiency-record") from error
         records.append({"experiment": path.parent.name, "model": path.stem, **measured})
     return pd.DataFrame(records, columns=["experiment", "model", *_MEASURED])
 

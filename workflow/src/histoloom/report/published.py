@@ -105,9 +105,11 @@ def load_published(folder: str | Path, paper: str) -> dict[int, Published]:
             }
             tables[int(content["table"])] = Published(content, rows)
         except KeyError as error:
-            raise InputError(path, f"lacks {error}.", "see workflow/schemas/published.schema.yaml.") from error
+            remedy = "see workflow/schemas/published.schema.yaml."
+            raise InputError(path, f"lacks {error}.", remedy, "published-table-keys") from error
     if not tables:
-        raise InputError(folder, f"holds no published table of paper '{paper}'.", "fix `paper:` or add the table.")
+        problem = f"holds no published table of paper '{paper}'."
+        raise InputError(folder, problem, "fix `paper:` or add the table.", "published-table-none")
     return tables
 
 
