@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.audit import audit_sections
-from histoloom.audit.compare import PICTURE, TWIN, Vocabulary, compare, twin_distance
+from histoloom.audit.compare import PICTURE, TWIN, Vocabulary, twin_distance
 from histoloom.audit.fingerprint import make_fingerprint, picture_hashes
 from histoloom.audit.guard import compare_sections, sides_of
 from histoloom.errors import InputError
@@ -41,7 +41,7 @@ def world():
 
 
 def verdict(a, b):
-    evidence = compare(a, b, 0, 1, Vocabulary([a, b]))
+    evidence = Vocabulary([a, b]).compare(0, 1)
     return evidence.verdict, evidence
 
 

@@ -12,7 +12,7 @@ from tiles_inputs import save
 
 from histoloom.slides import Slide, open_slide
 from histoloom.tiles import TileSpec, read_tiles
-from histoloom.tiles.geometry import leaves
+from histoloom.tiles.cut import leaves
 
 
 def position_image(width: int, height: int) -> np.ndarray:

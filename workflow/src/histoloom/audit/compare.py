@@ -119,7 +119,7 @@ class Vocabulary:
 
     def __init__(self, sections: Sequence[Fingerprint]) -> None:
         genes = pd.Index(list(dict.fromkeys(gene for section in sections for gene in section.genes)), dtype=object)
-        self.present, self.counts, self.roots = [], [], []
+        self.sections, self.present, self.counts, self.roots = sections, [], [], []
         for section in sections:
             places = genes.get_indexer(pd.Index(section.genes, dtype=object))
             self.present.append(np.isin(np.arange(len(genes)), places))
@@ -132,6 +132,11 @@ class Vocabulary:
             length = np.sqrt(np.asarray(self.counts[-1].sum(axis=1)).ravel())
             self.roots.append((diags(1.0 / np.maximum(length, 1e-9)) @ self.counts[-1].sqrt()).tocsr())
         self.probes = [probe_rows(section) for section in sections]
+
+    def compare(self, i: int, j: int) -> Evidence:
+        """Return the evidence for two sections, by number."""
+        pair = self.sections[i], self.sections[j]
+        return Evidence(shared_totals(*pair), totals_spread(*pair), *self.shared(i, j), _picture_distance(*pair))
 
     def shared(self, i: int, j: int) -> tuple[float, int]:
         """Return the share of the smaller section's probes with a twin in the other, and the number of shared genes."""
@@ -153,17 +158,8 @@ class Vocabulary:
         return float((np.nanmin(distance[defined], axis=1) <= TWIN).mean()), len(both)
 
 
-def picture_distance(first: Fingerprint, second: Fingerprint) -> float:
+def _picture_distance(first: Fingerprint, second: Fingerprint) -> float:
     """Return the least share of differing bits over orientations; NaN where a picture is missing."""
     if not len(first.hashes) or not len(second.hashes):
         return float("nan")
     return float((first.hashes[0] != second.hashes).mean(axis=1).min())
-
-
-def compare(first: Fingerprint, second: Fingerprint, i: int, j: int, vocabulary: Vocabulary) -> Evidence:
-    """Return the evidence for two sections, the i-th and j-th of a vocabulary."""
-    genes_shared, n_genes = vocabulary.shared(i, j)
-    return Evidence(
-        shared_totals(first, second), totals_spread(first, second), genes_shared, n_genes,
-        picture_distance(first, second),
-    )  # fmt: skip

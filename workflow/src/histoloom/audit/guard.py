@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from histoloom.artefacts import identities_of, write_parquet
-from histoloom.audit.compare import PICTURE, SHARE, SPREAD, TWIN, Vocabulary, compare
+from histoloom.audit.compare import PICTURE, SHARE, SPREAD, TWIN, Vocabulary
 from histoloom.audit.fingerprint import Fingerprint, read_fingerprint
 from histoloom.errors import InputError
 from histoloom.genes import BY_ID, BY_NAME, load_gene_table
@@ -52,7 +52,7 @@ def compare_sections(sections: Sequence[Fingerprint], sides: Mapping[tuple[str, 
     rows = []
     for i, j in combinations(range(len(sections)), 2):
         first, second = sections[i], sections[j]
-        evidence = compare(first, second, i, j, vocabulary)
+        evidence = vocabulary.compare(i, j)
         pair = (min(first.name, second.name), max(first.name, second.name))
         if sides is None:
             side = "" if first.patient == second.patient else "any split by patient"

@@ -177,7 +177,9 @@ def _check_one_encoder(tables: Sequence[Table], card: Mapping[str, Any]) -> None
 
 def match(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
     """Return the row of each kept tile, -1 where there is none."""
-    rows = _by_place(section, table, spec) if table.obs_ids is None else _by_id(section, table, spec)
+    where = f"{table.path}, section '{section.sample}'"
+    by = _by_place if table.obs_ids is None else _by_id
+    rows = by(section, table, spec, where)
     lost = rows < 0
     if lost.mean() > spec["max_missing"]:
         first, allowed = section.obs_id[int(np.argmax(lost))], f"`max_missing` allows {100 * spec['max_missing']:.0f} %"
@@ -185,14 +187,13 @@ def match(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
         if table.obs_ids is None:
             problem += f" The nearest tile is {np.median(table.nearest(section)[0]):.0f} um away in the median."
         remedy = f"raise `max_shift_um` or `max_missing`, or {_FETCH}"
-        raise InputError(f"{table.path}, section '{section.sample}'", problem, remedy, code="features-incomplete")
+        raise InputError(where, problem, remedy, code="features-incomplete")
     return rows
 
 
-def _by_id(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
+def _by_id(section: Section, table: Table, spec: Mapping[str, Any], where: str) -> Int:
     """Find rows by barcode, and check that their tiles lie on their observations and have the size asked for."""
     assert table.obs_ids is not None
-    where = f"{table.path}, section '{section.sample}'"
     rows: Int = table.obs_ids.get_indexer(pd.Index(section.obs_id, dtype=object)).astype(np.int64)
     has = rows >= 0
     if not has.any():
@@ -216,9 +217,8 @@ def _by_id(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
     return rows
 
 
-def _by_place(section: Section, table: Table, spec: Mapping[str, Any]) -> Int:
+def _by_place(section: Section, table: Table, spec: Mapping[str, Any], where: str) -> Int:
     """Find the tile with the nearest centre, -1 beyond ``max_shift_um``, on a grid of this slide and of this size."""
-    where = f"{table.path}, section '{section.sample}'"
     (side, px), of_section = table.grid, read_metadata(section.path)
     slide = {key: of_section[f"slide_{key}"] for key in ("width", "height")}
     stated = {key: int(table.facts.get(f"level0_{key}", size)) for key, size in slide.items()}

@@ -93,7 +93,9 @@ def build_sample(
     images = {"hires": hires, "lowres": lowres}
     section.uns["spatial"] = {row["sample"]: {"images": images, "scalefactors": scales, "metadata": {}}}
     section.uns[KEY] = canonical_json(metadata)
-    logger.info("%s", _summary(metadata, section))
+    facts_read = "%s/%s: %d observations x %d genes, %.4f um/px by %s, dropped %s, %d without counts"
+    size, origin = (section.n_obs, section.n_vars), (metadata["mpp"], metadata["mpp_source"])
+    logger.info(facts_read, cohort, row["sample"], *size, *origin, metadata["dropped"], metadata["n_zero_counts"])
     return section, dropped_places
 
 
@@ -252,11 +254,3 @@ def _complete(section: AnnData) -> None:
         if column in section.obs:
             obs[column] = section.obs[column]
     section.obs = obs
-
-
-def _summary(metadata: Mapping[str, Any], section: AnnData) -> str:
-    return (
-        f"{metadata['cohort']}/{metadata['sample']}: {section.n_obs} observations x {section.n_vars} genes, "
-        f"{metadata['mpp']:.4f} um/px by {metadata['mpp_source']}, dropped {metadata['dropped']}, "
-        f"{metadata['n_zero_counts']} without counts"
-    )

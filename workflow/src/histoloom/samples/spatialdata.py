@@ -21,7 +21,7 @@ import pandas as pd
 from histoloom.artefacts import KEY
 from histoloom.errors import InputError
 from histoloom.samples.counts import make_counts
-from histoloom.samples.reader import Reader, assemble, named_files
+from histoloom.samples.reader import Reader, assemble, named_files, positions_at
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,7 +34,6 @@ STEP_PX = 40.0
 INSTALL = "install it: pip install -r envs/requirements-spatialdata.txt -c envs/constraints.txt."
 _REMEDY = "fix the sheet."
 _OWN = ("mpp", "pitch_um", "spot_diameter_um", "unit")
-_CARRIED = ("array_row", "array_col", "in_tissue", "region")
 
 
 class SpatialDataReader(Reader):
@@ -177,10 +176,8 @@ def _positions(obs: pd.DataFrame, places: npt.NDArray[np.float64], step_px: floa
 
     The column that names the shapes is no pathologist's region, though it is often called so.
     """
-    positions = obs[[column for column in _CARRIED if column in obs and column != region_key]].copy()
-    if not {"array_row", "array_col"} <= set(positions):
-        positions["array_row"], positions["array_col"] = np.floor(places[:, ::-1] / step_px).astype(np.int64).T
-    if "in_tissue" not in positions:
-        positions["in_tissue"] = True
-    positions["pixel_x"], positions["pixel_y"] = places[:, 0], places[:, 1]
-    return positions
+    positions = positions_at(np.floor(places[:, ::-1] / step_px), places).set_axis(obs.index)
+    # One array column alone numbers nothing.
+    array = {"array_row", "array_col"} if {"array_row", "array_col"} <= set(obs) else set[str]()
+    carried = [column for column in ("in_tissue", "region", *array) if column in obs and column != region_key]
+    return positions.assign(**{column: obs[column] for column in carried})

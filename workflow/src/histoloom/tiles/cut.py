@@ -17,11 +17,14 @@ from histoloom.identity import make_identity, sha256_file
 from histoloom.samples.section import open_section
 from histoloom.slides import Slide, open_slide
 from histoloom.tiles.background import tissue_fraction
-from histoloom.tiles.geometry import leaves, outside
 from histoloom.tiles.picture import draw_tiles
+from histoloom.tiles.reading import corner, needs_scaling
 from histoloom.tiles.spec import TileSpec
 
 logger = logging.getLogger(__name__)
+
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
 
 REASONS = ("outside", "border", "background")
 """Why a tile is dropped; the first that holds is given."""
@@ -41,22 +44,19 @@ def cut_tiles(*, sample: Path, slide: Path, spec: Mapping[str, Any], out: Path, 
         frame = tile_table(image, section.obs.index, section.spatial, tiles, mpp)
         inputs = {"sample": identity_of(sample), "slide": facts.get("slide_sha256") or sha256_file(slide)}
         metadata = _metadata(frame, tiles, facts, side, inputs)
-        logger.info("%s", _summary(metadata, sample))
+        dropped = ", ".join(f"{metadata[f'n_{reason}']} {reason}" for reason in REASONS)
+        text = "%s: kept %d of %d tiles (dropped: %s); square of %.2f level-0 px = %.1f um"
+        logger.info(text, sample, metadata["n_kept"], len(frame), dropped, side, side * mpp)
         if metadata["n_kept"] == 0:
-            raise _nothing_kept(sample, facts["sample"], metadata)
+            most = f"tissue fraction at most {max(metadata['tissue_fraction_quartiles'], default=0):.3f}"
+            problem = f"no tile of sample '{facts['sample']}' is kept ({len(frame)} observations: {dropped}; {most})."
+            remedy = (
+                "fix the coordinates (outside), use `border: pad` (border), lower background.min_tissue or choose "
+                "another background.method (background), or give the section a reason in the sheet's 'exclude' column."
+            )
+            raise InputError(sample, problem, remedy, code="tiles-none-kept")
         draw_tiles(image, frame, tiles, side, metadata, picture)
     write_parquet(frame, out, metadata)
-
-
-def _nothing_kept(sample: Path, name: str, metadata: Mapping[str, Any]) -> InputError:
-    counts = ", ".join(f"{metadata[f'n_{reason}']} {reason}" for reason in REASONS)
-    most = f"tissue fraction at most {max(metadata['tissue_fraction_quartiles'], default=0):.3f}"
-    problem = f"no tile of sample '{name}' is kept ({metadata['n_obs']} observations: {counts}; {most})."
-    remedy = (
-        "fix the coordinates (outside), use `border: pad` (border), lower background.min_tissue or choose another "
-        "background.method (background), or give the section a reason in the sheet's 'exclude' column."
-    )
-    return InputError(sample, problem, remedy, code="tiles-none-kept")
 
 
 def check_slide(image: Slide, facts: Mapping[str, Any], sample: Path) -> None:
@@ -114,9 +114,24 @@ def _metadata(
     }
 
 
-def _summary(metadata: Mapping[str, Any], sample: Path) -> str:
-    dropped = ", ".join(f"{metadata[f'n_{r}']} {r}" for r in REASONS)
-    return (
-        f"{sample}: kept {metadata['n_kept']} of {metadata['n_obs']} tiles (dropped: {dropped}); square of "
-        f"{metadata['size_level0_px']:.2f} level-0 px = {metadata['size_level0_px'] * metadata['mpp']:.1f} um"
-    )
+def leaves(centres: Float, size_level0_px: float, size_px: int, width: int, height: int) -> Bool:
+    """Tell for each square whether it leaves the slide by half a px or more.
+
+    Half a px is what rounding an unscaled tile to whole px may cost; a scaled one is treated alike. `centres`: (n, 2),
+    x and y, level-0 px; `size_level0_px`, `size_px`: side of the square in level-0 px, and of the tile; `width`,
+    `height`: size of the slide, px.
+    """
+    low = np.asarray(centres, np.float64) - size_level0_px / 2
+    if not needs_scaling(size_level0_px, size_px):
+        first = corner(centres, size_px)
+        beyond: Bool = (first < 0) | (first + size_px > np.array([width, height]))
+    else:
+        beyond = (low < -0.5) | (low + size_level0_px > np.array([width, height]) + 0.5)
+    either: Bool = beyond[:, 0] | beyond[:, 1]
+    return either
+
+
+def outside(centres: Float, width: int, height: int) -> Bool:
+    """Tell for each centre whether it is no point of the slide (NaN included)."""
+    x, y = np.asarray(centres, np.float64).T
+    return ~((x >= 0) & (x <= width) & (y >= 0) & (y <= height))

@@ -30,14 +30,9 @@ def draw_tiles(
     from PIL import Image, ImageDraw
 
     overview = _overview(slide, frame, side)
-    rows = [
-        (label, chosen)
-        for label, chosen in (
-            ("kept, by tissue fraction", _examples(frame[frame["kept"]])),
-            ("dropped", _examples(frame[~frame["kept"] & (frame["reason"] != "outside")])),
-        )
-        if len(chosen)
-    ]
+    dropped = frame[~frame["kept"] & (frame["reason"] != "outside")]
+    parts = {"kept, by tissue fraction": frame[frame["kept"]], "dropped": dropped}
+    rows = {label: _examples(part) for label, part in parts.items() if len(part)}
     strip = _EXAMPLES * (_EXAMPLE_PX + _MARGIN) + _MARGIN
     width = max(overview.width + 2 * _MARGIN, strip)
     text, example = _LINE + _MARGIN // 2, _EXAMPLE_PX + 2 * _LINE + _MARGIN
@@ -48,7 +43,7 @@ def draw_tiles(
     _legend(draw, metadata, text)
     canvas.paste(overview, (_MARGIN, 2 * text))
     top = 2 * text + overview.height + _MARGIN
-    for label, chosen in rows:
+    for label, chosen in rows.items():
         draw.text((_MARGIN, top), label, fill=(0, 0, 0))
         _draw_examples(canvas, slide, chosen, tiles, side, top + _LINE)
         top += example
@@ -63,20 +58,15 @@ def _overview(slide: Slide, frame: pd.DataFrame, side: float) -> Any:
     draw = ImageDraw.Draw(image)
     scale_x, scale_y = pixels.shape[1] / slide.width, pixels.shape[0] / slide.height
     for row in frame[np.isfinite(frame["x"]) & np.isfinite(frame["y"])].itertuples():
-        box = (
-            (row.x - side / 2) * scale_x,
-            (row.y - side / 2) * scale_y,
-            (row.x + side / 2) * scale_x,
-            (row.y + side / 2) * scale_y,
-        )
-        draw.rectangle([round(v) for v in box], outline=COLOURS[row.reason])
+        corners = [(row.x + way * side / 2, row.y + way * side / 2) for way in (-1, 1)]
+        draw.rectangle([(round(x * scale_x), round(y * scale_y)) for x, y in corners], outline=COLOURS[row.reason])
     return image
 
 
 def _examples(frame: pd.DataFrame) -> pd.DataFrame:
     ordered = frame.sort_values(["tissue_fraction", "obs_id"], kind="stable")
     take: npt.NDArray[np.int64] = np.unique(np.linspace(0, len(ordered) - 1, _EXAMPLES).round().astype(int))
-    return ordered.iloc[take] if len(ordered) else ordered
+    return ordered.iloc[take]
 
 
 def _draw_examples(canvas: Any, slide: Slide, chosen: pd.DataFrame, tiles: TileSpec, side: float, top: int) -> None:

@@ -1,4 +1,7 @@
-"""The pixels of tiles: exact crops where nothing is scaled, antialiased resampling where something is."""
+"""The pixels of tiles: exact crops where nothing is scaled, antialiased resampling where something is.
+
+Coordinates are continuous: px i of a slide spans [i, i + 1).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.slides import Slide
-from histoloom.tiles.geometry import corner, needs_scaling
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -20,6 +22,19 @@ _LANCZOS_SUPPORT = 3
 
 _RING = 2
 """Spare px around what the kernel needs, for rounding."""
+
+
+def needs_scaling(size_level0_px: float, size_px: int) -> bool:
+    """Tell whether a tile must be resampled, i.e. its square is not `size_px` level-0 px to a thousandth."""
+    return abs(size_level0_px - size_px) >= 1e-3
+
+
+def corner(centre: npt.ArrayLike, size_px: int) -> npt.NDArray[np.int64]:
+    """Return the integer corner of unscaled tiles: the square's middle is within 0.5 px of the centre.
+
+    Halves round up, so that a tile moves with its centre and not with the parity of the corner.
+    """
+    return np.floor(np.asarray(centre, np.float64) - size_px / 2 + 0.5).astype(np.int64)
 
 
 def read_tiles(
