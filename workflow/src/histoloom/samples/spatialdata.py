@@ -178,6 +178,6 @@ def _positions(obs: pd.DataFrame, places: npt.NDArray[np.float64], step_px: floa
     """
     positions = positions_at(np.floor(places[:, ::-1] / step_px), places).set_axis(obs.index)
     # One array column alone numbers nothing.
-    array = {"array_row", "array_col"} if {"array_row", "array_col"} <= set(obs) else set[str]()
+    array = ("array_row", "array_col") if {"array_row", "array_col"} <= set(obs) else ()
     carried = [column for column in ("in_tissue", "region", *array) if column in obs and column != region_key]
     return positions.assign(**{column: obs[column] for column in carried})
