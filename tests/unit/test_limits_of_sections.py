@@ -12,7 +12,7 @@ from test_samples_visium import make
 from tiles_inputs import PINK, save, write_sample
 
 from error_codes import has_code
-from histoloom.audit.compare import Evidence, Vocabulary, compare, probe_rows, shared_totals
+from histoloom.audit.compare import Evidence, Vocabulary, probe_rows, shared_totals
 from histoloom.audit.fingerprint import make_fingerprint
 from histoloom.errors import InputError
 from histoloom.samples.alignment import slide_mpp, to_slide
@@ -134,7 +134,7 @@ def test_a_pair_with_some_twins(n_shared: int, verdict: str) -> None:
     second = make_fingerprint(
         "c", "B", "q", spots([*range(1000, 1000 + n_shared), *range(5000, 5100 - n_shared)]), names
     )
-    assert compare(first, second, 0, 1, Vocabulary([first, second])).verdict == verdict
+    assert Vocabulary([first, second]).compare(0, 1).verdict == verdict
 
 
 @pytest.mark.parametrize("kept", [3, 5, 9, 60])
