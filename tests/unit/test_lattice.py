@@ -11,6 +11,8 @@ from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.folds import build_folds
 from histoloom.lattice import FREE, HEXAGONAL, KINDS, SQUARE, cells_of, lattice_of, neighbours, positions_um
+from histoloom.metrics import block_weights, moran
+from histoloom.metrics.block_weights import BlockWeights
 from histoloom.metrics.moran import grid_shifts, protocol_weights, section_positions, spatial_weights
 
 
@@ -183,7 +185,38 @@ def test_slides_of_a_hexagonal_array_put_spots_on_spots() -> None:
     assert (blind >= 0).mean() < 0.6
 
 
-def test_a_map_too_dense_is_refused_before_it_fills_the_memory() -> None:
-    cells = np.random.default_rng(0).uniform(0, 500, (20_000, 2))
+@pytest.mark.parametrize("include_self", [True, False])
+def test_weights_formed_by_blocks_are_those_that_are_stored(
+    monkeypatch: pytest.MonkeyPatch, include_self: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    cells, values = rng.uniform(0, 300, (400, 2)), rng.gamma(1.0, size=(400, 5))
+    section = np.array(["b", "a"])[rng.integers(2, size=400)]
+    options: dict = {"length_scale_um": {"a": 30.0, "b": 45.0}, "include_self": include_self}
+    stored = spatial_weights(cells, section, **options)
+    monkeypatch.setattr(moran, "MOST_WEIGHTS", 1)
+    monkeypatch.setattr(moran, "_CERTAINLY_SMALL", 0)
+    monkeypatch.setattr(block_weights, "_MOST_IN_BLOCK", 700)
+    blocks = spatial_weights(cells, section, **options)
+    assert isinstance(blocks, BlockWeights)
+    assert len(list(blocks.blocks())) > 5
+    np.testing.assert_allclose(blocks[0:400].toarray(), stored.toarray(), atol=1e-12)
+    np.testing.assert_allclose(moran.morans_r(values, blocks), moran.morans_r(values, stored), atol=1e-12)
+    told, expected = moran.weight_diagnostics(blocks), moran.weight_diagnostics(stored)
+    assert told == pytest.approx(expected)
+    array = np.zeros((400, 2))
+    nulls = [moran.null_maps(values, w, array, scheme="random", count=3, seed=1) for w in (blocks, stored)]
+    np.testing.assert_allclose(*nulls, atol=1e-12)
     with pytest.raises(InputError, check=has_code("moran-too-dense")):
-        spatial_weights(cells, np.zeros(len(cells)))
+        moran.null_maps(values, blocks, array, scheme="toroidal", count=3, seed=1)
+
+
+def test_the_default_length_scale_follows_the_pitch() -> None:
+    obs = pd.DataFrame({"cohort": "c", "sample": ["v"] * 4 + ["x"] * 4, "array_row": [0, 0, 1, 1] * 2})
+    obs["array_col"], obs["pitch_um"] = [0, 1] * 4, [100.0] * 4 + [10.0] * 4
+    obs["lattice"] = SQUARE
+    chosen = protocol_weights(obs, {"length_scale_um": None, "include_self": False}).toarray()
+    one, other = np.exp(-(100**2) / (2 * 240**2)), np.exp(-(10**2) / (2 * 30**2))
+    assert chosen[0, 1] / chosen[4, 5] == pytest.approx(one / other)
+    given = protocol_weights(obs, {"length_scale_um": 240, "include_self": False}).toarray()
+    assert given[0, 1] < given[4, 5]

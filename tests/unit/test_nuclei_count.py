@@ -79,15 +79,15 @@ def simulated(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["X1", "Z1"])
 def test_counts_follow_the_true_cells(simulated, name):
-    """Overlapping nuclei are missed, the more the coarser the scan: the counter is biased low and must follow the truth."""
+    """Overlapping nuclei are missed, more of them on a coarse scan: the count must follow the truth and be near it."""
     folder, made = simulated
     table = pd.read_parquet(folder / f"{name}.parquet").set_index("obs_id")["nuclei"]
     truth = made[name].abundance.sum(axis=1)
     counted = table.reindex(made[name].obs_ids).to_numpy()
     known = np.isfinite(counted)
     assert known.mean() > 0.9
-    assert np.corrcoef(counted[known], truth[known])[0, 1] > 0.75
-    assert 0.55 < counted[known].sum() / truth[known].sum() < 1.1
+    assert np.corrcoef(counted[known], truth[known])[0, 1] > 0.84
+    assert 0.8 < counted[known].sum() / truth[known].sum() < 1.2
     assert read_metadata(folder / f"{name}.parquet")["disc_um"] == 55
 
 
@@ -147,3 +147,27 @@ def test_proportions_have_no_total(tmp_path):
     share = np.random.default_rng(0).dirichlet([1, 1], size=len(obs))
     _, rows = checked(tmp_path, share, np.random.default_rng(1).poisson(9, len(obs)).astype(float), "proportion")
     assert rows[rows["metric"].isin(["nuclei_cc", "nuclei_ratio"])]["value"].isna().all()
+
+
+def test_marked_nuclei_of_real_tiles_are_found(real_data):
+    """As measured: F1 .84, of which the settings' choice on these tiles is worth .01 (tests/bench/bench_nuclei.py)."""
+    import sys
+    from pathlib import Path
+
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+    import bench_nuclei
+
+    folder = real_data / "nucls_tiles"
+    if not folder.is_dir():
+        pytest.skip("the marked tiles of NuCLS are not here")
+    tiles = []
+    for path in sorted((folder / "images").glob("*.png")):
+        marked = np.loadtxt(folder / "labels" / f"{path.stem}.csv", delimiter=",", ndmin=2)[:, :2]
+        tiles.append((np.asarray(Image.open(path).convert("RGB")), marked))
+    settings = tuple(getattr(bench_nuclei.find, name) for name in bench_nuclei.NAMES)
+    counts = bench_nuclei.count(tiles, settings)
+    right, found, marked = np.sum(counts, axis=0)
+    assert bench_nuclei.f1(counts) > 0.82
+    assert right / marked > 0.77
+    assert right / found > 0.86
+    assert np.corrcoef([c[1] for c in counts], [c[2] for c in counts])[0, 1] > 0.95

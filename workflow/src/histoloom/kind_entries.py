@@ -68,6 +68,7 @@ class EncoderKind(Kind):
 
     reads: Literal["pixels", "counts"] = "pixels"
     weights: bool = True  # False: features are computed by a formula
+    version: int = 1  # raised when features change; part of the card from 2 on, so that other encoders stay as they are
     gpu: int = 1  # how many a job can use
     baseline: str | None = None  # level of a linear model on it (see `LEVELS`); None: that of an encoder
     memory: Memory = LIGHT  # of a job that embeds a batch

@@ -91,6 +91,7 @@ ENCODERS: dict[str, EncoderKind] = {
     "nuclear_density": EncoderKind(
         "histoloom.embeddings.simple_features:NuclearDensity",
         weights=False,
+        version=2,
         gpu=0,
         baseline="nuclear density",
         memory=_FORMULA,

@@ -42,7 +42,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("exports", modules=("histoloom.exports",)),
         Stage("bundles"),
         Stage("tiles", modules=("histoloom.tiles",)),
-        Stage("nuclei", modules=("histoloom.nuclei",)),
+        Stage("nuclei", version=2, modules=("histoloom.nuclei",)),
         Stage("embeddings"),
         Stage("references"),
         Stage("labels", version=2),

@@ -14,6 +14,7 @@ doi:10.1111/j.2517-6161.1982.tb01221.x).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +24,36 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.lattice import HEXAGONAL, SQUARE, cells_of, neighbour_pairs, positions_um
+from histoloom.metrics.block_weights import ENTRY_BYTES, BlockWeights
 from histoloom.obs_keys import section_keys
 from histoloom.stats import Floats, mean_defined, standardise_columns
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-LENGTH_SCALE_UM = 240.0
+logger = logging.getLogger(__name__)
+
+LENGTH_SCALE_UM, CELL_LENGTH_SCALE_UM = 240.0, 30.0
+"""Defaults for arrays of spots, and where the pitch is below `FINE_UM`: cells, and bins of their size."""
+FINE_UM = 30.0
 CUTOFF = 0.2
 ARRAY, HIST2CELL = "array", "hist2cell_500px"
-MOST_WEIGHTS = 200_000_000  # Entries of W, 3.2 GB
-_CERTAINLY_SMALL = 10_000
+MOST_WEIGHTS = 50_000_000
+"""Entries of W that are stored, 0.8 GB; more are formed block by block."""
+_CERTAINLY_SMALL = 7_000
 _BLOCK = 1000
 _RELATIVE_NOISE = 1e-12
 FORMS = ("diag1_row", "diag1_flat", "nodiag_row", "nodiag_flat")
 """Map similarity: diagonal set to 1 or left out; row by row (mean over rows) or all entries at once."""
+
+
+def _check(positions: Floats, cutoff: float) -> None:
+    if not 0 < cutoff < 1:
+        raise InputError("moran.cutoff", f"is {cutoff}; expected between 0 and 1.", "use 0.2.", code="moran-cutoff")
+    if not np.isfinite(positions).all():
+        problem = "array coordinates or pitch_um are not known."
+        remedy = "give pitch_um in the cohort's sheet and array coordinates in the positions."
+        raise InputError("moran", problem, remedy, code="moran-positions")
 
 
 def weight_block(positions: Floats, length_scale_um: float, cutoff: float, *, include_self: bool) -> csr_array:
@@ -47,23 +63,9 @@ def weight_block(positions: Floats, length_scale_um: float, cutoff: float, *, in
     belongs to it, whatever the rounding. `include_self` keeps the diagonal (weight 1).
     """
     from scipy.sparse import coo_array
-    from scipy.spatial import cKDTree
 
-    if not 0 < cutoff < 1:
-        raise InputError("moran.cutoff", f"is {cutoff}; expected between 0 and 1.", "use 0.2.", code="moran-cutoff")
-    if not np.isfinite(positions).all():
-        problem = "array coordinates or pitch_um are not known."
-        remedy = "give pitch_um in the cohort's sheet and array coordinates in the positions."
-        raise InputError("moran", problem, remedy, code="moran-positions")
+    _check(positions, cutoff)
     radius = length_scale_um * np.sqrt(-2.0 * np.log(cutoff))
-    if len(positions) > _CERTAINLY_SMALL:
-        tree = cKDTree(positions)
-        count = int(tree.count_neighbors(tree, radius))
-        if count > MOST_WEIGHTS:
-            neighbours = f"an observation has {count / len(positions):.0f} neighbours"
-            problem = f"at {length_scale_um:g} um {neighbours}, too many to hold for {len(positions)} observations."
-            remedy = "use a shorter length scale, such as 30 for single cells."
-            raise InputError("moran.length_scale_um", problem, remedy, code="moran-too-dense")
     pairs = neighbour_pairs(positions, radius)
     distance2 = ((positions[pairs[:, 0]] - positions[pairs[:, 1]]) ** 2).sum(axis=1)
     weight = np.exp(-distance2 / (2.0 * length_scale_um**2))
@@ -78,15 +80,33 @@ def spatial_weights(
     positions: Floats,
     section: npt.NDArray[Any],
     *,
-    length_scale_um: float = LENGTH_SCALE_UM,
+    length_scale_um: float | Mapping[Any, float] = LENGTH_SCALE_UM,
     cutoff: float = CUTOFF,
     include_self: bool = True,
-) -> csr_array:
-    """Return weights (n, n) of positions in um, block-diagonal over `section` (n,), scaled so that they sum to n."""
+) -> csr_array | BlockWeights:
+    """Return weights (n, n) of positions in um, block-diagonal over `section` (n,), scaled so that they sum to n.
+
+    `length_scale_um` may be one per section. Above `MOST_WEIGHTS` entries they are formed by blocks of rows.
+    """
     from scipy.sparse import block_diag
 
-    order = [np.flatnonzero(section == name) for name in np.unique(section)]
-    blocks = [weight_block(positions[index], length_scale_um, cutoff, include_self=include_self) for index in order]
+    _check(positions, cutoff)
+    names, codes = np.unique(section, return_inverse=True)
+    given = length_scale_um
+    scales = np.array([given[name] if isinstance(given, Mapping) else given for name in names], dtype=np.float64)
+    if len(positions) > _CERTAINLY_SMALL:
+        by_blocks = BlockWeights(positions, codes, scales, cutoff, include_self)
+        count = int(by_blocks.counts.sum())
+        text = "Moran's W: %d observations, %.0f neighbours each, %.1f GB if stored%s"
+        how = ": formed by blocks" if count > MOST_WEIGHTS else ""
+        logger.info(text, len(positions), count / len(positions), count * ENTRY_BYTES / 1e9, how)
+        if count > MOST_WEIGHTS:
+            return by_blocks
+    order = [np.flatnonzero(codes == code) for code in range(len(names))]
+    blocks = [
+        weight_block(positions[index], float(scale), cutoff, include_self=include_self)
+        for index, scale in zip(order, scales, strict=True)
+    ]
     stacked = block_diag(blocks, format="csr")
     position = np.argsort(np.concatenate(order), kind="stable")
     weights = stacked[position][:, position]
@@ -105,17 +125,25 @@ def section_positions(obs: pd.DataFrame, section: npt.NDArray[Any]) -> Floats:
     return positions
 
 
-def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> csr_array:
+def default_length_scales(obs: pd.DataFrame, section: npt.NDArray[Any]) -> dict[Any, float]:
+    """Return each section's default length scale by its pitch, um."""
+    pitch = obs["pitch_um"].astype(float).groupby(section).first()
+    return {name: CELL_LENGTH_SCALE_UM if um < FINE_UM else LENGTH_SCALE_UM for name, um in pitch.items()}
+
+
+def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> csr_array | BlockWeights:
     """Return the weights of a named protocol.
 
     `obs` has cohort, sample and array_row, array_col, pitch_um, lattice (protocol ``array``, the default; options
-    length_scale_um, cutoff, include_self) or x, y in level-0 px (``hist2cell_500px``: distances and a length scale of
-    500 in px of the slide, whatever its um/px, cutoff 0.2, self included, at most the 160 strongest neighbours; kept
-    when either side lists the other, so that W is symmetric; SpatialDM's is directed).
+    length_scale_um, None for that of the section's pitch, cutoff, include_self) or x, y in level-0 px
+    (``hist2cell_500px``: distances and a length scale of 500 in px of the slide, whatever its um/px, cutoff 0.2, self
+    included, at most the 160 strongest neighbours; kept when either side lists the other, so that W is symmetric;
+    SpatialDM's is directed).
     """
     section = section_keys(obs).to_numpy()
     if moran.get("protocol", ARRAY) == ARRAY:
-        options = {key: moran[key] for key in ("length_scale_um", "cutoff", "include_self") if key in moran}
+        options = {key: moran[key] for key in ("cutoff", "include_self") if key in moran}
+        options["length_scale_um"] = moran.get("length_scale_um") or default_length_scales(obs, section)
         return spatial_weights(section_positions(obs, section), section, **options)
     if moran["protocol"] != HIST2CELL:
         problem = f"'{moran['protocol']}' is not known."
@@ -126,6 +154,9 @@ def protocol_weights(obs: pd.DataFrame, moran: Mapping[str, Any]) -> csr_array:
 
 def _capped(weights: Any, most: int) -> Any:
     """Keep at most the strongest entries of each row, then the union with the transpose, scaled to n."""
+    if isinstance(weights, BlockWeights):
+        problem = "500 px hold too many neighbours of each observation on this slide."
+        raise InputError("moran.protocol", problem, "use protocol array.", code="moran-too-dense")
     if int(np.diff(weights.indptr).max(initial=0)) <= most:
         return weights
     rows = weights.tolil()
@@ -146,7 +177,7 @@ def weight_diagnostics(weights: Any) -> dict[str, float]:
     """
     own = weights.diagonal()
     total = float(weights.sum())
-    others = np.diff(weights.indptr) - (own != 0)
+    others = weights.counts - 1 if isinstance(weights, BlockWeights) else np.diff(weights.indptr) - (own != 0)
     share = float(own.sum()) / total if total > 0 else float("nan")
     return {"w_neighbours": float(others.mean()) if len(others) else float("nan"), "w_self_share": share}
 
@@ -165,9 +196,12 @@ def morans_r(values: Floats, weights: Any) -> Floats:
     scale = np.where(defined, scale, np.nan)
     product = np.zeros((values.shape[1], values.shape[1]))
     # Rows in blocks: a block of W Z stays in the cache, where the whole of it costs more to allocate than to compute.
-    for start in range(0, len(values), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        product += centred[rows].T @ (weights[rows] @ centred)
+    if isinstance(weights, BlockWeights):
+        product = centred.T @ (weights @ centred)
+    else:
+        for start in range(0, len(values), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            product += centred[rows].T @ (weights[rows] @ centred)
     # Dividing the small result by the scales is cheaper than forming z-scores of every observation.
     return product / np.outer(scale, scale)
 
@@ -267,6 +301,10 @@ def null_maps(
         for b in range(count):
             null[b] = smoothed.T @ z[rng.permutation(len(z))] / len(z)
         return null
+    if isinstance(weights, BlockWeights):
+        problem = "slides of a map over itself need the stored weights, too many here."
+        remedy = "use `scheme: random` or a shorter `moran.length_scale_um`."
+        raise InputError("permutations", problem, remedy, code="moran-too-dense")
     source, _ = grid_shifts(array, rng, count, least=least, lattice=lattice)
     for b in range(count):
         landed = np.flatnonzero(source[b] >= 0)

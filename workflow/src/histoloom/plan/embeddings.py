@@ -85,6 +85,8 @@ class Embeddings:
         card = {"name": entry["card"], **self.cards[entry["card"]]}
         if (revision := entry.pop("revision", None)) is not None:
             card["revision"] = revision
+        if (version := kinds.ENCODERS[card["kind"]].version) > 1:
+            card["version"] = version
         return {**entry, "name": encoder, "card": card, "tiles_spec": self.config.get("tiles", entry["tiles"])}
 
     def batches(self, encoder: str, cohort: str) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ import yaml
 
 from histoloom.errors import InputError
 from histoloom.folds import DELIBERATE
+from histoloom.metrics.moran import LENGTH_SCALE_UM
 from histoloom.metrics.protocol import UNSTATED
 
 SAME, DEVIATES, NOT_COMPARABLE, NOT_RUN = "same", "deviates", "not comparable", "not run"
@@ -176,9 +177,15 @@ def run_stamp(
         "target_transform": target.get("transform", UNSTATED),
         "train_seeds": len(protocol.get("train_seeds") or []),
         "similarity": "row",
-        "length_scale_um": (protocol.get("moran") or {}).get("length_scale_um", UNSTATED),
+        "length_scale_um": _length_scale(protocol),
         **{key: (protocol.get(key) or {}).get(cohort, UNSTATED) for key in _COUNTS},
     }
+
+
+def _length_scale(protocol: Mapping[str, Any]) -> Any:
+    """Return Moran's length scale, um; null is the default of arrays of spots, which the papers have."""
+    moran = protocol.get("moran") or {}
+    return (moran["length_scale_um"] or LENGTH_SCALE_UM) if "length_scale_um" in moran else UNSTATED
 
 
 _COUNTS = ("n_patients", "n_sections", "n_observations")
