@@ -30,11 +30,6 @@ $(VENV)/.docs: $(VENV)/.run envs/requirements-docs.txt
 	$(BIN)/python -m pip install -q -r envs/requirements-docs.txt -c envs/constraints.txt
 	touch $@
 
-notebook: $(VENV)/.run ## `import histoloom` and a kernel for Jupyter
-	$(BIN)/python -m pip install -q ipykernel -c envs/constraints.txt
-	$(BIN)/python -m pip install -q --no-deps -e .
-	$(BIN)/python -m ipykernel install --user --name histoloom
-
 demo: $(VENV)/.run ## everything on a small simulated cohort, and its report
 	$(BIN)/snakemake --workflow-profile profiles/ci --cores $(CORES)
 	$(BIN)/snakemake --workflow-profile profiles/ci --cores 1 --report report.html
@@ -42,6 +37,27 @@ demo: $(VENV)/.run ## everything on a small simulated cohort, and its report
 	@cat results/tables/demo/summary.md
 	@echo
 	@echo "The report: $(CURDIR)/report.html"
+
+init: $(VENV)/.run ## a config and a sheet to fill in: NAME=mine SOURCE=files|visium|xenium|slides TASK=cell_types|label_table|genes|cells|slides
+	@$(BIN)/python scripts/tools/start_config.py $(or $(NAME),mine) --source "$(SOURCE)" --task "$(TASK)"
+
+doctor: $(VENV)/.run ## before a run: can it succeed here?
+	@$(BIN)/python scripts/tools/doctor.py $(CONFIG) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
+
+run: $(VENV)/.run ## the config, after a look at whether it can succeed
+	@$(BIN)/python scripts/tools/doctor.py $(CONFIG) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
+	$(SNAKEMAKE)
+
+report: $(VENV)/.run ## report.html of a finished run
+	$(SNAKEMAKE) --report report.html
+
+viewer: $(VENV)/.run ## results/viewer: a page per section, with slide, predictions and labels
+	$(SNAKEMAKE) viewer
+
+notebook: $(VENV)/.run ## `import histoloom` and a kernel for Jupyter
+	$(BIN)/python -m pip install -q ipykernel -c envs/constraints.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
+	$(BIN)/python -m ipykernel install --user --name histoloom
 
 test: $(VENV)/.dev ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -74,27 +90,11 @@ resume: $(VENV)/.run ## after a crash: end orphaned jobs of this folder, unlock,
 	$(SNAKEMAKE) --unlock
 	$(SNAKEMAKE)
 
-init: $(VENV)/.run ## a config and a sheet to fill in: NAME=mine SOURCE=files|visium|xenium|slides TASK=cell_types|label_table|genes|cells|slides
-	@$(BIN)/python scripts/tools/start_config.py $(or $(NAME),mine) --source "$(SOURCE)" --task "$(TASK)"
-
-run: $(VENV)/.run ## the config, after a look at whether it can succeed
-	@$(BIN)/python scripts/tools/doctor.py $(CONFIG) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
-	$(SNAKEMAKE)
-
-doctor: $(VENV)/.run ## before a run: can it succeed here?
-	@$(BIN)/python scripts/tools/doctor.py $(CONFIG) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
-
 plan: $(VENV)/.run ## what a run would submit: jobs by rule, GPU hours, bytes
 	$(BIN)/python scripts/tools/plan_run.py $(wordlist 2,99,$(SNAKEMAKE))
 
 test-slurm: $(VENV)/.dev ## all faults on a real SLURM; needs root and Debian's slurm packages
 	HISTOLOOM_SLURM=all $(BIN)/python -m pytest tests/slurm
-
-report: $(VENV)/.run ## report.html of a finished run
-	$(SNAKEMAKE) --report report.html
-
-viewer: $(VENV)/.run ## results/viewer: a page per section, with slide, predictions and labels
-	$(SNAKEMAKE) viewer
 
 clean: ## remove everything but the raw downloads
 	find results -mindepth 1 -maxdepth 1 ! -name sources -exec rm -rf {} + 2>/dev/null || true
