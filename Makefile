@@ -52,7 +52,7 @@ report: $(VENV)/.run ## report.html of a finished run
 	$(SNAKEMAKE) --report report.html
 
 viewer: $(VENV)/.run ## results/viewer: a page per section, with slide, predictions and labels
-	$(SNAKEMAKE) viewer
+	$(SNAKEMAKE) -- viewer
 
 notebook: $(VENV)/.run ## `import histoloom` and a kernel for Jupyter
 	$(BIN)/python -m pip install -q ipykernel -c envs/constraints.txt
