@@ -7,9 +7,9 @@ from histoloom.jobs import job
 
 def main(snakemake):
     with job(snakemake.log[0], snakemake.output.items()) as out:
-        from histoloom_simulation import write_reference
+        from histoloom_simulation import section_spec, write_reference
 
-        write_reference(spec=json.loads(snakemake.params.spec), out=out["h5ad"])
+        write_reference(spec=section_spec(json.loads(snakemake.params.spec)), out=out["h5ad"])
 
 
 if "snakemake" in globals():

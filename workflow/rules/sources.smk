@@ -49,6 +49,34 @@ rule simulate_section:
         "../../scripts/simulate_section.py"
 
 
+rule simulate_xenium:
+    output:
+        counts=f"{RAW}/simulated/{{cohort}}/{{sample}}_outs/cell_feature_matrix.h5",
+        cells=f"{RAW}/simulated/{{cohort}}/{{sample}}_outs/cells.parquet",
+        cell_boundaries=f"{RAW}/simulated/{{cohort}}/{{sample}}_outs/cell_boundaries.parquet",
+        nucleus_boundaries=f"{RAW}/simulated/{{cohort}}/{{sample}}_outs/nucleus_boundaries.parquet",
+        experiment=f"{RAW}/simulated/{{cohort}}/{{sample}}_outs/experiment.xenium",
+        image=f"{RAW}/simulated/{{cohort}}/{{sample}}_he_image.ome.tif",
+        alignment=f"{RAW}/simulated/{{cohort}}/{{sample}}_he_imagealignment.csv",
+        classes=f"{RAW}/simulated/{{cohort}}/truth/{{sample}}_classes.csv",
+    log:
+        "logs/sources/simulate_xenium/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/sources/simulate_xenium/{cohort}/{sample}.tsv"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["simulate_section"]),
+        runtime=runtime(NEEDS["simulate_section"]),
+    params:
+        spec=spec(PLAN.sections.simulation_spec),
+        row=spec(PLAN.sections.row),
+        code=code_of("simulation"),
+    script:
+        "../../scripts/simulate_xenium.py"
+
+
 rule simulate_reference:
     output:
         h5ad=f"{RAW}/simulated/{{cohort}}/reference.h5ad",

@@ -47,6 +47,7 @@ SOURCES: dict[str, SourceKind] = {
     "hest": SourceKind("histoloom.samples.hest:HestReader"),
     "hest_bench": SourceKind("histoloom.samples.hest_bench:HestBenchReader", splits=True),
     "xenium": SourceKind("histoloom.samples.xenium:XeniumReader"),
+    "simulated_xenium": SourceKind("histoloom.samples.xenium:SimulatedXeniumReader", simulated=True),
     "visium": SourceKind("histoloom.samples.visium:VisiumReader"),
     "spatialdata": SourceKind(
         "histoloom.samples.spatialdata:SpatialDataReader",
@@ -109,6 +110,7 @@ ENCODERS: dict[str, EncoderKind] = {
     "timm": EncoderKind("histoloom.embeddings.torch_encoder:TimmEncoder", memory=_NETWORK),
     "conch": EncoderKind("histoloom.embeddings.torch_encoder:ConchEncoder", memory=_NETWORK),
     "ctranspath": EncoderKind("histoloom.embeddings.torch_encoder:CTransPathEncoder", memory=_NETWORK),
+    "log_counts": EncoderKind("histoloom.embeddings.log_counts:LogCounts", reads="counts", weights=False, gpu=0),
     "scgpt": EncoderKind("histoloom.embeddings.scgpt:ScGPT", reads="counts", memory=_NETWORK),
 }
 

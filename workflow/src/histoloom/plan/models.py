@@ -50,8 +50,17 @@ class Models:
             "truth": labels(entry.get("truth")),
             **{f"embeddings_{e}": self.embeddings.files(e, cohorts) for e in precomputed},
             "genes": [self.experiments.bench_tables(experiment)["genes"]] if published else [],
-            "table": [target["table"]] if target.get("table") else [],
+            "table": self._class_tables(experiment),
         }
+
+    def _class_tables(self, experiment: str) -> list[str]:
+        """Return the user's tables of classes: one, or one per section in order where its path names the sample."""
+        pattern = self.experiments.entry(experiment)["target"].get("table")
+        if not pattern:
+            return []
+        path = self.config.place(pattern, f"experiments.{experiment}.target.table")
+        sections = self.experiments.samples(experiment)
+        return list(dict.fromkeys(path.replace("{cohort}", c).replace("{sample}", s) for c, s in sections))
 
     def panel_files(self, experiment: str) -> list[str]:
         """Return the table of the outputs of each fold, where the target has a panel."""

@@ -199,7 +199,7 @@ class Sections:
 
     def gene_origin(self, cohort: str) -> str:
         """Return where the gene names of a cohort's sections come from."""
-        return str(self.entry(cohort)["source"])
+        return "simulated" if self._kind(cohort).simulated else str(self.entry(cohort)["source"])
 
     def has_expression(self, cohort: str) -> bool:
         """Whether a cohort's sections have counts."""

@@ -12,7 +12,7 @@ import pandas as pd
 from histoloom.metrics.continuous import SMALL_SPREAD
 from histoloom.metrics.uncertainty import MIN_PATIENTS, holm, sign_flip_p
 from histoloom.report.pages import Page, mark_best, number, spread_ratio
-from histoloom.report.results import Results, overall, read_results
+from histoloom.report.results import Results, Words, overall, read_results
 from histoloom.report.style import PALETTE, drawing, grid, heading, jitter, legend, note
 from histoloom.report.summary import cohort_means
 
@@ -37,7 +37,7 @@ def ablation_table(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     (``best_part``), the ``gain`` over it, the number of patients it is ``better_for``, and p after Holm.
     """
     keys = ["model", "cohort", "patient"]
-    rows = {name: overall(results.measured(), "patient", name) for name in ("cc", "sd_ratio", "l1")}
+    rows = {name: overall(results.measured(), "patient", name) for name in _panels(results)}
     patients = pd.DataFrame({name: part.set_index(keys)["value"] for name, part in rows.items()}).reset_index()
     means = cohort_means(results)
     entries = [entry for entry in results.spec["ablation"] if entry["model"] in results.models]
@@ -45,7 +45,10 @@ def ablation_table(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     cohorts = sorted(means.index.unique("cohort"))
     table = pd.DataFrame(
         [
-            {"cohort": cohort, **_row(means.loc[cohort], patients[patients["cohort"] == cohort], entry, entries)}
+            {
+                "cohort": cohort,
+                **_row(means.loc[cohort], patients[patients["cohort"] == cohort], entry, entries, results.words),
+            }
             for cohort in cohorts
             for entry in entries
         ]
@@ -57,15 +60,21 @@ def ablation_table(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _row(
-    means: pd.DataFrame, patients: pd.DataFrame, entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+    means: pd.DataFrame,
+    patients: pd.DataFrame,
+    entry: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    words: Words,
 ) -> dict[str, Any]:
     """Return a configuration's row, against the best of those that use some of its encoders."""
-    model, metrics = str(entry["model"]), ["cc", "sd_ratio", "slope", "l1", "l1_skill", "cc_seed_sd"]
+    model, score = str(entry["model"]), words.score
+    more = ["sd_ratio", "slope", "l1", "l1_skill"] if words.correlates else [words.error]
+    metrics = [score, *more, f"{score}_seed_sd"]
     own = means.loc[model]
     parts = [o["model"] for o in entries if o["kind"] == entry["kind"] and set(o["encoders"]) < set(entry["encoders"])]
-    defined = means["cc"].reindex(parts).dropna()
-    best = str(defined.idxmax()) if len(defined) and np.isfinite(own["cc"]) else ""
-    scores = patients.pivot_table(index="patient", columns="model", values="cc")
+    defined = means[score].reindex(parts).dropna()
+    best = str(defined.idxmax()) if len(defined) and np.isfinite(own[score]) else ""
+    scores = patients.pivot_table(index="patient", columns="model", values=score)
     change = (scores[model] - scores[best]).dropna().to_numpy() if best else np.zeros(0)
     return {
         "kind": entry["kind"],
@@ -74,7 +83,7 @@ def _row(
         "model": model,
         **own[metrics],
         "best_part": best,
-        "gain": own["cc"] - defined[best] if best else np.nan,
+        "gain": own[score] - defined[best] if best else np.nan,
         "better_for": int((change > 0).sum()) if best else pd.NA,
         "n_patients": own["n_patients"],
         "p": sign_flip_p(change),
@@ -92,14 +101,17 @@ def report_ablation(
         if table["cohort"].nunique() > 1:
             page.heading(str(cohort))
         shown = rows[["kind", "encoders"]].copy() if rows["kind"].nunique() > 1 else rows[["encoders"]].copy()
-        spread = zip(rows["cc"], rows["cc_seed_sd"], strict=True)
-        shown["CC"] = mark_best(
-            [number(cc) + (f" ± {number(sd)}" if np.isfinite(sd) else "") for cc, sd in spread], rows["cc"]
-        )
-        shown["SD ratio"] = [spread_ratio(v) for v in rows["sd_ratio"]]
-        shown["slope"] = [number(v, 2) for v in rows["slope"]]
-        shown["L1"] = mark_best([number(v) for v in rows["l1"]], rows["l1"], lower=True)
-        shown["skill in L1"] = [number(v) for v in rows["l1_skill"]]
+        words = results.words
+        spread = zip(rows[words.score], rows[f"{words.score}_seed_sd"], strict=True)
+        texts = [number(value) + (f" ± {number(sd)}" if np.isfinite(sd) else "") for value, sd in spread]
+        shown[words.score_name] = mark_best(texts, rows[words.score])
+        if words.correlates:
+            shown["SD ratio"] = [spread_ratio(v) for v in rows["sd_ratio"]]
+            shown["slope"] = [number(v, 2) for v in rows["slope"]]
+            shown["L1"] = mark_best([number(v) for v in rows["l1"]], rows["l1"], lower=True)
+            shown["skill in L1"] = [number(v) for v in rows["l1_skill"]]
+        else:
+            shown[words.error_name] = mark_best([number(v) for v in rows[words.error]], rows[words.error])
         shown["best part"] = rows["best_part"]
         shown["gain"] = [number(v) for v in rows["gain"]]
         better = zip(rows["better_for"], rows["n_patients"], strict=True)
@@ -112,26 +124,37 @@ def report_ablation(
     _draw(table, patients, results, out["figure"])
 
 
+def _panels(results: Results) -> dict[str, str]:
+    """Return the metrics that are drawn, with their names."""
+    words = results.words
+    if words.correlates:
+        return {"cc": "CC within sections (headline)", "sd_ratio": "SD ratio", "l1": "L1 (mean absolute error)"}
+    return {words.score: f"{words.score_name} (headline)", words.error: words.error_name}
+
+
 def _draw(table: pd.DataFrame, patients: pd.DataFrame, results: Results, out: Path) -> None:
     """Draw which encoders each configuration has, its CC, SD ratio and L1; a row of panels per cohort."""
     cohorts = list(dict.fromkeys(table["cohort"])) if len(table) else []
     configurations = int(table.groupby("cohort").size().max()) if cohorts else 1
     names = list(dict.fromkeys(e for entry in results.spec["ablation"] for e in entry["encoders"]))
-    panels = (("cc", "CC within sections (headline)"), ("sd_ratio", "SD ratio"), ("l1", "L1 (mean absolute error)"))
+    panels = _panels(results)
     height = 1.2 + max(len(cohorts), 1) * (0.9 + 0.36 * configurations)
     with drawing(out, 3.4 + 0.45 * len(names) + 8.0, height) as fig:
         if not cohorts:
             note(fig.subplots(), "no configuration was scored")
             return
-        ratios = [0.45 * len(names), 3.2, 1.8, 3.0]
-        axes = fig.subplots(len(cohorts), 4, squeeze=False, sharey="row", gridspec_kw={"width_ratios": ratios})
+        ratios = [0.45 * len(names), 3.2, 1.8, 3.0][: 1 + len(panels)]
+        axes = fig.subplots(
+            len(cohorts), 1 + len(panels), squeeze=False, sharey="row", gridspec_kw={"width_ratios": ratios}
+        )
         for row, cohort in zip(axes, cohorts, strict=True):
             of_cohort = table[table["cohort"] == cohort].reset_index(drop=True)
             _matrix(row[0], of_cohort, names)
-            for ax, (metric, label) in zip(row[1:], panels, strict=True):
+            for ax, (metric, label) in zip(row[1:], panels.items(), strict=True):
                 _values(ax, of_cohort, patients[patients["cohort"] == cohort], metric)
                 ax.set_xlabel(label)
-            row[2].axvspan(0, SMALL_SPREAD, color="#D55E00", alpha=0.15, lw=0)
+            if "sd_ratio" in panels:
+                row[2].axvspan(0, SMALL_SPREAD, color="#D55E00", alpha=0.15, lw=0)
             row[1].set_title(f"{cohort}: {of_cohort['n_patients'].max()} held-out patients", loc="left")
         legend(fig, [axes[0][1]], loc="outside lower right", ncols=8, title="held-out patient", frameon=True)
         heading(fig, results.title, 10)

@@ -207,7 +207,7 @@ def compare(
     published: Mapping[str, Any], run: Mapping[str, Any], row: Row | None, protocol: Mapping[str, Any]
 ) -> Status:
     """Say whether a run's value (stamp `run`) may stand next to a published one of `row`; None: no such row."""
-    if run.get("source") == "simulated":
+    if str(run.get("source")).startswith("simulated"):
         return Status(NOT_COMPARABLE, "simulated cohort")
     reasons = _reasons(protocol)
     if row is None:

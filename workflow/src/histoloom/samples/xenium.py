@@ -91,6 +91,32 @@ class XeniumReader(Reader):
         return section
 
 
+class SimulatedXeniumReader(XeniumReader):
+    """Simulated runs: a bundle's layout, and what each cell is next to it."""
+
+    @classmethod
+    def files(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return roles counts, cells, experiment, image, alignment and truth (classes)."""
+        files = super().files(_simulated(row), spec, root)
+        return {**files, "truth": join(root, f"truth/{need(row, 'sample')}_classes.csv")}
+
+    @classmethod
+    def polygons(cls, row: Mapping[str, str], spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return the boundary tables of cells and nuclei."""
+        return super().polygons(_simulated(row), spec, root)
+
+    @classmethod
+    def tables(cls, spec: Mapping[str, Any], root: str | Path) -> dict[str, str]:
+        """Return nothing: no labels are published for simulated runs."""
+        return {}
+
+
+def _simulated(row: Mapping[str, str]) -> dict[str, str]:
+    sample = need(row, "sample")
+    picture = {"image": f"{sample}_he_image.ome.tif", "alignment": f"{sample}_he_imagealignment.csv"}
+    return {**row, "bundle": f"{sample}_outs", **picture}
+
+
 def read_experiment(path: Path) -> dict[str, Any]:
     """Read what ``experiment.xenium`` says of the run: pixel_size (um), version, panel, number of cells."""
     stated = read_json(path, _REMEDY, "xenium-experiment")

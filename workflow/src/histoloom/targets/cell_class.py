@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from histoloom.targets.base import Files, one_hot, write_target
 from histoloom.targets.sections import Observed, common_facts, join_sections
 from histoloom.text_tables import read_text_table
 
+logger = logging.getLogger(__name__)
+
 
 class CellClass:
     """One class per observation: ``obs["label"]``, X its CSR indicators (n, classes)."""
@@ -24,16 +27,22 @@ class CellClass:
     def build(self, *, spec: Mapping[str, Any], files: Files, out: Path) -> None:
         """Write the target; observations without a label, or of a class that is not asked for, are left out."""
         recipe = spec["target"]
-        tables = [read_label_table(Path(path)) for path in files.get("table", [])]
+        tables, per_section = [Path(path) for path in files.get("table", [])], "{sample}" in recipe.get("table", "")
+        least = float(recipe["min_confidence"])
+        shared = pd.concat([read_label_table(path, least) for path in tables]) if tables and not per_section else None
+        remaining = iter(tables)
         wanted = recipe["classes"]
 
         def join(section: Observed) -> npt.NDArray[np.bool_]:
-            if tables:
+            given: npt.NDArray[np.object_]
+            if per_section:
+                given = labels_of_section(next(remaining), section.obs["obs_id"], least)
+            elif shared is not None:
                 keys = pd.MultiIndex.from_frame(section.obs[["cohort", "sample", "obs_id"]].astype(str))
-                label = pd.concat(tables).reindex(keys).to_numpy(object)
+                given = shared.reindex(keys).to_numpy(object)
             else:
-                label = _column(section.path, recipe["column"])
-            label = pd.Series(label, section.obs.index, dtype=object).fillna("").astype(str)
+                given = _column(section.path, recipe["column"])
+            label = pd.Series(given, section.obs.index, dtype=object).fillna("").astype(str)
             section.obs["label"] = label
             present = (label != "").to_numpy() & (label.isin(wanted).to_numpy() if wanted else True)
             section.step["labelled"] = int((section.kept & present).sum())
@@ -85,16 +94,47 @@ def _column(sample: Path, column: str) -> npt.NDArray[np.object_]:
     return obs[column].astype(object).to_numpy()
 
 
-def read_label_table(path: Path) -> pd.Series:
+def read_label_table(path: Path, min_confidence: float = 0.0) -> pd.Series:
     """Return labels by cohort, sample and obs_id from a csv or tsv with these columns and ``label``."""
+    return _read_labels(path, ["cohort", "sample", "obs_id"], min_confidence)
+
+
+def labels_of_section(path: Path, obs_ids: pd.Series, min_confidence: float = 0.0) -> npt.NDArray[np.object_]:
+    """Return the label of each observation of a section from its own table (``cell_id`` or ``obs_id``, ``label``)."""
+    labels = _read_labels(path, ["obs_id"], min_confidence)
+    ids = obs_ids.astype(str)
+    unknown = labels.index.difference(pd.Index(ids))
+    if len(labels) and len(unknown) == len(labels):
+        examples = ", ".join(map(str, labels.index[:3])), ", ".join(ids[:3])
+        problem = f"names no cell of the section: {examples[0]} in the table, {examples[1]} in the section."
+        raise InputError(path, problem, "give the table of this section.", code="class-table-ids")
+    if len(unknown):
+        logger.info("%s: %d of %d labels are of cells that the section lacks", path, len(unknown), len(labels))
+    return labels.reindex(ids).to_numpy(object)
+
+
+def _read_labels(path: Path, keys: list[str], min_confidence: float) -> pd.Series:
     table = read_text_table(path)
-    columns = ["cohort", "sample", "obs_id", "label"]
-    missing = [column for column in columns if column not in table]
+    if "obs_id" not in table and "cell_id" in table:
+        table = table.rename(columns={"cell_id": "obs_id"})
+    missing = [column for column in (*keys, "label") if column not in table]
     if missing:
         problem = f"lacks the columns {', '.join(missing)}."
-        raise InputError(path, problem, f"give {', '.join(columns)}.", code="class-table")
-    twice = table.duplicated(columns[:3])
+        raise InputError(path, problem, f"give {', '.join([*keys, 'label'])}.", code="class-table")
+    twice = table.duplicated(keys)
     if twice.any():
-        key = "/".join(table.loc[twice, columns[:3]].iloc[0])
+        key = "/".join(table.loc[twice, keys].iloc[0])
         raise InputError(path, f"labels {key} twice.", "keep one label per observation.", code="class-table-twice")
-    return table.set_index(columns[:3])["label"]
+    if "confidence" in table:
+        stated = pd.to_numeric(table["confidence"], errors="coerce")
+        bad = ~stated.between(0, 1)
+        if bad.any():
+            row = table[bad].iloc[0]
+            problem = (
+                f"'{row['confidence']}' is no confidence between 0 and 1 ({row['obs_id']}; {int(bad.sum())} such)."
+            )
+            raise InputError(path, problem, "give shares, or leave the column out.", code="class-table-confidence")
+        logger.info("%s: %d labels below confidence %g", path, int((stated < min_confidence).sum()), min_confidence)
+        table = table[stated >= min_confidence]
+    index = pd.MultiIndex.from_frame(table[keys]) if len(keys) > 1 else pd.Index(table[keys[0]])
+    return pd.Series(table["label"].to_numpy(object), index)
