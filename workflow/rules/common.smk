@@ -82,6 +82,8 @@ def inputs(method, then=None, **given):
         return then(answer) if then else answer
 
     ask.wildcards = names
+    # Snakemake asks for it several times per job.
+    ask.__signature__ = signature(ask)
     return ask
 
 
@@ -124,6 +126,7 @@ def measured(measure, need):
         return measure(getattr(needed, "memory", needed), input, attempt)
 
     ask_measure.wildcards = ask.wildcards if ask else []
+    ask_measure.__signature__ = signature(ask_measure)
     return ask_measure
 
 

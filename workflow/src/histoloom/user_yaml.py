@@ -57,7 +57,7 @@ def read_user_yaml(path: Path) -> dict[str, Any]:
 def refuse_repeated_keys(files: Sequence[str | Path]) -> None:
     """Check config files that Snakemake has read already: it takes the last of two keys."""
     for path in map(Path, files):
-        if path.is_file():
+        if path.is_file() and path.stat().st_size:
             read_user_yaml(path)
 
 

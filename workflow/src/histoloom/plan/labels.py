@@ -23,6 +23,7 @@ class Labels:
 
     def __init__(self, config: Config, sections: Sections) -> None:
         self.config, self.sections = config, sections
+        self._groups: dict[tuple[str, str], dict[str, list[str]]] = {}
 
     def entry(self, labels: str) -> dict[str, Any]:
         """Return a label method's entry; that of half of the counts is its method's, with one seed.
@@ -55,7 +56,10 @@ class Labels:
     def groups(self, labels: str, cohort: str) -> dict[str, list[str]]:
         """Return sections by deconvolution group; the group's name is a patient, a section or ``all``."""
         group_by = "cohort" if self.kind(labels).whole_cohort else self.entry(labels)["group_by"]
-        groups: dict[str, list[str]] = {}
+        # Asked for once per job, of which there may be thousands.
+        if (cohort, group_by) in self._groups:
+            return self._groups[cohort, group_by]
+        groups = self._groups[cohort, group_by] = {}
         for row in self.sections.rows(cohort):
             name = {"patient": row["patient"], "section": row["sample"], "cohort": "all"}[group_by]
             groups.setdefault(name, []).append(row["sample"])

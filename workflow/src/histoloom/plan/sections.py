@@ -55,17 +55,28 @@ class Sections:
 
     def row(self, cohort: str, sample: str) -> Row:
         """Return the sheet row of a section."""
-        for row in self.config.sheets[cohort]:
-            if row["sample"] == sample:
-                return row
+        if sample in self._by_sample[cohort]:
+            return self._by_sample[cohort][sample]
         where = str(self.config.sheet_paths.get(cohort, cohort))
         raise InputError(where, f"no sample '{sample}'.", "fix the name.", "sheet-sample")
 
+    @cached_property
+    def _by_sample(self) -> dict[str, dict[str, Row]]:
+        return {cohort: {row["sample"]: row for row in rows} for cohort, rows in self.config.sheets.items()}
+
+    @cached_property
+    def _used(self) -> dict[str, list[Row]]:
+        used = {}
+        for cohort, sheet in self.config.sheets.items():
+            subset = self.entry(cohort).get("samples")
+            names = {row["sample"] for row in sheet} if subset is None else set(subset)
+            used[cohort] = [row for row in sheet if not row.get("exclude") and row["sample"] in names]
+        return used
+
     def rows(self, cohort: str) -> list[Row]:
         """Return the rows that take part: in the subset, if one is named, and not excluded."""
-        subset = self.entry(cohort).get("samples")
-        rows = [r for r in self.config.sheets[cohort] if not r.get("exclude")]
-        rows = rows if subset is None else [r for r in rows if r["sample"] in set(subset)]
+        self.entry(cohort)
+        rows = self._used[cohort]
         if not rows:
             problem = "no section takes part: all are excluded in the sheet or left out by `samples`."
             raise InputError(self._where(cohort), problem, "name one that is not excluded.", "cohort-empty")
