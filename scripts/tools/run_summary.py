@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow" / "src"))
 
-from histoloom_operations.records import read_planned
+from histoloom_operations.records import read_planned, settle
 from histoloom_operations.render import summary_text
 from histoloom_operations.run_log import read_log
 
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
         return 1
     run = read_log(log)
     run.ended = run.ended or "--ended" in arguments
+    settle(run, folder)
     run.planned = read_planned(run, folder) if log == newest_log(folder) else {}
     text = summary_text(run, folder)
     kept = folder / "logs" / "runs" / f"{log.name.removesuffix('.snakemake.log')}.md"

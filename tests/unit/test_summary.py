@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from histoloom_operations.processes import is_run, is_worker
-from histoloom_operations.records import measured_seconds, read_planned, write_planned
+from histoloom_operations.records import measured_seconds, read_planned, settle, write_planned
 from histoloom_operations.render import forecast, plan_text, summary_text
 from histoloom_operations.run_log import read_log, read_text
 
@@ -194,6 +194,19 @@ def test_jobs_that_never_started_are_counted_from_what_the_run_began_with(folder
     # A note of an earlier run says nothing of this one.
     os.utime(folder / "logs" / "runs" / "planned.json", (0, 0))
     assert read_planned(run, folder) == {}
+
+
+def test_a_quiet_log_names_no_ends_and_benchmark_files_do(folder: Path) -> None:
+    quiet = "\n".join(line for line in LOG.splitlines() if not line.startswith("Finished jobid"))
+    run = read_log(log(folder, quiet))
+    assert {job.state for job in run.jobs.values()} == {"lost"}
+    settle(run, folder)
+    assert {job.rule: job.state for job in run.jobs.values()}["cut_tiles"] == "finished"
+    assert [job.state for job in run.jobs.values()].count("lost") == 2
+    run = read_log(log(folder, quiet))
+    os.utime(folder / "benchmarks" / "cut" / "a.tsv", (0, 0))  # of an earlier run
+    settle(run, folder)
+    assert {job.state for job in run.jobs.values()} == {"lost"}
 
 
 def test_a_forecast_takes_what_jobs_took_before(folder: Path) -> None:

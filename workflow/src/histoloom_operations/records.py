@@ -174,6 +174,17 @@ def read_planned(run: Run, folder: Path) -> dict[str, int]:
     return counts
 
 
+def settle(run: Run, folder: Path) -> None:
+    """Take jobs that left a benchmark file in this run as finished: the log of a quiet run does not name them."""
+    if not run.started:
+        return
+    began = datetime.strptime(run.started, "%Y-%m-%d %H:%M:%S").timestamp()
+    for job in run.jobs.values():
+        path = folder / job.benchmark
+        if job.state == "lost" and job.benchmark and path.is_file() and path.stat().st_mtime >= began:
+            job.state = "finished"
+
+
 def measured_seconds(folder: Path) -> dict[str, list[float]]:
     """Return the seconds of the jobs of each rule that ended in a folder before, from their benchmark files."""
     seconds: dict[str, list[float]] = {}
