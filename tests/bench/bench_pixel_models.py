@@ -84,7 +84,7 @@ def public_way(name: str, data: FoldData, pixels: np.ndarray, device: str, batch
 
     model, spec, given = MODELS[name]
     settings = spec.from_json(given)
-    task = _task(name, model(settings), data, device)
+    task = model.task_type(settings, data, device)
     task.batch_size = settings.batch_size
     task.network.to(device).train()
     optimiser = task.optimiser()
@@ -111,18 +111,6 @@ def public_way(name: str, data: FoldData, pixels: np.ndarray, device: str, batch
         loss.item()
         seen += len(rows)
     return seen / (time.perf_counter() - start)
-
-
-def _task(name: str, model: Any, data: FoldData, device: str) -> Any:
-    if name == "stnet":
-        from histoloom.models.stnet import STNetTask
-
-        return STNetTask(model.spec, data, device)
-    if name == "hist2cell":
-        from histoloom.models.hist2cell import Hist2CellTask
-
-        return Hist2CellTask(model.spec, data, device)
-    return model.make_task(data, device)
 
 
 def retrieval(device: str, n_keys: int, n_queries: int, k: int = 500) -> None:

@@ -97,7 +97,7 @@ def test_inner_folds_of_a_network_choose_the_epoch_with_the_best_mean_score(monk
 
     def trained(make, data, job, spec, epochs, word):
         asked.append((word, epochs, data.val is not None))
-        return TrainedNetwork({}, epochs, next(curves))
+        return TrainedNetwork({}, epochs, next(curves), SimpleNamespace(network=torch.nn.Identity(), arrays=dict))
 
     monkeypatch.setattr(training, "train", trained)
     data = replace(whole, train=part, rule="inner_cv", how="inner_cv")

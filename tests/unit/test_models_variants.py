@@ -16,7 +16,7 @@ from histoloom.folds.artefact import build_folds
 from histoloom.folds.roles import roles_of
 from histoloom.inputs import Inputs
 from histoloom.models.base import JobContext, Part
-from histoloom.models.bleep import BleepSpec
+from histoloom.models.bleep import BleepSpec, BleepTask
 from histoloom.models.bleep_embeddings import BleepEmbeddings, BleepEmbeddingsSpec
 from histoloom.models.cmrcnet import CmrcnetSpec, CmrcnetTask
 from histoloom.models.fine_tuned import FineTuned, FineTunedSpec
@@ -68,7 +68,7 @@ def test_without_reshuffling_every_epoch_has_the_batches_of_the_first():
     inputs, y, _ = world()
     orders = {}
     for reshuffle in (True, False):
-        task = make("bleep", reshuffle=reshuffle).make_task(fold(inputs, y), "cpu")
+        task = BleepTask(make("bleep", reshuffle=reshuffle).spec, fold(inputs, y), "cpu")
         task.batch_size = 24
         generator = torch.Generator().manual_seed(1)
         orders[reshuffle] = [torch.cat(task.batches(72, generator)).tolist() for _ in range(2)]
@@ -103,8 +103,7 @@ def test_the_validation_loss_covers_every_observation_with_the_same_draws_and_le
     inputs, y, _ = world()
     data = fold(inputs, y)
     torch.manual_seed(0)
-    task = make("cmrcnet").make_task(data, "cpu")
-    assert isinstance(task, CmrcnetTask)
+    task = CmrcnetTask(make("cmrcnet").spec, data, "cpu")
     task.batch_size = 25
     state = torch.get_rng_state()
     first = task.validation_loss(data.train)

@@ -52,6 +52,11 @@ class Inputs:
         labels = None if self.labels is None else self.labels[rows]
         return Inputs(self._all, self._readers, self.rows[rows], self.graph_rule, labels)
 
+    def blocks(self, size: int) -> Iterator[Index]:
+        """Yield the rows in order, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield np.arange(start, min(start + size, len(self)))
+
     def _read(self, need: str, rows: npt.ArrayLike | None) -> Any:
         if need not in self._readers:
             raise TypeError(f"a model that reads {need} must name it in `needs` of its entry in histoloom.kinds")

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from histoloom.embeddings.cards import load_cards
 from histoloom.errors import InputError
 from histoloom.models.base import FoldData
 from histoloom.models.pixel_training import pretrained_state
@@ -19,7 +18,6 @@ from histoloom.models.retrieval import ContrastiveTask, RetrievalModel, Retrieva
 from histoloom.networks.bleep import Bleep
 from histoloom.networks.contrastive import contrastive_losses
 
-CARD = "resnet50"
 _CODE = {
     "batch_size": 128, "epochs": 150, "lr": 1e-3, "weight_decay": 1e-3, "keys": "train_and_val", "select_by": "loss",
 }  # fmt: skip
@@ -50,9 +48,17 @@ class BleepSpec(RetrievalSpec):
         "as_paper": {**_CODE, "batch_size": 512},
     }
 
+    def network(self, n_outputs: int) -> Bleep:
+        """Return the untrained network."""
+        return Bleep(n_outputs, self.width, self.dropout, self.architecture)
+
 
 class BleepTask(ContrastiveTask):
-    """Mean contrastive loss of a batch."""
+    """Mean contrastive loss of a batch; the image encoder starts as the config says."""
+
+    def __init__(self, spec: BleepSpec, data: FoldData, device: str) -> None:
+        super().__init__(spec, data, device)
+        pretrained_state("resnet50", spec.weights, self.network.image_encoder.model, ["fc."])
 
     def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch."""
@@ -68,6 +74,7 @@ class BLEEP(RetrievalModel):
     """BLEEP on any target of values; the profile is the target."""
 
     spec_type = BleepSpec
+    task_type = BleepTask
 
     def __init__(self, spec: BleepSpec) -> None:
         if spec.weights == "imagenet" and spec.architecture != "resnet50":
@@ -75,15 +82,3 @@ class BLEEP(RetrievalModel):
             remedy = "set `weights: random` or the path of a file, or use resnet50."
             raise InputError("model of kind bleep", problem, remedy, code="bleep-weights")
         super().__init__(spec)
-
-    def make_network(self, n_outputs: int) -> Bleep:
-        """Return the untrained network."""
-        spec = self.spec
-        return Bleep(n_outputs, spec.width, spec.dropout, spec.architecture)
-
-    def make_task(self, data: FoldData, device: str) -> BleepTask:
-        """Return the task of a training part, its image encoder started as the config says."""
-        network = self.make_network(data.train.dense.shape[1])
-        card = load_cards()[CARD] | {"name": CARD}
-        pretrained_state(card, self.spec.weights, network.image_encoder.model, ["fc."])
-        return BleepTask(self.spec, data, device, network)

@@ -14,13 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from histoloom.inputs import Inputs
-from histoloom.models.base import Fitted, FoldData, JobContext, Model, Part, Predictions
+from histoloom.inputs.features import BLOCK
+from histoloom.models.base import Arrays, FoldData, Part, Predictions
 from histoloom.models.pixel_training import even_batches
-from histoloom.models.retrieval import Method, embed_profiles, key_values, retrieve
-from histoloom.models.training import Task, TrainingSpec, as_arrays, as_state, fit_selected
+from histoloom.models.retrieval import (
+    FittedRetrieval,
+    Method,
+    RetrievalModel,
+    embed_profiles,
+    keys_with_values,
+    retrieve,
+)
+from histoloom.models.training import Task, TrainingSpec
 from histoloom.networks.contrastive import ProjectionHead, contrastive_losses
-
-_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,11 @@ class HeadsTask(Task):
 
     def __init__(self, spec: BleepEmbeddingsSpec, data: FoldData, device: str) -> None:
         features = data.train.inputs.features()
-        self.spec, self.device, self.scaler = spec, device, data.scaler(features)
+        self.spec, self.device, self.data, self.scaler = spec, device, data, data.scaler(features)
         self.x = torch.from_numpy(self.scaler(features)).to(device)
         self.y = torch.from_numpy(np.asarray(data.train.dense, np.float32)).to(device)
         self._raw = Heads(self.x.shape[1], self.y.shape[1], spec)
-        self.network: Any = self._raw
+        self.network = self._raw
 
     def optimiser(self) -> torch.optim.Optimizer:
         """Return AdamW on every parameter, as BLEEP's code has it."""
@@ -107,40 +113,29 @@ class HeadsTask(Task):
             queries = self._raw.image_projection(self._scaled(inputs)).float()
             return retrieve(queries, keys, self.y, self.spec.k, self.spec.method).cpu().numpy()
 
+    def arrays(self) -> Arrays:
+        """Return keys with their values, and how features are scaled."""
+        scale = {"mean": self.scaler.mean, "scale": self.scaler.scale}
+        return {**keys_with_values(self._raw, self.spec, self.data, self.device), **scale}
 
-class FittedBleepEmbeddings(Fitted):
+
+class FittedBleepEmbeddings(FittedRetrieval):
     """Trained heads, keys with their values, and how features are scaled."""
 
-    def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
-        """Return (n, T); a variant may set ``k`` and ``method``."""
-        arrays = self.arrays
-        values, keys = (torch.from_numpy(np.array(arrays[name])).to(job.device) for name in ("values", "keys"))
-        network = Heads(len(arrays["mean"]), values.shape[1], self.spec)
-        network.load_state_dict(as_state(arrays))
-        network.to(job.device).eval()
-        parts = []
+    def queries(self, inputs: Inputs, device: str) -> Tensor:
+        """Return the projected features (n, width)."""
+        arrays, parts = self.arrays, []
+        network = self.load(Heads(len(arrays["mean"]), arrays["values"].shape[1], self.spec), device).eval()
         with torch.inference_mode():
-            for rows in np.array_split(np.arange(len(inputs)), -(-len(inputs) // _BLOCK)):
+            for rows in inputs.blocks(BLOCK):
                 scaled = ((inputs.features(rows) - arrays["mean"]) / arrays["scale"]).astype(np.float32)
-                parts.append(network.image_projection(torch.from_numpy(scaled).to(job.device)).float())
-        k, method = int(variant.get("k", self.spec.k)), variant.get("method", self.spec.method)
-        return retrieve(torch.cat(parts), keys, values, k, method).cpu().numpy()
+                parts.append(network.image_projection(torch.from_numpy(scaled).to(device)).float())
+        return torch.cat(parts)
 
 
-class BleepEmbeddings(Model):
+class BleepEmbeddings(RetrievalModel):
     """Retrieval on frozen embeddings; the profile is the target."""
 
     spec_type: ClassVar[Any] = BleepEmbeddingsSpec
     fitted_type = FittedBleepEmbeddings
-
-    def fit(self, data: FoldData, job: JobContext) -> Fitted:
-        """Fit one fold for one training seed."""
-        values = key_values(self.spec, data)
-        trained, choices = fit_selected(lambda part: HeadsTask(self.spec, part, job.device), data, job, self.spec)
-        features = data.train.inputs.features()
-        scaler = data.scaler(features)
-        network = Heads(features.shape[1], values.shape[1], self.spec)
-        network.load_state_dict(trained.state)
-        keys = embed_profiles(network.to(job.device), torch.from_numpy(values), job.device).cpu().numpy()
-        arrays = {"keys": keys, "values": values, "mean": scaler.mean, "scale": scaler.scale}
-        return self.restore(as_arrays(trained.state) | arrays, choices)
+    task_type = HeadsTask

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import Scaler
-from histoloom.models.base import Fitted, FoldData, JobContext, Model, Predictions
-from histoloom.models.training import Task, TrainingSpec, as_arrays, as_state, fit_selected
+from histoloom.models.base import Arrays, FoldData, JobContext, Predictions
+from histoloom.models.training import FittedNetwork, NetworkModel, Task, TrainingSpec, cosine
 from histoloom.networks.cell_transformers import CellTransformer, Kind
 
 _BLOCK = 8192
@@ -142,7 +142,7 @@ class CellTransformerTask(Task):
         self.scaler = data.scaler(data.train.inputs.features())
         self.cells = _Cells(data.train.inputs, spec, self.scaler)
         self.y = torch.from_numpy(np.asarray(data.train.y, np.int64))
-        self.network: Any = make_network(spec, len(data.outputs), self.cells.widths)
+        self.network = make_network(spec, len(data.outputs), self.cells.widths)
         counts = torch.bincount(self.y, minlength=len(data.outputs))
         self.weights = (1 / (counts + 1e-8)).float().to(device) if spec.class_weights else None
         self._total = -(-len(self.y) // spec.batch_size) * spec.epochs
@@ -168,44 +168,37 @@ class CellTransformerTask(Task):
         """Return probabilities (n, C) of validation cells."""
         return predict_cells(self.network, _Cells(inputs, self.spec, self.scaler), len(inputs), self.device)
 
+    def arrays(self) -> Arrays:
+        """Return how features are scaled."""
+        return {"feature_mean": self.scaler.mean, "feature_scale": self.scaler.scale}
+
 
 def one_cycle(step: int, total: int, max_lr: float) -> tuple[float, float]:
     """Return learning rate and beta1 of torch's OneCycleLR with its defaults, at a step from 0."""
     warm_up = 0.3 * total - 1
     low, end = max_lr / 25, max_lr / 25 / 1e4
-
-    def between(a: float, b: float, share: float) -> float:
-        return float(b + (a - b) / 2 * (1 + np.cos(np.pi * share)))
-
     if step <= warm_up:
         share = step / warm_up
-        return between(low, max_lr, share), between(0.95, 0.85, share)
+        return cosine(low, max_lr, share), cosine(0.95, 0.85, share)
     share = (step - warm_up) / (total - 1 - warm_up)
-    return between(max_lr, end, share), between(0.85, 0.95, share)
+    return cosine(max_lr, end, share), cosine(0.85, 0.95, share)
 
 
-class FittedCellTransformer(Fitted):
+class FittedCellTransformer(FittedNetwork):
     """A trained network and the scaling of its inputs."""
+
+    last_bias = "network/classifier.1.bias"
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return class probabilities (n, C)."""
         cells = _Cells(inputs, self.spec, Scaler(self.arrays["feature_mean"], self.arrays["feature_scale"]))
-        network = make_network(self.spec, len(self.arrays["network/classifier.1.bias"]), cells.widths)
-        network.load_state_dict(as_state(self.arrays))
-        return predict_cells(network.to(job.device), cells, len(inputs), job.device)
+        network = self.load(make_network(self.spec, len(self.arrays[self.last_bias]), cells.widths), job.device)
+        return predict_cells(network, cells, len(inputs), job.device)
 
 
-class CellTransformerModel(Model):
+class CellTransformerModel(NetworkModel):
     """One of the four transformers on cell classes."""
 
     spec_type = CellTransformerSpec
     fitted_type = FittedCellTransformer
-
-    def fit(self, data: FoldData, job: JobContext) -> FittedCellTransformer:
-        """Fit one fold for one training seed."""
-        trained, choices = fit_selected(
-            lambda part: CellTransformerTask(self.spec, part, job.device), data, job, self.spec
-        )
-        scaler = data.scaler(data.train.inputs.features())
-        arrays = as_arrays(trained.state) | {"feature_mean": scaler.mean, "feature_scale": scaler.scale}
-        return FittedCellTransformer(self.spec, arrays, choices)
+    task_type = CellTransformerTask

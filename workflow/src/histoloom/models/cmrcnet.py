@@ -39,13 +39,30 @@ class CmrcnetSpec(RetrievalSpec):
         "as_paper": {**_CODE, "activation": "selu", "loss_form": "paper"},
     }
 
+    def network(self, n_outputs: int) -> Cmrcnet:
+        """Return the untrained network."""
+        return Cmrcnet(
+            n_outputs,
+            image_px=self.input_px or 224,
+            patch_px=self.patch_px,
+            depth=self.depth,
+            encoder_dim=self.encoder_dim,
+            width=self.width,
+            mask_keep=1 - self.mask_rate,
+            activation=self.activation,
+        )
+
 
 class CmrcnetTask(ContrastiveTask):
-    """Contrastive and reconstruction loss of a batch."""
+    """Contrastive and reconstruction loss of a batch; random weights are drawn as in the public code."""
+
+    def __init__(self, spec: CmrcnetSpec, data: FoldData, device: str) -> None:
+        super().__init__(spec, data, device)
+        init_like_public_code(self.network)
 
     def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        spec: Any = self.spec
+        spec = self.spec
         embedded, profiles, reconstruction = self.network(images, y)
         return cmrcnet_loss(
             embedded,
@@ -62,23 +79,4 @@ class CMRCNet(RetrievalModel):
     """CMRCNet on any target of values; the profile is the target."""
 
     spec_type = CmrcnetSpec
-
-    def make_network(self, n_outputs: int) -> Cmrcnet:
-        """Return the untrained network."""
-        spec = self.spec
-        return Cmrcnet(
-            n_outputs,
-            image_px=spec.input_px or 224,
-            patch_px=spec.patch_px,
-            depth=spec.depth,
-            encoder_dim=spec.encoder_dim,
-            width=spec.width,
-            mask_keep=1 - spec.mask_rate,
-            activation=spec.activation,
-        )
-
-    def make_task(self, data: FoldData, device: str) -> CmrcnetTask:
-        """Return the task of a training part, started from random weights as the public code draws them."""
-        network = self.make_network(data.train.dense.shape[1])
-        init_like_public_code(network)
-        return CmrcnetTask(self.spec, data, device, network)
+    task_type = CmrcnetTask

@@ -6,28 +6,19 @@ new layer, a cosine schedule by epoch, and squared error.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from histoloom.embeddings.cards import EncoderSpec
 from histoloom.inputs import Inputs
 from histoloom.kinds import load
-from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Predictions
-from histoloom.models.pixel_training import (
-    PixelSpec,
-    PixelTask,
-    Preparation,
-    fit_pixels,
-    run_network,
-    saved_preparation,
-)
-from histoloom.models.training import as_state
+from histoloom.models.base import FoldData, JobContext, Predictions
+from histoloom.models.pixel_training import FittedPixels, PixelSpec, PixelTask, Preparation, run_network
+from histoloom.models.training import NetworkModel, cosine
 
 
 @dataclass(frozen=True)
@@ -51,6 +42,11 @@ class FineTunedSpec(PixelSpec):
         card = self.tuned.card
         return Preparation(tuple(card["mean"]), tuple(card["std"]), card["input_px"])
 
+    def network(self, n_outputs: int) -> Tuned:
+        """Return the untrained network."""
+        card = self.tuned.card
+        return Tuned(load("encoders", card["kind"]).build(card, 0), card, n_outputs)
+
 
 class Tuned(nn.Module):
     """An encoder, pooled as its card says, and a linear layer: (n, 3, h, w) to (n, T)."""
@@ -73,11 +69,10 @@ class FineTunedTask(PixelTask):
 
     def __init__(self, spec: FineTunedSpec, data: FoldData, device: str) -> None:
         super().__init__(spec, data, device)
-        self.spec, self.preparation = spec, spec.preparation()
-        self.y = self.values(data.train)
+        self.preparation = spec.preparation()
         tuned = spec.tuned
         encoder, _, _ = load("encoders", tuned.card["kind"]).load(tuned)
-        self.network: Any = Tuned(encoder, tuned.card, self.y.shape[1])
+        self.network = Tuned(encoder, tuned.card, self.y.shape[1])
         with torch.no_grad():
             self.network.head.bias.copy_(self.y.mean(dim=0))
 
@@ -91,38 +86,27 @@ class FineTunedTask(PixelTask):
     def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
         """Set both rates."""
         for group in optimiser.param_groups:
-            group["lr"] = group["full"] * (1 + math.cos(math.pi * epoch / self.spec.epochs)) / 2
+            group["lr"] = cosine(group["full"], 0.0, epoch / self.spec.epochs)
 
     def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
         """Return the mean squared error."""
         return nn.functional.mse_loss(self.network(images), y)
 
 
-class FittedFineTuned(Fitted):
+class FittedFineTuned(FittedPixels):
     """A trained network."""
+
+    last_bias = "network/head.bias"
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T); ``symmetries: 8`` is the mean over flips and quarter turns."""
-        card = self.spec.tuned.card
-        encoder = load("encoders", card["kind"]).build(card, 0)
-        network = Tuned(encoder, card, len(self.arrays["network/head.bias"]))
-        network.load_state_dict(as_state(self.arrays))
-        network.to(job.device)
-        preparation = saved_preparation(self.arrays, self.spec)
-        preparation = Preparation(preparation.mean, preparation.sd, card["input_px"])
-        return run_network(network, network, inputs, preparation, job.device, int(variant.get("symmetries", 1)))
+        network, symmetries = self.network(job.device), int(variant.get("symmetries", 1))
+        return run_network(network, network, inputs, self.spec.preparation(), job.device, symmetries)
 
 
-class FineTuned(Model):
+class FineTuned(NetworkModel):
     """An encoder fine-tuned on any target of values."""
 
     spec_type: ClassVar[Any] = FineTunedSpec
     fitted_type = FittedFineTuned
-
-    def fit(self, data: FoldData, job: JobContext) -> Fitted:
-        """Fit one fold for one training seed."""
-        spec: FineTunedSpec = self.spec
-        _, arrays, choices = fit_pixels(lambda part: FineTunedTask(spec, part, job.device), data, job, spec)
-        scale = spec.preparation()
-        own: Arrays = {"pixel_mean": np.asarray(scale.mean), "pixel_sd": np.asarray(scale.sd)}
-        return self.restore({**arrays, **own}, choices)
+    task_type = FineTunedTask

@@ -17,22 +17,20 @@ import torch
 from scipy.sparse import block_diag, csr_array
 from torch import Tensor
 
-from histoloom.embeddings.cards import load_cards
 from histoloom.inputs import Inputs
-from histoloom.models.base import Fitted, FoldData, JobContext, Predictions
+from histoloom.models.base import FoldData, JobContext, Predictions
 from histoloom.models.pixel_training import (
-    PixelModel,
+    FittedPixels,
     PixelSpec,
     PixelTask,
     Preparation,
     Tiles,
     pretrained_state,
-    saved_preparation,
+    rows_in_order,
 )
-from histoloom.models.training import as_state
+from histoloom.models.training import NetworkModel, cosine, set_rate
 from histoloom.networks.hist2cell import Hist2Cell
 
-CARD = "resnet18"
 _BLOCK = 256
 _CODE = {"batch_size": 16, "epochs": 5, "augment": False, "normalise": "imagenet"}
 
@@ -59,6 +57,10 @@ class Hist2CellSpec(PixelSpec):
         # The last ReLU is missing in the training notebook of 2024; the rate rises again after 20 epochs.
         "as_code_2024": {**_CODE, "rectify": False},
     }
+
+    def network(self, n_outputs: int) -> Hist2Cell:
+        """Return the untrained network, which is rectified in prediction in any case."""
+        return Hist2Cell(n_outputs, self.depth, self.dropout, rectify=True)
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,12 @@ class SpotGraph:
         first = np.setdiff1d(self._neighbours(centres), centres)
         second = np.setdiff1d(self._neighbours(first), np.concatenate([centres, first])) if len(first) else first
         nodes = np.concatenate([centres, first, second])
+        return NodeBatch(torch.from_numpy(nodes), len(centres), self.edges(nodes))
+
+    def edges(self, nodes: npt.NDArray[np.intp]) -> Tensor:
+        """Return the (2, E) edges among some nodes, source over target, as positions among these."""
         induced = self.adjacency[nodes][:, nodes].tocoo()
-        edges = torch.from_numpy(np.stack([induced.row, induced.col]).astype(np.int64))
-        return NodeBatch(torch.from_numpy(nodes), len(centres), edges)
+        return torch.from_numpy(np.stack([induced.row, induced.col]).astype(np.int64))
 
     def consecutive(self, size: int) -> list[NodeBatch]:
         """Return batches of `size` consecutive centres in the fixed order."""
@@ -126,18 +131,17 @@ def predict_nodes(
     Image features do not depend on the batch in evaluation mode, so this equals a forward pass of every batch.
     """
     network.eval()
-    tiles, out = Tiles(inputs, device, hold=False), None
+    tiles = Tiles(inputs, device, hold=False)
     with torch.inference_mode():
         rows = torch.arange(len(inputs))
         features = torch.cat([network.image_features(preparation(tiles.batch(part))) for part in rows.split(_BLOCK)])
-        for batch in graph.consecutive(size):
+
+        def predict(batch: NodeBatch) -> Tensor:
             nodes, edges = batch.nodes.to(features.device), batch.edges.to(features.device)
-            values = network.predict_from_features(features[nodes], edges)[: batch.n_centres].float().cpu().numpy()
-            out = np.empty((len(inputs), values.shape[1]), np.float32) if out is None else out
-            out[batch.nodes[: batch.n_centres].numpy()] = values
-    if out is None:
-        raise ValueError("no observations")
-    return out
+            return network.predict_from_features(features[nodes], edges)[: batch.n_centres]
+
+        batches = graph.consecutive(size)
+        return rows_in_order((batch.nodes[: batch.n_centres].numpy(), predict(batch)) for batch in batches)
 
 
 class Hist2CellTask(PixelTask):
@@ -145,13 +149,11 @@ class Hist2CellTask(PixelTask):
 
     def __init__(self, spec: Hist2CellSpec, data: FoldData, device: str) -> None:
         super().__init__(spec, data, device)
-        self.spec = spec
-        self.y = torch.from_numpy(np.asarray(data.train.dense, np.float32))
         self.graph = SpotGraph(data.train.inputs)
-        network = Hist2Cell(self.y.shape[1], spec.depth, spec.dropout, spec.rectify)
-        pretrained_trunk(network, spec.weights)
-        self.network: Any = network
-        self._raw = network
+        # The loop wraps `network`; image features alone are the module's own affair.
+        self._raw = Hist2Cell(self.y.shape[1], spec.depth, spec.dropout, spec.rectify)
+        self.network = self._raw
+        pretrained_trunk(self._raw, spec.weights)
 
     def optimiser(self) -> torch.optim.Optimizer:
         """Return Adam; its decay is on every parameter."""
@@ -160,10 +162,7 @@ class Hist2CellTask(PixelTask):
 
     def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
         """Set the learning rate: it falls for `period` epochs and then rises again, as in the public code."""
-        spec = self.spec
-        rate = spec.min_lr + (spec.lr - spec.min_lr) * (1 + np.cos(np.pi * epoch / spec.period)) / 2
-        for group in optimiser.param_groups:
-            group["lr"] = float(rate)
+        set_rate(optimiser, cosine(self.spec.lr, self.spec.min_lr, epoch / self.spec.period))
 
     def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
         """Return batches of nodes; their first `batch_size` are the centres, drawn at random."""
@@ -172,10 +171,7 @@ class Hist2CellTask(PixelTask):
 
     def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
         """Return the loss over all nodes."""
-        nodes = rows.numpy()
-        induced = self.graph.adjacency[nodes][:, nodes].tocoo()
-        edges = torch.from_numpy(np.stack([induced.row, induced.col]).astype(np.int64)).to(images.device)
-        predicted = self.network(images, edges)
+        predicted = self.network(images, self.graph.edges(rows.numpy()).to(images.device))
         return torch.nn.functional.mse_loss(predicted, self.y[rows].to(images.device))
 
     def predict_inputs(self, inputs: Inputs) -> Predictions:
@@ -188,28 +184,25 @@ def pretrained_trunk(network: Hist2Cell, weights: str) -> None:
     import timm
 
     trunk: Any = timm.create_model("resnet18", pretrained=False, num_classes=0)
-    pretrained_state(load_cards()[CARD] | {"name": CARD}, weights, trunk, ["fc."])
+    pretrained_state("resnet18", weights, trunk, ["fc."])
     if weights != "random":
         names = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4")
         for own, name in zip(network.resnet18, names, strict=True):
             own.load_state_dict(trunk.get_submodule(name).state_dict())
 
 
-class FittedHist2Cell(Fitted):
+class FittedHist2Cell(FittedPixels):
     """A trained network."""
+
+    last_bias = "network/spot_head.fc2.bias"
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T), in batches of consecutive nodes in the fixed order."""
-        spec = self.spec
-        n_outputs = len(self.arrays["network/spot_head.fc2.bias"])
-        network = Hist2Cell(n_outputs, spec.depth, spec.dropout, rectify=True)
-        network.load_state_dict(as_state(self.arrays))
-        preparation = saved_preparation(self.arrays, spec)
-        network.to(job.device)
-        return predict_nodes(network, inputs, SpotGraph(inputs), preparation, job.device, spec.batch_size)
+        network, size = self.network(job.device), self.spec.batch_size
+        return predict_nodes(network, inputs, SpotGraph(inputs), self.preparation, job.device, size)
 
 
-class Hist2CellModel(PixelModel):
+class Hist2CellModel(NetworkModel):
     """Hist2Cell on abundance or expression."""
 
     spec_type = Hist2CellSpec

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
-from histoloom.models.base import Fitted, FoldData, JobContext, Predictions
-from histoloom.models.pixel_training import PixelModel, PixelSpec, PixelTask, Preparation, Tiles, saved_preparation
-from histoloom.models.training import as_state
+from histoloom.models.base import FoldData, JobContext, Predictions
+from histoloom.models.pixel_training import FittedPixels, PixelSpec, PixelTask, Preparation, Tiles, rows_in_order
+from histoloom.models.training import NetworkModel
 from histoloom.networks.histogene import HisToGene
 
 _BLOCK = 512
@@ -43,6 +43,10 @@ class HisToGeneSpec(PixelSpec):
         "as_code": _CODE,
         "as_paper": {**_CODE, "n_layers": 4},
     }
+
+    def network(self, n_outputs: int) -> HisToGene:
+        """Return the untrained network."""
+        return HisToGene(n_outputs, self.input_px, self.dim, self.n_layers, self.heads, self.n_pos, self.dropout)
 
 
 def array_positions(inputs: Inputs, spec: HisToGeneSpec) -> Tensor:
@@ -73,21 +77,19 @@ def flatten_patches(images: Tensor) -> Tensor:
 
 
 def predict_sections(
-    network: Any, inputs: Inputs, positions: Tensor, preparation: Preparation, device: str
+    network: Any, inputs: Inputs, spec: HisToGeneSpec, preparation: Preparation, device: str
 ) -> Predictions:
     """Return (n, T) float32: every section at once, in evaluation mode."""
     network.eval()
-    tiles, out = Tiles(inputs, device, hold=False), None
+    tiles, positions = Tiles(inputs, device, hold=False), array_positions(inputs, spec)
+
+    def predict(rows: Tensor) -> Tensor:
+        patches = [flatten_patches(preparation(tiles.batch(part))) for part in rows.split(_BLOCK)]
+        values: Tensor = network(torch.cat(patches, 1), positions[rows][None].to(device))[0]
+        return values
+
     with torch.inference_mode():
-        for _, index in inputs.sections():
-            rows = torch.from_numpy(index)
-            patches = [flatten_patches(preparation(tiles.batch(part))) for part in rows.split(_BLOCK)]
-            values = network(torch.cat(patches, 1), positions[rows][None].to(device))[0].float().cpu().numpy()
-            out = np.empty((len(inputs), values.shape[1]), np.float32) if out is None else out
-            out[index] = values
-    if out is None:
-        raise ValueError("no observations")
-    return out
+        return rows_in_order((index, predict(torch.from_numpy(index))) for _, index in inputs.sections())
 
 
 class HisToGeneTask(PixelTask):
@@ -95,8 +97,7 @@ class HisToGeneTask(PixelTask):
 
     def __init__(self, spec: HisToGeneSpec, data: FoldData, device: str) -> None:
         super().__init__(spec, data, device)
-        self.spec, self.network = spec, make_network(spec, data.train.dense.shape[1])
-        self.y = torch.from_numpy(np.asarray(data.train.dense, np.float32))
+        self.network = spec.network(self.y.shape[1])
         self.positions = array_positions(data.train.inputs, spec)
         self.sections = [torch.from_numpy(rows) for _, rows in data.train.inputs.sections()]
 
@@ -116,27 +117,20 @@ class HisToGeneTask(PixelTask):
 
     def predict_inputs(self, inputs: Inputs) -> Predictions:
         """Return (n, T) of validation observations, section by section."""
-        return predict_sections(self.network, inputs, array_positions(inputs, self.spec), self.preparation, self.device)
+        return predict_sections(self.network, inputs, self.spec, self.preparation, self.device)
 
 
-def make_network(spec: HisToGeneSpec, n_outputs: int) -> HisToGene:
-    """Return the untrained network."""
-    return HisToGene(n_outputs, spec.input_px, spec.dim, spec.n_layers, spec.heads, spec.n_pos, spec.dropout)
-
-
-class FittedHisToGene(Fitted):
+class FittedHisToGene(FittedPixels):
     """A trained network."""
+
+    last_bias = "network/gene_head.1.bias"
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T)."""
-        network = make_network(self.spec, len(self.arrays["network/gene_head.1.bias"]))
-        network.load_state_dict(as_state(self.arrays))
-        preparation = saved_preparation(self.arrays, self.spec)
-        positions = array_positions(inputs, self.spec)
-        return predict_sections(network.to(job.device), inputs, positions, preparation, job.device)
+        return predict_sections(self.network(job.device), inputs, self.spec, self.preparation, job.device)
 
 
-class HisToGeneModel(PixelModel):
+class HisToGeneModel(NetworkModel):
     """HisToGene on any target of values."""
 
     spec_type = HisToGeneSpec

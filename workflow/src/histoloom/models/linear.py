@@ -24,8 +24,7 @@ class LinearMap(Fitted):
         """Return (n, T) float64, in blocks of rows."""
         mean, scale, coefficients, intercept = (self.arrays[name] for name in NAMES)
         out = np.empty((len(inputs), len(intercept)))
-        for start in range(0, len(inputs), BLOCK):
-            rows = np.arange(start, min(start + BLOCK, len(inputs)))
+        for rows in inputs.blocks(BLOCK):
             scaled = (inputs.features(rows) - mean) / scale
             out[rows] = scaled.astype(np.float64) @ coefficients + intercept
         return out

@@ -33,8 +33,7 @@ class FittedMLP(Fitted):
         layers = [(part[f"w{i}"][None], part[f"b{i}"][None, None]) for i in range(depth)]
         out = np.empty((len(inputs), len(part["y_mean"])))
         with torch.inference_mode():
-            for start in range(0, len(inputs), BLOCK):
-                rows = np.arange(start, min(start + BLOCK, len(inputs)))
+            for rows in inputs.blocks(BLOCK):
                 x = (torch.from_numpy(inputs.features(rows)) - part["mean"]) / part["scale"]
                 out[rows] = (
                     forward(x[None], layers, norm=self.spec.norm)[0].double() * part["y_scale"] + part["y_mean"]

@@ -6,18 +6,19 @@ Flips, quarter turns, resizing and normalisation are done on the device, a batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from histoloom.inputs import Inputs
-from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Part, Predictions
-from histoloom.models.training import Task, TrainedNetwork, TrainingSpec, as_arrays, fit_selected
+from histoloom.models.base import Arrays, FoldData, Part, Predictions
+from histoloom.models.training import FittedNetwork, Task, TrainingSpec
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SCALES = {
@@ -52,9 +53,8 @@ class Tiles:
             # On a CPU the packed file is memory already, shared with other jobs.
             if device.startswith("cuda") and size < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
                 self._all = torch.empty((len(inputs), *inputs.pixels([0]).shape[1:]), dtype=torch.uint8, device=device)
-                for start in range(0, len(inputs), PREDICTION_BATCH):
-                    rows = np.arange(start, min(start + PREDICTION_BATCH, len(inputs)))
-                    self._all[start : start + len(rows)] = torch.from_numpy(inputs.pixels(rows))
+                for rows in inputs.blocks(PREDICTION_BATCH):
+                    self._all[rows[0] : rows[-1] + 1] = torch.from_numpy(inputs.pixels(rows))
 
     @property
     def held(self) -> bool:
@@ -75,8 +75,8 @@ class Tiles:
 def channel_moments(inputs: Inputs) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and SD of the three colours over all tiles, in units of 1 = 255; exact, from sums of integers."""
     total, square, count = np.zeros(3), np.zeros(3), 0
-    for start in range(0, len(inputs), PREDICTION_BATCH):
-        pixels = inputs.pixels(np.arange(start, min(start + PREDICTION_BATCH, len(inputs)))).reshape(-1, 3)
+    for rows in inputs.blocks(PREDICTION_BATCH):
+        pixels = inputs.pixels(rows).reshape(-1, 3)
         total += pixels.sum(axis=0, dtype=np.int64)
         square += np.square(pixels, dtype=np.int64).sum(axis=0)
         count += len(pixels)
@@ -129,31 +129,14 @@ def preparation_of(data: FoldData, spec: PixelSpec) -> Preparation:
     return Preparation(*scale, spec.input_px, spec.channel_order)
 
 
-def fit_pixels(
-    make: Callable[[FoldData], PixelTask], data: FoldData, job: JobContext, spec: PixelSpec
-) -> tuple[TrainedNetwork, Arrays, dict[str, Any]]:
-    """Fit one fold as `fit_selected`; also return the arrays of its state, with how tiles are prepared."""
-    trained, choices = fit_selected(make, data, job, spec)
-    preparation = preparation_of(data, spec)
-    scale = {"pixel_mean": np.asarray(preparation.mean), "pixel_sd": np.asarray(preparation.sd)}
-    return trained, as_arrays(trained.state) | scale, choices
+class FittedPixels(FittedNetwork):
+    """A trained network on tile pixels."""
 
-
-class PixelModel(Model):
-    """A model of one task and one fitted type."""
-
-    task_type: ClassVar[Any]
-
-    def fit(self, data: FoldData, job: JobContext) -> Fitted:
-        """Fit one fold for one training seed."""
-        _, arrays, choices = fit_pixels(lambda part: self.task_type(self.spec, part, job.device), data, job, self.spec)
-        return self.restore(arrays, choices)
-
-
-def saved_preparation(arrays: Arrays, spec: PixelSpec) -> Preparation:
-    """Return how tiles are prepared, from the arrays of a fitted model."""
-    scale = (tuple(arrays["pixel_mean"].tolist()), tuple(arrays["pixel_sd"].tolist()))
-    return Preparation(*scale, spec.input_px, spec.channel_order)
+    @property
+    def preparation(self) -> Preparation:
+        """Return how tiles are prepared."""
+        mean, sd = (tuple(self.arrays[name].tolist()) for name in ("pixel_mean", "pixel_sd"))
+        return Preparation(mean, sd, self.spec.input_px, self.spec.channel_order)
 
 
 class PixelTask(Task):
@@ -161,16 +144,20 @@ class PixelTask(Task):
 
     memory_format = torch.channels_last
     summed: ClassVar[bool] = False  # whether the loss is a sum over the batch, and not a mean
-    y: Tensor  # (n, T) of the training part
 
-    def __init__(self, spec: PixelSpec, data: FoldData, device: str) -> None:
-        self.device, self.augment = device, spec.augment
+    def __init__(self, spec: Any, data: FoldData, device: str) -> None:
+        self.spec, self.device = spec, device
         self.preparation = preparation_of(data, spec)
         self.tiles = Tiles(data.train.inputs, device)
+        self.y = self.values(data.train)
+
+    def arrays(self) -> Arrays:
+        """Return how tiles are prepared."""
+        return {"pixel_mean": np.asarray(self.preparation.mean), "pixel_sd": np.asarray(self.preparation.sd)}
 
     def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch, its tiles under random symmetries where the spec says so."""
-        codes = torch.randint(0, 8, (len(rows),), generator=generator) if self.augment else None
+        codes = torch.randint(0, 8, (len(rows),), generator=generator) if self.spec.augment else None
         return self.image_loss(self.preparation(self.tiles.batch(rows), codes), rows)
 
     def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
@@ -240,16 +227,25 @@ def run_network(
     return torch.cat(parts).numpy()
 
 
-def pretrained_state(card: Mapping[str, Any], weights: str, network: nn.Module, head: Sequence[str]) -> None:
+def rows_in_order(parts: Iterable[tuple[npt.NDArray[np.intp], Tensor]]) -> Predictions:
+    """Return (n, T) float32 of all rows, in order, from outputs for some rows at a time."""
+    rows, values = zip(*((index, output.float().cpu().numpy()) for index, output in parts), strict=True)
+    ordered: Predictions = np.concatenate(values)[np.argsort(np.concatenate(rows))]
+    return ordered
+
+
+def pretrained_state(name: str, weights: str, network: nn.Module, head: Sequence[str]) -> None:
     """Give a network its starting weights, but for parameters whose names start with one of `head`.
 
-    `weights` is ``imagenet`` (the hub file of the encoder card), ``random`` (nothing is done) or the path of a file
-    with the network's own keys.
+    `weights` is ``imagenet`` (the hub file of the encoder card of that name), ``random`` (nothing is done) or the path
+    of a file with the network's own keys.
     """
+    from histoloom.embeddings.cards import load_cards
     from histoloom.embeddings.weights import fetch_from_hub, load_strictly, read_state
 
     if weights == "random":
         return
+    card = load_cards()[name] | {"name": name}
     path = fetch_from_hub(card) if weights == "imagenet" else Path(weights)
     own = {name: value for name, value in network.state_dict().items() if name.startswith(tuple(head))}
     given = {name: value for name, value in read_state(path, card).items() if not name.startswith(tuple(head))}

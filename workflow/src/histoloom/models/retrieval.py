@@ -6,9 +6,7 @@ training observations of the fold only, with the labels that training was given:
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,9 +17,9 @@ from torch import Tensor
 
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
-from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Predictions
-from histoloom.models.pixel_training import PixelSpec, PixelTask, fit_pixels, run_network, saved_preparation
-from histoloom.models.training import as_state
+from histoloom.models.base import Arrays, FoldData, JobContext, Predictions
+from histoloom.models.pixel_training import FittedPixels, PixelSpec, PixelTask, run_network
+from histoloom.models.training import NetworkModel, cosine, set_rate
 from histoloom.networks.retrieval import distance_weights, find_neighbours, predict_from_neighbours
 
 Method = Literal["simple", "average", "weighted"]
@@ -82,17 +80,23 @@ def key_values(spec: Any, data: FoldData) -> npt.NDArray[np.float32]:
     return values
 
 
+def keys_with_values(network: Any, spec: Any, data: FoldData, device: str) -> Arrays:
+    """Return the keys of a trained network, and the values that belong to them."""
+    values = key_values(spec, data)
+    return {"keys": embed_profiles(network, torch.from_numpy(values), device).cpu().numpy(), "values": values}
+
+
 class ContrastiveTask(PixelTask):
     """Contrastive training of one fold: AdamW, cosine schedule where a smallest rate is given.
 
     Validation predicts by retrieval from the keys of that epoch.
     """
 
-    def __init__(self, spec: RetrievalSpec, data: FoldData, device: str, network: Any) -> None:
+    def __init__(self, spec: RetrievalSpec, data: FoldData, device: str) -> None:
         super().__init__(spec, data, device)
         # The loop wraps `network`; embedding one modality alone goes to the module itself.
-        self.spec, self.network, self._raw = spec, network, network
-        self.y = torch.from_numpy(np.asarray(data.train.dense, np.float32))
+        self.data, self.network = data, spec.network(self.y.shape[1])
+        self._raw = self.network
         self._keys: Tensor | None = None
 
     def optimiser(self) -> torch.optim.Optimizer:
@@ -102,11 +106,8 @@ class ContrastiveTask(PixelTask):
     def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
         """Set the learning rate; the public code steps its schedule before each epoch."""
         self._keys = None
-        low, high = self.spec.min_lr, self.spec.lr
-        if low is not None:
-            rate = low + (high - low) * (1 + math.cos(math.pi * (epoch + 1) / self.spec.epochs)) / 2
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+        if self.spec.min_lr is not None:
+            set_rate(optimiser, cosine(self.spec.lr, self.spec.min_lr, (epoch + 1) / self.spec.epochs))
 
     def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
         """Return shuffled batches; a last one that is short is left out, since its loss has fewer negatives."""
@@ -122,53 +123,39 @@ class ContrastiveTask(PixelTask):
         """Return values (b, T) retrieved with the setting's own k."""
         if self._keys is None:
             self._keys = embed_profiles(self._raw, self.y, self.device)
-        return retrieve(
-            self._raw.embed_images(images), self._keys, self.y.to(self.device), self.spec.k, self.spec.method
-        )
+        queries, spec = self._raw.embed_images(images), self.spec
+        return retrieve(queries, self._keys, self.y.to(self.device), spec.k, spec.method)
+
+    def arrays(self) -> Arrays:
+        """Return how tiles are prepared, keys and their values."""
+        return {**super().arrays(), **keys_with_values(self._raw, self.spec, self.data, self.device)}
 
 
-@dataclass(frozen=True)
-class FittedRetrieval(Fitted):
-    """A trained network with its keys and their values; `make` returns the untrained one."""
+class FittedRetrieval(FittedPixels):
+    """A trained network with its keys and their values."""
 
-    make: Callable[[int], Any]
+    def network(self, device: str) -> Any:
+        """Return the network with its weights on a device."""
+        return self.load(self.spec.network(self.arrays["values"].shape[1]), device)
+
+    def queries(self, inputs: Inputs, device: str) -> Tensor:
+        """Return the embedded images (n, width)."""
+        network, seed = self.network(device), 0 if self.spec.augment_at_test else None
+        output = run_network(network, network.embed_images, inputs, self.preparation, device, augment_seed=seed)
+        return torch.from_numpy(output).to(device)
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T); a variant may set ``k`` and ``method``."""
-        arrays, values = self.arrays, torch.from_numpy(np.array(self.arrays["values"])).to(job.device)
-        network = self.make(values.shape[1])
-        network.load_state_dict(as_state(arrays))
-        network.to(job.device)
-        keys = torch.from_numpy(np.array(arrays["keys"])).to(job.device)
-        seed = 0 if self.spec.augment_at_test else None
-        preparation = saved_preparation(arrays, self.spec)
-        queries = run_network(network, network.embed_images, inputs, preparation, job.device, augment_seed=seed)
+        keys, values = (torch.from_numpy(np.array(self.arrays[name])).to(job.device) for name in ("keys", "values"))
         k, method = int(variant.get("k", self.spec.k)), variant.get("method", self.spec.method)
-        predicted = retrieve(torch.from_numpy(queries).to(job.device), keys, values, k, method)
-        return predicted.cpu().numpy()
+        return retrieve(self.queries(inputs, job.device), keys, values, k, method).cpu().numpy()
 
 
-class RetrievalModel(Model):
-    """What both models share: fit one fold, keep network and keys."""
+class RetrievalModel(NetworkModel):
+    """What all of them share: there must be keys enough; network and keys are kept."""
 
-    @abstractmethod
-    def make_network(self, n_outputs: int) -> Any:
-        """Return the untrained network for profiles of n_outputs values."""
+    fitted_type = FittedRetrieval
 
-    @abstractmethod
-    def make_task(self, data: FoldData, device: str) -> ContrastiveTask:
-        """Return the task of a training part."""
-
-    def fit(self, data: FoldData, job: JobContext) -> FittedRetrieval:
-        """Fit one fold for one training seed."""
-        values = key_values(self.spec, data)
-        trained, arrays, choices = fit_pixels(lambda part: self.make_task(part, job.device), data, job, self.spec)
-        network = self.make_network(values.shape[1])
-        network.load_state_dict(trained.state)
-        keys = embed_profiles(network.to(job.device), torch.from_numpy(values), job.device).cpu().numpy()
-        arrays = {**arrays, "keys": keys, "values": values}
-        return self.restore(arrays, choices)
-
-    def restore(self, state: Arrays, choices: Mapping[str, Any]) -> FittedRetrieval:
-        """Return the fitted model of a saved state."""
-        return FittedRetrieval(self.spec, state, choices, self.make_network)
+    def check(self, data: FoldData) -> None:
+        """Refuse too few keys for a variant."""
+        key_values(self.spec, data)

@@ -11,25 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from histoloom.embeddings.cards import load_cards
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import moments
-from histoloom.models.base import Fitted, FoldData, JobContext, Model, Part, Predictions
-from histoloom.models.pixel_training import (
-    PixelSpec,
-    PixelTask,
-    fit_pixels,
-    pretrained_state,
-    run_network,
-    saved_preparation,
-)
-from histoloom.models.training import as_state
+from histoloom.models.base import Arrays, FoldData, JobContext, Part, Predictions
+from histoloom.models.pixel_training import FittedPixels, PixelSpec, PixelTask, pretrained_state, run_network
+from histoloom.models.training import NetworkModel
 from histoloom.networks.stnet import DENSENET121, set_output_to_mean, stnet, stnet_loss
 
-CARD = "densenet121"
 _FULL = (32, DENSENET121)
 
 
@@ -45,6 +36,10 @@ class STNetSpec(PixelSpec):
     weight_decay: float = 0.0
     standardise_target: bool = False
 
+    def network(self, n_outputs: int) -> nn.Module:
+        """Return the untrained network."""
+        return stnet(n_outputs, self.growth_rate, self.blocks)
+
 
 class STNetTask(PixelTask):
     """The network of one training, its loss summed over the batch, and SGD."""
@@ -52,13 +47,11 @@ class STNetTask(PixelTask):
     summed = True
 
     def __init__(self, spec: STNetSpec, data: FoldData, device: str) -> None:
+        scale = moments(data.train.dense) if spec.standardise_target else (np.zeros(1), np.ones(1))
+        self.y_mean, self.y_scale = scale
         super().__init__(spec, data, device)
-        self.spec = spec
-        y = data.train.dense
-        self.y_mean, self.y_scale = moments(y) if spec.standardise_target else (np.zeros(1), np.ones(1))
-        self.y = self.values(data.train)
-        self.network = stnet(y.shape[1], spec.growth_rate, spec.blocks)
-        pretrained_state(load_cards()[CARD] | {"name": CARD}, spec.weights, self.network, ["classifier."])
+        self.network = spec.network(self.y.shape[1])
+        pretrained_state("densenet121", spec.weights, self.network, ["classifier."])
         set_output_to_mean(self.network, self.y.mean(dim=0))
 
     def optimiser(self) -> torch.optim.Optimizer:
@@ -76,26 +69,29 @@ class STNetTask(PixelTask):
         """Return the squared error, summed over the batch and averaged over outputs."""
         return stnet_loss(self.network(images), y)
 
+    def arrays(self) -> Arrays:
+        """Return how tiles and outputs are scaled."""
+        return {**super().arrays(), "y_mean": self.y_mean, "y_scale": self.y_scale}
 
-class FittedSTNet(Fitted):
+
+class FittedSTNet(FittedPixels):
     """A trained network, how tiles and outputs are scaled."""
+
+    last_bias = "network/classifier.bias"
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T); ``symmetries: 8`` is the mean over flips and quarter turns."""
-        arrays = self.arrays
-        network = stnet(len(arrays["network/classifier.bias"]), self.spec.growth_rate, self.spec.blocks)
-        network.load_state_dict(as_state(arrays))
-        network.to(job.device)
-        preparation, symmetries = saved_preparation(arrays, self.spec), int(variant.get("symmetries", 1))
-        output = run_network(network, network, inputs, preparation, job.device, symmetries)
-        return output * arrays["y_scale"] + arrays["y_mean"]
+        network, symmetries = self.network(job.device), int(variant.get("symmetries", 1))
+        output = run_network(network, network, inputs, self.preparation, job.device, symmetries)
+        return output * self.arrays["y_scale"] + self.arrays["y_mean"]
 
 
-class STNet(Model):
+class STNet(NetworkModel):
     """ST-Net on any target of values."""
 
     spec_type = STNetSpec
     fitted_type = FittedSTNet
+    task_type = STNetTask
 
     def __init__(self, spec: STNetSpec) -> None:
         if spec.weights != "random" and (spec.growth_rate, tuple(spec.blocks)) != _FULL:
@@ -103,9 +99,3 @@ class STNet(Model):
             problem = "a smaller network has no pretrained weights."
             raise InputError("model of kind stnet", problem, remedy, code="stnet-width")
         super().__init__(spec)
-
-    def fit(self, data: FoldData, job: JobContext) -> FittedSTNet:
-        """Fit one fold for one training seed."""
-        _, arrays, choices = fit_pixels(lambda part: STNetTask(self.spec, part, job.device), data, job, self.spec)
-        y_mean, y_scale = moments(data.train.dense) if self.spec.standardise_target else (np.zeros(1), np.ones(1))
-        return FittedSTNet(self.spec, {**arrays, "y_mean": y_mean, "y_scale": y_scale}, choices)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ import histoloom.torch_compat  # noqa: F401 - before lightning, which imports to
 from histoloom.checkpoints import Checkpoint, random_state, set_random_state
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
-from histoloom.models.base import FoldData, JobContext, Part, Predictions, Spec
+from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Part, Predictions, Spec
 from histoloom.models.selection import choose
 
 if TYPE_CHECKING:
@@ -36,6 +35,10 @@ class TrainingSpec(Spec):
     precision: str = "32-true"
     select_by: Literal["score", "loss"] = "score"
 
+    def network(self, n_outputs: int) -> Any:
+        """Return the untrained network, where these settings and its output's width decide it."""
+        raise NotImplementedError
+
 
 class Task:
     """What a model adds to the loop: network, optimiser, loss and, where they differ, batches and schedule.
@@ -44,7 +47,7 @@ class Task:
     `memory_format` is that of its weights on a GPU. The loop sets `batch_size`.
     """
 
-    network: nn.Module
+    network: Any
     batch_size: int = 32
     memory_format: torch.memory_format | None = None
 
@@ -74,6 +77,21 @@ class Task:
         """Return the mean loss of validation observations, in evaluation mode, with the same draws at every call."""
         raise NotImplementedError
 
+    def arrays(self) -> Arrays:
+        """Return what prediction needs besides the weights; asked for when the kept ones are in the network."""
+        return {}
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def cosine(start: float, end: float, share: float) -> float:
+    """Return the value on a half cosine wave between two, at a share of the way."""
+    return float(end + (start - end) * (1 + np.cos(np.pi * share)) / 2)
+
 
 @dataclass
 class TrainedNetwork:
@@ -82,12 +100,13 @@ class TrainedNetwork:
     state: dict[str, Tensor]
     epoch: int
     curve: list[float]
+    task: Task
 
 
 def fit_selected(
     make: Callable[[FoldData], Task], data: FoldData, job: JobContext, spec: TrainingSpec
-) -> tuple[TrainedNetwork, dict[str, Any]]:
-    """Fit one fold under the experiment's selection; return the network and the choices ``how`` and ``epochs``.
+) -> tuple[Arrays, dict[str, Any]]:
+    """Fit one fold under the experiment's selection; return what is saved and the choices ``how`` and ``epochs``.
 
     `make` makes the task of a training part; called once per training, after the global generators are seeded.
     """
@@ -105,7 +124,40 @@ def fit_selected(
 
     choices = choose(data, "epochs", spec.epochs, by_score)
     trained = best[0] if best else train(make, replace(data, val=None), job, spec, choices["epochs"], "fit")
-    return trained, choices
+    trained.task.network.load_state_dict(trained.state)
+    weights = {f"network/{name}": value.numpy() for name, value in trained.state.items()}
+    return {**weights, **trained.task.arrays()}, choices
+
+
+class NetworkModel(Model):
+    """A model that is trained by steps; a `task_type` is made from spec, training part and device."""
+
+    task_type: ClassVar[Any]
+
+    def fit(self, data: FoldData, job: JobContext) -> Fitted:
+        """Fit one fold for one training seed."""
+        self.check(data)
+        arrays, choices = fit_selected(lambda part: self.task_type(self.spec, part, job.device), data, job, self.spec)
+        return self.restore(arrays, choices)
+
+    def check(self, data: FoldData) -> None:
+        """Refuse, before hours of training, what could not be predicted with."""
+
+
+class FittedNetwork(Fitted):
+    """A trained network; `last_bias` names the array that is as long as its output is wide."""
+
+    last_bias: ClassVar[str]
+
+    def network(self, device: str) -> Any:
+        """Return the network with its weights on a device."""
+        return self.load(self.spec.network(len(self.arrays[self.last_bias])), device)
+
+    def load(self, network: Any, device: str) -> Any:
+        """Give an untrained network its weights and move it to a device."""
+        parts = ((name.partition("network/"), array) for name, array in self.arrays.items())
+        network.load_state_dict({name: torch.from_numpy(np.array(a)) for (_, start, name), a in parts if start})
+        return network.to(device)
 
 
 def open_fabric(device: str, precision: str) -> Fabric:
@@ -135,7 +187,7 @@ def train(
     task.batch_size = spec.batch_size
     fabric = open_fabric(job.device, spec.precision)
     if job.device.startswith("cuda") and task.memory_format is not None:
-        task.network.to(memory_format=task.memory_format)  # type: ignore[call-overload]
+        task.network.to(memory_format=task.memory_format)
     network, optimiser = fabric.setup(task.network, task.optimiser())
     task.network = network
     state = _Progress(data.name, network, optimiser, generator, fabric.strategy.precision)
@@ -170,7 +222,7 @@ def train(
     job.record["examples"] = job.record.get("examples", 0) + seen
     job.record["examples_per_s"] = round(seen / seconds, 2)
     job.log.info("%s: %d epochs, %.1f examples/s", data.name, state.epoch, seen / seconds)
-    return TrainedNetwork(state.best or _weights(network), state.best_epoch or state.epoch, state.curve)
+    return TrainedNetwork(state.best or _weights(network), state.best_epoch or state.epoch, state.curve, task)
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
@@ -222,7 +274,7 @@ class _Progress:
 
     def _state(self) -> dict[str, Any]:
         if self._losses:
-            self.check_losses()  # what is saved must be worth going on from
+            self.check_losses()  # a state that is no number is not saved
         return {
             "progress": {name: value for name, value in vars(self).items() if not name.startswith("_")},
             **{name: part.state_dict() for name, part in self._parts.items()},
@@ -242,13 +294,3 @@ class _Progress:
             part.load_state_dict(saved[name])
         self._generator.set_state(saved["generator"])
         set_random_state(saved["random"])
-
-
-def as_arrays(state: Mapping[str, Tensor], prefix: str = "network/") -> dict[str, npt.NDArray[Any]]:
-    """Return a state dict as arrays to save."""
-    return {prefix + name: value.detach().cpu().numpy() for name, value in state.items()}
-
-
-def as_state(arrays: Mapping[str, npt.NDArray[Any]], prefix: str = "network/") -> dict[str, Tensor]:
-    """Return the state dict of saved arrays."""
-    return {n.removeprefix(prefix): torch.from_numpy(np.array(a)) for n, a in arrays.items() if n.startswith(prefix)}
