@@ -315,7 +315,7 @@ def test_stale_swapped_foreign_and_doubled_sections_stop(toy: Toy) -> None:
 
 def test_slide_that_vanishes_stops(toy: Toy) -> None:
     (toy.folder / "S2.png").unlink()
-    with pytest.raises(InputError, match=r"S2\.png.*missing"):
+    with pytest.raises(InputError, check=has_code("slide-missing"), match=r"S2\.png"):
         toy.embed()
     assert [p.name.split(".")[0] for p in (toy.folder / "scratch").iterdir()] == ["S1"]
 
@@ -323,7 +323,7 @@ def test_slide_that_vanishes_stops(toy: Toy) -> None:
 def test_damaged_slide_stops(toy: Toy) -> None:
     whole = (toy.folder / "S1.png").read_bytes()
     (toy.folder / "S1.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"S1\.png"):
+    with pytest.raises(InputError, check=has_code("image-damaged"), match=r"S1\.png"):
         toy.embed()
 
 

@@ -235,11 +235,11 @@ def test_the_plan_reads_files_and_no_slides(tmp_path: Path) -> None:
     assert files["features"] == ["/data/uni/h/H1.h5", "/data/uni/h/H2.h5"]
     assert "slides" not in files
     assert (plan.embeddings.precomputed, plan.embeddings.computed) == (["given"], ["run"])
-    for change, problem in (
-        ({"weights": "hub"}, "unknown key 'weights'"),
-        ({"kind": "precomputd"}, "is unknown; known: precomputed.*Did you mean 'precomputed'"),
-        ({"files": "all.h5"}, "does not match"),
-        ({"max_shift_um": 0}, "0 is less than or equal to"),
+    for change, code in (
+        ({"weights": "hub"}, "schema-unknown-key"),
+        ({"kind": "precomputd"}, "kind-unknown"),
+        ({"files": "all.h5"}, "schema-value"),
+        ({"max_shift_um": 0}, "schema-value"),
     ):
-        with pytest.raises(InputError, match=problem):
+        with pytest.raises(InputError, check=has_code(code)):
             load_config({**raw, "encoders": {"given": {**encoder, **change}}}, [tmp_path / "c.yaml"])

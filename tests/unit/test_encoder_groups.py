@@ -199,7 +199,7 @@ def test_a_slide_that_breaks_midway_names_itself_and_leaves_what_is_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(reader, "read_tiles", failing)
-        with pytest.raises(InputError, match=r"S2\.png"):
+        with pytest.raises(InputError, check=has_code("slide-pixels"), match=r"S2\.png"):
             together(toy, "st", "vit", vit={"batch_size": 8})
     assert not (toy.folder / "group/st.h5").exists()
     for name in ("st", "vit"):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from modelworld import experiment
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.folds import build_folds, check_compared, control_folds, fold_ids, roles_of
 from histoloom.folds.splits import sections_of
@@ -98,9 +99,9 @@ def test_draws_do_not_depend_on_sections_of_other_patients_pairs():
 
 
 def test_nothing_to_price_and_nobody_to_hold_against():
-    with pytest.raises(InputError, match="no section has another section of the same patient"):
+    with pytest.raises(InputError, check=has_code("leakage-no-pair")):
         build_folds(measured(), sheet({"h/A1": ("A", 9), "h/B1": ("B", 9)}), 0)
-    with pytest.raises(InputError, match="no training patient"):
+    with pytest.raises(InputError, check=has_code("folds-side-empty"), match="training"):
         build_folds(measured(), sheet({"h/A1": ("A", 9), "h/A2": ("A", 9)}), 0)
 
 
@@ -110,7 +111,7 @@ def test_nothing_to_price_and_nobody_to_hold_against():
      ({"on_overlap": "allow"}, "own rule"), ({"draws": 0}, "draws")],
 )  # fmt: skip
 def test_what_does_not_go_with_a_price_is_refused(given, word):
-    with pytest.raises(InputError, match=word):
+    with pytest.raises(InputError, check=has_code("schema-value"), match=word):
         measured(**given)
 
 
@@ -143,7 +144,7 @@ def test_a_fold_file_that_leaks_where_it_must_not_fails():
         "no leak where one is meant": spoil(table, "with-h-A1-1", "A2", "dropped"),
     }
     for what, bad in leaks.items():
-        with pytest.raises(InputError, match="fold 'with"):
+        with pytest.raises(InputError, check=has_code("folds-compared"), match="fold 'with"):
             check_compared(compared, bad, obs)
             pytest.fail(what)
 
@@ -203,7 +204,7 @@ def test_a_comparison_of_a_transfer_that_is_not_what_it_says_fails():
         spoil(table, "random-drop-1", "A1", "dropped"),
         spoil(table, "random-drop-2", "Z1", "dropped"),
     ):
-        with pytest.raises(InputError, match=r"fold '(shared|random)-drop"):
+        with pytest.raises(InputError, check=has_code("folds-compared"), match=r"fold '(shared|random)-drop"):
             check_compared(facts["compared"], bad, obs)
 
 

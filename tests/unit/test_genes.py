@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.genes import load_gene_table, to_ensembl
 
@@ -80,24 +81,24 @@ def test_counts_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("text", "code"),
     [
-        ("", "not a tab-separated table"),
-        ("symbol\tensembl_gene_id\nA\tB\n", "no column hgnc_id, prev_symbol, alias_symbol"),
-        ("hgnc_id\tsymbol\tensembl_gene_id\tprev_symbol\talias_symbol\n", "no rows"),
-        ("<html>Not found</html>\n", "no column"),
+        ("", "gene-table-format"),
+        ("symbol\tensembl_gene_id\nA\tB\n", "gene-table-columns"),
+        ("hgnc_id\tsymbol\tensembl_gene_id\tprev_symbol\talias_symbol\n", "gene-table-columns"),
+        ("<html>Not found</html>\n", "gene-table-columns"),
         (
             "hgnc_id\tsymbol\tensembl_gene_id\tprev_symbol\talias_symbol\n1\tA\tE1\t\t\n2\tA\tE2\t\t\n",
-            "symbol 'A' is there twice",
+            "gene-table-symbol-twice",
         ),
     ],
 )
-def test_bad_tables(tmp_path: Path, text: str, problem: str) -> None:
+def test_bad_tables(tmp_path: Path, text: str, code: str) -> None:
     path = tmp_path / "genes.tsv"
     path.write_text(text)
-    with pytest.raises(InputError, match=problem):
+    with pytest.raises(InputError, check=has_code(code)):
         load_gene_table(path)
-    with pytest.raises(InputError, match="missing"):
+    with pytest.raises(InputError, check=has_code("gene-table-missing")):
         load_gene_table(tmp_path / "none.tsv")
 
 

@@ -59,7 +59,7 @@ def test_input_error_exits_with_its_message_in_log_and_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit), job(tmp_path / "log", {"x": tmp_path / "x"}):
-        raise InputError("counts.tsv", "row 3 is negative.", "fix it.")
+        raise InputError("counts.tsv", "row 3 is negative.", "fix it.", "no-counts")
     message = "counts.tsv: row 3 is negative. Remedy: fix it."
     assert message in (tmp_path / "log").read_text()
     err = capsys.readouterr().err

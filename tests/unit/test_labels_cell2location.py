@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from error_codes import has_code
 from histoloom.artefacts import write_parquet
 from histoloom.checks.base import run_check
 from histoloom.errors import InputError
@@ -197,7 +198,7 @@ def test_expected_cells_are_the_median_of_counted_nuclei(
 
 
 def test_another_word_than_nuclei_is_refused() -> None:
-    with pytest.raises(InputError, match="n_cells_per_location"):
+    with pytest.raises(InputError, check=has_code("schema-value"), match="n_cells_per_location"):
         check({**SPEC, "n_cells_per_location": "nucleus"}, load_schema("labels.cell2location"), "labels.l")
 
 

@@ -12,6 +12,7 @@ from metrics_inputs import make_obs, make_values, write_labels
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from error_codes import has_code
 from histoloom.artefacts import read_metadata, write_parquet
 from histoloom.checks.base import run_check
 from histoloom.errors import InputError
@@ -105,7 +106,7 @@ def test_sections_without_scale_are_refused_and_rims_are_nan(tmp_path):
     data.obsm["spatial"] = np.array([[50.0, 50.0], [2.0, 50.0]])
     data.uns["histoloom"] = json.dumps({"cohort": "c", "sample": "s"})
     data.write_h5ad(tmp_path / "s.h5ad")
-    with pytest.raises(InputError, match="mpp and spot_diameter_um"):
+    with pytest.raises(InputError, check=has_code("nuclei-scale"), match="mpp and spot_diameter_um"):
         count_nuclei(spec={}, sample=tmp_path / "s.h5ad", slide=tmp_path / "s.png", out=tmp_path / "o.parquet")
     data.uns["histoloom"] = json.dumps({"cohort": "c", "sample": "s", "mpp": 1.0, "spot_diameter_um": 55})
     data.write_h5ad(tmp_path / "s.h5ad")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.samples.geometry import decide_mpp, estimate_pitch, tissue_mask, tissue_share
 
@@ -70,21 +71,21 @@ def test_precedence() -> None:
 
 
 @pytest.mark.parametrize(
-    "known",
+    ("known", "code"),
     [
-        {"sheet": 0.50, "pitch": 0.53},
-        {"sheet": 0.50, "embedded": 0.25},
-        {"pitch": 0.27, "embedded": 1.0},
-        {"pitch": 0.27, "embedded": 1.0, "sheet_decides": True},
-        {"sheet": 68.8, "pitch": 0.688},
-        {"sheet": 0.00688, "pitch": 0.688},
-        {"sheet": 68.8, "sheet_decides": True},
-        {},
-        {"sheet_decides": True},
+        ({"sheet": 0.50, "pitch": 0.53}, "mpp-disagrees"),
+        ({"sheet": 0.50, "embedded": 0.25}, "mpp-disagrees"),
+        ({"pitch": 0.27, "embedded": 1.0}, "mpp-disagrees"),
+        ({"pitch": 0.27, "embedded": 1.0, "sheet_decides": True}, "mpp-disagrees"),
+        ({"sheet": 68.8, "pitch": 0.688}, "mpp-implausible"),
+        ({"sheet": 0.00688, "pitch": 0.688}, "mpp-implausible"),
+        ({"sheet": 68.8, "sheet_decides": True}, "mpp-implausible"),
+        ({}, "mpp-unknown"),
+        ({"sheet_decides": True}, "mpp-unknown"),
     ],
 )
-def test_what_stops(known: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="row 'S'") as caught:
+def test_what_stops(known: dict[str, float], code: str) -> None:
+    with pytest.raises(InputError, check=has_code(code), match="row 'S'") as caught:
         decide(**known)
     assert caught.value.remedy.startswith(("fill", "give", "correct"))
 

@@ -53,7 +53,7 @@ def test_transparency_is_dropped_and_fluorescence_refused(tmp_path: Path) -> Non
     with TiffSlide(path) as slide:
         np.testing.assert_array_equal(slide.read(0, 0, 64, 64), IMAGE[:64, :64])
     tifffile.imwrite(path, IMAGE[..., 0].astype(np.uint16), ome=True, metadata={"axes": "YX"}, tile=(256, 256))
-    with pytest.raises(InputError, match=r"uint16: no 8-bit RGB image"):
+    with pytest.raises(InputError, check=has_code("tiff-not-rgb"), match="uint16"):
         TiffSlide(path)
     path.write_bytes(path.read_bytes()[:50])
     assert not needs_tifffile(path)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from barcode_reader import decode_barcode
+from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.samples import read_section
@@ -78,7 +79,7 @@ def test_every_tile_of_the_barcode_slide_decodes_to_its_own_spot(name: str, um_p
 def test_a_wrong_mpp_in_the_sheet_stops_the_section(tmp_path: Path) -> None:
     row = sheet_row("Z1", mpp="0.5")
     files = raw_section(tmp_path, row, effects={"true_mpp": {"Z1": 0.92}})
-    with pytest.raises(InputError, match="mpp") as caught:
+    with pytest.raises(InputError, check=has_code("mpp-disagrees")) as caught:
         read(files, row, tmp_path)
     assert "Z1" in str(caught.value)
     assert not (tmp_path / "Z1.h5ad").exists()
@@ -90,7 +91,7 @@ def test_x_and_y_swapped_in_the_spot_file_stop_the_section_or_break_the_picture(
     spots = pd.read_csv(files["spots"], sep="\t")
     spots[["pixel_x", "pixel_y"]] = spots[["pixel_y", "pixel_x"]].to_numpy()
     spots.to_csv(files["spots"], sep="\t", index=False)
-    with pytest.raises(InputError, match="swapped"):
+    with pytest.raises(InputError, check=has_code("spots-swapped")):
         read(files, row, tmp_path)
 
 

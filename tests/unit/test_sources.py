@@ -285,10 +285,10 @@ def test_her2st_list_has_every_section_once(repo: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("file\turl\na\tu\n", "input"),
+        ("file\turl\na\tu\n", "schema-missing-key"),
         ("file\turl\tlicence\tcitation\tmd5\na\tu\tl\tc\t1\na\tu\tl\tc\t1\n", "files-twice"),
         ("file\turl\tlicence\tcitation\tmd5\na\tu\tl\tc\t\n", "files-checksum"),
-        ("file\turl\tlicence\tcitation\tmd5\n../a\tu\tl\tc\t1\n", "input"),
+        ("file\turl\tlicence\tcitation\tmd5\n../a\tu\tl\tc\t1\n", "schema-value"),
     ],
 )
 def test_bad_lists(tmp_path: Path, text: str, code: str) -> None:

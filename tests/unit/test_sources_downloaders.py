@@ -304,11 +304,11 @@ def test_xenium_breast_members_have_their_md5() -> None:
 @pytest.mark.parametrize(
     ("rows", "code", "word"),
     [
-        ("file\turl\tlicence\tcitation\tdownloader\na\tu\tl\tc\tback\n", "input", "'back' is not one of"),
-        ("file\turl\tlicence\tcitation\tdownloader\tcolour\na\tu\tl\tc\thub\tred\n", "input", "unknown key 'colour'"),
-        ("file\turl\tlicence\tcitation\tmd5\tbytes\na\tu\tl\tc\t1\t1e9\n", "input", "'1e9' does not match"),
+        ("file\turl\tlicence\tcitation\tdownloader\na\tu\tl\tc\tback\n", "schema-value", "'back'"),
+        ("file\turl\tlicence\tcitation\tdownloader\tcolour\na\tu\tl\tc\thub\tred\n", "schema-unknown-key", "'colour'"),
+        ("file\turl\tlicence\tcitation\tmd5\tbytes\na\tu\tl\tc\t1\t1e9\n", "schema-value", "'1e9'"),
         ("file\turl\tlicence\tcitation\tmd5\na*\tu\tl\tc\t1\n", "files-pattern", "a*"),
-        ("file\tdownloader\turl\tlicence\tcitation\n/a\thub\tu\tl\tc\n", "input", "'/a' does not match"),
+        ("file\tdownloader\turl\tlicence\tcitation\n/a\thub\tu\tl\tc\n", "schema-value", "'/a'"),
     ],
 )
 def test_bad_rows(tmp_path: Path, rows: str, code: str, word: str) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from tiles_inputs import PINK, save, write_sample
 
+from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
 from histoloom.schemas import load_schema
@@ -111,19 +112,19 @@ def test_same_inputs_same_bytes(tmp_path: Path, toy_slide: Path) -> None:
 
 
 def test_no_tile_kept_stops_with_counts(tmp_path: Path, toy_slide: Path) -> None:
-    with pytest.raises(InputError, match=r"sample 'S1'.*1 outside, 1 border, 1 background.*Remedy.*exclude"):
+    with pytest.raises(InputError, check=has_code("tiles-none-kept"), match=r"'S1'.*1 outside, 1 border, 1 background"):
         cut(tmp_path, toy_slide, {"size_px": 64}, [[300.0, 150.0], [5.0, 5.0], [-3.0, 10.0]])
     assert not (tmp_path / "S1.parquet").exists()
     assert not (tmp_path / "S1.png").exists()
 
 
 def test_another_slide_stops(tmp_path: Path, toy_slide: Path) -> None:
-    with pytest.raises(InputError, match=r"400 x 300 px.*401 x 300"):
+    with pytest.raises(InputError, check=has_code("tiles-slide-size"), match=r"400 x 300 px.*401 x 300"):
         cut(tmp_path, toy_slide, {"size_px": 64}, slide_width=401)
 
 
 def test_unknown_key_of_a_spec_stops() -> None:
-    with pytest.raises(InputError, match=r"background.min_tisue"):
+    with pytest.raises(InputError, check=has_code("tiles-spec"), match=r"background\.min_tisue"):
         TileSpec.from_dict({"background": {"min_tisue": 0.1}})
 
 

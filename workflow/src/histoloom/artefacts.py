@@ -52,7 +52,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 def identity_of(path: str | Path) -> str:
     """Return an input's identity: the recorded one of an artefact, else the sha256 of the file's bytes."""
     if not Path(path).exists():
-        raise InputError(path, "does not exist.", "make it or download it, or fix the path in the config.")
+        remedy = "make it or download it, or fix the path in the config."
+        raise InputError(path, "does not exist.", remedy, "artefact-missing")
     recorded = read_metadata(path).get("identity", {}).get("sha256")
     return recorded or sha256_file(path)
 

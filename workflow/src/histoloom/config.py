@@ -122,7 +122,7 @@ def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
     prefix, chooser = KINDS[section]
     where = f"{origin}: {section}.{name}"
     if not isinstance(entry, dict):
-        raise InputError(where, f"expected a mapping, found {entry!r}.", "see config/README.md.")
+        raise InputError(where, f"expected a mapping, found {entry!r}.", "see config/README.md.", "config-entry")
     schema = prefix
     # Where there is a schema without a kind, an entry that names none is of that kind.
     if chooser is not None and (chooser in entry or not (SCHEMAS / f"{prefix}.schema.yaml").is_file()):
@@ -131,7 +131,7 @@ def _check_entry(section: str, name: str, entry: Any, origin: str) -> Entry:
         if kind not in known:
             problem = "is missing" if kind is None else f"{kind!r} is unknown"
             problem += f"; known: {', '.join(known)}.{nearest(str(kind), known)}"
-            raise InputError(f"{where}.{chooser}", problem, "use one of these.")
+            raise InputError(f"{where}.{chooser}", problem, "use one of these.", "kind-unknown")
         schema = f"{prefix}.{kind}"
     entry = copy.deepcopy(entry)
     check(entry, load_schema(schema), where)
@@ -146,7 +146,8 @@ def _warn_of_old_column(path: Path, old: str, new: str) -> None:
 def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
     """Read a cohort sheet: one row per section, every cell as text."""
     if not path.is_file():
-        raise InputError(path, "the cohort sheet does not exist.", "fix `sheet:`; it is relative to the config file.")
+        remedy = "fix `sheet:`; it is relative to the config file."
+        raise InputError(path, "the cohort sheet does not exist.", remedy, "sheet-missing")
     frame = read_text_table(path)
     for old, new in OLD_COLUMNS.items():
         if old in frame and new not in frame:
@@ -256,7 +257,8 @@ def _check_evaluates(config: Config, where: str, experiment: str) -> None:
     """Refuse to use the models or predictions of an experiment that leaks on purpose."""
     if config.entries["experiments"][experiment].get("split") == "paired_leakage":
         problem = f"'{experiment}' leaks on purpose (split paired_leakage): its models serve its own comparison only."
-        raise InputError(f"{config.origin}: {where}", problem, "name an experiment with another split.")
+        remedy = "name an experiment with another split."
+        raise InputError(f"{config.origin}: {where}", problem, remedy, "experiment-leaks-on-purpose")
 
 
 def check_names(config: Config, named: Mapping[str, Mapping[str, Any]] | None = None) -> None:

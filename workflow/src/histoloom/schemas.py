@@ -73,22 +73,24 @@ def fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
                     fill_defaults(item, sub["items"])
 
 
-def _explain(error: jsonschema.ValidationError) -> tuple[str, str]:
-    """Turn a validator's error into (problem, remedy)."""
+def _explain(error: jsonschema.ValidationError) -> tuple[str, str, str]:
+    """Turn a validator's error into (problem, remedy, code)."""
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         unknown = [k for k in error.instance if k not in known]
         close = "".join(nearest(k, known) for k in unknown)
-        return f"unknown key {', '.join(map(repr, unknown))}.{close}", f"allowed keys: {', '.join(known)}."
+        problem = f"unknown key {', '.join(map(repr, unknown))}.{close}"
+        return problem, f"allowed keys: {', '.join(known)}.", "schema-unknown-key"
     if error.validator == "required":
         missing = [k for k in error.validator_value if k not in error.instance]
         hint = "; ".join(f"{k}: {error.schema['properties'].get(k, {}).get('description', '')}" for k in missing)
-        return f"key {', '.join(map(repr, missing))} is missing.", f"add it ({hint})."
+        return f"key {', '.join(map(repr, missing))} is missing.", f"add it ({hint}).", "schema-missing-key"
     if error.validator == "pattern" and error.validator_value == NAME_PATTERN:
         shown = error.instance if len(error.instance) <= 100 else f"{error.instance[:80]}... ({len(error.instance)})"
-        return f"{shown!r} is no name.", "use at most 80 letters, digits, _ and -: names become names of files."
+        remedy = "use at most 80 letters, digits, _ and -: names become names of files."
+        return f"{shown!r} is no name.", remedy, "schema-name"
     hint = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
-    return f"{error.message}.", str(hint or "see config/README.md")
+    return f"{error.message}.", str(hint or "see config/README.md"), "schema-value"
 
 
 def check(value: Any, schema: Mapping[str, Any], where: str) -> None:

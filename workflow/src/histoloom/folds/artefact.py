@@ -39,7 +39,9 @@ def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[
     the validation patient.
     """
     if not len(obs):
-        raise InputError("folds", "the target has no observation.", "see the counts in the target's log.")
+        raise InputError(
+            "folds", "the target has no observation.", "see the counts in the target's log.", "folds-no-observation"
+        )
     split: Split = load("splits", spec["split"])
     selection = spec["selection"]
     table = split.assign(spec, obs, seed)

@@ -26,7 +26,8 @@ def read_splits(paths: Sequence[Path]) -> list[dict[str, list[str]]]:
         fold = {side: _samples(Path(path)) for side, path in zip(SIDES, paths[i : i + 2], strict=True)}
         both = sorted(set(fold["train"]) & set(fold["test"]))
         if both:
-            raise InputError(paths[i + 1], f"{', '.join(both)} is in training too ({paths[i]}).", "fetch both again.")
+            problem = f"{', '.join(both)} is in training too ({paths[i]})."
+            raise InputError(paths[i + 1], problem, "fetch both again.", "folds-published-both-sides")
         folds.append(fold)
     return folds
 
@@ -35,9 +36,11 @@ def _samples(path: Path) -> list[str]:
     try:
         table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:
-        raise InputError(path, f"is no readable table of a split ({error}).", "fetch it again.") from error
+        problem = f"is no readable table of a split ({error})."
+        raise InputError(path, problem, "fetch it again.", "folds-published-unreadable") from error
     if "sample_id" not in table or table["sample_id"].isna().any() or not len(table):
-        raise InputError(path, "has no column sample_id, or empty cells in it.", "fetch it again.")
+        problem = "has no column sample_id, or empty cells in it."
+        raise InputError(path, problem, "fetch it again.", "folds-published-columns")
     return [str(name) for name in table["sample_id"]]
 
 
@@ -53,7 +56,8 @@ class _Published:
         rows = sections_of(obs)
         known = {row["sample"]: row for row in rows}
         if len(known) < len(rows):
-            raise InputError("published split", "two cohorts have a section of the same name.", "give one cohort.")
+            problem = "two cohorts have a section of the same name."
+            raise InputError("published split", problem, "give one cohort.", "folds-published-section-twice")
         tables = []
         for name, fold in zip(self.ids(spec, rows), spec["published_folds"], strict=True):
             absent = [s for side in SIDES for s in fold[side] if s not in known]
@@ -65,7 +69,8 @@ class _Published:
                 continue
             tables.append(whole_samples(name, roles))
         if not tables:
-            raise InputError("published split", "no fold has sections on both sides.", "use more of the sections.")
+            problem = "no fold has sections on both sides."
+            raise InputError("published split", problem, "use more of the sections.", "folds-published-none")
         return pd.concat(tables, ignore_index=True)
 
 

@@ -60,7 +60,7 @@ class HestReader(Reader):
             if not pictured(spec):
                 problem = f"has `patches: {spec['patches']}`, which compares them with the slides, and `images: false`."
                 remedy = "set `patches: ignore`, or read the slides."
-                raise InputError("a cohort of source hest", problem, remedy, code="hest-technology")
+                raise InputError("a cohort of source hest", problem, remedy, code="hest-patches-images")
             files["patches"] = join(root, f"patches/{sample}.h5")
         return files
 
