@@ -268,3 +268,8 @@ def test_every_key_of_an_experiment_says_what_it_affects() -> None:
             assert set(sub["x-affects"]) <= parts, f"{path.name}: {key}"
             # What changes a fit must reach the training job.
             assert "fit" not in sub["x-affects"] or "training" in sub["x-affects"], f"{path.name}: {key}"
+
+
+def test_tests_match_the_code_of_an_error_and_not_its_sentence() -> None:
+    alone = re.compile(r"raises\(\s*InputError,\s*match=")
+    assert not [path.name for path in sorted((ROOT / "tests").rglob("*.py")) if alone.search(path.read_text())]
