@@ -36,19 +36,14 @@ JOBS = [*NEEDS, *(f"{rule}.{kind}" for rule, section in KINDS.items() for kind i
 ROOT = Path(__file__).resolve().parents[2]
 with (Path(__file__).parent / "measured_jobs.tsv").open() as _file:
     MEASURED = list(csv.DictReader(_file, delimiter="\t"))
-RULES = {
-    name
+RULE_TEXTS = {
+    name: text
     for path in (ROOT / "workflow/rules").glob("*.smk")
-    for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)
+    for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), re.M | re.S)
 }
+RULES = set(RULE_TEXTS)
 
-SCRIPTS = {
-    rule: script
-    for path in (ROOT / "workflow/rules").glob("*.smk")
-    for rule, script in re.findall(
-        r"^rule (\w+):\n(?:.*\n)*?        \"../../scripts/(\w+).py\"", path.read_text(), re.M
-    )
-}
+SCRIPTS = {rule: found[1] for rule, text in RULE_TEXTS.items() if (found := re.search(r"/scripts/(\w+)\.py\"", text))}
 
 
 @pytest.fixture
@@ -173,6 +168,18 @@ def test_profiles_name_rules_that_exist() -> None:
         for key in ("set-resources", "set-threads", "groups"):
             assert set(profile.get(key) or {}) <= RULES, (path, key)
         assert set(profile.get("group-components") or {}) <= set((profile.get("groups") or {}).values()), path
+
+
+def test_every_rule_goes_to_slurm_in_a_group_or_is_large_enough_to_go_alone() -> None:
+    """A rule in neither would be a submission, and half a minute of a scheduler, per small job."""
+    alone = {"build_reference", "label_groups", "embed_batch", "train_model", "train_fold"}
+    groups = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())["groups"]
+    assert RULES - set(groups) == alone
+    # Fits, encoders and predictions are all that may hold a GPU: a group of them holds nothing else.
+    with_gpu = {rule for rule, text in RULE_TEXTS.items() if re.search(r"\bgpu=inputs", text)}
+    assert with_gpu - alone == {"predict_model", "apply_model"}
+    shared = {rule for rule, group in groups.items() if group in {groups[rule] for rule in with_gpu - alone}}
+    assert shared == {"predict_model", "apply_model", "summarise_training"}
 
 
 def test_only_rules_with_long_fits_are_warned_early() -> None:
