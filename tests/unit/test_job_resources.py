@@ -176,7 +176,7 @@ def test_every_rule_goes_to_slurm_in_a_group_or_is_large_enough_to_go_alone() ->
     groups = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())["groups"]
     assert RULES - set(groups) == alone
     # Fits, encoders and predictions are all that may hold a GPU: a group of them holds nothing else.
-    with_gpu = {rule for rule, text in RULE_TEXTS.items() if re.search(r"\bgpu=inputs", text)}
+    with_gpu = {rule for rule, text in RULE_TEXTS.items() if re.search(r"\bgpu=", text)}
     assert with_gpu - alone == {"predict_model", "apply_model"}
     shared = {rule for rule, group in groups.items() if group in {groups[rule] for rule in with_gpu - alone}}
     assert shared == {"predict_model", "apply_model", "summarise_training"}

@@ -107,14 +107,14 @@ def test_wrong_patches(tmp_path: Path) -> None:
     with h5py.File(path) as handle:
         images, coords, names = (handle[name][()] for name in ("img", "coords", "barcode"))
     for change, code, said in (
-        ({"coords": coords + 28}, "patches-pixels", "off their spots"),
-        ({"coords": coords + np.array([28, 0])}, "patches-pixels", "off their spots"),
-        ({"coords": (sample.places[::2][:, ::-1] - 28).astype(int)}, "patches-pixels", "x and y exchanged they fit"),
-        ({"coords": sample.places[::2].astype(int)}, "patches-pixels", "off their spots"),
-        ({"img": images[:, :, ::-1]}, "patches-place", "they are turned or mirrored"),
-        ({"img": images.transpose(0, 2, 1, 3)}, "patches-place", "they are turned or mirrored"),
-        ({"img": np.roll(images, 7, axis=0)}, "patches-place", "grey levels in the mean: of another image"),
-        ({"img": 255 - images}, "patches-place", "grey levels in the mean: of another image"),
+        ({"coords": coords + 28}, "patches-place", "off their spots"),
+        ({"coords": coords + np.array([28, 0])}, "patches-place", "off their spots"),
+        ({"coords": (sample.places[::2][:, ::-1] - 28).astype(int)}, "patches-place", "x and y exchanged they fit"),
+        ({"coords": sample.places[::2].astype(int)}, "patches-place", "off their spots"),
+        ({"img": images[:, :, ::-1]}, "patches-pixels", "they are turned or mirrored"),
+        ({"img": images.transpose(0, 2, 1, 3)}, "patches-pixels", "they are turned or mirrored"),
+        ({"img": np.roll(images, 7, axis=0)}, "patches-pixels", "grey levels in the mean: of another image"),
+        ({"img": 255 - images}, "patches-pixels", "grey levels in the mean: of another image"),
         ({"img": images[:, :28, :28]}, "patches-scale", "makes 0.2500 um/px, not 0.5000"),
         ({"img": images[:, :28]}, "patches-dataset", "(N, P, P, 3), (N, 2) expected"),
         ({"barcode": None}, "patches-barcodes", "0 barcodes of 48 patches"),
@@ -132,17 +132,17 @@ def test_wrong_patches(tmp_path: Path) -> None:
 
 
 def test_metadata_of_another_sample_or_technology(tmp_path: Path) -> None:
-    for change, problem in (
-        ({"id": "H2"}, "about sample 'H2'"),
-        ({"st_technology": "Xenium"}, "says Xenium, the sheet Visium"),
-        ({"st_technology": "MERFISH"}, "unknown st_technology 'MERFISH'"),
+    for change, code in (
+        ({"id": "H2"}, "hest-metadata-sample"),
+        ({"st_technology": "Xenium"}, "hest-technology"),
+        ({"st_technology": "MERFISH"}, "hest-technology"),
     ):
         sample = HestSample("Visium")
         sample.facts |= change
-        with pytest.raises(InputError, match=problem):
+        with pytest.raises(InputError, check=has_code(code)):
             read(sample, sample.write(tmp_path))
     (tmp_path / "metadata/H1.json").write_text('{"id": ')
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, check=has_code("hest-metadata")):
         read(sample, tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_swapped_orientation_and_missing_groups(tmp_path: Path) -> None:
     with pytest.raises(InputError, check=has_code("h5ad-positions")):
         read(sample, root)
     (root / "st/H1.h5ad").write_bytes((root / "st/H1.h5ad").read_bytes()[:2000])
-    with pytest.raises(InputError, match="no readable h5ad"):
+    with pytest.raises(InputError, check=has_code("counts-unreadable")):
         read(sample, root)
 
 
@@ -172,14 +172,14 @@ def test_a_slide_of_another_size(tmp_path: Path) -> None:
 def test_swapped_axes(tmp_path: Path) -> None:
     sample = HestSample("Xenium")
     sample.places = sample.places[:, ::-1].copy()
-    with pytest.raises(InputError, match="swapped"):
+    with pytest.raises(InputError, check=has_code("spots-outside")):
         make(sample, sample.write(tmp_path))
 
 
 def test_a_published_pixel_size_that_disagrees_with_the_pitch(tmp_path: Path) -> None:
     sample = HestSample("Visium")
     sample.facts["pixel_size_um_estimated"] = 0.25
-    with pytest.raises(InputError, match=r"0\.5 by the array's pitch but 0\.25 by the publisher's estimate"):
+    with pytest.raises(InputError, check=has_code("mpp-disagrees"), match=r"0\.5 .*0\.25 "):
         make(sample, sample.write(tmp_path))
     sample.row |= {"mpp": "0.5", "mpp_decides": "yes"}
     assert make(sample, tmp_path).n_obs == 96
@@ -204,12 +204,12 @@ def test_sheet_rows_from_the_table(tmp_path: Path) -> None:
     assert rows[2]["patient"] == "NCBI672"
     here = {"id": "A", "patient": "Patient 7", "dataset_title": "one"}
     assert patient_id(here) == patient_id(here | {"id": "B"}) != patient_id(here | {"dataset_title": "two"})
-    with pytest.raises(InputError, match=r"HEST id 'TENX9': is not in the table of 3 samples\. Nearest: TENX95"):
+    with pytest.raises(InputError, check=has_code("hest-table-sample"), match=r"'TENX9'.*TENX95"):
         hest_rows(["TENX9"], meta)
     meta.drop(columns="subseries").to_csv(tmp_path / "cut.csv", index=False)
-    with pytest.raises(InputError, match="no column subseries"):
+    with pytest.raises(InputError, check=has_code("hest-table-columns"), match="subseries"):
         read_hest_table(tmp_path / "cut.csv")
-    with pytest.raises(InputError, match="missing"):
+    with pytest.raises(InputError, check=has_code("hest-table-missing")):
         read_hest_table(tmp_path / "none.csv")
 
 

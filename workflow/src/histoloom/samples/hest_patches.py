@@ -52,7 +52,7 @@ def check_patches(
     if upright > MAX_GREY_LEVELS or turned:
         hint = f", by {best:.0f} when turned: they are turned or mirrored" if turned else ": of another image"
         problem = f"patches and slide {slide.path} differ by {upright:.0f} grey levels in the mean{hint}."
-        raise InputError(path, problem, _REMEDY, code="patches-place")
+        raise InputError(path, problem, _REMEDY, code="patches-pixels")
     return obs_names[at]
 
 
@@ -82,7 +82,7 @@ def locate_patches(
         hint = " With x and y exchanged they fit: the coordinates look swapped." if exchanged else ""
         share = f"{int((off > MAX_SHIFT_PX).sum())} of {len(off)} patches"
         problem = f"{share} are up to {off.max():.0f} px off their spots; coords must be top left corners.{hint}"
-        raise InputError(path, problem, _REMEDY, code="patches-pixels")
+        raise InputError(path, problem, _REMEDY, code="patches-place")
     return at, side
 
 

@@ -52,13 +52,13 @@ class PatchSlide(Slide):
         if size_px != self.patch_px:
             problem = f"holds patches of {self.patch_px} px; tiles of {size_px} px are asked for."
             remedy = f"set `size_px: {self.patch_px}` and `um_per_px: 0.5` in the tile spec."
-            raise InputError(self.path, problem, remedy, code="patch-not-there")
+            raise InputError(self.path, problem, remedy, code="patch-size")
         distance, index = self._tree.query((x - side / 2, y - side / 2), p=np.inf)
         if distance > MAX_SHIFT_PX:
             size = f"{distance:.0f} px off: tiles of {side:.0f} level-0 px are asked for"
             problem = f"the nearest patch of the tile around x={x:.0f}, y={y:.0f} is {size}."
             remedy = "use the tile spec of the patches, `um_per_px: 0.5`, for sections without a slide."
-            raise InputError(self.path, problem, remedy, code="patch-size")
+            raise InputError(self.path, problem, remedy, code="patch-not-there")
         return np.asarray(self.images[int(index)])
 
     def _read(self, x: int, y: int, w: int, h: int) -> UInt8:
