@@ -94,7 +94,8 @@ def test_tables_without_a_run_print_every_cell_as_not_run(paper):
         assert set(cells["status"]) == {"not run"}
         assert len(cells) == len(content.rows) * len(content.columns)
         text = paper_page(content, cells).markdown()
-        assert "not run: not implemented" in text
+        assert ("not run: not implemented" in text) == (paper == "cellsymphony")
+        assert "not run" in text
     if paper == "cmrcnet":
         assert "0.3156 published" in paper_page(*_first(paper)).markdown()
 

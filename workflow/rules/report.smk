@@ -106,6 +106,45 @@ rule report_attainable:
         "../../scripts/report_attainable.py"
 
 
+rule report_expression:
+    input:
+        unpack(inputs(PLAN.report.expression_files)),
+        target=paths.TARGET,
+        folds=paths.FOLDS,
+    output:
+        **shown_table("protocols", "How good is it", "genes scored three ways"),
+        pcc=shown(
+            paths.FIGURE, "How good is it", "correlation by gene", figure="gene_pcc"
+        ),
+        profiles=shown(
+            paths.FIGURE,
+            "Where does it fail",
+            "mean and spread of genes",
+            figure="gene_profiles",
+        ),
+        gene_gene=shown(
+            paths.FIGURE, "Where does it fail", "gene with gene", figure="gene_gene"
+        ),
+        maps=shown(paths.GENE_MAPS, "Where does it fail", "genes over a slide"),
+    log:
+        "logs/report/report_expression/{experiment}.log",
+    benchmark:
+        "benchmarks/report/report_expression/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["report_model"]),
+        runtime=runtime(NEEDS["report_model"]),
+    params:
+        spec=spec(PLAN.report.expression_spec),
+        code=code_of("report"),
+    script:
+        "../../scripts/report_expression.py"
+
+
 rule report_leaks:
     input:
         unpack(inputs(PLAN.report.leakage_results)),

@@ -44,8 +44,22 @@ def stamp(
         "n_patients": {str(c): int(part["patient"].nunique()) for c, part in counted},
         "n_sections": {str(c): len(part) for c, part in counted},
         "n_observations": {str(c): len(part) for c, part in plain.groupby("cohort", sort=True)},
+        **_spots(target),
         **(predictions.get("protocol") or {}),
     }
+
+
+def _spots(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Say how many spots an expression target has, of those on the array and in tissue."""
+    if target.get("kind") != "expression":
+        return {}
+    steps = target.get("steps") or []
+    counts: dict[str, str] = {}
+    for cohort in sorted({step["cohort"] for step in steps}):
+        own = [step for step in steps if step["cohort"] == cohort]
+        array, tissue, used = (sum(step[key] for step in own) for key in ("observations", "in_tissue", "joined"))
+        counts[cohort] = f"{array} on the arrays, {tissue} in tissue, {used} used"
+    return {"spots": counts}
 
 
 def short(protocol: Mapping[str, Any]) -> str:

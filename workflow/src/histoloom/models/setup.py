@@ -25,7 +25,7 @@ from histoloom.models.artefact import make_model
 from histoloom.models.base import FoldData, Part
 from histoloom.models.selection import rule_of
 from histoloom.obs_keys import section_keys
-from histoloom.schemas import affected
+from histoloom.schemas import affected, fill_defaults, load_schema
 from histoloom.targets import Target, TargetKind, kind_of, read_target
 
 Index = npt.NDArray[np.intp]
@@ -198,9 +198,28 @@ class Setup:
             }
             | self.fine_tuned(),
             "kind": self.spec["kind"],
+            "settings": self.spec.get("settings", "default"),
+            "changed": changed_settings(self.spec, self.model),
             "weights": self.spec["encoder"]["weights"] if "encoder" in self.spec else self.spec.get("weights"),
             "train_seeds": self.seeds if self.kind.stochastic else [],
         }
+
+
+NOT_SETTINGS = frozenset({"k", "method", "variants", "precision", "encoder", "weights"})
+"""Fields of a spec that a number's stamp holds elsewhere, or that change digits only."""
+
+
+def changed_settings(spec: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Return the settings of a model that differ from those that its entry names (``settings``), with their values."""
+    named = {key: spec[key] for key in ("kind", "settings") if key in spec}
+    fill_defaults(named, load_schema(f"model.{spec['kind']}"))
+    own = vars(model.spec) if hasattr(model.spec, "__dict__") else {}
+    plain = vars(type(model.spec).from_json(named)) if own else {}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in own.items()
+        if key not in NOT_SETTINGS and value != plain.get(key)
+    }
 
 
 def check_target(spec: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:

@@ -68,6 +68,29 @@ class Report:
         ceilings = [paths.CHECK.format(check=name) for name in self.checks.ceilings(experiment)]
         return {"metrics": self.results(experiment)["metrics"], "ceilings": ceilings}
 
+    def expression_files(self, experiment: str) -> dict[str, list[str]]:
+        """Return metrics, ceilings, sections, and predictions of the models that predict from morphology, by role."""
+        ceilings = [paths.CHECK.format(check=name) for name in self.checks.ceilings(experiment)]
+        return {
+            "metrics": self.results(experiment)["metrics"],
+            "ceilings": ceilings,
+            "predictions": [self.models.first_predictions(experiment, m) for m in self.models.mapped(experiment)],
+            "samples": self.experiments.sample_files(experiment),
+        }
+
+    def expression_spec(self, experiment: str) -> dict[str, Any]:
+        """Return the experiment's entry with the names of the models whose predictions are drawn."""
+        shown = []
+        for model in self.models.mapped(experiment):
+            variant = self.models.variants(model)[0]
+            shown.append(model if variant == "default" else f"{model} ({variant})")
+        return {**self.spec(experiment), "shown": shown}
+
+    def predicts_genes(self, experiment: str) -> bool:
+        """Whether an experiment is on expression, with a model that predicts from morphology."""
+        kind = self.experiments.entry(experiment)["target"]["kind"]
+        return kind == "expression" and bool(self.models.mapped(experiment))
+
     def report_files(self, experiment: str) -> dict[str, list[str]]:
         """Return an experiment's sections and slides, in the same order."""
         return {
@@ -152,7 +175,8 @@ class Report:
         sources = {name: " ".join(filter(None, (c["source"], c.get("task")))) for name, c in cohorts.items()}
         labels = {"label_spec": self.config.get("labels", entry["labels"])} if entry["labels"] else {}
         models = {name: self.models.spec(name) for name in entry["models"]}
-        return {**entry, "sources": sources, "model_specs": models, **labels}
+        samples = {c: self.sections.samples(c) for c in cohorts}
+        return {**entry, "sources": sources, "samples": samples, "model_specs": models, **labels}
 
     # targets -------------------------------------------------------------------------------------------------
 
@@ -194,6 +218,11 @@ class Report:
             yield from self._tables(name, table)
         for figure in ("bars", "baselines", "between", *["ablation"] * ablation):
             yield paths.FIGURE.format(experiment=name, figure=figure)
+        if self.predicts_genes(name):
+            yield from self._tables(name, "protocols")
+            for figure in ("gene_pcc", "gene_profiles", "gene_gene"):
+                yield paths.FIGURE.format(experiment=name, figure=figure)
+            yield paths.GENE_MAPS.format(experiment=name)
         yield from self.experiments.audit_file(name)
         for model in self.models.mapped(name):
             for figure in ("maps.jpg", "colocalization.png", "ranks.png", "errors.jpg"):

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from histoloom.metrics.rows import read_metrics
+from histoloom.report.data_set_tables import data_set_cells, data_set_page
 from histoloom.report.efficiency import efficiency_page, efficiency_table
 from histoloom.report.pages import Page, number
 from histoloom.report.published import (
@@ -180,6 +181,9 @@ def write_paper_table(
     if table.content["layout"] == "efficiency":
         cells = efficiency_table(table, spec, rows, efficiency)
         efficiency_page(table, cells).write(cells, out)
+    elif table.content["layout"] == "data_sets":
+        cells = data_set_cells(table, spec, rows)
+        data_set_page(table, cells).write(cells, out)
     else:
         cells = paper_cells(table, spec, rows)
         paper_page(table, cells).write(cells, out)
