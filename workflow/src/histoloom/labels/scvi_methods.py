@@ -7,27 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import read_elements
-from histoloom.checkpoints import Checkpoint, resume_identity
-from histoloom.devices import device_kind
 from histoloom.errors import InputError
-from histoloom.job_resources import advice_when_too_large, mapping_mb
+from histoloom.job_resources import mapping_mb
 from histoloom.labels.artefact import GroupLabels, LabelTask
+from histoloom.labels.fits import as_anndata, check_memory, fit_facts, fitted
 from histoloom.labels.prepare import Prepared, prepare
-from histoloom.obs_keys import obs_keys
-from histoloom.references.fitting import fit_settings, history_summary, import_scvi
+from histoloom.references.fitting import import_scvi
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-logger = logging.getLogger(__name__)
 
 
 def label_stereoscope(task: LabelTask) -> GroupLabels:
@@ -35,16 +29,8 @@ def label_stereoscope(task: LabelTask) -> GroupLabels:
 
     Source: Andersson et al. 2020, doi 10.1038/s42003-020-01247-y, as scvi-tools has it.
     """
-    scvi = import_scvi()
-    data, spec = prepare(task), task.spec
-    cells, spots = read_cells(task, data), as_anndata(data)
-    check_memory(task, data, cells)
-    reference, mixture = scvi.external.RNAStereoscope, scvi.external.SpatialStereoscope
-    reference.setup_anndata(cells, labels_key="cell_type")
-    mixture.setup_anndata(spots)
-    first = _train(task, "reference", spec["reference_epochs"], lambda: reference(cells))
-    model = _train(task, "spots", spec["max_epochs"], lambda: mixture.from_rna_model(spots, first))
-    return _labels(task, data, model.get_proportions(), model)
+    external = import_scvi().external
+    return _two_fits(task, external.RNAStereoscope, external.SpatialStereoscope)
 
 
 def label_destvi(task: LabelTask) -> GroupLabels:
@@ -52,16 +38,19 @@ def label_destvi(task: LabelTask) -> GroupLabels:
 
     Sections are batches of one fit. Source: Lopez et al. 2022, doi 10.1038/s41587-022-01272-8, as scvi-tools has it.
     """
-    scvi = import_scvi()
-    data, spec = prepare(task), task.spec
-    cells, spots = read_cells(task, data), as_anndata(data)
-    check_memory(task, data, cells)
-    reference, mixture = scvi.model.CondSCVI, scvi.model.DestVI
+    model = import_scvi().model
+    return _two_fits(task, model.CondSCVI, model.DestVI, weight_obs=False, prior="mog")
+
+
+def _two_fits(task: LabelTask, reference: Any, mixture: Any, **options: Any) -> GroupLabels:
+    """Fit a model of scvi-tools to the reference, and another to the spots that starts from it."""
+    data, cells, spots = _read(task)
     reference.setup_anndata(cells, labels_key="cell_type")
     mixture.setup_anndata(spots)
-    first = _train(task, "reference", spec["reference_epochs"], lambda: reference(cells, weight_obs=False, prior="mog"))
-    model = _train(task, "spots", spec["max_epochs"], lambda: mixture.from_rna_model(spots, first))
-    return _labels(task, data, model.get_proportions(), model)
+    with fitted(task, "reference", task.spec["reference_epochs"], lambda: reference(cells, **options)) as first:
+        pass
+    with fitted(task, "spots", task.spec["max_epochs"], lambda: mixture.from_rna_model(spots, first)) as model:
+        return _labels(task, data, model.get_proportions(), model)
 
 
 def label_tangram(task: LabelTask) -> GroupLabels:
@@ -73,9 +62,7 @@ def label_tangram(task: LabelTask) -> GroupLabels:
     import scanpy as sc
     import tangram
 
-    data, spec = prepare(task), task.spec
-    cells, spots = read_cells(task, data), as_anndata(data)
-    check_memory(task, data, cells)
+    spec, (data, cells, spots) = task.spec, _read(task)
     sc.pp.normalize_total(cells)
     options: dict[str, Any] = {"mode": spec["mode"], "density_prior": "rna_count_based"}
     if spec["mode"] == "clusters":
@@ -108,53 +95,16 @@ def read_cells(task: LabelTask, data: Prepared) -> AnnData:
     return ad.AnnData(counts[kept], obs=obs, var=data.signatures[[]].copy())
 
 
-def as_anndata(data: Prepared) -> AnnData:
-    """Return the spots' raw counts, float32 CSR, with the section as category ``sample``."""
-    import anndata as ad
-
-    obs = data.obs.set_axis(obs_keys(data.obs["sample"], data.obs["obs_id"]), axis=0)[["sample"]].astype("category")
-    return ad.AnnData(data.counts.astype(np.float32), obs=obs, var=data.signatures[[]].copy())
-
-
-def check_memory(task: LabelTask, data: Prepared, cells: AnnData) -> None:
-    """Refuse a fit that would die of its size; where the grant is unknown, it is started."""
-    (n_obs, n_genes), n_cells = data.counts.shape, cells.n_obs
-    columns = n_cells if task.spec.get("mode") == "cells" else 0
-    need = mapping_mb(n_obs, n_cells, n_genes, columns)
-    logger.info("%s: %d spots, %d cells, %d genes, about %.0f MB", task.where, n_obs, n_cells, n_genes, need)
-    advice = None if task.granted_mb is None else advice_when_too_large(need, task.granted_mb, n_obs, n_genes)
-    if advice is not None:
-        raise InputError(task.where, *advice, code="labels-memory")
-
-
-def _train(task: LabelTask, step: str, epochs: int, make: Callable[[], Any]) -> Any:
-    """Make and train a model of scvi-tools; one that an earlier try has begun goes on from its checkpoint."""
-    stages, threads = ("labels", "references", "genes"), task.threads
-    identity = resume_identity(task.identity["sha256"], stages, device=device_kind(task.device), threads=threads)
-    checkpoint = Checkpoint(task.scratch, step, identity)
-    with fit_settings(
-        seed=task.seed, threads=threads, epochs=epochs, checkpoint=checkpoint, device=task.device,
-        what=f"{task.group}, {step}", pyro=False,
-    ) as options:  # fmt: skip
-        model = make()
-        batch_size = int(task.spec["batch_size"])
-        with checkpoint:
-            model.train(max_epochs=epochs, batch_size=batch_size, lr=task.spec["lr"], **options)
-    return model
+def _read(task: LabelTask) -> tuple[Prepared, AnnData, AnnData]:
+    """Return the prepared group, the reference's cells and the spots, if a fit of them fits into the memory."""
+    data = prepare(task)
+    cells, (n_obs, n_genes) = read_cells(task, data), data.counts.shape
+    need = mapping_mb(n_obs, cells.n_obs, n_genes, cells.n_obs if task.spec.get("mode") == "cells" else 0)
+    check_memory(task, data, need, f"{cells.n_obs} cells")
+    return data, cells, as_anndata(data)
 
 
 def _labels(task: LabelTask, data: Prepared, shares: pd.DataFrame, model: Any) -> GroupLabels:
-    spec, types = task.spec, list(data.signatures.columns)
-    qc: dict[str, Any] = {
-        "genes": data.genes,
-        "demo_fit": int(spec["max_epochs"]) < int(spec["demo_below_epochs"]),
-    }
-    if model is not None:
-        loss = model.history["elbo_train"].to_numpy(float).ravel()
-        if not np.isfinite(loss).all():
-            problem = f"the loss is not finite after epoch {int(np.argmin(np.isfinite(loss)))}."
-            raise InputError(task.where, problem, "lower `lr`.", code="labels-loss")
-        qc["elbo"] = history_summary(loss, float(spec["elbo_tolerance"]))
-        qc["passed"] = qc["elbo"]["converged"]
-    mean = shares[types].to_numpy(np.float64)
-    return GroupLabels(data.obs, mean, types, "proportion", {}, data.dropped, qc)
+    mean = shares[list(data.signatures.columns)].to_numpy(np.float64)
+    facts = fit_facts(task, data, model)
+    return GroupLabels(data.obs, mean, list(data.signatures.columns), "proportion", {}, data.dropped, facts)

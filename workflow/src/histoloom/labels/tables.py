@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -32,15 +34,14 @@ def label_published(task: LabelTask) -> GroupLabels:
         problem = f"{len(task.tables)} tables were given, 1 is needed."
         raise InputError(task.where, problem, "name one table in `table`.", code="published-tables")
     (path,) = task.tables
-    sections = [read_section(p, int(task.spec["low_umi"])) for p in task.samples]
     if not path.is_file():
         raise InputError(path, "does not exist.", "download it, or fix mirror_dir.", code="published-missing")
     if not zipfile.is_zipfile(path):
         raise InputError(path, "is not a zip file.", "download it again; it may be cut short.", code="published-zip")
     with zipfile.ZipFile(path) as archive:
         by_name = {Path(name).name: name for name in archive.namelist() if not name.endswith("/")}
-        frames = []
-        for section in sections:
+
+        def read(section: Section) -> tuple[str, pd.DataFrame]:
             wanted = task.spec["member"].format(sample=section.sample)
             if wanted not in by_name:
                 examples = f"{len(by_name)} files, such as {', '.join(sorted(by_name)[:3]) or 'none'}"
@@ -48,27 +49,27 @@ def label_published(task: LabelTask) -> GroupLabels:
                 remedy = "exclude the section in the cohort sheet or set `member` to the name the files have."
                 raise InputError(path, problem, remedy, code="published-member")
             with archive.open(by_name[wanted]) as handle:
-                frames.append(_read_table(handle, f"{path}:{by_name[wanted]}"))
-    return join_tables(task, sections, frames, [f"{path}:{s.sample}" for s in sections])
+                return f"{path}:{by_name[wanted]}", _read_table(handle)
+
+        return join_tables(task, read)
 
 
 def label_truth(task: LabelTask) -> GroupLabels:
     """Read the ground truth of simulated sections: ``<section>_abundance.tsv``, cells per spot and type."""
-    sections = [read_section(p, int(task.spec["low_umi"])) for p in task.samples]
-    frames, places = [], []
-    for section in sections:
+
+    def read(section: Section) -> tuple[str, pd.DataFrame]:
         matches = [p for p in task.tables if p.name.partition(".")[0] == f"{section.sample}_abundance"]
         if len(matches) != 1 or not matches[0].is_file():
             given = ", ".join(p.name for p in task.tables) or "none"
             problem = f"section '{section.sample}' has no table '{section.sample}_abundance.tsv'; given: {given}."
             raise InputError(task.where, problem, "use `truth` with simulated cohorts only.", code="truth-table")
-        places.append(str(matches[0]))
-        frames.append(_read_table(matches[0], places[-1]))
-    return join_tables(task, sections, frames, places)
+        return str(matches[0]), _read_table(matches[0])
+
+    return join_tables(task, read)
 
 
-def _read_table(file: IO[bytes] | Path, where: str) -> pd.DataFrame:
-    return check_table(pd.read_csv(file, sep="\t", index_col=0, float_precision="round_trip"), where)
+def _read_table(file: IO[bytes] | Path) -> pd.DataFrame:
+    return pd.read_csv(file, sep="\t", index_col=0, float_precision="round_trip")
 
 
 def check_table(frame: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -89,14 +90,17 @@ def check_table(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     return numbers.astype(float)
 
 
-def join_tables(task: LabelTask, sections: list[Section], frames: list[pd.DataFrame], places: list[str]) -> GroupLabels:
-    """Join a table per section to the section's spots by id; `places` name the tables in messages."""
-    types = sorted(frames[0].columns)
-    obs, values, dropped, unmatched = [], [], {}, {}
-    for section, frame, where in zip(sections, frames, places, strict=True):
+def join_tables(task: LabelTask, read: Callable[[Section], tuple[str, pd.DataFrame]]) -> GroupLabels:
+    """Join a table per section to the section's spots by id; `read` also names a table, for messages."""
+    obs, values, dropped, unmatched, first = [], [], {}, {}, ""
+    types: list[str] = []
+    for section in (read_section(path, int(task.spec["low_umi"])) for path in task.samples):
+        where, frame = read(section)
+        frame = check_table(frame, where)
+        first, types = first or where, types or sorted(frame.columns)
         if sorted(frame.columns) != types:
             difference = sorted(set(frame.columns) ^ set(types))
-            problem = f"its types differ from {places[0]}: {', '.join(difference)}."
+            problem = f"its types differ from {first}: {', '.join(difference)}."
             raise InputError(where, problem, "use tables of one fit.", code="published-types")
         matched = section.obs["obs_id"].isin(frame.index).to_numpy()
         if not matched.any():
@@ -128,17 +132,17 @@ def label_own_table(task: LabelTask) -> GroupLabels:
     An h5ad has observations as rows and types as columns. One file for several sections needs a column of their names
     (``sample_key``; in ``obs`` of an h5ad); the labels that this workflow writes are such a file.
     """
-    sections = [read_section(path, int(task.spec["low_umi"])) for path in task.samples]
     obs_id_key, sample_key = str(task.spec["obs_id_key"]), str(task.spec["sample_key"])
     tables = {path: _read(path, obs_id_key, sample_key) for path in task.tables}
-    frames, places = [], []
-    for number, section in enumerate(sections):
-        path = task.tables[number] if len(task.tables) == len(sections) else task.tables[0]
+    each = iter(task.tables) if len(task.tables) == len(task.samples) else itertools.repeat(task.tables[0])
+
+    def read(section: Section) -> tuple[str, pd.DataFrame]:
+        path = next(each)
         frame, where = tables[path], f"{path}, section '{section.sample}'"
         if sample_key in frame.columns:
             frame = frame[frame[sample_key].astype(str).str.strip() == section.sample].drop(columns=sample_key)
-        elif len(task.tables) < len(sections):
-            problem = f"is for {len(sections)} sections and has no column '{sample_key}' (sample_key)."
+        elif len(task.tables) < len(task.samples):
+            problem = f"is for {len(task.samples)} sections and has no column '{sample_key}' (sample_key)."
             remedy = "add the column, or give a file for each section with {sample} in `path`."
             raise InputError(path, problem, remedy, code="table-sample-column")
         if not len(frame):
@@ -149,9 +153,9 @@ def label_own_table(task: LabelTask) -> GroupLabels:
             problem = f"the proportions of '{frame.sum(axis=1).idxmax()}' sum to {highest:.4g}, more than 1."
             remedy = "set `units: cells` if the numbers are abundances, and leave out columns that are not types."
             raise InputError(where, problem, remedy, code="table-proportions")
-        frames.append(frame)
-        places.append(where)
-    return join_tables(task, sections, frames, places)
+        return where, frame
+
+    return join_tables(task, read)
 
 
 def _numbers(column: pd.Series) -> pd.Series:

@@ -1,4 +1,4 @@
-"""What every cell2location fit needs around it: seed, threads, quiet trainer, checkpoints, history."""
+"""What every fit of scvi-tools needs around it: seed, threads, quiet trainer, checkpoints, history."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from histoloom.checkpoints import Checkpoint
+from histoloom.checkpoints import Checkpoint, resume_identity
+from histoloom.devices import device_kind
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +61,27 @@ def device_options(device: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def fit_settings(
-    *, seed: int, threads: int, epochs: int, checkpoint: Checkpoint, device: str, what: str, pyro: bool = True
-) -> Iterator[dict[str, Any]]:
-    """Seed the fit, bound its threads, and yield keyword arguments of ``train``.
+def trained(
+    make: Callable[[], Any],
+    *,
+    seed: int,
+    threads: int,
+    epochs: int,
+    scratch: Path,
+    name: str,
+    artefact: str,
+    stages: Iterable[str],
+    device: str,
+    what: str,
+    pyro: bool = True,
+    **options: Any,
+) -> Iterator[Any]:
+    """Make and train a model with seed and threads of its own, and yield it, for sampling under the same settings.
 
-    No progress bar, the epoch log, checkpoints, and a plain environment: Lightning otherwise detects SLURM from the
-    job's variables, expects to be started by srun and installs a requeue handler; one job is one task. `pyro`: the
-    model is one of pyro, as cell2location is.
+    A fit called `name` that an earlier try has begun in `scratch`, for the same artefact by the same code of `stages`,
+    goes on from its checkpoint. No progress bar, the epoch log, and a plain environment: Lightning otherwise detects
+    SLURM from the job's variables, expects to be started by srun and installs a requeue handler; one job is one task.
+    `pyro`: the model is one of pyro, as cell2location is. `options` are those of ``train``.
     """
     import scvi
     import torch
@@ -82,10 +97,13 @@ def fit_settings(
             text = "" if loss is None else f", ELBO loss {float(loss):.6g}"
             logger.info("%s: epoch %d of %d%s", what, done, epochs, text)
 
+    checkpoint = Checkpoint(
+        scratch, name, resume_identity(artefact, stages, device=device_kind(device), threads=threads)
+    )
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     scvi.settings.seed = seed
     scvi.settings.dl_num_workers = 0
     try:
@@ -93,13 +111,18 @@ def fit_settings(
             # Stdout gets the bars of posterior sampling, which have no switch. The warnings are hints
             # about data loaders and srun that no one can act on here.
             warnings.filterwarnings("ignore", module=r"lightning\.")
-            yield {
-                **device_options(device),
-                "plugins": [LightningEnvironment()],
-                "callbacks": [LambdaCallback(on_train_epoch_end=log_epoch), resuming(checkpoint, pyro)],
-                "enable_progress_bar": False,
-                "default_root_dir": str(checkpoint.folder),
-            }
+            model = make()
+            with checkpoint:
+                model.train(
+                    max_epochs=epochs,
+                    plugins=[LightningEnvironment()],
+                    callbacks=[LambdaCallback(on_train_epoch_end=log_epoch), resuming(checkpoint, pyro)],
+                    enable_progress_bar=False,
+                    default_root_dir=str(checkpoint.folder),
+                    **device_options(device),
+                    **options,
+                )
+            yield model
     finally:
         torch.set_num_threads(before)
 

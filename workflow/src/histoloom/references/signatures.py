@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checkpoints import Checkpoint, Checkpoints, resume_identity
-from histoloom.devices import device_kind, lease_device
+from histoloom.checkpoints import Checkpoints
+from histoloom.devices import lease_device
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -74,7 +74,7 @@ def regression_signatures(
 
     Source: Kleshchevnikov et al. 2022, doi 10.1038/s41587-021-01139-4, Methods ("Reference cell type signatures").
     """
-    from histoloom.references.fitting import device_options, fit_settings, history_summary, import_cell2location
+    from histoloom.references.fitting import device_options, history_summary, import_cell2location, trained
 
     model_class = import_cell2location().RegressionModel
     data = reference.copy()
@@ -83,20 +83,16 @@ def regression_signatures(
     model_class.setup_anndata(
         adata=data, labels_key="cell_type", batch_key="donor", categorical_covariate_keys=covariates or None
     )
-    epochs, batch_size = int(spec["max_epochs"]), spec["batch_size"]
-    with lease_device() as device:
-        identity = resume_identity(checkpoints.identity, ("references",), device=device_kind(device), threads=threads)
-        checkpoint = Checkpoint(checkpoints.folder, "signatures", identity)
-        with fit_settings(
-            seed=seed, threads=threads, epochs=epochs, checkpoint=checkpoint, device=device, what="signatures"
-        ) as train_options:
-            model = model_class(data)
-            with checkpoint:
-                model.train(max_epochs=epochs, batch_size=batch_size, train_size=1, lr=spec["lr"], **train_options)
-            sampling = {"num_samples": spec["posterior_samples"], "batch_size": batch_size, **device_options(device)}
-            data = model.export_posterior(data, sample_kwargs=sampling)
-    types = [str(t) for t in data.uns["mod"]["factor_names"]]
-    means = data.varm["means_per_cluster_mu_fg"][[f"means_per_cluster_mu_fg_{t}" for t in types]]
+    batch_size = spec["batch_size"]
+    with lease_device() as device, trained(
+        lambda: model_class(data), seed=seed, threads=threads, epochs=int(spec["max_epochs"]), device=device,
+        scratch=checkpoints.folder, name="signatures", artefact=checkpoints.identity, stages=("references",),
+        what="signatures", batch_size=batch_size, train_size=1, lr=spec["lr"],
+    ) as model:  # fmt: skip
+        sampling = {"num_samples": spec["posterior_samples"], "batch_size": batch_size, **device_options(device)}
+        fitted = model.export_posterior(data, sample_kwargs=sampling)
+    types = [str(t) for t in fitted.uns["mod"]["factor_names"]]
+    means = fitted.varm["means_per_cluster_mu_fg"][[f"means_per_cluster_mu_fg_{t}" for t in types]]
     signatures = pd.DataFrame(means.to_numpy(float), index=reference.var_names, columns=types)
     history = history_summary(model.history["elbo_train"].to_numpy(float).ravel())
     return signatures[sorted(types)], {"method": "regression", "covariates": covariates, **history}
