@@ -86,26 +86,19 @@ LABELS: dict[str, LabelsKind] = {
     "table": LabelsKind("histoloom.labels.tables:label_own_table", reads="file"),
 }
 
-_FORMULA = Memory(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1)
+_FORMULA: dict[str, Any] = {
+    "weights": False,
+    "gpu": 0,
+    "memory": Memory(700, picture_mb=60, file_mb=4, base_minutes=20, minutes_per_mb=1),
+}
 _NETWORK = Memory(6000, picture_mb=50, file_mb=4, base_minutes=60, minutes_per_mb=3)  # a guess
 ENCODERS: dict[str, EncoderKind] = {
     "nuclear_density": EncoderKind(
-        "histoloom.embeddings.simple_features:NuclearDensity",
-        weights=False,
-        version=2,
-        gpu=0,
-        baseline="nuclear density",
-        memory=_FORMULA,
+        "histoloom.embeddings.simple_features:NuclearDensity", version=2, baseline="nuclear density", **_FORMULA
     ),
-    "colour_only": EncoderKind(
-        "histoloom.embeddings.simple_features:ColourOnly", weights=False, gpu=0, baseline="colour only", memory=_FORMULA
-    ),
+    "colour_only": EncoderKind("histoloom.embeddings.simple_features:ColourOnly", baseline="colour only", **_FORMULA),
     "stain_texture": EncoderKind(
-        "histoloom.embeddings.stain_texture:StainTexture",
-        weights=False,
-        gpu=0,
-        baseline="stain and texture",
-        memory=_FORMULA,
+        "histoloom.embeddings.stain_texture:StainTexture", baseline="stain and texture", **_FORMULA
     ),
     "timm": EncoderKind("histoloom.embeddings.torch_encoder:TimmEncoder", memory=_NETWORK),
     "conch": EncoderKind("histoloom.embeddings.torch_encoder:ConchEncoder", memory=_NETWORK),
@@ -118,13 +111,10 @@ _VALUES = frozenset({"abundance", "expression"})
 _CLASSES = frozenset({"cell_class"})
 _FIT = Memory(600, file_mb=20, base_minutes=30, minutes_per_mb=1)
 _FEATURES = frozenset({Need.FEATURES})
+_LINEAR: dict[str, Any] = {"needs": _FEATURES, "baseline": "encoder, linear", "memory": _FIT}
 _PIXELS = frozenset({Need.PIXELS})
-_PER_FOLD: dict[str, Any] = {
-    "job": "fold",
-    "gpu": 1,
-    "stochastic": True,
-    "memory": Memory(4000, file_mb=4, base_minutes=240, minutes_per_mb=3),  # a guess
-}
+_PER_FOLD: dict[str, Any] = {"job": "fold", "gpu": 1, "stochastic": True}
+_ON_PIXELS = {**_PER_FOLD, "memory": Memory(4000, file_mb=4, base_minutes=240, minutes_per_mb=3)}  # a guess
 MODELS: dict[str, ModelKind] = {
     "mlp": ModelKind(
         "histoloom.models.mlp:MLP",
@@ -135,37 +125,29 @@ MODELS: dict[str, ModelKind] = {
         version=3,  # normalised hidden layers, warm-up, steps
         memory=Memory(1300, file_mb=20, base_minutes=60, minutes_per_mb=10),
     ),
-    "ridge": ModelKind("histoloom.models.linear:Ridge", _VALUES, _FEATURES, baseline="encoder, linear", memory=_FIT),
-    "pca_ridge": ModelKind(
-        "histoloom.models.pca_ridge:PCARidge", _VALUES, _FEATURES, baseline="encoder, linear", memory=_FIT
-    ),
-    "logistic_regression": ModelKind(
-        "histoloom.models.linear:LogisticRegression", _CLASSES, _FEATURES, baseline="encoder, linear", memory=_FIT
-    ),
-    "stnet": ModelKind("histoloom.models.stnet:STNet", _VALUES, _PIXELS, **_PER_FOLD),
-    "bleep": ModelKind("histoloom.models.bleep:BLEEP", _VALUES, _PIXELS, **_PER_FOLD),
+    "ridge": ModelKind("histoloom.models.linear:Ridge", _VALUES, **_LINEAR),
+    "pca_ridge": ModelKind("histoloom.models.pca_ridge:PCARidge", _VALUES, **_LINEAR),
+    "logistic_regression": ModelKind("histoloom.models.linear:LogisticRegression", _CLASSES, **_LINEAR),
+    "stnet": ModelKind("histoloom.models.stnet:STNet", _VALUES, _PIXELS, **_ON_PIXELS),
+    "bleep": ModelKind("histoloom.models.bleep:BLEEP", _VALUES, _PIXELS, **_ON_PIXELS),
     "bleep_embeddings": ModelKind(
         "histoloom.models.bleep_embeddings:BleepEmbeddings",
         _VALUES,
         _FEATURES,
-        job="fold",
-        gpu=1,
-        stochastic=True,
+        **_PER_FOLD,
         memory=Memory(2000, file_mb=20, base_minutes=60, minutes_per_mb=1),  # a guess
     ),
-    "fine_tuned": ModelKind("histoloom.models.fine_tuned:FineTuned", _VALUES, _PIXELS, **_PER_FOLD),
-    "cmrcnet": ModelKind("histoloom.models.cmrcnet:CMRCNet", _VALUES, _PIXELS, **_PER_FOLD),
+    "fine_tuned": ModelKind("histoloom.models.fine_tuned:FineTuned", _VALUES, _PIXELS, **_ON_PIXELS),
+    "cmrcnet": ModelKind("histoloom.models.cmrcnet:CMRCNet", _VALUES, _PIXELS, **_ON_PIXELS),
     "histogene": ModelKind(
-        "histoloom.models.histogene:HisToGeneModel", _VALUES, _PIXELS | {Need.COORDINATES}, **_PER_FOLD
+        "histoloom.models.histogene:HisToGeneModel", _VALUES, _PIXELS | {Need.COORDINATES}, **_ON_PIXELS
     ),
-    "hist2cell": ModelKind("histoloom.models.hist2cell:Hist2CellModel", _VALUES, _PIXELS | {Need.GRAPH}, **_PER_FOLD),
+    "hist2cell": ModelKind("histoloom.models.hist2cell:Hist2CellModel", _VALUES, _PIXELS | {Need.GRAPH}, **_ON_PIXELS),
     "cell_transformer": ModelKind(
         "histoloom.models.cell_transformer:CellTransformerModel",
         _CLASSES,
         _FEATURES | {Need.COORDINATES},
-        job="fold",
-        gpu=1,
-        stochastic=True,
+        **_PER_FOLD,
         memory=Memory(2000, file_mb=4, base_minutes=120, minutes_per_mb=1),  # a guess
     ),
     "section_mean": ModelKind("histoloom.models.baselines:SectionMean", _VALUES, baseline="section mean", memory=_FIT),
