@@ -15,6 +15,7 @@ The hexagonal coordinates are Visium's: ``row + column`` is even, and neighbours
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,23 +65,29 @@ def positions_um(
     return places * scale * pitch_um
 
 
-def neighbour_pairs(positions: npt.NDArray[np.float64], radius_um: float) -> npt.NDArray[np.intp]:
-    """Return (m, 2) pairs i < j of positions at most a radius apart, those on the edge included."""
+def neighbours(
+    positions: npt.NDArray[np.float64],
+    radius_um: float,
+    *,
+    include_self: bool = False,
+    weight: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.floating]] | None = None,
+) -> csr_array:
+    """Return the (n, n) symmetric matrix of positions at most a radius apart: ones, or a weight of squared distances.
+
+    Those on the edge belong to it; the diagonal is 1 with `include_self`.
+    """
+    from scipy.sparse import csr_array
     from scipy.spatial import cKDTree
 
-    pairs: npt.NDArray[np.intp] = cKDTree(positions).query_pairs(radius_um * ON_THE_EDGE, output_type="ndarray")
-    return pairs
-
-
-def neighbours(positions: npt.NDArray[np.float64], radius_um: float, *, include_self: bool = False) -> csr_array:
-    """Return the (n, n) symmetric matrix of ones between positions at most a radius apart."""
-    from scipy.sparse import csr_array
-
-    pairs = neighbour_pairs(positions, radius_um)
+    pairs = cKDTree(positions).query_pairs(radius_um * ON_THE_EDGE, output_type="ndarray")
+    values: npt.NDArray[np.floating] = np.ones(len(pairs), dtype=np.float32)
+    if weight is not None:
+        values = weight(((positions[pairs[:, 0]] - positions[pairs[:, 1]]) ** 2).sum(axis=1))
     own = np.arange(len(positions) if include_self else 0)
     rows = np.concatenate([pairs[:, 0], pairs[:, 1], own])
     columns = np.concatenate([pairs[:, 1], pairs[:, 0], own])
-    return csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(positions), len(positions)))
+    values = np.concatenate([values, values, np.ones(len(own), values.dtype)])
+    return csr_array((values, (rows, columns)), shape=(len(positions), len(positions)))
 
 
 def at_edge(array_row: npt.ArrayLike, array_col: npt.ArrayLike) -> npt.NDArray[np.bool_]:

@@ -24,14 +24,15 @@ def is_constant(values: npt.NDArray[np.floating], axis: int = 0) -> npt.NDArray[
         return (finite.sum(axis=axis) < 2) | ~(high - low > _RELATIVE_NOISE * size)
 
 
-def _pairwise(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+def pairwise(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     """Return both matrices as float64, NaN where either is not finite, and where both are finite."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     valid = np.isfinite(x) & np.isfinite(y)
     return np.where(valid, x, np.nan), np.where(valid, y, np.nan), valid
 
 
-def _centred(values: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
+def centred(values: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
+    """Return the columns around the means of their valid values; 0 where a value is not valid."""
     filled = np.where(valid, values, 0.0)
     return np.where(valid, filled - filled.sum(axis=0) / np.maximum(valid.sum(axis=0), 1), 0.0)
 
@@ -42,9 +43,9 @@ def pearson_columns(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, npt.NDA
     An observation where either is NaN is left out of its column. r is NaN where a column is constant or has fewer than
     two.
     """
-    x, y, valid = _pairwise(x, y)
+    x, y, valid = pairwise(x, y)
     undefined = is_constant(x) | is_constant(y)
-    dx, dy = _centred(x, valid), _centred(y, valid)
+    dx, dy = centred(x, valid), centred(y, valid)
     # Each column is scaled before squaring: abundances of 1e-170 are legal and their squares are not.
     sx, sy = (np.maximum(np.abs(d).max(axis=0, initial=0.0), np.finfo(float).tiny) for d in (dx, dy))
     dx, dy = dx / sx, dy / sy
@@ -72,8 +73,8 @@ def amplitude_columns(prediction: npt.ArrayLike, labels: npt.ArrayLike) -> tuple
     in full, 0 where not at all. NaN where the labels are constant.
     """
     r, _ = score_columns(prediction, labels)
-    prediction, labels, valid = _pairwise(prediction, labels)
-    spread, wanted = ((_centred(values, valid) ** 2).sum(axis=0) for values in (prediction, labels))
+    prediction, labels, valid = pairwise(prediction, labels)
+    spread, wanted = ((centred(values, valid) ** 2).sum(axis=0) for values in (prediction, labels))
     spread = np.where(is_constant(prediction), 0.0, spread)
     ratio = np.full(len(r), np.nan)
     np.divide(np.sqrt(spread), np.sqrt(wanted), out=ratio, where=np.isfinite(r) & (wanted > 0))

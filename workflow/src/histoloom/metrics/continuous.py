@@ -26,7 +26,7 @@ from histoloom.metrics.aggregate import add_ratio, mean_by, over_types, roll_up,
 from histoloom.metrics.rows import value_rows
 from histoloom.metrics.scored import PLACE
 from histoloom.obs_keys import section_keys
-from histoloom.stats import Floats, amplitude_columns, is_constant, mean_defined, score_columns
+from histoloom.stats import Floats, amplitude_columns, centred, is_constant, mean_defined, pairwise, score_columns
 
 if TYPE_CHECKING:
     from histoloom.metrics.scored import Scored
@@ -73,20 +73,16 @@ def between_part(prediction: Floats, reference: Floats, section: np.ndarray) -> 
     A pooled covariance is the covariance of section means plus the mean covariance within sections; divided by the
     pooled standard deviations, both parts add up to the pooled cc. NaN where the cc is.
     """
-    valid = np.isfinite(prediction) & np.isfinite(reference)
-    n = np.maximum(valid.sum(axis=0), 1)
-    centred = []
-    for values in (prediction, reference):
-        filled = np.where(valid, values, 0.0)
-        centred.append(np.where(valid, filled - filled.sum(axis=0) / n, 0.0))
+    prediction, reference, valid = pairwise(prediction, reference)
+    x, y = centred(prediction, valid), centred(reference, valid)
     code = np.unique(section, return_inverse=True)[1]
     between = np.zeros(prediction.shape[1])
     for s in range(int(code.max(initial=-1)) + 1):
         rows = code == s
         size = np.maximum(valid[rows].sum(axis=0), 1)
-        between += centred[0][rows].sum(axis=0) * centred[1][rows].sum(axis=0) / size
-    scale = np.sqrt((centred[0] ** 2).sum(axis=0) * (centred[1] ** 2).sum(axis=0))
-    constant = is_constant(np.where(valid, prediction, np.nan)) | (scale == 0)
+        between += x[rows].sum(axis=0) * y[rows].sum(axis=0) / size
+    scale = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
+    constant = is_constant(prediction) | (scale == 0)
     part = np.divide(between, scale, out=np.zeros(len(scale)), where=~constant)
     return np.where(np.isnan(score_columns(prediction, reference)[0]), np.nan, part)
 

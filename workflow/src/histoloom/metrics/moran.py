@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from histoloom.errors import InputError
-from histoloom.lattice import HEXAGONAL, SQUARE, cells_of, neighbour_pairs, positions_um
+from histoloom.lattice import HEXAGONAL, SQUARE, cells_of, neighbours, positions_um
 from histoloom.metrics.block_weights import ENTRY_BYTES, BlockWeights
 from histoloom.obs_keys import section_keys
 from histoloom.stats import Floats, mean_defined, standardise_columns
@@ -62,18 +62,13 @@ def weight_block(positions: Floats, length_scale_um: float, cutoff: float, *, in
     Weights below the cutoff are zero; it must be above 0, or every pair would be stored. A ring exactly on the cutoff
     belongs to it, whatever the rounding. `include_self` keeps the diagonal (weight 1).
     """
-    from scipy.sparse import coo_array
-
     _check(positions, cutoff)
+
+    def weight(distance2: Floats) -> Floats:
+        return np.asarray(np.exp(-distance2 / (2.0 * length_scale_um**2)))
+
     radius = length_scale_um * np.sqrt(-2.0 * np.log(cutoff))
-    pairs = neighbour_pairs(positions, radius)
-    distance2 = ((positions[pairs[:, 0]] - positions[pairs[:, 1]]) ** 2).sum(axis=1)
-    weight = np.exp(-distance2 / (2.0 * length_scale_um**2))
-    own = np.arange(len(positions) if include_self else 0)
-    rows = np.concatenate([pairs[:, 0], pairs[:, 1], own])
-    columns = np.concatenate([pairs[:, 1], pairs[:, 0], own])
-    values = np.concatenate([weight, weight, np.ones(len(own))])
-    return coo_array((values, (rows, columns)), shape=(len(positions), len(positions))).tocsr()
+    return neighbours(positions, radius, include_self=include_self, weight=weight)
 
 
 def spatial_weights(

@@ -17,7 +17,6 @@ from histoloom.stats import Floats
 
 MIN_PATIENTS = 5  # With fewer patients, points are shown: no interval, no p
 _RESAMPLES = 10_000
-_ENUMERATED = 16
 _PATTERNS = 100_000
 
 
@@ -34,9 +33,9 @@ def sign_flip_p(differences: npt.ArrayLike, *, seed: int = 0) -> float:
     data = data[np.isfinite(data)]
     if len(data) < MIN_PATIENTS:
         return float("nan")
-    count, rng = np.inf if len(data) <= _ENUMERATED else _PATTERNS - 1, np.random.default_rng(seed)
-    options: dict[str, Any] = {"permutation_type": "samples", "vectorized": True, "n_resamples": count, "rng": rng}
-    return float(permutation_test((data,), np.mean, batch=_RESAMPLES, **options).pvalue)
+    # All patterns are tried where there are no more of them than are drawn: up to 16 patients.
+    options: dict[str, Any] = {"permutation_type": "samples", "vectorized": True, "rng": np.random.default_rng(seed)}
+    return float(permutation_test((data,), np.mean, n_resamples=_PATTERNS - 1, batch=_RESAMPLES, **options).pvalue)
 
 
 def _correct_defined(p: npt.ArrayLike, correct: Callable[[Floats], Floats]) -> Floats:

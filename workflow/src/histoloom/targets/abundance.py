@@ -15,7 +15,7 @@ import pandas as pd
 from histoloom.artefacts import dense, read_elements, read_metadata
 from histoloom.errors import InputError
 from histoloom.obs_keys import obs_keys
-from histoloom.targets.base import Files, section_score, write_target
+from histoloom.targets.base import Files, Values, write_target
 from histoloom.targets.sections import Observed, common_facts, join_sections
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class CohortLabels:
     metadata: Mapping[str, Any]
 
 
-class Abundance:
+class Abundance(Values):
     """Abundance of cell types: X float32 (n, types), layer ``ground_truth`` for simulated cohorts."""
 
     def build(self, *, spec: Mapping[str, Any], files: Files, out: Path) -> None:
@@ -82,15 +82,6 @@ class Abundance:
             layers["ground_truth"] = np.concatenate([v[rows] for v, rows in zip(truths, joined, strict=True)])
         obs = pd.concat([section.table() for section in sections])
         write_target(obs, x, types, metadata, out, {name: v.astype(np.float32) for name, v in layers.items()})
-
-    def selection_score(self, prediction: npt.NDArray[Any], y: Any, section: npt.NDArray[np.intp]) -> float:
-        """Return the mean CC over types, then sections."""
-        return section_score(prediction, y, section)
-
-    def reference_prediction(self, y: Any, n_outputs: int) -> Floats:
-        """Return the training mean."""
-        del n_outputs
-        return np.asarray(y.mean(axis=0, dtype=np.float64)).reshape(-1)
 
 
 def read_labels(path: Path, statistic: str = "mean") -> CohortLabels:

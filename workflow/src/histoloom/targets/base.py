@@ -46,6 +46,19 @@ class TargetKind(Protocol):
         ...
 
 
+class Values:
+    """What targets of numbers share: CC as the score of a selection, the training mean as reference."""
+
+    def selection_score(self, prediction: npt.NDArray[Any], y: Labels, section: npt.NDArray[np.intp]) -> float:
+        """Return the mean CC over outputs, then sections."""
+        return section_score(prediction, y, section)
+
+    def reference_prediction(self, y: Labels, n_outputs: int) -> npt.NDArray[np.float64]:
+        """Return the training mean."""
+        del n_outputs
+        return np.asarray(y.mean(axis=0, dtype=np.float64)).reshape(-1)
+
+
 @dataclass(frozen=True)
 class Target:
     """What is predicted.

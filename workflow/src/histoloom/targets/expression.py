@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import csr_array, vstack
 
 from histoloom.samples.hest_bench import published_genes
 from histoloom.samples.section import open_section
-from histoloom.targets.base import Files, section_score, write_target
+from histoloom.targets.base import Files, Values, write_target
 from histoloom.targets.correction import harmonise, smooth
 from histoloom.targets.hvg import hvg_union
 from histoloom.targets.recipes import Recipe
@@ -28,7 +27,7 @@ from histoloom.targets.sections import common_facts, common_genes, join_sections
 logger = logging.getLogger(__name__)
 
 
-class Expression:
+class Expression(Values):
     """Expression of genes: X (n, genes) after the recipe, CSR but for Harmony's; layer ``counts`` CSR raw counts."""
 
     def build(self, *, spec: Mapping[str, Any], files: Files, out: Path) -> None:
@@ -67,15 +66,6 @@ class Expression:
             "n_genes_measured": {f"{s.cohort}/{s.sample}": len(own) for s, own in zip(sections, names, strict=True)},
         }
         write_target(obs, x, genes, metadata, out, {"counts": raw})
-
-    def selection_score(self, prediction: npt.NDArray[Any], y: Any, section: npt.NDArray[np.intp]) -> float:
-        """Return the mean CC over genes, then sections."""
-        return section_score(prediction, y, section)
-
-    def reference_prediction(self, y: Any, n_outputs: int) -> npt.NDArray[np.float64]:
-        """Return the training mean."""
-        del n_outputs
-        return np.asarray(y.mean(axis=0), np.float64).reshape(-1)
 
 
 def _listed_genes(recipe: Mapping[str, Any], files: Files) -> list[str] | None:
