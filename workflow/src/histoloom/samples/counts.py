@@ -6,6 +6,7 @@ of columns that were added to another is kept. Only the parts of a file that are
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ from histoloom.samples.tables import (
     read_count_table,
     refuse_count,
 )
-from histoloom.text_tables import read_text_table
+from histoloom.text_tables import read_bytes, read_text_table
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -328,6 +329,18 @@ def mtx_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def _check_numbers(path: Path) -> None:
+    """Refuse a matrix market file with anything but numbers below its comments: the parser takes ``0x1`` for 0, and 1.5 for 1."""
+    lines = io.BytesIO(read_bytes(path))
+    whole = b"integer" in lines.getvalue()[:200].split(b"\n")[0]
+    for line in lines:
+        if not line.startswith(b"%"):
+            odd = (line + lines.read()).translate(None, b"0123456789+- \t\r\n" + (b"" if whole else b"eE."))
+            if odd:
+                problem = f"holds '{odd[:20].decode(errors='replace')}' among its numbers."
+                raise InputError(path, problem, "fetch or export the matrix again.", code="mtx-number")
+
+
 def read_mtx(folder: Path) -> tuple[csr_matrix, npt.NDArray[np.object_], pd.DataFrame]:
     """Read a 10x folder: CSR (observations, features) as stored, barcodes, and the features' id, name and type.
 
@@ -337,6 +350,7 @@ def read_mtx(folder: Path) -> tuple[csr_matrix, npt.NDArray[np.object_], pd.Data
     from scipy.sparse import csr_matrix
 
     files = mtx_files(folder)
+    _check_numbers(files["matrix"])
     with reading(files["matrix"], "matrix market file"):
         matrix = csr_matrix(mmread(files["matrix"]).T)
     barcodes = read_text_table(files["barcodes"], ["id"])["id"].to_numpy()
