@@ -330,7 +330,7 @@ def mtx_files(folder: Path) -> dict[str, Path]:
 
 
 def _check_numbers(path: Path) -> None:
-    """Refuse a matrix market file with anything but numbers below its comments: the parser takes ``0x1`` for 0, and 1.5 for 1."""
+    """Refuse a matrix market file that holds more than numbers: the parser takes ``0x1`` for 0, and 1.5 for 1."""
     lines = io.BytesIO(read_bytes(path))
     whole = b"integer" in lines.getvalue()[:200].split(b"\n")[0]
     for line in lines:
