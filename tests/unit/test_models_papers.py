@@ -11,8 +11,9 @@ from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.models.base import FoldData, JobContext, Part
+from histoloom.models.baselines import _position
 from histoloom.models.bleep import BLEEP, BleepSpec
-from histoloom.models.cell_transformer import CellTransformerModel, CellTransformerSpec, one_cycle
+from histoloom.models.cell_transformer import CellTransformerModel, CellTransformerSpec, one_cycle, place
 from histoloom.models.cmrcnet import CMRCNet, CmrcnetSpec
 from histoloom.models.hist2cell import Hist2CellModel, Hist2CellSpec, SpotGraph, predict_nodes
 from histoloom.models.histogene import HisToGeneModel, HisToGeneSpec, array_positions
@@ -234,13 +235,30 @@ def test_a_transformer_sees_its_own_modalities(architecture, inputs_seen):
 
 
 def test_unit_coordinates_do_not_move_with_the_section():
-    from histoloom.models.cell_transformer import place
-
     inputs, _, _ = world()
     spec = CellTransformerSpec.from_json({"architecture": "spatial"})
     moved = Inputs(inputs.obs.assign(x=inputs.obs["x"] + 1000, y=inputs.obs["y"] - 5), {}, np.arange(len(inputs)))
     np.testing.assert_allclose(place(moved, spec), place(inputs, spec))
     assert place(inputs, spec).max() == 1
+
+
+@pytest.mark.parametrize(
+    "placed",
+    [
+        _position,
+        lambda inputs: array_positions(inputs, HisToGeneSpec.from_json({"n_pos": SIDE})).numpy(),
+        lambda inputs: place(inputs, CellTransformerSpec.from_json({"architecture": "spatial"})),
+    ],
+    ids=["coordinates", "histogene", "cell_transformer"],
+)
+def test_a_place_is_one_in_the_whole_section_whatever_part_is_read(placed):
+    """Splits by block or at random train on a part of a section, a matched size on a thinned one."""
+    inputs, _, _ = world()
+    rows = np.random.default_rng(0).permutation(len(inputs))[: len(inputs) // 3]
+    part = inputs.take(rows)
+    np.testing.assert_array_equal(placed(part), placed(inputs)[rows])
+    block = np.flatnonzero(part.obs["array_row"].to_numpy() > SIDE // 2)
+    np.testing.assert_array_equal(placed(part.take(block)), placed(inputs)[rows[block]])
 
 
 def test_the_cycle_is_torchs():

@@ -140,13 +140,14 @@ MODELS: dict[str, ModelKind] = {
     "fine_tuned": ModelKind("histoloom.models.fine_tuned:FineTuned", _VALUES, _PIXELS, **_ON_PIXELS),
     "cmrcnet": ModelKind("histoloom.models.cmrcnet:CMRCNet", _VALUES, _PIXELS, **_ON_PIXELS),
     "histogene": ModelKind(
-        "histoloom.models.histogene:HisToGeneModel", _VALUES, _PIXELS | {Need.COORDINATES}, **_ON_PIXELS
+        "histoloom.models.histogene:HisToGeneModel", _VALUES, _PIXELS | {Need.COORDINATES}, version=2, **_ON_PIXELS
     ),
     "hist2cell": ModelKind("histoloom.models.hist2cell:Hist2CellModel", _VALUES, _PIXELS | {Need.GRAPH}, **_ON_PIXELS),
     "cell_transformer": ModelKind(
         "histoloom.models.cell_transformer:CellTransformerModel",
         _CLASSES,
         _FEATURES | {Need.COORDINATES},
+        version=2,
         **_PER_FOLD,
         memory=Memory(2000, file_mb=4, base_minutes=120, minutes_per_mb=1),  # a guess
     ),
@@ -159,6 +160,7 @@ MODELS: dict[str, ModelKind] = {
         "histoloom.models.baselines:Coordinates",
         _VALUES | _CLASSES,
         frozenset({Need.COORDINATES}),
+        version=2,
         baseline="coordinates only",
         memory=_FIT,
     ),

@@ -13,6 +13,7 @@ import pandas as pd
 
 from histoloom.errors import InputError
 from histoloom.inputs.graph import section_graph
+from histoloom.obs_keys import section_keys
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -84,6 +85,15 @@ class Inputs:
         groups: Mapping[Any, Any] = self.obs.groupby(["cohort", "sample"], sort=False, observed=True).indices
         for (cohort, sample), rows in groups.items():
             yield (str(cohort), str(sample)), np.asarray(rows, dtype=np.intp)
+
+    def whole_sections(self) -> tuple[pd.DataFrame, Index]:
+        """Return `obs` of all observations of these sections, and where these ones are in it.
+
+        A place in a section, from its corner or its border, does not hang on which part is trained on or tested.
+        """
+        keys = section_keys(self._all)
+        numbers = np.flatnonzero(keys.isin(keys[self.rows]))
+        return self._all.iloc[numbers], np.searchsorted(numbers, self.rows)
 
     def graph(self, section: SectionKey) -> csr_array:
         """Return the (m, m) 0/1 neighbours of a section's m rows, in their order in these inputs."""

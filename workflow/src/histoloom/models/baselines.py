@@ -91,6 +91,11 @@ def section_coordinates(obs: pd.DataFrame) -> np.ndarray:
     return out
 
 
+def _position(inputs: Inputs) -> np.ndarray:
+    obs, at = inputs.whole_sections()
+    return section_coordinates(obs)[at]
+
+
 @dataclass(frozen=True)
 class CoordinatesSpec(Spec):
     """Keys of ``model.coordinates``."""
@@ -107,7 +112,7 @@ class FittedCoordinates(Fitted):
         """Return (n, T)."""
         from sklearn.neighbors import KNeighborsRegressor
 
-        position, part = section_coordinates(inputs.obs), self.arrays
+        position, part = _position(inputs), self.arrays
         if "labels" in part:
             regressor = KNeighborsRegressor(n_neighbors=self.choices["n_neighbors"])
             return np.asarray(regressor.fit(part["position"], part["labels"]).predict(position))
@@ -123,7 +128,7 @@ class Coordinates(Model):
 
     def fit(self, data: FoldData, job: JobContext) -> FittedCoordinates:
         """Fit a fold; classes are regressed as 0/1 indicators, so that predictions are shares of neighbours."""
-        position = section_coordinates(data.train.inputs.obs)
+        position = _position(data.train.inputs)
         labels = data.train.dense
         if labels.ndim == 1:
             labels = one_hot(labels, len(data.outputs))

@@ -70,13 +70,14 @@ def place(inputs: Inputs, spec: CellTransformerSpec) -> npt.NDArray[np.float32]:
     """Return coordinates (n, 2) in periods of the position encoding.
 
     ``pixels``: as they are, so that the encoding is a hash of the sub-pixel remainder (public code); ``unit``: 0..1
-    along the longer side of each section, from its own corner; ``um``: from that corner, in units of ``period_um``.
+    along the longer side of each whole section, from its own corner; ``um``: from that corner, in units of
+    ``period_um``.
     """
-    obs = inputs.obs
+    obs, at = inputs.whole_sections()
     xy = obs[["x", "y"]].to_numpy(np.float64)
     if spec.coordinates == "pixels":
-        return xy.astype(np.float32)
-    for _, rows in inputs.sections():
+        return xy[at].astype(np.float32)
+    for rows in obs.groupby(["cohort", "sample"], sort=False, observed=True).indices.values():
         xy[rows] -= xy[rows].min(axis=0)
         if spec.coordinates == "unit":
             xy[rows] /= max(float(xy[rows].max()), 1e-9)
@@ -85,7 +86,7 @@ def place(inputs: Inputs, spec: CellTransformerSpec) -> npt.NDArray[np.float32]:
             remedy = "use `coordinates: unit`, or give the sections' mpp."
             raise InputError("coordinates: um", "a section's mpp is not known.", remedy, code="cell-transformer-um")
         xy *= obs[["um_per_px"]].to_numpy(np.float64) / spec.period_um
-    return xy.astype(np.float32)
+    return xy[at].astype(np.float32)
 
 
 class _Cells:

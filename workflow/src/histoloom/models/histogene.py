@@ -50,11 +50,11 @@ class HisToGeneSpec(PixelSpec):
 
 
 def array_positions(inputs: Inputs, spec: HisToGeneSpec) -> Tensor:
-    """Return (n, 2) positions x, y in the tables: array column and row, from 0 within each section.
+    """Return (n, 2) positions x, y in the tables: array column and row, from 0 within each whole section.
 
     ``hexagonal_rows`` halves the column, which counts 0..127 on a Visium array of which every row uses every second.
     """
-    obs = inputs.obs
+    obs, at = inputs.whole_sections()
     if "array_row" not in obs or obs[["array_row", "array_col"]].isna().to_numpy().any():
         remedy = "use a model without positions, or give array_row and array_col."
         problem = "an observation has no array coordinates."
@@ -62,13 +62,14 @@ def array_positions(inputs: Inputs, spec: HisToGeneSpec) -> Tensor:
     xy = obs[["array_col", "array_row"]].to_numpy(np.int64)
     if spec.positions == "hexagonal_rows":
         xy[:, 0] //= 2
-    for (cohort, sample), rows in inputs.sections():
+    sections: Mapping[Any, Any] = obs.groupby(["cohort", "sample"], sort=False, observed=True).indices
+    for (cohort, sample), rows in sections.items():
         xy[rows] -= xy[rows].min(axis=0)
         if xy[rows].max() >= spec.n_pos:
             problem = f"its array has {xy[rows].max() + 1} positions along one axis, the tables have {spec.n_pos}."
             remedy = "raise `n_pos`, or on a hexagonal array set `positions: hexagonal_rows` and `n_pos: 78`."
             raise InputError(f"{cohort}/{sample}", problem, remedy, code="histogene-positions")
-    return torch.from_numpy(xy)
+    return torch.from_numpy(xy[at])
 
 
 def flatten_patches(images: Tensor) -> Tensor:
