@@ -73,7 +73,7 @@ class Halves(CellClass):
             tables.append(pd.DataFrame({"cohort": obs["cohort"].astype(str), "sample": obs["sample"].astype(str),
                                         "obs_id": obs.index, "label": label}))
         pd.concat(tables).to_csv(out.with_suffix(".csv"), index=False)
-        recipe = {"classes": [], "one_patient": "fail", **spec["target"]}
+        recipe = {"classes": [], "one_patient": "fail", "min_confidence": 0, **spec["target"]}
         super().build(spec={**spec, "target": recipe}, files={**files, "table": [out.with_suffix(".csv")]}, out=out)
 '''
 MODEL_SCHEMA = {
