@@ -39,7 +39,7 @@ def test_join_counts_and_values(world, tmp_path):
         )
     assert list(target.obs.columns) == [
         "cohort", "sample", "patient", "obs_id", "array_row", "array_col", "region",
-        "x", "y", "pitch_um", "qc_flag", "low_umi", "tissue_fraction", "edge",
+        "x", "y", "pitch_um", "um_per_px", "qc_flag", "low_umi", "tissue_fraction", "edge",
     ]  # fmt: skip
     ids = world.ids()
     for key, row in target.obs.iterrows():
