@@ -129,7 +129,7 @@ MODELS: dict[str, ModelKind] = {
     "pca_ridge": ModelKind("histoloom.models.pca_ridge:PCARidge", _VALUES, **_LINEAR),
     "logistic_regression": ModelKind("histoloom.models.linear:LogisticRegression", _CLASSES, **_LINEAR),
     "stnet": ModelKind("histoloom.models.stnet:STNet", _VALUES, _PIXELS, **_ON_PIXELS),
-    "bleep": ModelKind("histoloom.models.bleep:BLEEP", _VALUES, _PIXELS, **_ON_PIXELS),
+    "bleep": ModelKind("histoloom.models.bleep:BLEEP", _VALUES, _PIXELS, version=2, **_ON_PIXELS),
     "bleep_embeddings": ModelKind(
         "histoloom.models.bleep_embeddings:BleepEmbeddings",
         _VALUES,
@@ -138,7 +138,7 @@ MODELS: dict[str, ModelKind] = {
         memory=Memory(2000, file_mb=20, base_minutes=60, minutes_per_mb=1),  # a guess
     ),
     "fine_tuned": ModelKind("histoloom.models.fine_tuned:FineTuned", _VALUES, _PIXELS, **_ON_PIXELS),
-    "cmrcnet": ModelKind("histoloom.models.cmrcnet:CMRCNet", _VALUES, _PIXELS, **_ON_PIXELS),
+    "cmrcnet": ModelKind("histoloom.models.cmrcnet:CMRCNet", _VALUES, _PIXELS, version=2, **_ON_PIXELS),
     "histogene": ModelKind(
         "histoloom.models.histogene:HisToGeneModel", _VALUES, _PIXELS | {Need.COORDINATES}, version=2, **_ON_PIXELS
     ),

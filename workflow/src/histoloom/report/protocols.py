@@ -51,8 +51,9 @@ def set_ceilings(sets: GeneSets, metrics: pd.DataFrame, ceilings: pd.DataFrame) 
 def protocol_table(rows: pd.DataFrame, models: Sequence[str], ceilings: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return a row per model and gene set: three numbers, genes averaged and undefined, the ceiling if known."""
     chosen = rows[(rows["aggregation"] == "cohort") & (rows["train_seed"] == -1) & rows["metric"].isin(WAYS)]
-    wide = chosen.pivot_table(index=["model", "gene_set", "k"], columns="metric", values="value", dropna=False)
-    wide = wide.dropna(how="all").reindex(columns=list(WAYS)).reset_index()
+    # A set of which nothing is predicted stays in the table, undefined.
+    wide = chosen.set_index(["model", "gene_set", "k", "metric"])["value"].unstack("metric")
+    wide = wide.reindex(columns=list(WAYS)).reset_index()
     sections = pick(rows, metric="pcc_panel", aggregation="section", train_seed=-1)
     counts = sections.groupby(["model", "gene_set", "k"])[["n", "n_nan"]].mean().round(1).reset_index()
     table = wide.merge(counts, on=["model", "gene_set", "k"], how="left")
