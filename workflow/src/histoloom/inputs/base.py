@@ -22,7 +22,7 @@ Index = npt.NDArray[np.intp]
 SectionKey = tuple[str, str]
 Reader = Callable[[Index], Any]
 # What a model may know of an observation; a region annotated by a pathologist is not in it.
-COLUMNS = ("cohort", "sample", "patient", "obs_id", "array_row", "array_col", "x", "y", "pitch_um")
+COLUMNS = ("cohort", "sample", "patient", "obs_id", "array_row", "array_col", "x", "y", "pitch_um", "um_per_px")
 
 
 @dataclass(frozen=True)

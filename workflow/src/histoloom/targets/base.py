@@ -66,8 +66,8 @@ class Target:
     Attributes
     ----------
     obs
-        One row per observation: cohort, sample, patient, obs_id, array_row, array_col, x, y (level-0 px), pitch_um, um_per_px,
-        qc_flag, low_umi, where annotated region, and for classes label; index ``cohort/sample/obs_id``.
+        One row per observation: cohort, sample, patient, obs_id, array_row, array_col, x, y (level-0 px), pitch_um,
+        um_per_px, qc_flag, low_umi, where annotated region, and for classes label; index ``cohort/sample/obs_id``.
     values
         (n, T) float32, CSR of it, or (n,) class codes.
     outputs
