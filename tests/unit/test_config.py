@@ -100,6 +100,18 @@ def test_encoder_on_other_tiles_than_the_experiment_is_an_error() -> None:
         load(raw)
 
 
+def test_a_model_of_another_target_and_a_variant_it_does_not_know_are_named() -> None:
+    raw = demo()
+    raw["models"]["classes"] = {"kind": "majority_class"}
+    raw["experiments"]["demo"]["models"] = ["classes"]
+    with pytest.raises(InputError, check=has_code("model-target"), match=r"experiments\.demo\.models.*'classes'"):
+        load(raw)
+    raw = demo()
+    raw["models"]["stnet"]["variants"] = {"x": {"k": 3}}
+    with pytest.raises(InputError, check=has_code("schema-unknown-key"), match=r"models\.stnet\.variants\.x.*'k'"):
+        load(raw)
+
+
 def test_duplicate_sample_and_empty_patient_name_the_row(tmp_path: Path) -> None:
     with pytest.raises(InputError, check=has_code("sheet-twice"), match=r"row 3 \(sample 'S1'\).*row 2"):
         own(tmp_path, [row("S1"), row("S1")])

@@ -59,6 +59,19 @@ def test_unsure_labels_are_left_out(world: World, tmp_path: Path) -> None:
     assert set(build(world, tmp_path, files, min_confidence=0.5).obs["label"]) == {"a", "c"}
 
 
+def test_a_class_of_one_patient_is_named_dropped_or_kept(world: World, tmp_path: Path) -> None:
+    files = tables(world, tmp_path)
+    frame = pd.read_csv(files[2])
+    frame.loc[:4, "label"] = "rare"  # patient B's only section
+    frame.to_csv(files[2], index=False)
+    with pytest.raises(InputError, check=has_code("class-one-patient"), match="rare"):
+        build(world, tmp_path, files)
+    dropped = build(world, tmp_path, files, one_patient="drop")
+    kept = build(world, tmp_path, files, one_patient="keep")
+    assert set(kept.obs["label"]) - set(dropped.obs["label"]) == {"rare"}
+    assert len(kept.obs) - len(dropped.obs) == 5
+
+
 def test_tables_that_cannot_be_used(world: World, tmp_path: Path) -> None:
     good = tables(world, tmp_path)
     text = good[1].read_text()
