@@ -7,7 +7,7 @@ from histoloom.jobs import job, paths_by_role
 
 def main(snakemake):
     files = paths_by_role(snakemake.input.items())
-    with job(snakemake.log[0], snakemake.output.items()) as out:
+    with job(snakemake.log[0], snakemake.output.items(), snakemake.input) as out:
         from histoloom.report.expression import report_expression
 
         report_expression(
