@@ -163,7 +163,7 @@ def _bars(ax: Axes, title: str, values: pd.Series, limits: tuple[float, float] |
     ax.set_yticks(range(len(values)), [""] * len(values))
     ax.set_ylim(len(values) - 0.5, -0.5)
     if limits:
-        ax.set_xlim(*limits)
+        ax.set_xlim(min(limits[0], float(values.min(skipna=True))), limits[1])
     else:
         ax.margins(x=0.35)
     for y, value in enumerate(values):

@@ -85,7 +85,7 @@ def reading(path: Path, kind: str, remedy: str = _REMEDY) -> Iterator[None]:
     """Turn whatever a library raises on a user's file into an `InputError` that names the file."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     # A user's file may break a library anywhere; what is at fault is the file.
     except Exception as error:
