@@ -16,6 +16,9 @@ from histoloom.slides import open_slide
 _OWN = frozenset({"files", "visium", "slides"})
 """Sources whose files are the user's own; those of others are described by their publishers."""
 
+_FILES_STATE_PITCH = frozenset({"visium"})
+"""Own sources whose files state the array's pitch, so that um per pixel never depends on the sheet and slide alone."""
+
 
 def check_contents(plan: Plan, sections: Collection[tuple[str, str]] | None = None) -> None:
     """Raise one error of all that is wrong inside own sections (None: all of the run) and references that are there."""
@@ -49,7 +52,7 @@ def _open_section(plan: Plan, cohort: str, sample: str) -> None:
             with open_slide(Path(files["image"])) as slide:
                 embedded = slide.mpp
             pitch = row.get("pitch_um") or reader.implied(row, entry).get("pitch_um")
-            if not (reader.has_array and pitch):
+            if not (reader.has_array and pitch) and entry["source"] not in _FILES_STATE_PITCH:
                 decides = row.get("mpp_decides") == "yes"
                 decide_mpp(sheet=cell_number(row, "mpp", where), embedded=embedded, sheet_decides=decides, where=where)
     faults.stop()
