@@ -129,7 +129,7 @@ def _read_tiles(cases: pd.DataFrame, facts: Mapping[tuple[str, str], Any]) -> di
         metadata, path = facts[cohort, sample]
         part = part.drop_duplicates("obs_id")
         with open_slide(path) as slide:
-            read = read_tiles(slide, part[["x", "y"]], TILE_UM / float(metadata["mpp"]), _TILE_PX)
+            read = read_tiles(slide, part[["x", "y"]], TILE_UM / float(metadata["mpp"]), _TILE_PX, exact=False)
             tiles |= {(cohort, sample, str(name)): tile for name, tile in zip(part["obs_id"], read, strict=True)}
     return tiles
 

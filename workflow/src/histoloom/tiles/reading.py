@@ -44,6 +44,7 @@ def read_tiles(
     size_px: int,
     *,
     pad: Literal["white", "reflect"] = "white",
+    exact: bool = True,
 ) -> Iterator[UInt8]:
     """Yield the tile around each centre, in the order given.
 
@@ -51,12 +52,14 @@ def read_tiles(
     `size_level0_px`: side of the square in level-0 px; may be a fraction. `size_px`: side of the tile. Equal to
     `size_level0_px`: an exact crop whose middle is within 0.5 px of the centre. Else: LANCZOS with its kernel widened
     to the reduction (antialiased), centred to a fraction of a px. Returns uint8, (size_px, size_px, 3). May be a view
-    of the slide's memory: do not write into it. ValueError: if the centres are no finite (n, 2) array.
+    of the slide's memory: do not write into it. `exact`: where published patches stand for a slide, a tile is one of
+    them; False: it is cut from a drawing of all of them, for pictures that show more than a patch. ValueError: if the
+    centres are no finite (n, 2) array.
     """
     points = np.asarray(centres, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"centres must be a finite (n, 2) array, got shape {points.shape}")
-    if slide.ready_made:
+    if slide.ready_made and exact:
         for x, y in points.tolist():
             yield slide.ready_tile(x, y, size_level0_px, size_px)
         return
