@@ -30,6 +30,8 @@ ROWS, COLUMNS = (grid.ravel() for grid in np.mgrid[0:6, 0:6])
 NAMES = [f"{r}x{c}" for r, c in zip(ROWS, COLUMNS, strict=True)]
 CENTRES = np.column_stack([60.0 + 40 * COLUMNS, 50.0 + 40 * ROWS])
 COUNTS = np.random.default_rng(0).poisson(2.0, (36, 12)).astype(np.int32)
+# Other files of tests read them too.
+CENTRES.flags.writeable = COUNTS.flags.writeable = False
 
 
 def slide() -> np.ndarray:
@@ -44,7 +46,7 @@ def write_h5ad(root: Path, change: Callable[[ad.AnnData], None] | None = None) -
     )
     data.var["gene_ids"] = IDS
     data.obs["array_row"], data.obs["array_col"] = ROWS, COLUMNS
-    data.obsm["spatial"] = CENTRES
+    data.obsm["spatial"] = CENTRES.copy()
     if change:
         change(data)
     data.write_h5ad(root / "c.h5ad")

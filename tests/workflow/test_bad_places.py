@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -88,12 +89,15 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     while not (locks.is_dir() and any(locks.iterdir())):
         assert first.poll() is None
         time.sleep(0.05)
+    # It must not end before the second begins.
+    first.send_signal(signal.SIGSTOP)
     plan = [sys.executable, str(ROOT / "scripts/tools/plan_run.py"), *command(tmp_path, target)[3:]]
     told = subprocess.run(plan, capture_output=True, text=True, check=False)
     assert told.returncode == 1
     assert f"a run is alive here (process {first.pid})" in told.stderr
     refused(run(tmp_path, target, check=False), f"a run is alive here (process {first.pid})")
     assert run(tmp_path, "--dry-run", target).returncode == 0
+    first.send_signal(signal.SIGCONT)
     assert first.wait(timeout=300) == 0
     assert (tmp_path / target).is_file()
 
