@@ -152,7 +152,7 @@ def test_scaling_tells_sections_of_one_name_in_two_cohorts_apart(monkeypatch, st
     x = np.array(values, np.float32)[:, None]
 
     class Stub:
-        widths, spaces = [1], {}
+        widths, spaces, modalities = [1], {}, []
 
         def __init__(self, *given):
             pass

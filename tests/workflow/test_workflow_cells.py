@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from support import ROOT, run
+
+from histoloom.metrics.protocol import short
 
 pytestmark = pytest.mark.workflow
 CONFIG = ROOT / "tests" / "workflow" / "cells.yaml"
@@ -12,10 +17,23 @@ MODELS = ("majority", "genes", "morphology", "both")
 
 
 @pytest.fixture(scope="module")
-def f1(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def f1(folder: Path) -> pd.DataFrame:
     """F1 of each class (rows) and of all ("") by model, on spatial blocks."""
+    return cohort_f1(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cells")
-    run(folder, *(f"results/metrics/blocks/{model}.parquet" for model in MODELS), config=CONFIG)
+    scores = (
+        *(f"results/metrics/blocks/{model}.parquet" for model in MODELS),
+        "results/metrics/labelled/genes.parquet",
+    )
+    run(folder, *scores, config=CONFIG)
+    return folder
+
+
+def cohort_f1(folder: Path) -> pd.DataFrame:
     rows = pd.concat([pd.read_parquet(folder / f"results/metrics/blocks/{model}.parquet") for model in MODELS])
     rows = rows[(rows["aggregation"] == "cohort") & rows["metric"].isin(["f1", "macro_f1"])]
     return rows.pivot_table(index="target", columns="model", values="value")
@@ -39,3 +57,19 @@ def test_both_modalities_together_are_best_and_the_majority_says_nothing(f1: pd.
     whole = f1.loc[""]
     assert whole["both"] > max(whole["genes"], whole["morphology"]) + 0.03
     assert whole["majority"] < 0.1
+
+
+def test_singler_finds_the_types_and_its_labels_say_what_they_come_from(folder: Path) -> None:
+    for sample in ("T1", "T2"):
+        labels = pd.read_csv(folder / f"results/cell_labels/singler/cells/{sample}.csv", index_col="cell_id")
+        truth = pd.read_csv(folder / f"results/sources/simulated/cells/truth/{sample}_classes.csv", index_col="cell_id")
+        types = truth.loc[labels.index, "type"]
+        # Two types share a profile; nothing of their genes tells them apart.
+        told_apart = ~types.isin(["cancer_epithelial", "luminal_epithelial"])
+        assert (labels["label"] == types)[told_apart].mean() > 0.97
+    rows = pd.read_parquet(folder / "results/metrics/labelled/genes.parquet")
+    protocol = json.loads(rows["protocol"].iloc[0])
+    assert "labels from counts, which the model reads too" in short(protocol)
+    # The labels are a function of the model's own input: a score near 1 that says little of cells.
+    whole = rows[(rows["aggregation"] == "cohort") & (rows["metric"] == "accuracy")]
+    assert whole["value"].item() > 0.98

@@ -37,6 +37,7 @@ APPLICATIONS = one_of(PLAN.experiments.named("apply"))
 
 
 wildcard_constraints:
+    cell_labels=NAME,
     batch=r"b\d+-[0-9a-f]{8}",
     check=NAME,
     cohort=NAME,

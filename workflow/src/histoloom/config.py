@@ -31,6 +31,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "tiles": ("tiles", None),
     "references": ("reference", "source"),
     "labels": ("labels", "method"),
+    "cell_labels": ("cell_labels", "method"),
     "cards": ("encoder_card", None),
     "encoders": ("encoder", "kind"),
     "encoder_groups": ("encoder_group", None),
@@ -43,6 +44,7 @@ Entry = dict[str, Any]
 NAMES: Mapping[str, Mapping[str, str]] = {
     "references": {"cohort": "cohorts"},
     "labels": {"reference": "references"},
+    "cell_labels": {"matched": "cell_labels"},
     "encoders": {"tiles": "tiles"},
     "models": {"inputs": "encoders", "encoder": "encoders"},
     "experiments": {"cohorts": "cohorts", "train_cohorts": "cohorts", "test_cohorts": "cohorts", "models": "models"}
@@ -337,6 +339,10 @@ def _check_target(config: Config, name: str, entry: Entry) -> None:
     where, target = f"{config.origin}: experiments.{name}", entry["target"]
     kinds.find("targets", target["kind"])
     check(target, load_schema(f"target.{target['kind']}"), f"{where}.target")
+    if (named := target.get("cell_labels")) and named not in config.entries["cell_labels"]:
+        raise _unknown(f"{where}.target.cell_labels", "cell_labels", named, config.entries["cell_labels"])
+    if named:
+        target["labels_from"] = kinds.CELL_LABELS[config.entries["cell_labels"][named]["method"]].reads
     for key, part in (("target.panel", target.get("panel") or {}), ("gene_sets", entry["gene_sets"])):
         if isinstance(part.get("markers"), str):
             part["markers"] = _marker_list(part["markers"], f"{where}.{key}.markers")

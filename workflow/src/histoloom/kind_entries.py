@@ -63,6 +63,15 @@ class LabelsKind(Kind):
 
 
 @dataclass(frozen=True)
+class CellLabelsKind(Kind):
+    """A method that gives each cell of a section a class."""
+
+    reads: Literal["counts", "morphology"]  # what the label is a function of
+    threads: int = 1  # that a job can use; their number changes no label
+    memory: Memory = LIGHT  # of a job that labels a section
+
+
+@dataclass(frozen=True)
 class EncoderKind(Kind):
     """A frozen encoder."""
 

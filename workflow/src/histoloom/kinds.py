@@ -13,6 +13,7 @@ from typing import Any
 
 from histoloom.errors import InputError
 from histoloom.kind_entries import (
+    CellLabelsKind,
     CheckKind,
     EncoderKind,
     LabelsKind,
@@ -84,6 +85,20 @@ LABELS: dict[str, LabelsKind] = {
     "published": LabelsKind("histoloom.labels.tables:label_published", reads="table"),
     "truth": LabelsKind("histoloom.labels.tables:label_truth", reads="truth"),
     "table": LabelsKind("histoloom.labels.tables:label_own_table", reads="file"),
+}
+
+CELL_LABELS: dict[str, CellLabelsKind] = {
+    "singler": CellLabelsKind(
+        "histoloom.cells.singler:label_singler",
+        reads="counts",
+        threads=4,
+        memory=Memory(900, file_mb=25, base_minutes=30, minutes_per_mb=1),  # a guess
+    ),
+    "nuclei": CellLabelsKind(
+        "histoloom.cells.nuclei:label_nuclei",
+        reads="morphology",
+        memory=Memory(700, file_mb=15, base_minutes=60, minutes_per_mb=1),  # a guess
+    ),
 }
 
 _FORMULA: dict[str, Any] = {
@@ -201,6 +216,7 @@ SECTIONS: Mapping[str, Mapping[str, Any]] = {
     "sources": SOURCES,
     "references": REFERENCES,
     "labels": LABELS,
+    "cell_labels": CELL_LABELS,
     "encoders": ENCODERS,
     "models": MODELS,
     "splits": SPLITS,

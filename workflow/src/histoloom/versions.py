@@ -46,6 +46,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("embeddings"),
         Stage("references"),
         Stage("labels", version=2),
+        Stage("cell_labels"),
         Stage("thinning", modules=("histoloom.labels.thinning",)),
         Stage("targets", modules=("histoloom.targets",)),
         Stage("folds", modules=("histoloom.folds",)),

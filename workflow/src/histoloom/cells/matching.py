@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
 Points = npt.NDArray[np.floating]
@@ -55,7 +54,7 @@ def match_greedy(cells: Points, nuclei: Points) -> Matches:
 def match_optimal(cells: Points, nuclei: Points, max_distance: float) -> Matches:
     """Match one to one so that as many cells as possible are matched, at the least total distance.
 
-    Groups of cells and nuclei within ``max_distance`` of one another are solved apart, each by linear assignment.
+    One sparse assignment over all pairs within ``max_distance``: dense tissue is one group of 10^5 cells and more.
 
     Parameters
     ----------
@@ -73,18 +72,20 @@ def match_optimal(cells: Points, nuclei: Points, max_distance: float) -> Matches
     pairs = cKDTree(cells).sparse_distance_matrix(cKDTree(nuclei), max_distance, output_type="ndarray")
     if not len(pairs):
         return nucleus, distance
-    n = len(cells)
-    edges = coo_array((np.ones(len(pairs)), (pairs["i"], pairs["j"] + n)), shape=(n + len(nuclei),) * 2)
-    _, component = connected_components(edges, directed=False)
-    order = np.argsort(component[pairs["i"]], kind="stable")
-    ends = np.flatnonzero(np.diff(component[pairs["i"][order]])) + 1
-    for group in np.split(pairs[order], ends):
-        own, i = np.unique(group["i"], return_inverse=True)
-        seen, j = np.unique(group["j"], return_inverse=True)
-        # A pair too far apart costs more than any rearrangement of allowed ones can save.
-        cost = np.full((len(own), len(seen)), max_distance * (len(own) + 1))
-        cost[i, j] = group["v"]
-        for row, column in zip(*linear_sum_assignment(cost), strict=True):
-            if cost[row, column] <= max_distance:
-                nucleus[own[row]], distance[own[row]] = seen[column], cost[row, column]
+    n, m = len(cells), len(nuclei)
+    own = np.arange(n)
+    # Each cell may also stay alone, on a column of its own that costs more than any rearrangement of pairs can save.
+    # No entry may be 0, which would be no entry: every pair costs 1 more, which changes no choice among full matchings.
+    alone = max_distance * (n + 1)
+    weights = csr_array(
+        (
+            np.concatenate([pairs["v"], np.full(n, alone)]) + 1.0,
+            (np.concatenate([pairs["i"], own]), np.concatenate([pairs["j"], m + own])),
+        ),
+        shape=(n, m + n),
+    )
+    rows, columns = min_weight_full_bipartite_matching(weights)
+    matched = columns < m
+    nucleus[rows[matched]] = columns[matched]
+    distance[rows[matched]] = np.linalg.norm(cells[rows[matched]] - nuclei[columns[matched]], axis=1)
     return nucleus, distance

@@ -72,6 +72,12 @@ class Inputs:
         widths: list[int] = self._readers["features"].widths  # type: ignore[attr-defined]
         return widths
 
+    def modalities(self) -> list[str]:
+        """Return what is read of an observation: counts, morphology, place."""
+        encoders: list[str] = getattr(self._readers.get("features"), "modalities", [])
+        read = {"pixels": "morphology", "expression": "counts"}
+        return sorted({*encoders, *(read[name] for name in self._readers if name in read)})
+
     def pixels(self, rows: npt.ArrayLike | None = None) -> npt.NDArray[np.uint8]:
         """Return (b, h, w, 3) tiles."""
         return self._read("pixels", rows)

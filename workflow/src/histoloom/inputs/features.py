@@ -15,6 +15,7 @@ from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_text
 from histoloom.inputs.base import Index
 from histoloom.inputs.scaling import Scaler, fit_scaler
+from histoloom.kinds import ENCODERS
 
 BLOCK = 8192
 
@@ -23,6 +24,7 @@ class Features:
     """Embeddings of observations, encoders in the order of concatenation; they must have seen these tiles.
 
     `spaces` are, by encoder, card, revision, weights and dimension: two files of one space can stand for each other.
+    `modalities` say what each encoder reads, counts or morphology.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Features:
         tiles_spec: Mapping[str, Any],
     ) -> None:
         self.spaces: dict[str, dict[str, Any]] = {}
+        self.modalities: list[str] = []
         self._parts = []
         for encoder in encoders:
             if not embeddings.get(encoder):
@@ -41,6 +44,7 @@ class Features:
             reader = open_embeddings(embeddings[encoder], tiles_spec)
             self._parts.append((reader, reader.align(obs)))
             self.spaces[encoder] = _space(reader.metadata[0])
+            self.modalities.append(_modality(reader.metadata[0]))
 
     @property
     def widths(self) -> list[int]:
@@ -55,6 +59,13 @@ class Features:
             out[:, left : left + reader.dim] = reader.rows(position[rows])
             left += reader.dim
         return out
+
+
+def _modality(facts: Mapping[str, Any]) -> str:
+    """Return what an encoder reads of an observation: its counts, or its morphology."""
+    card = facts["card"]
+    kind = ENCODERS.get(card.get("kind", "")) if isinstance(card, Mapping) else None
+    return "counts" if kind is not None and kind.reads == "counts" else "morphology"
 
 
 def _space(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,6 +85,7 @@ class GroupScaled:
 
     def __init__(self, reader: Features, groups: npt.NDArray[np.intp]) -> None:
         self._reader, self._groups, self.widths = reader, groups, reader.widths
+        self.modalities = reader.modalities
         self._scalers: dict[int, Scaler] = {}
 
     def __call__(self, rows: Index) -> npt.NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -90,9 +90,17 @@ def _predicted(protocol: Mapping[str, Any]) -> list[str]:
     if target.get("kind") == "expression":
         return [_expression(target)]
     if target.get("kind") == "cell_class":
-        return ["cell classes"]
+        return [_classes(target, protocol.get("reads") or [])]
     labels = f"labels {protocol.get('labels', UNSTATED)}" + (" (demo fit)" if protocol.get("demo_fit") else "")
     return [labels, f"target {target.get('statistic', UNSTATED)}/{target.get('transform', UNSTATED)}"]
+
+
+def _classes(target: Mapping[str, Any], reads: Sequence[str]) -> str:
+    """Say what the labels are a function of, and whether the model reads it too and so knows part of the answer."""
+    source = target.get("labels_from", UNSTATED)
+    if source == UNSTATED:
+        return "cell classes, labels of unstated origin"
+    return f"cell classes, labels from {source}" + (", which the model reads too" if source in reads else "")
 
 
 def _expression(target: Mapping[str, Any]) -> str:

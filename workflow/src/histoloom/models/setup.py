@@ -198,6 +198,7 @@ class Setup:
             }
             | self.fine_tuned(),
             "kind": self.spec["kind"],
+            **({"reads": self.inputs.modalities()} if self.target.is_class else {}),
             "settings": self.spec.get("settings", "default"),
             "changed": changed_settings(self.spec, self.model),
             "weights": self.spec["encoder"]["weights"] if "encoder" in self.spec else self.spec.get("weights"),

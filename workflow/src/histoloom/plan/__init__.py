@@ -11,6 +11,7 @@ from typing import Any
 
 from histoloom.config import Config, load_config
 from histoloom.errors import Collected, InputError
+from histoloom.plan.cell_labels import CellLabels
 from histoloom.plan.checks import Checks
 from histoloom.plan.embeddings import Embeddings
 from histoloom.plan.experiments import Experiments
@@ -30,6 +31,7 @@ class Plan:
         self.config = config
         self.sections = Sections(config)
         self.labels = Labels(config, self.sections)
+        self.cell_labels = CellLabels(config, self.sections)
         self.experiments = Experiments(config, self.sections)
         self.embeddings = Embeddings(config, self.sections, self.experiments)
         self.models = Models(config, self.experiments, self.embeddings)
@@ -57,6 +59,10 @@ class Plan:
             if reference := self.labels.entry(labels).get("reference"):
                 for paths in self.labels.reference_files(reference).values():
                     own |= dict.fromkeys(paths, f"references.{reference}")
+        for cell_labels, section in self.cell_labels_of_run():
+            with faults.each():
+                named = self.cell_labels.own_files(cell_labels, *section).values()
+                own |= dict.fromkeys(named, f"cell_labels.{cell_labels}")
         for path, where in own.items():
             if not path.startswith(raw) and not Path(path).exists():
                 problem, remedy = f"{path} does not exist.", "correct the path; it is relative to the run's folder."
@@ -70,6 +76,12 @@ class Plan:
         for check in self.checks.named():
             pairs += self.sections.pairs(self.config.get("checks", check).get("cohorts", []))
         return list(dict.fromkeys(pairs))
+
+    def cell_labels_of_run(self) -> list[tuple[str, tuple[str, str]]]:
+        """Return (cell_labels, section) of all cells that are to be labelled for a target."""
+        names = self.experiments.named("evaluate")
+        used = [(self.config.get("experiments", name)["target"].get("cell_labels"), name) for name in names]
+        return [(labels, section) for labels, name in used if labels for section in self.experiments.samples(name)]
 
     def labels_of_run(self) -> list[tuple[str, str]]:
         """Return (labels, cohort) of everything that is to be labelled."""

@@ -54,12 +54,13 @@ class Models:
         }
 
     def _class_tables(self, experiment: str) -> list[str]:
-        """Return the user's tables of classes: one, or one per section in order where its path names the sample."""
-        pattern = self.experiments.entry(experiment)["target"].get("table")
-        if not pattern:
+        """Return the tables of classes: one, or one per section in order (cell labels, or a path with the sample)."""
+        target, sections = self.experiments.entry(experiment)["target"], self.experiments.samples(experiment)
+        if labels := target.get("cell_labels"):
+            return paths.each(paths.CELL_LABELS, sections, cell_labels=labels)
+        if not (pattern := target.get("table")):
             return []
         path = self.config.place(pattern, f"experiments.{experiment}.target.table")
-        sections = self.experiments.samples(experiment)
         return list(dict.fromkeys(path.replace("{cohort}", c).replace("{sample}", s) for c, s in sections))
 
     def panel_files(self, experiment: str) -> list[str]:

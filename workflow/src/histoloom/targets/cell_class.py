@@ -28,6 +28,7 @@ class CellClass:
         """Write the target; observations without a label, or of a class that is not asked for, are left out."""
         recipe = spec["target"]
         tables, per_section = [Path(path) for path in files.get("table", [])], "{sample}" in recipe.get("table", "")
+        per_section |= "cell_labels" in recipe
         least = float(recipe["min_confidence"])
         shared = pd.concat([read_label_table(path, least) for path in tables]) if tables and not per_section else None
         remaining = iter(tables)
@@ -66,6 +67,7 @@ class CellClass:
         metadata = {
             **common_facts(sections, spec, files),
             "units": "probability",
+            "labels_from": recipe.get("labels_from", "unstated"),
             "truth_units": None,
             "constant_types": [],
             "one_patient_classes": alone,
@@ -99,9 +101,14 @@ def read_label_table(path: Path, min_confidence: float = 0.0) -> pd.Series:
     return _read_labels(path, ["cohort", "sample", "obs_id"], min_confidence)
 
 
+def read_section_labels(path: Path, min_confidence: float = 0.0) -> pd.Series:
+    """Return labels by obs_id from a section's own table (``cell_id`` or ``obs_id``, ``label``)."""
+    return _read_labels(path, ["obs_id"], min_confidence)
+
+
 def labels_of_section(path: Path, obs_ids: pd.Series, min_confidence: float = 0.0) -> npt.NDArray[np.object_]:
     """Return the label of each observation of a section from its own table (``cell_id`` or ``obs_id``, ``label``)."""
-    labels = _read_labels(path, ["obs_id"], min_confidence)
+    labels = read_section_labels(path, min_confidence)
     ids = obs_ids.astype(str)
     unknown = labels.index.difference(pd.Index(ids))
     if len(labels) and len(unknown) == len(labels):

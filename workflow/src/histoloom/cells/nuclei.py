@@ -1,0 +1,123 @@
+"""Labels of cells from nuclei that were found and classified on the H&E: the nucleus that each cell is matched to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from histoloom.cells.labels import CellLabelTask
+from histoloom.cells.matching import match_greedy, match_optimal
+from histoloom.errors import InputError
+from histoloom.text_tables import read_text, read_text_table
+
+_FEATURES = "give features of nuclei with a class in properties.classification.name, as QuPath and CellViT write them."
+
+
+def label_nuclei(task: CellLabelTask) -> pd.DataFrame:
+    """Return label, confidence (where nuclei state it), nucleus and distance_um of matched cells; index cell id.
+
+    Only nuclei nearer than ``max_distance_um`` count. `as_published` is the public code's way, in the order of cells
+    (`match_greedy`); `optimal` is one to one, with as many pairs as possible at the least total distance.
+    """
+    spec, section, path = task.spec, task.section, task.files["nuclei"]
+    nuclei = read_nuclei(path)
+    task.count(f"nuclei in {path.name}", len(nuclei))
+    if section.metadata.get("slide_sha256") is None:
+        problem = "was read without an H&E, so its cells have no place on one that nuclei could be matched at."
+        remedy = "name `image` and `alignment` in the cohort's sheet."
+        raise InputError(task.where, problem, remedy, code="nuclei-no-slide")
+    mpp, most = float(section.metadata["mpp"]), float(spec["max_distance_um"])
+    cells = section.spatial[task.used] * mpp
+    places = nuclei[["x", "y"]].to_numpy(np.float64) * (1.0 if spec["units"] == "um" else mpp)
+    if spec["matching"] == "optimal":
+        nucleus, distance = match_optimal(cells, places, most)
+    else:
+        nucleus, distance = match_greedy(cells, places)
+    matched = (nucleus >= 0) & (distance < most)
+    task.count(f"matched to a nucleus within {most:g} um ({spec['matching']})", matched.sum())
+    if not matched.any():
+        low, high = (section.spatial.min(axis=0).round(), section.spatial.max(axis=0).round())
+        problem = f"no cell has a nucleus within {most:g} um; cells lie at {low} to {high} px of the slide."
+        remedy = "give the nuclei of this slide in its level-0 px, or write `units: um`."
+        raise InputError(path, problem, remedy, code="nuclei-none-matched")
+    own = nuclei.iloc[nucleus[matched]]
+    table = own.drop(columns=["x", "y"]).assign(distance_um=distance[matched].round(4))
+    return table.set_axis(section.obs.index[task.used][matched], axis=0)
+
+
+def read_nuclei(path: Path) -> pd.DataFrame:
+    """Read nuclei: x, y, label, nucleus and, where stated, confidence (0..1).
+
+    A csv or tsv has columns x, y, label and may have nucleus_id and confidence. GeoJSON may be a list or a collection
+    of features; a feature of many points or polygons holds as many nuclei, as CellViT writes them.
+    """
+    if path.suffix in (".geojson", ".json"):
+        table = pd.DataFrame(_features(path), columns=["x", "y", "label", "nucleus"])
+    else:
+        table = read_text_table(path)
+        missing = [column for column in ("x", "y", "label") if column not in table]
+        if missing:
+            problem = f"lacks the columns {', '.join(missing)}."
+            raise InputError(path, problem, "give x, y and label of each nucleus.", code="nuclei-columns")
+        names = table["nucleus_id"] if "nucleus_id" in table else pd.Series(table.index, table.index).astype(str)
+        table = table[[c for c in ("x", "y", "label", "confidence") if c in table]].assign(nucleus=names)
+    numbers = [column for column in ("x", "y", "confidence") if column in table]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
+    bad = ~np.isfinite(table[["x", "y"]].to_numpy(np.float64)).all(axis=1)
+    if bad.any() or not len(table):
+        problem = (
+            f"nucleus {table['nucleus'][bad].iloc[0]} has no place ({int(bad.sum())} such)."
+            if len(table)
+            else ("holds no nucleus.")
+        )
+        raise InputError(path, problem, "give x and y of each nucleus.", code="nuclei-place")
+    if "confidence" in table and not table["confidence"].between(0, 1).all():
+        row = table[~table["confidence"].between(0, 1)].iloc[0]
+        problem = f"nucleus {row['nucleus']} has a confidence outside 0..1."
+        raise InputError(path, problem, "give shares, or leave the column out.", code="nuclei-confidence")
+    return table[table["label"] != ""]
+
+
+def _features(path: Path) -> Iterator[tuple[float, float, str, str]]:
+    try:
+        content = json.loads(read_text(path))
+        features = content["features"] if isinstance(content, dict) else content
+        for number, feature in enumerate(features):
+            properties, geometry = feature["properties"], feature["geometry"]
+            kind = properties.get("classification") or {}
+            label = str(kind.get("name", "") if isinstance(kind, dict) else kind)
+            name = str(feature.get("id", number))
+            for part, (x, y) in enumerate(_centres(geometry["type"], geometry["coordinates"])):
+                yield x, y, label, f"{name}.{part}" if geometry["type"].startswith("Multi") else name
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(path, f"is no GeoJSON of nuclei ({error!r}).", _FEATURES, code="nuclei-geojson") from error
+
+
+def _centres(kind: str, coordinates: Any) -> Iterator[tuple[float, float]]:
+    if kind == "Point":
+        yield float(coordinates[0]), float(coordinates[1])
+    elif kind == "Polygon":
+        yield _centroid(np.asarray(coordinates[0], np.float64))
+    elif kind in ("MultiPoint", "MultiPolygon"):
+        for part in coordinates:
+            yield from _centres(kind.removeprefix("Multi"), part)
+    else:
+        raise ValueError(f"geometry {kind}")
+
+
+def _centroid(ring: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the centre of a polygon's area; of its corners where it has none."""
+    origin = ring[0, :2]
+    x, y = (ring[:, :2] - origin).T
+    cross = x * np.roll(y, -1) - np.roll(x, -1) * y
+    if abs(area := cross.sum()) < 1e-9:
+        centre = ring[:, :2].mean(axis=0)
+        return float(centre[0]), float(centre[1])
+    centre = [((part + np.roll(part, -1)) * cross).sum() / (3 * area) for part in (x, y)]
+    return float(origin[0] + centre[0]), float(origin[1] + centre[1])
