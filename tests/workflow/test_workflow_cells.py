@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import anndata
+import numpy as np
 import pandas as pd
 import pytest
 from support import ROOT, run
@@ -29,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"results/metrics/blocks/{model}.parquet" for model in MODELS),
         "results/metrics/labelled/genes.parquet",
     )
-    run(folder, *scores, config=CONFIG)
+    represented = "results/representations/blocks/align/block-0.h5ad"
+    run(folder, *scores, represented, "results/predictions/blocks/aligned/default.h5ad", config=CONFIG)
     return folder
 
 
@@ -73,3 +76,21 @@ def test_singler_finds_the_types_and_its_labels_say_what_they_come_from(folder: 
     # The labels are a function of the model's own input: a score near 1 that says little of cells.
     whole = rows[(rows["aggregation"] == "cohort") & (rows["metric"] == "accuracy")]
     assert whole["value"].item() > 0.98
+
+
+def test_projections_of_a_fold_say_who_trained_them_and_how_pairs_find_each_other(folder: Path) -> None:
+    made = anndata.read_h5ad(folder / "results/representations/blocks/align/block-0.h5ad")
+    folds = pd.read_parquet(folder / "results/folds/blocks.parquet")
+    own = folds[folds["fold"] == "block-0"].set_index(["sample", "obs_id"])["role"]
+    expected = own.loc[pd.MultiIndex.from_frame(made.obs[["sample", "obs_id"]].astype(str))]
+    np.testing.assert_array_equal(made.obs["role"].replace({"": "dropped"}).to_numpy(str), expected.to_numpy(str))
+    np.testing.assert_allclose(made.X, (made.obsm["genes"] + made.obsm["morphology"]) / 2, rtol=1e-6)
+    table = pd.read_csv(folder / "results/representations/blocks/align/block-0.retrieval.csv")
+    top = table[(table["measure"] == "retrieval") & (table["k"] == 5)].set_index(["role", "direction"])
+    assert (top["value"] > 2 * top["chance"]).all()
+    assert {role for role, _ in top.index} == {"train", "test"}
+
+
+def test_projections_trained_on_all_cells_are_stamped(folder: Path) -> None:
+    made = anndata.read_h5ad(folder / "results/predictions/blocks/aligned/default.h5ad", backed="r")
+    assert json.loads(made.uns["histoloom"])["protocol"]["transductive"]

@@ -3,6 +3,7 @@
 #         results/models/{experiment}/{model}.pt                     all folds and seeds, and the fold `all`;
 #         results/models/{experiment}/{model}/{fold}.{seed}.pt       one fold and training seed of a costly model;
 #         results/models/{experiment}/{model}.training.npz           what `all` was trained on, for new slides;
+#         results/representations/{experiment}/{model}/{fold}.h5ad   projections of cells by contrastive heads;
 #         results/predictions/{experiment}/{model}/{variant}.h5ad
 
 
@@ -140,6 +141,35 @@ rule predict_model:
         version=fact(PLAN.models.kind, "version"),
     script:
         "../../scripts/predict_model.py"
+
+
+rule represent_cells:
+    input:
+        unpack(inputs(PLAN.models.inputs)),
+        model=inputs(PLAN.models.fold_model),
+        target=paths.TARGET,
+        folds=paths.FOLDS,
+    output:
+        representations=paths.REPRESENTATIONS,
+        retrieval=paths.RETRIEVAL,
+    log:
+        "logs/models/represent_cells/{experiment}/{model}/{fold}.log",
+    benchmark:
+        "benchmarks/models/represent_cells/{experiment}/{model}/{fold}.tsv"
+    wildcard_constraints:
+        model=BY_FOLD,
+    conda:
+        "../../envs/models.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["predict_model"]),
+        runtime=runtime(NEEDS["predict_model"]),
+    params:
+        spec=spec(PLAN.models.spec),
+        experiment=spec(PLAN.experiments.spec, part="training"),
+        version=version_of("representations"),
+    script:
+        "../../scripts/represent_cells.py"
 
 
 rule summarise_training:

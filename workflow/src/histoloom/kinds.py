@@ -162,7 +162,14 @@ MODELS: dict[str, ModelKind] = {
         "histoloom.models.cell_transformer:CellTransformerModel",
         _CLASSES,
         _FEATURES | {Need.COORDINATES},
-        version=2,
+        version=3,  # scaled by moments that are taken block by block
+        **_PER_FOLD,
+        memory=Memory(2000, file_mb=4, base_minutes=120, minutes_per_mb=1),  # a guess
+    ),
+    "alignment": ModelKind(
+        "histoloom.models.alignment:Alignment",
+        _CLASSES,
+        _FEATURES,
         **_PER_FOLD,
         memory=Memory(2000, file_mb=4, base_minutes=120, minutes_per_mb=1),  # a guess
     ),

@@ -55,6 +55,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("pixels"),
         Stage("efficiency", modules=("histoloom.efficiency",)),
         Stage("predictions"),
+        Stage("representations"),
         Stage("training_range"),
         Stage("apply", version=2),
         Stage("metrics", version=2, modules=("histoloom.metrics",)),

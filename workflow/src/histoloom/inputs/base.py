@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,12 @@ class Inputs:
         """Return (b, D) embeddings, encoders side by side in the model's order; all rows by default."""
         return self._read("features", rows)
 
+    def with_features(self, features: npt.NDArray[np.float32]) -> Inputs:
+        """Return these observations with (n, D) features that were computed from their own."""
+        at = np.empty(len(self._all), np.intp)
+        at[self.rows] = np.arange(len(self))
+        return replace(self, _readers={**self._readers, "features": _Computed(features, at, self.modalities())})
+
     def feature_widths(self) -> list[int]:
         """Return the dimension of each encoder, in the model's order."""
         widths: list[int] = self._readers["features"].widths  # type: ignore[attr-defined]
@@ -107,6 +113,17 @@ class Inputs:
             raise TypeError("a model that reads a graph must name it in `needs` and a rule under `graph` of its config")
         own = (self.obs["cohort"] == section[0]) & (self.obs["sample"] == section[1])
         return section_graph(self.obs[own.to_numpy()], self.graph_rule)
+
+
+class _Computed:
+    """Features that are held in memory, of some rows of an experiment."""
+
+    def __init__(self, features: npt.NDArray[np.float32], at: Index, modalities: list[str]) -> None:
+        self._features, self._at, self.widths, self.modalities = features, at, [features.shape[1]], modalities
+
+    def __call__(self, rows: Index) -> npt.NDArray[np.float32]:
+        """Return (len(rows), D)."""
+        return self._features[self._at[rows]]
 
 
 def union(parts: Sequence[Inputs]) -> tuple[Inputs, list[Index]]:

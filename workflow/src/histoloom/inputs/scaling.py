@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from histoloom.inputs.base import Inputs
+
 Float32 = npt.NDArray[np.float32]
+_CONSTANT = 1e-7
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,24 @@ def moments(values: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], 
     starts = range(0, max(values.shape[1], 1), 256)
     scale = np.concatenate([values[:, i : i + 256].astype(np.float64).std(axis=0) for i in starts])
     # A constant column of float32 may show a spread of rounding size.
-    scale[scale <= 1e-7 * np.maximum(np.abs(mean), 1e-30)] = 1.0
+    scale[scale <= _CONSTANT * np.maximum(np.abs(mean), 1e-30)] = 1.0
     return mean, scale
+
+
+def fit_scaler_of(inputs: Inputs, active: bool = True, block: int = 8192) -> Scaler:
+    """Return what `fit_scaler` would for all features of inputs, of which one block is in memory at a time."""
+    width = sum(inputs.feature_widths())
+    if not active:
+        return fit_scaler(np.empty((0, width), np.float32), active=False)
+    mean, square = np.zeros(width), np.zeros(width)
+    for rows in inputs.blocks(block):
+        mean += inputs.features(rows).sum(axis=0, dtype=np.float64)
+    mean /= len(inputs)
+    for rows in inputs.blocks(block):
+        square += ((inputs.features(rows) - mean) ** 2).sum(axis=0)
+    scale = np.sqrt(square / len(inputs))
+    scale[scale <= _CONSTANT * np.maximum(np.abs(mean), 1e-30)] = 1.0
+    return Scaler(mean.astype(np.float32), scale.astype(np.float32))
 
 
 def fit_scaler(features: Float32, active: bool = True) -> Scaler:

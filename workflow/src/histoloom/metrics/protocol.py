@@ -71,7 +71,7 @@ def short(protocol: Mapping[str, Any]) -> str:
         f"selection {protocol.get('selection', UNSTATED)}",
         f"standardise {protocol.get('standardise', UNSTATED)}",
     ]
-    if protocol.get("standardise") in {"per_cohort", "per_section"}:
+    if protocol.get("standardise") in {"per_cohort", "per_section"} or protocol.get("transductive"):
         parts.append("transductive")
     if protocol.get("split") in DELIBERATE:
         parts.append("leaks on purpose, to measure the leakage effect")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from histoloom.checkpoints import Checkpoint, Checkpoints
 from histoloom.folds.seeds import derive_seed
 from histoloom.inputs import Inputs
-from histoloom.inputs.scaling import Scaler, fit_scaler
+from histoloom.inputs.scaling import Scaler, fit_scaler, fit_scaler_of
 from histoloom.targets import TargetKind
 from histoloom.targets.base import Labels, dense
 
@@ -37,6 +37,11 @@ class Spec:
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
+
+    @property
+    def sees_test_inputs(self) -> bool:
+        """Whether a part of the fit gets the inputs of all observations, never their labels (`FoldData.everyone`)."""
+        return False
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
@@ -91,6 +96,8 @@ class FoldData:
         Whether features are scaled by this fold's training observations.
     earlier
         Choices that the experiment's other folds made by validation, for ``median``.
+    everyone
+        Inputs of all observations, test ones included; only for a spec that `sees_test_inputs`, stamped transductive.
     comparison
         Whether the fold only serves a comparison; no other fold takes anything from it.
     """
@@ -106,6 +113,7 @@ class FoldData:
     how: str = "fixed"
     standardise: bool = True
     earlier: tuple[Mapping[str, Json], ...] = ()
+    everyone: Inputs | None = None
     comparison: bool = False
 
     @property
@@ -121,6 +129,10 @@ class FoldData:
     def scaler(self, features: npt.NDArray[np.float32]) -> Scaler:
         """Return the scaler of features, fitted on these training rows if the experiment scales by fold."""
         return fit_scaler(features, self.standardise)
+
+    def scaler_of(self, inputs: Inputs) -> Scaler:
+        """Return the scaler of training inputs, read block by block."""
+        return fit_scaler_of(inputs, self.standardise)
 
     def inner(self) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
         """Return (train, validation) rows of the training part, patients split into at most five groups."""

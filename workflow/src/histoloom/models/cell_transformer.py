@@ -5,7 +5,7 @@ Public code: paulhacosta/xenium_project. Encoders are named under ``inputs``: ge
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import Scaler
-from histoloom.models.base import Arrays, FoldData, JobContext, Predictions
-from histoloom.models.training import FittedNetwork, NetworkModel, Task, TrainingSpec, cosine
+from histoloom.models.alignment import Aligned, AlignmentSpec, fit_aligned, restore_aligned
+from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Predictions
+from histoloom.models.training import FittedNetwork, Task, TrainingSpec, cosine, fit_selected
 from histoloom.networks.cell_transformers import CellTransformer, Kind
 
 _BLOCK = 8192
@@ -44,6 +45,7 @@ class CellTransformerSpec(TrainingSpec):
     coordinates: Literal["pixels", "unit", "um"] = "unit"
     period_um: float = 1000.0
     frequencies: tuple[float, ...] = (1.0,)
+    projections: Mapping[str, Any] | None = None
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {"class_weights": True, "coordinates": "unit", "frequencies": [1.0, 2.0, 4.0, 8.0]},
@@ -63,7 +65,17 @@ class CellTransformerSpec(TrainingSpec):
     @property
     def n_modalities(self) -> int:
         """Return how many encoders the architecture takes."""
-        return 2 if self.architecture in ("dual", "multi") else 1
+        return 2 if self.architecture in ("dual", "multi") or self.projections is not None else 1
+
+    @property
+    def alignment(self) -> AlignmentSpec:
+        """Return the settings of the contrastive heads."""
+        return AlignmentSpec.from_json(self.projections or {})
+
+    @property
+    def sees_test_inputs(self) -> bool:
+        """Whether the heads are trained on the embeddings of all cells."""
+        return self.projections is not None and self.alignment.sees_test_inputs
 
 
 def place(inputs: Inputs, spec: CellTransformerSpec) -> npt.NDArray[np.float32]:
@@ -90,21 +102,32 @@ def place(inputs: Inputs, spec: CellTransformerSpec) -> npt.NDArray[np.float32]:
 
 
 class _Cells:
-    """Features and coordinates of cells by block; features are scaled as the fold's training ones."""
+    """Features and coordinates of cells by block.
 
-    def __init__(self, inputs: Inputs, spec: CellTransformerSpec, scaler: Scaler) -> None:
-        self._inputs, self._scaler = inputs, scaler
+    Features are embeddings, scaled as the fold's training ones, or their projections by contrastive heads.
+    """
+
+    def __init__(self, inputs: Inputs, spec: CellTransformerSpec, prepare: Scaler | Aligned) -> None:
         self.widths = inputs.feature_widths()
         if len(self.widths) != spec.n_modalities:
             problem = f"{spec.architecture} takes {spec.n_modalities} encoders, {len(self.widths)} are named."
             remedy = "name genes first, then morphology, or choose another architecture."
             raise InputError("inputs", problem, remedy, code="cell-transformer-inputs")
+        self._read: Callable[[npt.NDArray[np.intp]], npt.NDArray[np.float32]]
+        if isinstance(prepare, Aligned):
+            # Of two small projections all cells are held: the heads run once and not at every step.
+            n_used = 2 if spec.architecture in ("dual", "multi") else 1
+            self.widths = [spec.alignment.width] * n_used
+            projected = prepare.project(inputs)[:, : sum(self.widths)]
+            self._read = projected.__getitem__
+        else:
+            self._read = lambda rows: prepare(inputs.features(rows))
         has_place = spec.architecture in ("spatial", "multi")
         self._place = torch.from_numpy(place(inputs, spec)) if has_place else None
 
     def batch(self, rows: Tensor, device: str) -> list[Tensor | None]:
         """Return genes, morphology and coordinates of some rows on the device."""
-        features = torch.from_numpy(self._scaler(self._inputs.features(rows.numpy()))).to(device)
+        features = torch.from_numpy(self._read(rows.numpy())).to(device)
         parts: list[Tensor | None] = list(features.split(self.widths, dim=1))
         parts += [None] * (2 - len(parts))
         return [*parts, None if self._place is None else self._place[rows].to(device)]
@@ -138,14 +161,19 @@ def predict_cells(network: Any, cells: _Cells, n: int, device: str) -> Predictio
 class CellTransformerTask(Task):
     """Cross-entropy of a batch, AdamW, one cycle of the learning rate where the spec says so."""
 
-    def __init__(self, spec: CellTransformerSpec, data: FoldData, device: str) -> None:
-        self.spec, self.device, self.batch_size = spec, device, spec.batch_size
-        self.scaler = data.scaler(data.train.inputs.features())
-        self.cells = _Cells(data.train.inputs, spec, self.scaler)
+    def __init__(self, spec: CellTransformerSpec, data: FoldData, job: JobContext) -> None:
+        self.spec, self.device, self.batch_size = spec, job.device, spec.batch_size
+        self.prepare: Scaler | Aligned
+        if spec.projections is None:
+            self.prepare = data.scaler_of(data.train.inputs)
+        else:
+            self.prepare = fit_aligned(data, job, spec.alignment)
+            torch.manual_seed(data.stream("network"))
+        self.cells = _Cells(data.train.inputs, spec, self.prepare)
         self.y = torch.from_numpy(np.asarray(data.train.y, np.int64))
         self.network = make_network(spec, len(data.outputs), self.cells.widths)
         counts = torch.bincount(self.y, minlength=len(data.outputs))
-        self.weights = (1 / (counts + 1e-8)).float().to(device) if spec.class_weights else None
+        self.weights = (1 / (counts + 1e-8)).float().to(job.device) if spec.class_weights else None
         self._total = -(-len(self.y) // spec.batch_size) * spec.epochs
 
     def optimiser(self) -> torch.optim.Optimizer:
@@ -167,11 +195,13 @@ class CellTransformerTask(Task):
 
     def predict_inputs(self, inputs: Inputs) -> Predictions:
         """Return probabilities (n, C) of validation cells."""
-        return predict_cells(self.network, _Cells(inputs, self.spec, self.scaler), len(inputs), self.device)
+        return predict_cells(self.network, _Cells(inputs, self.spec, self.prepare), len(inputs), self.device)
 
     def arrays(self) -> Arrays:
-        """Return how features are scaled."""
-        return {"feature_mean": self.scaler.mean, "feature_scale": self.scaler.scale}
+        """Return how features are scaled or projected."""
+        if isinstance(self.prepare, Aligned):
+            return self.prepare.arrays()
+        return {"feature_mean": self.prepare.mean, "feature_scale": self.prepare.scale}
 
 
 def one_cycle(step: int, total: int, max_lr: float) -> tuple[float, float]:
@@ -190,16 +220,29 @@ class FittedCellTransformer(FittedNetwork):
 
     last_bias = "network/classifier.1.bias"
 
+    def aligned(self, inputs: Inputs, device: str) -> Aligned:
+        """Return the trained contrastive heads, of a model with `projections`."""
+        return restore_aligned(self.arrays, self.spec.alignment, inputs.feature_widths(), device)
+
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return class probabilities (n, C)."""
-        cells = _Cells(inputs, self.spec, Scaler(self.arrays["feature_mean"], self.arrays["feature_scale"]))
+        prepare: Scaler | Aligned
+        if self.spec.projections is None:
+            prepare = Scaler(self.arrays["feature_mean"], self.arrays["feature_scale"])
+        else:
+            prepare = self.aligned(inputs, job.device)
+        cells = _Cells(inputs, self.spec, prepare)
         network = self.load(make_network(self.spec, len(self.arrays[self.last_bias]), cells.widths), job.device)
         return predict_cells(network, cells, len(inputs), job.device)
 
 
-class CellTransformerModel(NetworkModel):
+class CellTransformerModel(Model):
     """One of the four transformers on cell classes."""
 
     spec_type = CellTransformerSpec
     fitted_type = FittedCellTransformer
-    task_type = CellTransformerTask
+
+    def fit(self, data: FoldData, job: JobContext) -> Fitted:
+        """Fit one fold for one training seed; contrastive heads, where asked for, on the same training cells first."""
+        arrays, choices = fit_selected(lambda part: CellTransformerTask(self.spec, part, job), data, job, self.spec)
+        return self.restore(arrays, choices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,14 @@ class Setup:
             rule=rule,
             how=how,
             standardise=self.experiment["standardise"] == "train",
+            everyone=self.inputs if self.sees_test_inputs else None,
             comparison=fold.comparison,
         )
+
+    @property
+    def sees_test_inputs(self) -> bool:
+        """Whether the model's settings ask for the inputs of test observations in training."""
+        return bool(getattr(self.model.spec, "sees_test_inputs", False))
 
     def identity(self, fold: str | None = None, seed: int | None = None) -> dict[str, Any]:
         """Return the identity of the model, or of one fold's and seed's where each has a job of its own."""
@@ -182,7 +188,9 @@ class Setup:
             "chosen": chosen,
             "tuned_on_test": experiment["selection"] == "test_as_published" and bool(chosen),
             "standardise": scaled,
-            "transductive": scaled in TRANSDUCTIVE or meta["recipe"].get("batch_correction", "none") != "none",
+            "transductive": scaled in TRANSDUCTIVE
+            or meta["recipe"].get("batch_correction", "none") != "none"
+            or self.sees_test_inputs,
             "shuffle_labels": experiment["shuffle_labels"],
             "uses_test_labels": self.model.uses_test_labels,
             "target": dict(meta["recipe"]),
@@ -212,7 +220,9 @@ NOT_SETTINGS = frozenset({"k", "method", "variants", "precision", "encoder", "we
 
 def changed_settings(spec: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """Return the settings of a model that differ from those that its entry names (``settings``), with their values."""
-    named = {key: spec[key] for key in ("kind", "settings") if key in spec}
+    # A field without a default is no deviation from anything.
+    needed = [f.name for f in fields(model.spec) if f.default is MISSING and f.default_factory is MISSING]
+    named = {key: spec[key] for key in ("kind", "settings", *needed) if key in spec}
     fill_defaults(named, load_schema(f"model.{spec['kind']}"))
     own = vars(model.spec) if hasattr(model.spec, "__dict__") else {}
     plain = vars(type(model.spec).from_json(named)) if own else {}

@@ -110,6 +110,10 @@ class Models:
         folds = [fold for fold in self.fold_names(experiment) if fold != ALL]
         return self._fold_files(experiment, model, folds, paths.FOLD_EFFICIENCY)
 
+    def fold_model(self, experiment: str, model: str, fold: str) -> str:
+        """Return the model of a fold, with the experiment's first training seed."""
+        return self._fold_files(experiment, model, [fold], paths.FOLD_MODEL)[0]
+
     def other_folds(self, experiment: str, model: str, fold: str) -> list[str]:
         """Return the models whose choices the model of everyone takes the median of."""
         chosen = self.experiments.entry(experiment)["selection"] in {"val_patient", "val_spots", "test_as_published"}
