@@ -9,7 +9,7 @@ PROFILE ?=
 SNAKEMAKE := $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
 	$(if $(CONFIG),--configfile $(CONFIG),) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
-.PHONY: help demo notebook test test-slurm lint format reference envs docs resume init run doctor plan report viewer clean
+.PHONY: help demo notebook test test-slurm mutants lint format reference envs docs resume init run doctor plan report viewer clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -95,6 +95,9 @@ plan: $(VENV)/.run ## what a run would submit: jobs by rule, GPU hours, bytes
 
 test-slurm: $(VENV)/.dev ## all faults on a real SLURM; needs root and Debian's slurm packages
 	HISTOLOOM_SLURM=all $(BIN)/python -m pytest tests/slurm
+
+mutants: $(VENV)/.dev ## how many small changes of the science code the tests notice: MINUTES=15 SEED=0
+	$(BIN)/python tests/mutants.py --minutes $(or $(MINUTES),15) --seed $(or $(SEED),0)
 
 clean: ## remove everything but the raw downloads
 	find results -mindepth 1 -maxdepth 1 ! -name sources -exec rm -rf {} + 2>/dev/null || true

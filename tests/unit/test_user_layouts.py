@@ -109,9 +109,10 @@ def write_10x(root: Path, ids: list[str] = IDS) -> dict[str, str]:
         group = handle.create_group("matrix")
         for name in ("data", "indices", "indptr"):
             group[name] = getattr(matrix, name)
-        group["shape"], group["barcodes"] = [12, 36], np.array(NAMES, "S")
+        group["shape"] = COUNTS.shape[::-1]
+        group["barcodes"] = np.char.encode(NAMES, "utf-8")
         group["features/id"], group["features/name"] = np.array(ids, "S"), np.array(GENES, "S")
-        group["features/feature_type"] = np.array(["Gene Expression"] * 12, "S")
+        group["features/feature_type"] = np.array(["Gene Expression"] * len(GENES), "S")
     return {"counts": "c.h5", "positions": positions(root)}
 
 
