@@ -206,3 +206,7 @@ def test_the_stamp_says_what_is_predicted() -> None:
             "split": "random",
         }
     )
+    joint = short({"labels": "c2l", "joint_fit": True, "content_guard": "off"})
+    assert "labels c2l (fitted on all patients together, test ones included)" in joint
+    assert "not compared by content" in joint
+    assert "reported, not stopped" in short({"content_guard": "report"})

@@ -141,9 +141,20 @@ def test_the_verdict_counts_patients(model: list[float], words: str) -> None:
 
 
 def test_doubts_are_named() -> None:
-    row = {"protocol": json.dumps({"demo_fit": True}), "n_patients": 3, "sd_ratio": 0.02, "l1_skill": -0.2, "n_nan": 4}
+    protocol = {"demo_fit": True, "joint_fit": True, "content_guard": "off"}
+    row = {"protocol": json.dumps(protocol), "n_patients": 3, "sd_ratio": 0.02, "l1_skill": -0.2, "n_nan": 4}
     notes = " ".join(doubts(row, pd.DataFrame({"qc_flag": ["", "low resolution"]}), WORDS["abundance"]))
-    for word in ("too short", "Only 3 patients", "nearly flat", "2%", "skill below 0", "4 pairs", "low resolution"):
+    for word in (
+        "too short",
+        "Only 3 patients",
+        "nearly flat",
+        "2%",
+        "skill below 0",
+        "4 pairs",
+        "low resolution",
+        "together",
+        "two names",
+    ):
         assert word in notes
     good = {"protocol": "{}", "n_patients": 9, "sd_ratio": 0.8, "l1_skill": 0.2, "n_nan": 0}
     assert doubts(good, pd.DataFrame({"qc_flag": [""]}), WORDS["abundance"]) == []

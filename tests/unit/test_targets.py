@@ -71,6 +71,12 @@ def test_identity_follows_recipe_and_labels_but_not_models(world, tmp_path):
     assert identity() != identity(target={"transform": "log1p"})
 
 
+@pytest.mark.parametrize(("group_by", "joint"), [("cohort", True), ("patient", False)])
+def test_labels_fitted_on_all_patients_together_are_marked(world, tmp_path, group_by, joint):
+    labels = world.write_labels(spec={"method": "cell2location", "group_by": group_by})
+    assert build(world, tmp_path / "t.h5ad", labels).metadata["joint_fit"] is joint
+
+
 def test_q05_and_transforms(world, tmp_path):
     mean = build(world, tmp_path / "m.h5ad").values
     np.testing.assert_allclose(

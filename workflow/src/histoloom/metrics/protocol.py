@@ -13,7 +13,11 @@ UNSTATED = "unstated"
 HEADLINE = "section>patient>cohort"
 """Per type over the observations of a section, mean over sections of a patient, mean over patients."""
 
-_FROM_SPEC = ("task", "split", "selection", "standardise", "on_overlap", "shuffle_labels")
+_FROM_SPEC = ("task", "split", "selection", "standardise", "on_overlap", "content_guard", "shuffle_labels")
+_GUARDS = {
+    "off": "sections not compared by content",
+    "report": "sections on both sides under two names are reported, not stopped",
+}
 
 
 def stamp(
@@ -34,6 +38,7 @@ def stamp(
         "labels": spec.get("labels", UNSTATED),
         "target": dict(spec.get("target") or {}),
         "demo_fit": bool(target.get("demo_fit")),
+        "joint_fit": bool(target.get("joint_fit")),
         "genes_matched_by": target.get("genes_matched_by"),
         "units": target.get("units", UNSTATED),
         "tiles": spec.get("tiles", UNSTATED),
@@ -79,6 +84,8 @@ def short(protocol: Mapping[str, Any]) -> str:
         parts.append("genes matched by name")
     if protocol.get("on_overlap") == "allow":
         parts.append("patients may be on both sides")
+    if protocol.get("content_guard") in _GUARDS:
+        parts.append(_GUARDS[str(protocol["content_guard"])])
     if protocol.get("shuffle_labels") not in {None, "none", UNSTATED}:
         parts.append("LABELS SHUFFLED")
     return "; ".join(parts)
@@ -91,7 +98,9 @@ def _predicted(protocol: Mapping[str, Any]) -> list[str]:
         return [_expression(target)]
     if target.get("kind") == "cell_class":
         return [_classes(target, protocol.get("reads") or [])]
-    labels = f"labels {protocol.get('labels', UNSTATED)}" + (" (demo fit)" if protocol.get("demo_fit") else "")
+    marks = {"demo_fit": "demo fit", "joint_fit": "fitted on all patients together, test ones included"}
+    said = ", ".join(words for key, words in marks.items() if protocol.get(key))
+    labels = f"labels {protocol.get('labels', UNSTATED)}" + (f" ({said})" if said else "")
     return [labels, f"target {target.get('statistic', UNSTATED)}/{target.get('transform', UNSTATED)}"]
 
 

@@ -82,6 +82,10 @@ def doubts(row: Mapping[str, Any], table: pd.DataFrame, words: Words) -> list[st
     notes = []
     if protocol.get("demo_fit"):
         notes.append("The labels come from a fit that is too short to trust; its numbers show that the workflow runs.")
+    if protocol.get("joint_fit"):
+        notes.append("Labels were fitted on all patients together, so those of test patients shaped those of training.")
+    if protocol.get("content_guard") == "off":
+        notes.append("Nothing compared the sections, so one of them under two names would have passed.")
     if protocol.get("shuffle_labels") not in {None, "none", "unstated"}:
         notes.append("Labels were shuffled on purpose.")
     if row["n_patients"] < 5:

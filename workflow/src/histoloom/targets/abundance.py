@@ -71,6 +71,7 @@ class Abundance(Values):
         metadata = {
             **common_facts(sections, spec, files),
             "demo_fit": any(item.metadata.get("demo_fit") for item in labels.values()),
+            "joint_fit": any(m.metadata.get("spec", {}).get("group_by") == "cohort" for m in labels.values()),
             "genes_matched_by": _matched_by(labels),
             "units": _units(labels, recipe["transform"]),
             "truth_units": _units(truth, recipe["transform"]) if truth else None,
