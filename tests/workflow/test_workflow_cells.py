@@ -31,8 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"results/metrics/blocks/{model}.parquet" for model in MODELS),
         "results/metrics/labelled/genes.parquet",
     )
+    check = "results/metrics/checks/split.parquet"
     represented = "results/representations/blocks/align/block-0.h5ad"
-    run(folder, *scores, represented, "results/predictions/blocks/aligned/default.h5ad", config=CONFIG)
+    run(folder, *scores, check, represented, "results/predictions/blocks/aligned/default.h5ad", config=CONFIG)
     return folder
 
 
@@ -83,7 +84,7 @@ def test_projections_of_a_fold_say_who_trained_them_and_how_pairs_find_each_othe
     folds = pd.read_parquet(folder / "results/folds/blocks.parquet")
     own = folds[folds["fold"] == "block-0"].set_index(["sample", "obs_id"])["role"]
     expected = own.loc[pd.MultiIndex.from_frame(made.obs[["sample", "obs_id"]].astype(str))]
-    np.testing.assert_array_equal(made.obs["role"].replace({"": "dropped"}).to_numpy(str), expected.to_numpy(str))
+    np.testing.assert_array_equal(made.obs["role"].astype(str).replace("", "dropped"), expected.to_numpy(str))
     np.testing.assert_allclose(made.X, (made.obsm["genes"] + made.obsm["morphology"]) / 2, rtol=1e-6)
     table = pd.read_csv(folder / "results/representations/blocks/align/block-0.retrieval.csv")
     top = table[(table["measure"] == "retrieval") & (table["k"] == 5)].set_index(["role", "direction"])
@@ -94,3 +95,10 @@ def test_projections_of_a_fold_say_who_trained_them_and_how_pairs_find_each_othe
 def test_projections_trained_on_all_cells_are_stamped(folder: Path) -> None:
     made = anndata.read_h5ad(folder / "results/predictions/blocks/aligned/default.h5ad", backed="r")
     assert json.loads(made.uns["histoloom"])["protocol"]["transductive"]
+
+
+def test_a_random_split_flatters_the_neighbours_and_not_the_genes(folder: Path) -> None:
+    rows = pd.read_parquet(folder / "results/metrics/checks/split.parquet")
+    change = rows[(rows["variant"] == "difference") & (rows["target"] == "")].set_index(["model", "metric"])["value"]
+    assert change["neighbours", "macro_f1_low"] > 0.05
+    assert change["genes", "macro_f1_low"] < 0 < change["genes", "macro_f1_high"]

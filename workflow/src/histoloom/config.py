@@ -50,7 +50,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "experiments": {"cohorts": "cohorts", "train_cohorts": "cohorts", "test_cohorts": "cohorts", "models": "models"}
     | {"tiles": "tiles", "labels": "labels", "truth": "labels", "from": "experiments"},
     "checks": {"labels": "labels", "against": "labels", "cohorts": "cohorts", "models": "models"}
-    | {"experiment": "experiments", "tiles": "tiles"},
+    | {"experiment": "experiments", "other_experiment": "experiments", "tiles": "tiles"},
 }
 
 # Keys of earlier versions: section (empty: top level), key, value (None: any), and what to write now.
@@ -350,6 +350,9 @@ def _check_target(config: Config, name: str, entry: Entry) -> None:
         problem = "is missing." if not entry["labels"] else f"is for target kind abundance, not {target['kind']}."
         remedy = "name a label method for abundance, and no other."
         raise InputError(f"{where}.labels", problem, remedy, code="target-labels")
+    if entry["split"] == "random_stratified" and target["kind"] != "cell_class":
+        problem = f"random_stratified draws as many of each class, and the target is {target['kind']}."
+        raise InputError(f"{where}.split", problem, "use split random.", code="split-stratified-target")
     for model in entry["models"]:
         kind = config.entries["models"][model]["kind"]
         served = kinds.MODELS[kind].targets

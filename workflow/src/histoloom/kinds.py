@@ -178,6 +178,13 @@ MODELS: dict[str, ModelKind] = {
     "majority_class": ModelKind(
         "histoloom.models.baselines:TrainMean", _CLASSES, baseline="training mean", memory=_FIT
     ),
+    "spatial_neighbors": ModelKind(
+        "histoloom.models.spatial_neighbors:SpatialNeighbors",
+        _CLASSES,
+        frozenset({Need.COORDINATES}),
+        baseline="coordinates only",
+        memory=_FIT,
+    ),
     "coordinates": ModelKind(
         "histoloom.models.baselines:Coordinates",
         _VALUES | _CLASSES,
@@ -193,6 +200,7 @@ SPLITS: dict[str, SplitKind] = {
     "transfer": SplitKind("histoloom.folds.splits:transfer"),
     "published": SplitKind("histoloom.folds.published:published"),
     "random": SplitKind("histoloom.folds.splits:random_observations"),
+    "random_stratified": SplitKind("histoloom.folds.splits:random_stratified"),
     "spatial_block": SplitKind("histoloom.folds.splits:spatial_block"),
     "paired_leakage": SplitKind("histoloom.folds.comparisons:paired_leakage", paired=True),
 }
@@ -217,6 +225,7 @@ CHECKS: dict[str, CheckKind] = {
     "predicted_nuclei": CheckKind("histoloom.checks.nuclei", "nuclei", _RESULT),
     "label_methods": CheckKind("histoloom.checks.label_methods", "labels", _LABELS),
     "sensitivity": CheckKind("histoloom.checks.sensitivity", "labels", _LABELS),
+    "split_effect": CheckKind("histoloom.checks.split_effect", "labels", _RESULT),
 }
 
 SECTIONS: Mapping[str, Mapping[str, Any]] = {

@@ -49,7 +49,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("cell_labels"),
         Stage("thinning", modules=("histoloom.labels.thinning",)),
         Stage("targets", modules=("histoloom.targets",)),
-        Stage("folds", modules=("histoloom.folds",)),
+        Stage("folds", version=2, modules=("histoloom.folds",)),
         Stage("audit", modules=("histoloom.audit", "histoloom.report.audit_figure")),
         Stage("panel", modules=("histoloom.folds.panel",)),
         Stage("pixels"),

@@ -18,7 +18,7 @@ from histoloom.identity import make_identity
 from histoloom.kinds import load
 
 # Splits that cut through sections.
-_OBSERVATION_SPLITS = frozenset({"random", "spatial_block", "paired_leakage"})
+_OBSERVATION_SPLITS = frozenset({"random", "random_stratified", "spatial_block", "paired_leakage"})
 
 
 def fold_ids(spec: Spec, rows: Rows) -> list[str]:
@@ -35,8 +35,8 @@ def fold_ids(spec: Spec, rows: Rows) -> list[str]:
 def build_folds(spec: Mapping[str, Any], obs: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the fold table of an experiment and its facts.
 
-    `obs` has cohort, sample, patient, obs_id, array_row, array_col, pitch_um; the seed is that of random splits and of
-    the validation patient.
+    `obs` has cohort, sample, patient, obs_id, array_row, array_col, pitch_um and, for classes, label; the seed is that
+    of random splits and of the validation patient.
     """
     if not len(obs):
         raise InputError(

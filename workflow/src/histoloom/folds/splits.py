@@ -166,6 +166,29 @@ def _place(section: pd.DataFrame) -> str:
     return f"{section['cohort'].iloc[0]}/{section['sample'].iloc[0]}"
 
 
+class _Stratified:
+    """One fold: a share of all observations is drawn for the test, as many of each class (scikit-learn)."""
+
+    def ids(self, spec: Spec, rows: Rows) -> list[str]:
+        del rows
+        no_cohort_sides(spec)
+        return ["stratified"]
+
+    def assign(self, spec: Spec, obs: pd.DataFrame, seed: int) -> pd.DataFrame:
+        from sklearn.model_selection import train_test_split
+
+        size = obs["label"].value_counts()
+        if size.min() < 2:
+            problem = f"class '{size.index[-1]}' has one observation: it cannot be on both sides."
+            remedy = "leave the class out (`target.classes`), or use split random."
+            raise InputError("split random_stratified", problem, remedy, code="stratified-class-small")
+        order = np.arange(len(obs))
+        tested = train_test_split(order, test_size=spec["test_share"], random_state=seed, stratify=obs["label"])[1]
+        role = np.where(np.isin(order, tested), "test", "train").astype(object)
+        keys = obs[["cohort", "sample", "patient", "obs_id"]]
+        return keys.assign(fold="stratified", block=None, role=role)[COLUMNS].reset_index(drop=True)
+
+
 class _SpatialBlock(_Observations):
     """Square blocks on the array, dealt to the folds in random order within each section."""
 
@@ -195,7 +218,10 @@ class _SpatialBlock(_Observations):
 
     @staticmethod
     def _um(section: pd.DataFrame) -> np.ndarray:
-        """Return (n, 2) positions in um, on the section's own lattice."""
+        """Return (n, 2) positions in um: on the section's own lattice; of cells, which have none, where they lie."""
+        array = section[["array_row", "array_col"]]
+        if "um_per_px" in section and array.duplicated().any() and section["um_per_px"].notna().all():
+            return section[["y", "x"]].to_numpy(float) * section[["um_per_px"]].to_numpy(float)
         if section["pitch_um"].isna().any():
             problem, remedy = "has no pitch, so blocks in um cannot be laid.", "give `pitch_um` in the cohort's sheet."
             raise InputError(_place(section), problem, remedy, code="blocks-pitch")
@@ -206,4 +232,5 @@ leave_one_patient_out: Split = _LeaveOneOut(("patient",), "patient")
 leave_one_sample_out: Split = _LeaveOneOut(("cohort", "sample"), "sample")
 transfer: Split = _Transfer()
 random_observations: Split = _Random()
+random_stratified: Split = _Stratified()
 spatial_block: Split = _SpatialBlock()

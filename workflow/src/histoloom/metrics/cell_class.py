@@ -10,6 +10,10 @@ metric                   what
 ``accuracy``
 ``log_loss``             mean of -log of the true class's probability
 ``ece``                  expected calibration error: top probability against accuracy in ten bins, weighted by size
+``reliability``          share of right predictions among observations whose top probability is in the bin ``target2``
+``reliability_confidence``  mean top probability of the bin; the two are the reliability curve (cohort rows: pooled)
+``f1_low``, ``f1_high``  ends of 95 % intervals of cohort rows, also of macro F1, balanced accuracy and accuracy
+                         (`histoloom.metrics.class_intervals`); ``n`` counts spatial blocks
 ``confusion``            observations of class ``target`` that are predicted as ``target2`` (cohort rows: sums)
 =======================  ============================================================================================
 
@@ -27,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.metrics.aggregate import roll_up, to_cohort
+from histoloom.metrics.class_intervals import interval_rows
 from histoloom.metrics.rows import assemble, value_row
 from histoloom.stats import Floats
 
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 
 _BINS = 10
 _TINY = 1e-15
+_COUNTED = ("confusion", "reliability", "reliability_confidence")
+"""What a cohort has over all its observations, and not as a mean of sections."""
 
 
 def expected_calibration_error(probability: Floats, label: np.ndarray) -> float:
@@ -43,6 +50,17 @@ def expected_calibration_error(probability: Floats, label: np.ndarray) -> float:
     bins = np.minimum((top * _BINS).astype(int), _BINS - 1)
     gap = np.bincount(bins, weights=hit, minlength=_BINS) - np.bincount(bins, weights=top, minlength=_BINS)
     return float(np.abs(gap).sum() / len(label))
+
+
+def reliability(probability: Floats, label: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield accuracy and mean top probability of each of ten bins that holds observations."""
+    top, hit = probability.max(axis=1), probability.argmax(axis=1) == label
+    bins = np.minimum((top * _BINS).astype(int), _BINS - 1)
+    for number in np.unique(bins):
+        own = bins == number
+        name = {"target": "", "target2": f"{number / _BINS:.1f}-{(number + 1) / _BINS:.1f}"}
+        yield value_row(name, "reliability", float(hit[own].mean()), int(own.sum()))
+        yield value_row(name, "reliability_confidence", float(top[own].mean()), int(own.sum()))
 
 
 def class_values(probability: Floats, label: np.ndarray, share: Floats, classes: list[str]) -> Iterator[dict[str, Any]]:
@@ -69,6 +87,7 @@ def class_values(probability: Floats, label: np.ndarray, share: Floats, classes:
                 known = dict(zip(present, by_class, strict=True))
                 for i, name in enumerate(classes):
                     yield value_row({}, metric, known.get(i, np.nan), int((label == i).sum()), target=name)
+            yield from reliability(values, label)
             counts = confusion_matrix(label, guess, labels=every)
             for (i, j), count in np.ndenumerate(counts):
                 pair = {"target": classes[i], "target2": classes[j]}
@@ -94,15 +113,20 @@ def _rows(scored: Scored, probability: Floats) -> tuple[pd.DataFrame, pd.DataFra
 def score(scored: Scored) -> pd.DataFrame:
     """Return all rows of one model's predictions of classes."""
     sections, pooled = _rows(scored, scored.prediction)
-    counts = sections["metric"] == "confusion"
+    counts = sections["metric"].isin(_COUNTED)
     values = roll_up(sections[~counts].fillna({"target": "", "target2": ""}), types=False)
     parts = [values, sections[counts].assign(aggregation="section")]
     if len(pooled):
         # A cohort's confusion is the sum over its observations, not a mean of counts.
-        whole = pooled[(pooled["metric"] == "confusion") & (pooled["aggregation"] == "pooled")]
-        by_patient = pooled[(pooled["aggregation"] == "pooled_patient") & (pooled["metric"] != "confusion")]
+        counted = pooled["metric"].isin(_COUNTED)
+        whole = pooled[counted & (pooled["aggregation"] == "pooled")]
+        by_patient = pooled[(pooled["aggregation"] == "pooled_patient") & ~counted]
         cohort = to_cohort(by_patient.fillna({"target": "", "target2": ""}).assign(qc_flag=""))
         parts += [pooled, whole.assign(aggregation="cohort"), cohort.assign(aggregation="pooled_patient", patient="")]
+    guess, seed = scored.prediction.argmax(axis=1), int(scored.spec.get("seed", 0))
+    block_um = float(scored.spec.get("interval_block_um", 500))
+    label = scored.reference["labels"].argmax(axis=1)
+    parts.append(interval_rows(scored.obs.reset_index(drop=True), label, guess, scored.types, block_um, seed))
     for seed, probability in sorted(scored.seeds.items()):
         own = _rows(scored, probability)[0]
         own = own[own["metric"].isin(["macro_f1", "balanced_accuracy"])].assign(target="", target2="")

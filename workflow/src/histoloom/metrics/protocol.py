@@ -29,10 +29,11 @@ def stamp(
     weights) and wins over what the entry says.
     """
     tiles = target.get("tiles") or {}
-    plain = obs[obs["qc_flag"] == ""]
+    plain, blocks = obs[obs["qc_flag"] == ""], spec.get("split") == "spatial_block"
     counted = plain.drop_duplicates(["cohort", "sample"]).groupby("cohort", sort=True)
     return {
         **{key: spec.get(key, UNSTATED) for key in _FROM_SPEC},
+        **({key: spec[key] for key in ("block_um", "buffer_um") if key in spec} if blocks else {}),
         "cohorts": sorted(obs["cohort"].unique().tolist()),
         "train_cohorts": sorted(spec.get("train_cohorts") or spec.get("cohorts") or []),
         "labels": spec.get("labels", UNSTATED),
@@ -70,7 +71,7 @@ def _spots(target: Mapping[str, Any]) -> dict[str, Any]:
 def short(protocol: Mapping[str, Any]) -> str:
     """Return the stamp as a few words for a table's cell."""
     parts = [
-        str(protocol.get("split", UNSTATED)).replace("_", " "),
+        str(protocol.get("split", UNSTATED)).replace("_", " ") + _gap(protocol),
         *_predicted(protocol),
         f"tiles {protocol.get('tiles', UNSTATED)}",
         f"selection {protocol.get('selection', UNSTATED)}",
@@ -89,6 +90,18 @@ def short(protocol: Mapping[str, Any]) -> str:
     if protocol.get("shuffle_labels") not in {None, "none", UNSTATED}:
         parts.append("LABELS SHUFFLED")
     return "; ".join(parts)
+
+
+def _gap(protocol: Mapping[str, Any]) -> str:
+    """Say how wide spatial blocks and the gap around them are, and where windows of neighbours overlap across it."""
+    if protocol.get("split") != "spatial_block" or "buffer_um" not in protocol:
+        return ""
+    tile, gap = protocol.get("tiles_spec"), float(protocol["buffer_um"])
+    text = f" of {protocol['block_um']:g} um, gap {gap:g} um"
+    if isinstance(tile, Mapping) and isinstance(tile.get("um_per_px"), int | float):
+        side = float(tile["um_per_px"]) * float(tile["size_px"])
+        text += f": tiles of {side:g} um overlap across it" if gap < side else ""
+    return text
 
 
 def _predicted(protocol: Mapping[str, Any]) -> list[str]:

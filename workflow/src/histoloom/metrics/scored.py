@@ -20,7 +20,7 @@ from histoloom.stats import Floats
 
 PLACE = ["fold", "cohort", "patient", "sample", "qc_flag"]  # Columns that say which section of which fold a row is of
 KEYS = ["fold", "cohort", "sample", "patient", "obs_id"]
-POSITION = ["array_row", "array_col", "pitch_um", "x", "y"]
+POSITION = ["array_row", "array_col", "pitch_um", "x", "y", "um_per_px"]
 MERGED = " (merged)"  # Marks what merged types are compared with
 _AGAIN = "remove it, so that it is made anew."
 

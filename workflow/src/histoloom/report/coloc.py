@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from histoloom.metrics.moran import FORMS
 from histoloom.metrics.rows import read_metrics
-from histoloom.report.style import DIVERGING, drawing, heading, note, short_names
+from histoloom.report.style import DIVERGING, PALETTE, drawing, heading, note, short_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def as_matrix(rows: pd.DataFrame, types: list[str]) -> np.ndarray:
@@ -86,17 +90,19 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
 
 
 def _draw_confusion(rows: pd.DataFrame, title: str, out: Path) -> None:
-    """Draw the shares of each true class that are predicted as each class, cohort by cohort."""
+    """Draw the shares of each true class that are predicted as each class, and the reliability curve, by cohort."""
     counts = rows[(rows["metric"] == "confusion") & (rows["aggregation"] == "cohort")]
     cohorts = sorted(counts["cohort"].unique())
     classes = sorted(set(counts["target"]))
     side = 1.6 + 0.34 * max(len(classes), 6)
-    with drawing(out, (side + 1.2) * max(len(cohorts), 1), side + 1.0) as fig:
+    with drawing(out, (side + 1.2) * max(len(cohorts), 1), side + 4.0) as fig:
         if not cohorts:
             note(fig.subplots(), "no section without a QC flag")
             return
-        axes = fig.subplots(1, len(cohorts), squeeze=False, sharey=True)[0]
-        for ax, cohort in zip(axes, cohorts, strict=True):
+        ratio = {"height_ratios": [side + 1.0, 2.6]}
+        axes, below = fig.subplots(2, len(cohorts), squeeze=False, sharey="row", gridspec_kw=ratio)
+        for ax, curve, cohort in zip(axes, below, cohorts, strict=True):
+            _draw_reliability(curve, rows[(rows["cohort"] == cohort) & (rows["aggregation"] == "cohort")])
             wide = counts[counts["cohort"] == cohort].groupby(["target", "target2"])["value"].sum().unstack()
             wide = wide.reindex(index=classes, columns=classes).fillna(0)
             size = wide.sum(axis=1)
@@ -114,6 +120,26 @@ def _draw_confusion(rows: pd.DataFrame, title: str, out: Path) -> None:
         axes[0].set_ylabel("true class (observations)")
         fig.colorbar(image, ax=list(axes), shrink=0.7, pad=0.01).set_label("share of the true class")
         heading(fig, f"{title}: which class is taken for which")
+
+
+def _draw_reliability(ax: Axes, rows: pd.DataFrame) -> None:
+    """Draw accuracy against top probability, a point per bin, its area by the share of observations in it."""
+    bins = rows[rows["metric"].isin(["reliability", "reliability_confidence"])]
+    wide = bins.pivot_table(index="target2", columns="metric", values="value")
+    count = bins[bins["metric"] == "reliability"].set_index("target2")["n"].reindex(wide.index)
+    ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, zorder=1)
+    ax.plot(wide["reliability_confidence"], wide["reliability"], color=PALETTE[0], lw=1, zorder=2)
+    ax.scatter(
+        wide["reliability_confidence"],
+        wide["reliability"],
+        8 + 200 * count / count.sum(),
+        PALETTE[0],
+        zorder=3,
+        clip_on=False,
+    )
+    ece = rows[(rows["metric"] == "ece") & (rows["target"] == "")]["value"]
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="top probability", ylabel="share that is right")
+    ax.set_title(f"reliability, expected calibration error {ece.mean():.3f}", fontsize=9)
 
 
 def _similarity(rows: pd.DataFrame) -> str:
