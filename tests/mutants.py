@@ -103,20 +103,20 @@ def _is_silent(node: ast.AST) -> bool:
     return getattr(called, "attr", getattr(called, "id", "")) in SILENT or isinstance(node, ast.JoinedStr)
 
 
-def tests_of(path: Path) -> list[str]:
+def tests_of(path: Path, root: Path) -> list[str]:
     """Return the unit tests that name a module, those that share most of its name first."""
     module = ".".join(path.relative_to(LIBRARY.parent).with_suffix("").parts)
     stem, room = path.stem, path.parent.name
     wanted = (module, f"from {module.rpartition('.')[0]} import", f"{room}.{stem}")
-    files = {p: p.read_text() for p in (ROOT / "tests" / "unit").glob("test_*.py")}
+    files = {p: p.read_text() for p in (root / "tests" / "unit").glob("test_*.py")}
     found = [p for p, text in files.items() if any(word in text for word in wanted) or stem in p.stem or room in p.stem]
     found.sort(key=lambda p: (stem not in p.stem, module not in files[p], room not in p.stem, p.name))
-    return [str(p.relative_to(ROOT)) for p in found[:MOST_FILES]]
+    return [str(p.relative_to(root)) for p in found[:MOST_FILES]]
 
 
 def outcome(change: Change, copy: Path) -> str:
     """Return which test noticed the change; empty: none did."""
-    files = tests_of(change.path)
+    files = tests_of(change.path, copy)
     original = (copy / change.path).read_text()
     change.apply(copy)
     try:

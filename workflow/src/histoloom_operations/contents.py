@@ -10,6 +10,7 @@ from histoloom.errors import Collected
 from histoloom.plan import Plan
 from histoloom.samples.canonical import cell_number
 from histoloom.samples.geometry import decide_mpp
+from histoloom.samples.roi import read_roi
 from histoloom.samples.tables import read_positions
 from histoloom.slides import open_slide
 
@@ -47,6 +48,9 @@ def _open_section(plan: Plan, cohort: str, sample: str) -> None:
     if "positions" in files:
         with faults.each():
             read_positions(Path(files["positions"]))
+    if "roi" in files:
+        with faults.each():
+            read_roi(Path(files["roi"]))
     if "image" in files:
         with faults.each():
             with open_slide(Path(files["image"])) as slide:

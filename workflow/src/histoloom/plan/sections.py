@@ -125,7 +125,11 @@ class Sections:
         """Return a section's raw files by role, with those that only the simulation knows."""
         row, entry = self.row(cohort, sample), self.entry(cohort)
         files: dict[str, str] = self.reader(cohort).files(row, entry, self.root(cohort))
-        return files
+        return files | self._roi(cohort, row)
+
+    def _roi(self, cohort: str, row: Row) -> dict[str, str]:
+        # The user's own, also where the section is a publisher's: it lies with the sheet.
+        return {"roi": str(self.config.sheet_paths[cohort].parent / row["roi"])} if row.get("roi") else {}
 
     def files(self, cohort: str, sample: str) -> dict[str, str]:
         """Return what reading a section takes, by role; ``image`` is the slide."""

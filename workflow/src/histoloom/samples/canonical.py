@@ -16,6 +16,7 @@ from histoloom.identity import canonical_json, make_identity, sha256_file
 from histoloom.kinds import load
 from histoloom.samples import geometry
 from histoloom.samples.geometry import FloatArray
+from histoloom.samples.roi import inside_roi
 from histoloom.samples.tables import check_counts, check_unique, number
 from histoloom.slides import BlankSlide, Slide, UInt8, open_slide
 
@@ -58,6 +59,8 @@ def build_sample(
         if image:
             _check_size(stated, slide, where)
         section = _check(section, slide, lowres, where, reader)
+        if "roi" in files:
+            section = _limit(section, files["roi"], slide, where, reader)
         facts = _measure(section, slide, row, where, reader, stated)
     _complete(section)
     dropped_places = np.asarray(section.uns.pop("dropped_places", np.empty((0, 2))))
@@ -128,6 +131,18 @@ def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, reader: ty
     if reader.has_array:
         _check_on_tissue(places[in_tissue], slide, lowres, where)
     return section
+
+
+def _limit(section: AnnData, roi: Path, slide: Slide, where: str, reader: type[Reader]) -> AnnData:
+    """Return the observations in the region of interest; pitch and um/px still come from the whole array."""
+    if reader.on_grid and "array" not in section.uns:
+        section.uns["array"] = np.hstack([section.obs[["array_row", "array_col"]], section.obsm["spatial"]])
+    inside = inside_roi(roi, np.asarray(section.obsm["spatial"]), slide, where)
+    section.uns["dropped"] = {**section.uns["dropped"], "outside_roi": int((~inside).sum())}
+    if not section.obs["in_tissue"].to_numpy(bool)[inside].any():
+        problem = f"none of the {int(inside.sum())} spots in the region of interest is in tissue."
+        raise InputError(where, problem, f"draw it around tissue; read was {roi}.", code="roi-empty")
+    return section[inside].copy()
 
 
 def _check_array(section: AnnData, where: str) -> None:

@@ -38,16 +38,12 @@ ST_ARRAY = {"pitch_um": "200", "spot_diameter_um": "100"}
 class Reader(ABC):
     """A source of sections: where its files lie, and how they become observations. Has no state.
 
-    `path_columns`: sheet columns that are paths: no part of an artefact's identity, whose inputs are identified by
-    their bytes. `spec_keys`: config keys that change what `read` returns. `has_array`: whether places come from a
+    `spec_keys`: config keys that change what `read` returns. `has_array`: whether places come from a
     printed array, so that they say something about um per pixel and about swapped axes. `on_grid`: whether array_row,
     array_col number the lines of a regular grid; False where they only round a free position. `unit`: what one
     observation is. `measures`: sheet columns that the source fixes.
     """
 
-    path_columns: ClassVar[frozenset[str]] = frozenset(
-        {"image", "regions", "counts", "positions", "spots", "annotation", "outs", "bundle", "alignment", "store"}
-    )
     spec_keys: ClassVar[tuple[str, ...]] = ()
     has_array: ClassVar[bool] = True
     on_grid: ClassVar[bool] = True
