@@ -105,7 +105,6 @@ class Table:
 
     @property
     def var_names(self) -> list[str]:
-        """Names of the columns."""
         return [str(name) for name in self.var.index]
 
 

@@ -171,7 +171,6 @@ class Checkpoints:
     identity: str
 
     def of(self, name: str, facts: Any = None) -> Checkpoint:
-        """Return the checkpoint of one fit."""
         return Checkpoint(self.folder, name, self.identity, facts)
 
 

@@ -91,7 +91,6 @@ class Config:
         return known[name]
 
     def runs(self, name: str) -> bool:
-        """Whether an experiment or a check is to run."""
         return self.only is None or name in self.only
 
     def place(self, path: str, where: str) -> str:

@@ -50,7 +50,6 @@ class Meter:
         }
 
     def write(self, path: Path, items: int, **more: Any) -> None:
-        """Write the record as JSON."""
         Path(path).write_text(json.dumps(self.record(items, **more), indent=1, sort_keys=True) + "\n")
 
 
@@ -62,7 +61,6 @@ def peak_rss_mb() -> float:
 
 
 def cpu_name() -> str:
-    """Return the processor's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

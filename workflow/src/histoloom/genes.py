@@ -51,7 +51,6 @@ class GeneMapping:
     counts: dict[str, int]
 
     def kept(self) -> list[int]:
-        """Return the positions of the names that have an id."""
         return [position for position, gene in enumerate(self.ids) if gene is not None]
 
 

@@ -13,7 +13,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def hub_host() -> str:
-    """Return the hub's address."""
     return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
 
 
@@ -29,7 +28,6 @@ def commit_of(path: Path) -> str | None:
 
 
 def token_state() -> str:
-    """Return whether there is a token, in words."""
     from huggingface_hub import get_token
 
     if os.environ.get(TOKEN_VARIABLE):

@@ -94,13 +94,11 @@ def memory_mb(need: Memory, paths: Iterable[str | Path], attempt: int = 1) -> in
 
 
 def runtime_minutes(need: Memory, paths: Iterable[str | Path], attempt: int = 1) -> int:
-    """Return the time limit to ask for, in minutes."""
     size = sum(input_mb(paths, need.typical_mb))
     return round_up((need.base_minutes + need.minutes_per_mb * size) * growth(attempt), 5)
 
 
 def round_up(value: float, step: int) -> int:
-    """Return the next multiple of a step."""
     return int(-(-value // step)) * step
 
 

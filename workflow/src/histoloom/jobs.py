@@ -40,7 +40,6 @@ class Outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
 
     def __getitem__(self, role: str) -> Path:
-        """Return the temporary path to write for a role."""
         return self._temporary[role]
 
     def commit(self) -> None:
@@ -61,7 +60,6 @@ class Outputs:
                 content.remember(final)
 
     def discard(self) -> None:
-        """Remove what was written under temporary names."""
         for temporary in self._temporary.values():
             for path in (temporary, temporary.with_name(temporary.name + ".json")):
                 if path.is_dir() and not path.is_symlink():

@@ -242,7 +242,6 @@ SECTIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def find(section: str | Mapping[str, Any], name: str) -> Any:
-    """Return the entry of a kind."""
     kinds = SECTIONS[section] if isinstance(section, str) else section
     if name not in kinds:
         raise InputError(
@@ -252,7 +251,6 @@ def find(section: str | Mapping[str, Any], name: str) -> Any:
 
 
 def load_attribute(path: str) -> Any:
-    """Import and return what a ``module:name`` points to."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)
 

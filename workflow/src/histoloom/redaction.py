@@ -77,5 +77,4 @@ class Redacting(logging.Formatter):
     """A formatter that redacts the whole record, traceback included."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as text without secrets."""
         return redact(super().format(record))

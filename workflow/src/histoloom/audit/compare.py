@@ -62,7 +62,6 @@ class Evidence:
 
     @property
     def reasons(self) -> str:
-        """The evidence in words."""
         parts = []
         if self.totals_shared >= SHARE:
             parts.append(f"{self.totals_shared:.0%} of spots have equal totals and detected genes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,6 @@ from scipy.sparse import csr_matrix
 
 from histoloom.genes import ENSEMBL_GENE, GeneTable, preferred_ids, to_ensembl
 from histoloom.samples.section import open_section
-
-logger = logging.getLogger(__name__)
 
 PROBES = 32
 """Spots of a section whose counts are looked for in other sections; losing 1 % of all spots costs a third of one."""

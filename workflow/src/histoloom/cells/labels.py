@@ -48,7 +48,6 @@ class CellLabelTask:
 
     @property
     def where(self) -> str:
-        """Name of the section in messages."""
         return f"{self.section.cohort}/{self.section.sample}"
 
     def count(self, step: str, number: int) -> None:

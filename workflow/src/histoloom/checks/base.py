@@ -44,7 +44,6 @@ _STAMPED = ("method", "units", "seeds", "seed", "demo_fit", "variants")
 
 
 def section_files(plan: Plan, cohorts: Sequence[str], pattern: str, **names: str) -> list[str]:
-    """Return one file per section of cohorts."""
     return paths.each(pattern, plan.sections.pairs(cohorts), **names)
 
 
@@ -130,7 +129,6 @@ def run_check(*, spec: Mapping[str, Any], labels: Sequence[Path], against: Seque
 
 
 def draw_check(*, spec: Mapping[str, Any], metrics: Path, out: Path) -> None:
-    """Draw what a check found, as its kind does."""
     rows = read_metrics([metrics])
     title = with_marks(str(spec.get("title") or spec.get("name") or ""), rows)
     kinds.load_attribute(f"{kinds.find('checks', str(spec['kind'])).module}:draw")(spec, rows, title, out)
@@ -186,7 +184,6 @@ class Labels:
 
     @property
     def cohort(self) -> str:
-        """The cohort's name."""
         return str(self.obs["cohort"].iloc[0])
 
     def sections(self) -> list[tuple[dict[str, str], np.ndarray]]:
@@ -228,7 +225,6 @@ def place_of(cohort: str, sample: str, patient: str, qc_flag: str) -> dict[str, 
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Read the gathered labels of a cohort."""
     table = read_table(path, layers=[])
     obs = table.obs[["sample", "obs_id", "patient"]].astype(str)
     obs = obs.assign(cohort=str(table.metadata.get("cohort") or Path(path).stem))

@@ -41,7 +41,6 @@ score = by_sections(read_regions, score_residual)
 
 
 def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
-    """Draw what a deconvolution leaves unexplained, per region."""
     values = rows.loc[rows["aggregation"] == "section", "value"]
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     room = 0.05 * max(high - low, 1e-6)

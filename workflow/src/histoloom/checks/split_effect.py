@@ -33,7 +33,6 @@ def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def score(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> Iterator[Result]:
-    """Score each model by `paired_scores`."""
     for first, second in zip(labels, against, strict=True):
         one, other = read_predictions(first), read_predictions(second)
         yield str(one.metadata.get("model", first.parent.name)), [paired_scores(spec, one, other)], one.metadata

@@ -19,13 +19,11 @@ from histoloom.obs_keys import obs_keys
 
 
 def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the tile tables and the sections of its cohorts."""
     tiles = section_files(plan, entry["cohorts"], paths.TILES, tiles=entry["tiles"])
     return {"labels": tiles, "against": section_files(plan, entry["cohorts"], paths.SAMPLE)}
 
 
 def score(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Path]) -> Iterator[Result]:
-    """Score each cohort by `score_kept`."""
     for cohort in spec["cohorts"]:
         yield f"tiles {spec['tiles']}", score_kept(labels, cohort, *read_regions(against, cohort)), {}
 
@@ -55,6 +53,5 @@ def score_kept(tiles: Sequence[Path], cohort: str, regions: pd.Series, qc_flags:
 
 
 def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
-    """Draw the share of tiles that the background filter keeps, per region."""
     text = f"tiles {spec['tiles']}: what the background filter keeps of each region"
     draw_by_region(rows[rows["metric"] == "kept"], "share of tiles kept", (0.0, 1.0), title, text, out)

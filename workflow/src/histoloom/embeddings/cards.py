@@ -70,7 +70,6 @@ class EncoderSpec:
 
     @property
     def kind(self) -> EncoderKind:
-        """What is known of the encoder's kind."""
         kind: EncoderKind = find("encoders", self.card["kind"])
         return kind
 

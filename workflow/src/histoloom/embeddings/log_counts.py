@@ -28,7 +28,6 @@ class LogCounts:
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Self:
-        """Build from an encoder entry, of which nothing is used."""
         return cls()
 
     @property

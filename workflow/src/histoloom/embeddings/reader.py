@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -17,8 +16,6 @@ from histoloom.embeddings.sections import Section
 from histoloom.slides import Slide, open_slide
 from histoloom.tiles.reading import read_tiles
 from histoloom.tiles.spec import TileSpec
-
-logger = logging.getLogger(__name__)
 
 AHEAD = 3
 """Batches that are read while one is encoded."""
@@ -88,11 +85,9 @@ class TileReader:
             self.close()
 
     def release(self, batch: Batch) -> None:
-        """Give a batch's memory back."""
         self._free.append(batch._buffer)
 
     def close(self) -> None:
-        """Stop the threads and close the slides."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._slides.close()
 
@@ -171,7 +166,6 @@ class _Slides:
         return self._open[number]
 
     def done(self, number: int, tiles: int) -> None:
-        """Count tiles that were read."""
         with self._lock:
             self._left[number] -= tiles
             finished = self._left[number] == 0

@@ -90,12 +90,10 @@ class EncoderRun:
     seconds: float = 0.0  # spent on submitting tiles and waiting for features
 
     def part(self, number: int, section: Section) -> Features | None:
-        """Return the features of a finished section."""
         return load_part(self.scratch, section, self.identities[number], self.encoder.dim)
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it computes on a GPU."""
         return self.encoder.device.startswith("cuda")
 
 

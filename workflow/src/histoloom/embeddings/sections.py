@@ -128,7 +128,6 @@ class PartWriter:
         self._handle.close()
 
     def discard(self) -> None:
-        """Remove what is not complete."""
         self._close()
         self._temporary.unlink(missing_ok=True)
 

@@ -58,7 +58,6 @@ class TileFeatures(ABC):
 
     @property
     def dim(self) -> int:
-        """Number of features."""
         return len(self.feature_names or ())
 
     def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Image:
@@ -72,16 +71,13 @@ class TileFeatures(ABC):
         return np.concatenate(list(self._pool.map(self._rows, np.array_split(tiles, n), np.array_split(scales, n))))
 
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Image]:
-        """Encode tiles at once; see `histoloom.embeddings.cards.PixelEncoder`."""
         features = self.encode(tiles, um_per_px)
         return lambda: features
 
     def allocate(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """Return memory for tiles."""
         return np.empty(shape, np.uint8)
 
     def close(self) -> None:
-        """Stop the worker processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
@@ -98,7 +94,6 @@ class ColourOnly(TileFeatures):
     """Mean and SD of R, G, B, of their spread and of haematoxylin, eosin and residual: blind to any arrangement."""
 
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
-        """Return the 14 features of one tile by name."""
         features = colour_moments(tile)
         for name, stain in zip("hed", deconvolve(tile), strict=True):
             mean = float(stain.mean(dtype=np.float64))

@@ -47,7 +47,6 @@ class StainTexture(TileFeatures):
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"scales_um": [1.0, 2.0, 4.0, 8.0, 16.0], "disc_um": 100.0}
 
     def tile_features(self, tile: npt.NDArray[np.uint8], um_per_px: float) -> Features:
-        """Return the features of one tile by name."""
         h, e, d = deconvolve(tile)
         features: Features = {}
         features.update(colour_moments(tile))

@@ -45,11 +45,9 @@ class FrozenModel:
 
     @property
     def dim(self) -> int:
-        """Length of the embedding."""
         return int(self.card["dim"])
 
     def close(self) -> None:
-        """Forget the model."""
         self.model = None
 
 
@@ -127,7 +125,6 @@ class TimmEncoder(FrozenModel):
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Any:
-        """Build from an encoder's entry."""
         import torch
 
         if threads > 0:
@@ -314,7 +311,6 @@ class CTransPathEncoder(TimmEncoder):
 
     @classmethod
     def build(cls, card: Mapping[str, Any], seed: int) -> Any:
-        """Return timm's Swin transformer with the convolutional stem."""
         return seeded(card, seed, conv_stem_swin)
 
 

@@ -122,7 +122,6 @@ class _Computed:
         self._features, self._at, self.widths, self.modalities = features, at, [features.shape[1]], modalities
 
     def __call__(self, rows: Index) -> npt.NDArray[np.float32]:
-        """Return (len(rows), D)."""
         return self._features[self._at[rows]]
 
 

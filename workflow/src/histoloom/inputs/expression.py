@@ -30,7 +30,6 @@ class Expression:
         self._file, self._row = locate(obs, keys, "expression", "read the sections again.")
 
     def __call__(self, rows: Index) -> csr_array:
-        """Return (len(rows), genes) counts."""
         from scipy.sparse import csr_array, vstack
 
         parts, order = [], []

@@ -48,11 +48,9 @@ class Features:
 
     @property
     def widths(self) -> list[int]:
-        """Return the dimension of each encoder."""
         return [reader.dim for reader, _ in self._parts]
 
     def __call__(self, rows: Index) -> npt.NDArray[np.float32]:
-        """Return (len(rows), D)."""
         out = np.empty((len(rows), sum(self.widths)), dtype=np.float32)
         left = 0
         for reader, position in self._parts:
@@ -89,7 +87,6 @@ class GroupScaled:
         self._scalers: dict[int, Scaler] = {}
 
     def __call__(self, rows: Index) -> npt.NDArray[np.float32]:
-        """Return (len(rows), D)."""
         features: npt.NDArray[np.float32] = self._reader(rows)
         for group in np.unique(self._groups[rows]):
             if group not in self._scalers:

@@ -74,7 +74,6 @@ class Pixels:
         self._file, self._row = locate(obs, keys, "pixels", "pack the tiles of all sections again.")
 
     def __call__(self, rows: Index) -> npt.NDArray[np.uint8]:
-        """Return (len(rows), h, w, 3)."""
         out = np.empty((len(rows), *self._files[0].shape[1:]), dtype=np.uint8)
         for number in np.unique(self._file[rows]):
             here = np.flatnonzero(self._file[rows] == number)

@@ -23,7 +23,6 @@ class Scaler:
     scale: Float32
 
     def __call__(self, features: Float32) -> Float32:
-        """Return scaled float32 features."""
         return (features - self.mean) / self.scale
 
 

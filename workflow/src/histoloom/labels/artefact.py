@@ -37,7 +37,6 @@ class LabelTask:
 
     @property
     def where(self) -> str:
-        """Name of the fit in messages."""
         return f"labels of cohort '{self.cohort}', group '{self.group}' ({self.spec['method']})"
 
     @cached_property

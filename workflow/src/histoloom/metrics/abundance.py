@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def score(scored: Scored) -> pd.DataFrame:
-    """Return all rows of one model's predictions of abundance."""
     parts = [*score_continuous(scored), *score_colocalization(scored, scored.spec.get("moran") or {})]
     if scored.spec.get("merge"):
         parts += score_continuous(merge_types(scored))

@@ -91,7 +91,6 @@ class BlockWeights:
         return self.shape[0] / total if total > 0 else 1.0
 
     def __getitem__(self, rows: slice) -> csr_array:
-        """Return rows as a stored matrix."""
         return self._unscaled(rows) * self._scale
 
     def __matmul__(self, values: Floats) -> Floats:
@@ -103,7 +102,6 @@ class BlockWeights:
 
     @property
     def T(self) -> BlockWeights:
-        """The transpose, which is the same."""
         return self
 
     def diagonal(self) -> Floats:
@@ -111,5 +109,4 @@ class BlockWeights:
         return np.full(self.shape[0], self._scale if self._own else 0.0)
 
     def sum(self) -> float:
-        """Return the sum of all weights."""
         return float(self.shape[0])

@@ -111,7 +111,6 @@ def _rows(scored: Scored, probability: Floats) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def score(scored: Scored) -> pd.DataFrame:
-    """Return all rows of one model's predictions of classes."""
     sections, pooled = _rows(scored, scored.prediction)
     counts = sections["metric"].isin(_COUNTED)
     values = roll_up(sections[~counts].fillna({"target": "", "target2": ""}), types=False)

@@ -45,7 +45,6 @@ class BlockDraws:
 
     @property
     def n_blocks(self) -> int:
-        """Blocks of all sections."""
         return sum(weights.shape[1] for weights in self.weights.values())
 
 

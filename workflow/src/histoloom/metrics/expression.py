@@ -139,7 +139,6 @@ def profile_rows(scored: Scored) -> pd.DataFrame:
 
 
 def score(scored: Scored) -> pd.DataFrame:
-    """Return all rows of one model's predictions of expression."""
     panel, published = set_rows(scored)
     ways = ((bench_rows(scored), BENCH), (panel, PANEL), (published, PUBLISHED), (profile_rows(scored), ""))
     own = [rows.assign(against="labels", protocol=way) for rows, way in ways if len(rows)]

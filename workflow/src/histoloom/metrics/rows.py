@@ -44,14 +44,12 @@ _TYPES = {"n": "int64", "n_nan": "int64", "train_seed": "int64", "value": "float
 
 
 def value_row(place: Mapping[str, Any], metric: str, value: float, n: int, **more: Any) -> dict[str, Any]:
-    """Return one row."""
     return {"metric": metric, "value": value, "n": n, "n_nan": int(np.isnan(value)), **more, **place}
 
 
 def value_rows(
     place: Mapping[str, Any], types: Sequence[str], metric: str, value: Floats, n: np.ndarray | int
 ) -> pd.DataFrame:
-    """Return one row per type."""
     return pd.DataFrame(
         {"metric": metric, "target": types, "value": value, "n": n, "n_nan": np.isnan(value).astype(int), **place}
     )

@@ -78,11 +78,9 @@ class AlignmentTask(Task):
         self.network = Heads(self.inputs.feature_widths(), spec)
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """Return Adam."""
         return torch.optim.Adam(self.network.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay)
 
     def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the loss of a batch."""
         del generator  # nothing is drawn
         features = torch.from_numpy(self.scaler(self.inputs.features(rows.numpy()))).to(self.device)
         genes, morphology = self.network(features)
@@ -174,11 +172,9 @@ class FittedAlignment(Fitted):
     """Heads, and a linear probe on their output."""
 
     def aligned(self, inputs: Inputs, device: str) -> Aligned:
-        """Return the trained heads."""
         return restore_aligned(self.arrays, self.spec, inputs.feature_widths(), device)
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
-        """Return class probabilities (n, C) of the probe."""
         features = probed(self.aligned(inputs, job.device).project(inputs), self.spec)
         probe = LogisticMap(self.spec, {name: self.arrays[f"probe_{name}"] for name in NAMES}, {})
         return probe.predict(inputs.with_features(features), variant, job)
@@ -199,7 +195,6 @@ class Alignment(Model):
     fitted_type = FittedAlignment
 
     def fit(self, data: FoldData, job: JobContext) -> Fitted:
-        """Fit one fold for one training seed."""
         aligned = fit_aligned(data, job, self.spec)
         inputs = data.train.inputs
         features = inputs.with_features(probed(aligned.project(inputs), self.spec))

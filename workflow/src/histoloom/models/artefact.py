@@ -23,7 +23,6 @@ _FACTS = "facts.json"
 
 
 def make_model(spec: Mapping[str, Any]) -> Model:
-    """Return the model of an entry of the config."""
     cls = load("models", spec["kind"])
     model: Model = cls(cls.spec_type.from_json(spec))
     return model
@@ -60,7 +59,6 @@ class SavedModels:
         return [(str(fold), int(seed)) for fold, seed in self.metadata["models"]]
 
     def fitted(self, fold: str, seed: int) -> Fitted:
-        """Return the model of a fold and training seed."""
         start = name_of(fold, seed) + "/"
         if self.path.name == WEIGHTS:
             from safetensors import safe_open

@@ -67,12 +67,10 @@ class Part:
         return len(self.inputs)
 
     def take(self, rows: npt.NDArray[np.intp]) -> Part:
-        """Return a subset."""
         return Part(self.inputs.take(rows), self.y[rows], self.patient[rows], self.section[rows])
 
     @property
     def dense(self) -> npt.NDArray[Any]:
-        """Return y as an array."""
         return dense(self.y)
 
 

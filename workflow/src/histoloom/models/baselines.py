@@ -24,7 +24,6 @@ class Constant(Fitted):
     """The same (T,) prediction for every observation."""
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
-        """Return (n, T)."""
         return np.tile(self.arrays["value"], (len(inputs), 1))
 
 
@@ -34,7 +33,6 @@ class TrainMean(Model):
     fitted_type = Constant
 
     def fit(self, data: FoldData, job: JobContext) -> Constant:
-        """Take the means of a fold."""
         value = data.target.reference_prediction(data.train.y, len(data.outputs))
         return Constant(self.spec, {"value": value}, NOTHING)
 
@@ -64,7 +62,6 @@ class SectionMean(Model):
     uses_test_labels = True
 
     def fit(self, data: FoldData, job: JobContext) -> OwnMean:
-        """Fit nothing."""
         return OwnMean(self.spec, {}, NOTHING)
 
 
@@ -109,7 +106,6 @@ class FittedCoordinates(Fitted):
     """kNN: training ``position`` and ``labels``; ridge: ``mean``, ``scale``, ``coefficients``, ``intercept``."""
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
-        """Return (n, T)."""
         from sklearn.neighbors import KNeighborsRegressor
 
         position, part = _position(inputs), self.arrays

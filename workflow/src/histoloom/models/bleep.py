@@ -49,7 +49,6 @@ class BleepSpec(RetrievalSpec):
     }
 
     def network(self, n_outputs: int) -> Bleep:
-        """Return the untrained network."""
         return Bleep(n_outputs, self.width, self.dropout, self.architecture)
 
 
@@ -61,7 +60,6 @@ class BleepTask(ContrastiveTask):
         pretrained_state("resnet50", spec.weights, self.network.image_encoder.model, ["fc."])
 
     def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
         embedded, profiles = self.network(images, y)
         spec = self.spec
         losses = contrastive_losses(

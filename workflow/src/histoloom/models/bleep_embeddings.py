@@ -84,7 +84,6 @@ class HeadsTask(Task):
         return even_batches(torch.randperm(n, generator=generator), self.batch_size)
 
     def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the loss of a batch."""
         del generator  # nothing is drawn
         rows = rows.to(self.device)
         return self._loss(self.x[rows], self.y[rows])
@@ -106,7 +105,6 @@ class HeadsTask(Task):
             return sum(float(self._loss(x[rows], y[rows])) * len(rows) for rows in parts) / len(part)
 
     def predict_inputs(self, inputs: Inputs) -> Predictions:
-        """Return (n, T) of validation observations."""
         self.network.eval()
         with torch.inference_mode():
             keys = embed_profiles(self._raw, self.y, self.device)
@@ -123,7 +121,6 @@ class FittedBleepEmbeddings(FittedRetrieval):
     """Trained heads, keys with their values, and how features are scaled."""
 
     def queries(self, inputs: Inputs, device: str) -> Tensor:
-        """Return the projected features (n, width)."""
         arrays, parts = self.arrays, []
         network = self.load(Heads(len(arrays["mean"]), arrays["values"].shape[1], self.spec), device).eval()
         with torch.inference_mode():

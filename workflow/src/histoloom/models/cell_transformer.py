@@ -69,7 +69,6 @@ class CellTransformerSpec(TrainingSpec):
 
     @property
     def alignment(self) -> AlignmentSpec:
-        """Return the settings of the contrastive heads."""
         return AlignmentSpec.from_json(self.projections or {})
 
     @property
@@ -134,7 +133,6 @@ class _Cells:
 
 
 def make_network(spec: CellTransformerSpec, n_classes: int, widths: list[int]) -> CellTransformer:
-    """Return the untrained network."""
     return CellTransformer(
         spec.architecture,
         n_classes,
@@ -177,7 +175,6 @@ class CellTransformerTask(Task):
         self._total = -(-len(self.y) // spec.batch_size) * spec.epochs
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """Return AdamW."""
         return torch.optim.AdamW(self.network.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay)
 
     def start_step(self, optimiser: torch.optim.Optimizer, step: int) -> None:
@@ -189,16 +186,13 @@ class CellTransformerTask(Task):
             group["lr"], group["betas"] = rate, (beta, group["betas"][1])
 
     def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the loss of a batch."""
         logits = self.network(*self.cells.batch(rows, self.device))
         return F.cross_entropy(logits, self.y[rows].to(self.device), self.weights)
 
     def predict_inputs(self, inputs: Inputs) -> Predictions:
-        """Return probabilities (n, C) of validation cells."""
         return predict_cells(self.network, _Cells(inputs, self.spec, self.prepare), len(inputs), self.device)
 
     def arrays(self) -> Arrays:
-        """Return how features are scaled or projected."""
         if isinstance(self.prepare, Aligned):
             return self.prepare.arrays()
         return {"feature_mean": self.prepare.mean, "feature_scale": self.prepare.scale}
@@ -225,7 +219,6 @@ class FittedCellTransformer(FittedNetwork):
         return restore_aligned(self.arrays, self.spec.alignment, inputs.feature_widths(), device)
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
-        """Return class probabilities (n, C)."""
         prepare: Scaler | Aligned
         if self.spec.projections is None:
             prepare = Scaler(self.arrays["feature_mean"], self.arrays["feature_scale"])

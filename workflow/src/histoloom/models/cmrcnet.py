@@ -40,7 +40,6 @@ class CmrcnetSpec(RetrievalSpec):
     }
 
     def network(self, n_outputs: int) -> Cmrcnet:
-        """Return the untrained network."""
         return Cmrcnet(
             n_outputs,
             image_px=self.input_px or 224,
@@ -61,7 +60,6 @@ class CmrcnetTask(ContrastiveTask):
         init_like_public_code(self.network)
 
     def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of a batch."""
         spec = self.spec
         embedded, profiles, reconstruction = self.network(images, y)
         return cmrcnet_loss(

@@ -34,7 +34,6 @@ class FineTunedSpec(PixelSpec):
 
     @property
     def tuned(self) -> EncoderSpec:
-        """Return the encoder."""
         return EncoderSpec.from_json(self.encoder or {})
 
     def preparation(self) -> Preparation:
@@ -43,7 +42,6 @@ class FineTunedSpec(PixelSpec):
         return Preparation(tuple(card["mean"]), tuple(card["std"]), card["input_px"])
 
     def network(self, n_outputs: int) -> Tuned:
-        """Return the untrained network."""
         card = self.tuned.card
         return Tuned(load("encoders", card["kind"]).build(card, 0), card, n_outputs)
 
@@ -58,7 +56,6 @@ class Tuned(nn.Module):
         nn.init.normal_(self.head.weight, std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (n, T)."""
         features = load("encoders", self._card["kind"]).pool(self.encoder, self._card, images)
         output: Tensor = self.head(features)
         return output
@@ -84,12 +81,10 @@ class FineTunedTask(PixelTask):
         return torch.optim.AdamW(groups, weight_decay=spec.weight_decay)
 
     def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
-        """Set both rates."""
         for group in optimiser.param_groups:
             group["lr"] = cosine(group["full"], 0.0, epoch / self.spec.epochs)
 
     def value_loss(self, images: Tensor, y: Tensor) -> Tensor:
-        """Return the mean squared error."""
         return nn.functional.mse_loss(self.network(images), y)
 
 

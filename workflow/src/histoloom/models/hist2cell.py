@@ -156,7 +156,6 @@ class Hist2CellTask(PixelTask):
         pretrained_trunk(self._raw, spec.weights)
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """Return Adam; its decay is on every parameter."""
         spec = self.spec
         return torch.optim.Adam(self.network.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
 
@@ -170,12 +169,10 @@ class Hist2CellTask(PixelTask):
         return [self.graph.batch(part.numpy()).nodes for part in centres]
 
     def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Return the loss over all nodes."""
         predicted = self.network(images, self.graph.edges(rows.numpy()).to(images.device))
         return torch.nn.functional.mse_loss(predicted, self.y[rows].to(images.device))
 
     def predict_inputs(self, inputs: Inputs) -> Predictions:
-        """Return (n, T) of validation observations."""
         return predict_nodes(self._raw, inputs, SpotGraph(inputs), self.preparation, self.device, self.batch_size)
 
 

@@ -45,7 +45,6 @@ class HisToGeneSpec(PixelSpec):
     }
 
     def network(self, n_outputs: int) -> HisToGene:
-        """Return the untrained network."""
         return HisToGene(n_outputs, self.input_px, self.dim, self.n_layers, self.heads, self.n_pos, self.dropout)
 
 
@@ -103,7 +102,6 @@ class HisToGeneTask(PixelTask):
         self.sections = [torch.from_numpy(rows) for _, rows in data.train.inputs.sections()]
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """Return Adam without decay."""
         return torch.optim.Adam(self.network.parameters(), lr=self.spec.lr)
 
     def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
@@ -112,12 +110,10 @@ class HisToGeneTask(PixelTask):
         return [self.sections[number] for number in order]
 
     def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Return the loss of a section."""
         predicted = self.network(flatten_patches(images), self.positions[rows][None].to(images.device))
         return torch.nn.functional.mse_loss(predicted[0], self.y[rows].to(images.device))
 
     def predict_inputs(self, inputs: Inputs) -> Predictions:
-        """Return (n, T) of validation observations, section by section."""
         return predict_sections(self.network, inputs, self.spec, self.preparation, self.device)
 
 
@@ -127,7 +123,6 @@ class FittedHisToGene(FittedPixels):
     last_bias = "network/gene_head.1.bias"
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
-        """Return (n, T)."""
         return predict_sections(self.network(job.device), inputs, self.spec, self.preparation, job.device)
 
 

@@ -60,7 +60,6 @@ class Ridge(Model):
     fitted_type = LinearMap
 
     def fit(self, data: FoldData, job: JobContext) -> LinearMap:
-        """Fit a fold."""
         features, labels = data.train.inputs.features(), data.train.dense.astype(np.float64)
         choices = choose(data, "alpha", float(self.spec.alpha), lambda: self._best_alpha(data, features, labels))
         scaler = data.scaler(features)
@@ -99,7 +98,6 @@ class LogisticMap(LinearMap):
     """A linear map to logits; a class that training lacks has intercept -inf and so probability 0."""
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
-        """Return (n, classes) probabilities."""
         from scipy.special import softmax
 
         return np.asarray(softmax(super().predict(inputs, variant, job), axis=1))
@@ -112,7 +110,6 @@ class LogisticRegression(Model):
     fitted_type = LogisticMap
 
     def fit(self, data: FoldData, job: JobContext) -> LogisticMap:
-        """Fit a fold."""
         from sklearn.linear_model import LogisticRegression as Sklearn
 
         features, codes = data.train.inputs.features(), data.train.y

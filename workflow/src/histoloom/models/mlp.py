@@ -48,7 +48,6 @@ class MLP(Model):
     fitted_type = FittedMLP
 
     def fit(self, data: FoldData, job: JobContext) -> Fitted:
-        """Fit one fold and seed."""
         return self.fit_many([data], job)[0]
 
     def fit_many(self, folds: Sequence[FoldData], job: JobContext) -> list[Fitted]:

@@ -58,11 +58,9 @@ class Tiles:
 
     @property
     def held(self) -> bool:
-        """Whether all tiles lie on the device."""
         return self._all is not None
 
     def batch(self, rows: Tensor) -> Tensor:
-        """Return the tiles of some rows."""
         if self._all is not None:
             images = self._all[rows.to(self.device)]
         else:
@@ -134,7 +132,6 @@ class FittedPixels(FittedNetwork):
 
     @property
     def preparation(self) -> Preparation:
-        """Return how tiles are prepared."""
         mean, sd = (tuple(self.arrays[name].tolist()) for name in ("pixel_mean", "pixel_sd"))
         return Preparation(mean, sd, self.spec.input_px, self.spec.channel_order)
 
@@ -152,7 +149,6 @@ class PixelTask(Task):
         self.y = self.values(data.train)
 
     def arrays(self) -> Arrays:
-        """Return how tiles are prepared."""
         return {"pixel_mean": np.asarray(self.preparation.mean), "pixel_sd": np.asarray(self.preparation.sd)}
 
     def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -191,7 +187,6 @@ class PixelTask(Task):
         return output
 
     def predict_inputs(self, inputs: Inputs) -> Predictions:
-        """Return (n, T) of validation observations."""
         return run_network(self.network, self.predict, inputs, self.preparation, self.device)
 
 

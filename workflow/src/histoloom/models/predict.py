@@ -257,7 +257,6 @@ def apply_models(
 
 
 def outputs_of(model: SavedModels, fold: str) -> list[str]:
-    """Return the names of a fold's columns."""
     outputs = model.metadata["outputs"]
     return list(outputs if isinstance(outputs, list) else outputs[fold])
 

@@ -127,7 +127,6 @@ class ContrastiveTask(PixelTask):
         return retrieve(queries, self._keys, self.y.to(self.device), spec.k, spec.method)
 
     def arrays(self) -> Arrays:
-        """Return how tiles are prepared, keys and their values."""
         return {**super().arrays(), **keys_with_values(self._raw, self.spec, self.data, self.device)}
 
 
@@ -135,11 +134,9 @@ class FittedRetrieval(FittedPixels):
     """A trained network with its keys and their values."""
 
     def network(self, device: str) -> Any:
-        """Return the network with its weights on a device."""
         return self.load(self.spec.network(self.arrays["values"].shape[1]), device)
 
     def queries(self, inputs: Inputs, device: str) -> Tensor:
-        """Return the embedded images (n, width)."""
         network, seed = self.network(device), 0 if self.spec.augment_at_test else None
         output = run_network(network, network.embed_images, inputs, self.preparation, device, augment_seed=seed)
         return torch.from_numpy(output).to(device)
@@ -157,5 +154,4 @@ class RetrievalModel(NetworkModel):
     fitted_type = FittedRetrieval
 
     def check(self, data: FoldData) -> None:
-        """Refuse too few keys for a variant."""
         key_values(self.spec, data)

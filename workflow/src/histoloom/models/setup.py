@@ -117,7 +117,6 @@ class Setup:
         return list(self.experiment["train_seeds"]) if self.kind.stochastic else [-1]
 
     def part(self, rows: Index, fold: FoldRows) -> Part:
-        """Return training or validation observations of a fold."""
         labels = self.target.labels(fold.label_rows[rows], self.panels[fold.name])
         return Part(self.inputs.take(rows), labels, self._patient[rows], self._section[rows])
 

@@ -47,7 +47,6 @@ class SpatialNeighbors(Model):
     fitted_type = FittedSpatialNeighbors
 
     def fit(self, data: FoldData, job: JobContext) -> Fitted:
-        """Keep the training cells."""
         inputs, section = data.train.inputs, np.empty(len(data.train), np.intp)
         sections: list[str] = []
         for key, rows in inputs.sections():

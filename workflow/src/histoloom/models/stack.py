@@ -37,7 +37,6 @@ class Rows(NamedTuple):
     section: np.ndarray
 
     def take(self, rows: np.ndarray) -> Rows:
-        """Return a subset."""
         return Rows(self.x[rows], self.y[rows], self.section[rows])
 
 

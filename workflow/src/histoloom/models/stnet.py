@@ -37,7 +37,6 @@ class STNetSpec(PixelSpec):
     standardise_target: bool = False
 
     def network(self, n_outputs: int) -> nn.Module:
-        """Return the untrained network."""
         return stnet(n_outputs, self.growth_rate, self.blocks)
 
 
@@ -55,7 +54,6 @@ class STNetTask(PixelTask):
         set_output_to_mean(self.network, self.y.mean(dim=0))
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """Return SGD with momentum."""
         spec = self.spec
         return torch.optim.SGD(
             self.network.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
@@ -70,7 +68,6 @@ class STNetTask(PixelTask):
         return stnet_loss(self.network(images), y)
 
     def arrays(self) -> Arrays:
-        """Return how tiles and outputs are scaled."""
         return {**super().arrays(), "y_mean": self.y_mean, "y_scale": self.y_scale}
 
 

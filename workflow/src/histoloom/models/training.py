@@ -83,7 +83,6 @@ class Task:
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate."""
     for group in optimiser.param_groups:
         group["lr"] = rate
 
@@ -135,7 +134,6 @@ class NetworkModel(Model):
     task_type: ClassVar[Any]
 
     def fit(self, data: FoldData, job: JobContext) -> Fitted:
-        """Fit one fold for one training seed."""
         self.check(data)
         arrays, choices = fit_selected(lambda part: self.task_type(self.spec, part, job.device), data, job, self.spec)
         return self.restore(arrays, choices)
@@ -150,7 +148,6 @@ class FittedNetwork(Fitted):
     last_bias: ClassVar[str]
 
     def network(self, device: str) -> Any:
-        """Return the network with its weights on a device."""
         return self.load(self.spec.network(len(self.arrays[self.last_bias])), device)
 
     def load(self, network: Any, device: str) -> Any:
@@ -288,7 +285,6 @@ class _Progress:
             checkpoint.tick(self._state, f"epoch {self.epoch} of {epochs}, {len(self.batches)} batches left")
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
         vars(self).update(saved["progress"])
         for name, part in self._parts.items():
             part.load_state_dict(saved[name])

@@ -140,7 +140,6 @@ class TrainingRange:
 
 
 def read_training_range(path: Path) -> TrainingRange:
-    """Read the file; `InputError` if it is none."""
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}

@@ -25,7 +25,6 @@ class CellLabels:
         return {key: value for key, value in entry.items() if key not in _FILES}
 
     def kind(self, cell_labels: str) -> CellLabelsKind:
-        """Return what is known of a method."""
         return kinds.CELL_LABELS[self.config.get("cell_labels", cell_labels)["method"]]
 
     def own_files(self, cell_labels: str, cohort: str, sample: str) -> dict[str, str]:
@@ -38,7 +37,6 @@ class CellLabels:
         return files
 
     def inputs(self, cell_labels: str, cohort: str, sample: str) -> dict[str, Any]:
-        """Return what a section's labels are made from, by role."""
         files: dict[str, Any] = {"sample": paths.SAMPLE.format(cohort=cohort, sample=sample)}
         files |= self.own_files(cell_labels, cohort, sample)
         if other := self.config.get("cell_labels", cell_labels)["matched"]:

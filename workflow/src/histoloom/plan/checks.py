@@ -22,11 +22,9 @@ class Checks:
         self.experiments, self.models = experiments, models
 
     def named(self) -> list[str]:
-        """Return the names of the checks that are to run."""
         return [name for name in self.config.entries["checks"] if self.config.runs(name)]
 
     def spec(self, check: str) -> dict[str, Any]:
-        """Return a check's entry with its name."""
         return {**self.config.get("checks", check), "name": check}
 
     def files(self, check: str) -> dict[str, list[str]]:
@@ -36,7 +34,6 @@ class Checks:
         return files
 
     def chapter(self, check: str) -> str:
-        """Return the chapter of the report that a check's figure is in."""
         return kinds.CHECKS[self.config.get("checks", check)["kind"]].chapter
 
     def columns(self, check: str) -> dict[str, str]:

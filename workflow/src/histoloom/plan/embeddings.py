@@ -105,7 +105,6 @@ class Embeddings:
         return batches
 
     def files(self, encoder: str, cohorts: Iterable[str]) -> list[str]:
-        """Return the embedding files of cohorts, in order."""
         tiles = self.config.get("encoders", encoder)["tiles"]
         return [
             paths.EMBEDDINGS.format(tiles=tiles, encoder=encoder, cohort=cohort, batch=batch)
@@ -114,7 +113,6 @@ class Embeddings:
         ]
 
     def of_model(self, model: str) -> list[str]:
-        """Return the encoders that a model concatenates."""
         return list(self.config.get("models", model).get("inputs") or [])
 
     def batch_files(self, encoder: str, cohort: str, batch: str) -> dict[str, list[str]]:
@@ -139,13 +137,11 @@ class Embeddings:
 
     @property
     def precomputed(self) -> list[str]:
-        """Encoders whose features are read, not computed."""
         entries = self.config.entries["encoders"]
         return [name for name in entries if entries[name].get("kind") == "precomputed"]
 
     @property
     def computed(self) -> list[str]:
-        """Encoders that are run."""
         return [name for name in self.config.entries["encoders"] if name not in self.precomputed]
 
     @property
@@ -160,7 +156,6 @@ class Embeddings:
         return self.sections.gene_table([self.sections.gene_origin(cohort), "vocabulary"]) if reads_counts else []
 
     def kind(self, encoder: str) -> EncoderKind:
-        """Return what is known of an encoder's kind."""
         return kinds.ENCODERS[self.spec(encoder)["card"]["kind"]]
 
     # groups of encoders ----------------------------------------------------------------------------------------
@@ -198,7 +193,6 @@ class Embeddings:
         return [self.spec(encoder)]
 
     def group_specs(self, group: EncoderGroup) -> list[dict[str, Any]]:
-        """Return the specs of a group's encoders."""
         return [self.spec(encoder) for encoder in group.encoders]
 
     def group_files(self, cohort: str, batch: str, group: EncoderGroup) -> dict[str, list[str]]:
@@ -213,5 +207,4 @@ class Embeddings:
         return NEEDS["embed_group"] if heaviest.weights else heaviest.memory
 
     def group_gpu(self, group: EncoderGroup) -> int:
-        """Return how many GPUs a job of a group can use."""
         return max(self.kind(encoder).gpu for encoder in group.encoders)

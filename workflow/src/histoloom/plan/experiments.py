@@ -18,11 +18,9 @@ class Experiments:
         self.config, self.sections = config, sections
 
     def entry(self, experiment: str) -> dict[str, Any]:
-        """Return an experiment's entry."""
         return self.config.get("experiments", experiment)
 
     def named(self, task: str) -> list[str]:
-        """Return the experiments of a task that are to run."""
         entries = self.config.entries["experiments"]
         return [name for name in entries if entries[name]["task"] == task and self.config.runs(name)]
 
@@ -31,7 +29,6 @@ class Experiments:
         return [name for name in self.named("evaluate") if not kinds.SPLITS[self.entry(name)["split"]].paired]
 
     def leakage_tests(self) -> list[str]:
-        """Return the experiments that measure the leakage effect."""
         return [name for name in self.named("evaluate") if is_compared(self.entry(name), self.rows(name))]
 
     def cohorts(self, experiment: str) -> list[str]:
@@ -49,7 +46,6 @@ class Experiments:
         return [{**row, "cohort": c} for c in self.cohorts(experiment) for row in self.sections.rows(c)]
 
     def sample_files(self, experiment: str) -> list[str]:
-        """Return the sections of an experiment."""
         return paths.each(paths.SAMPLE, self.samples(experiment))
 
     def spec(self, experiment: str, part: str) -> dict[str, Any]:

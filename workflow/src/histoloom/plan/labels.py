@@ -46,7 +46,6 @@ class Labels:
         return {key: value for key, value in self.entry(labels).items() if key not in _NOT_SCIENCE}
 
     def kind(self, labels: str) -> LabelsKind:
-        """Return what is known of a label method."""
         return kinds.LABELS[self.entry(labels)["method"]]
 
     def threads(self, labels: str) -> int:
@@ -66,7 +65,6 @@ class Labels:
         return groups
 
     def seeds(self, labels: str) -> list[int]:
-        """Return the optimiser seeds of a label method."""
         return list(self.entry(labels).get("seeds") or [0])
 
     def jobs(self, labels: str, cohort: str) -> dict[str, list[Fit]]:
@@ -81,11 +79,9 @@ class Labels:
         return {f"part{start // size}": fits[start : start + size] for start in range(0, len(fits), size)}
 
     def fits(self, labels: str, cohort: str, part: str) -> list[Fit]:
-        """Return the fits of one label job."""
         return self.jobs(labels, cohort)[part]
 
     def part_files(self, labels: str, cohort: str) -> list[str]:
-        """Return the folders of all label jobs."""
         return [paths.LABELS_PART.format(labels=labels, cohort=cohort, part=part) for part in self.jobs(labels, cohort)]
 
     def job_inputs(self, labels: str, cohort: str, part: str) -> dict[str, list[str]]:
@@ -148,7 +144,6 @@ class Labels:
     # references ----------------------------------------------------------------------------------------------
 
     def reference_files(self, reference: str) -> dict[str, list[str]]:
-        """Return a reference's raw files by role."""
         entry = self.config.get("references", reference)
         if kinds.REFERENCES[entry["source"]].simulated:
             return {"h5ad": [f"{self.config.raw_dir}/simulated/{entry['cohort']}/reference.h5ad"]}

@@ -28,7 +28,6 @@ class Models:
         return {**entry, **tuned, "name": model}
 
     def kind(self, model: str) -> ModelKind:
-        """Return what is known of a model's kind."""
         return kinds.MODELS[self.config.get("models", model)["kind"]]
 
     def target_files(self, experiment: str) -> dict[str, list[str]]:
@@ -106,7 +105,6 @@ class Models:
         return self._fold_files(experiment, model, folds, paths.FOLD_MODEL)
 
     def fold_efficiencies(self, experiment: str, model: str) -> list[str]:
-        """Return the efficiency records of a model's folds."""
         folds = [fold for fold in self.fold_names(experiment) if fold != ALL]
         return self._fold_files(experiment, model, folds, paths.FOLD_EFFICIENCY)
 
@@ -120,11 +118,9 @@ class Models:
         return self.files(experiment, model) if fold == ALL and chosen else []
 
     def variants(self, model: str) -> list[str]:
-        """Return the names of a model's choices at prediction."""
         return list(self.config.get("models", model).get("variants") or ["default"])
 
     def predictions(self, experiment: str, model: str) -> list[str]:
-        """Return the predictions of a model, one file per variant."""
         names = {"experiment": experiment, "model": model}
         return [paths.PREDICTIONS.format(**names, variant=variant) for variant in self.variants(model)]
 

@@ -47,11 +47,9 @@ class Report:
         return {**entry, "name": experiment, **compared}
 
     def title(self, experiment: str) -> str:
-        """Return an experiment's heading."""
         return str(self.experiments.entry(experiment).get("title") or "")
 
     def results(self, experiment: str) -> dict[str, list[str]]:
-        """Return the metrics and efficiency records of an experiment's models."""
         entry = self.experiments.entry(experiment)
         return {
             "metrics": [paths.METRICS.format(experiment=experiment, model=m) for m in entry["models"]],
@@ -106,7 +104,6 @@ class Report:
         return f"{chapters.index(title) + 1}. {title}" if title in chapters else title
 
     def check_chapter(self, check: str) -> str:
-        """Return the chapter of the report that a check's figure is in."""
         return self.chapter(self.checks.chapter(check))
 
     @cached_property
@@ -131,7 +128,6 @@ class Report:
     # front page ----------------------------------------------------------------------------------------------
 
     def front_files(self) -> dict[str, list[str]]:
-        """Return tables and figures that the front page is made from."""
         tables, figures = [], []
         for name in self.experiments.evaluations():
             names = ["summary", "baselines", *["attainable"] * bool(self.checks.ceilings(name))]
@@ -142,13 +138,11 @@ class Report:
         return {"tables": tables, "figures": figures}
 
     def front_spec(self) -> list[dict[str, Any]]:
-        """Return the entries of the experiments on the front page."""
         return [self.spec(name) for name in self.experiments.evaluations()]
 
     # papers --------------------------------------------------------------------------------------------------
 
     def papers(self) -> dict[str, list[str]]:
-        """Return the experiments of each paper."""
         papers: dict[str, list[str]] = {}
         for name in self.experiments.named("evaluate"):
             if paper := self.experiments.entry(name).get("paper"):
@@ -156,7 +150,6 @@ class Report:
         return papers
 
     def paper_results(self, paper: str) -> dict[str, list[str]]:
-        """Return the metrics and efficiency records of all experiments of a paper."""
         results = [self.results(e) for e in self.papers()[paper]]
         return {role: [f for r in results for f in r.get(role, [])] for role in ("metrics", "efficiency")}
 

@@ -26,7 +26,6 @@ class Sections:
         self.config = config
 
     def entry(self, cohort: str) -> dict[str, Any]:
-        """Return a cohort's entry."""
         return self.config.get("cohorts", cohort)
 
     def _where(self, cohort: str) -> str:
@@ -41,11 +40,9 @@ class Sections:
         return {**self.spec(cohort), "cohort": cohort, "sheet_rows": self.config.sheets[cohort]}
 
     def tiles_spec(self, tiles: str) -> dict[str, Any]:
-        """Return a tile spec's entry."""
         return self.config.get("tiles", tiles)
 
     def memory(self, cohort: str) -> Memory:
-        """Return what reading a section takes."""
         return self._kind(cohort).memory or NEEDS["read_section"]
 
     def _kind(self, cohort: str) -> SourceKind:
@@ -54,7 +51,6 @@ class Sections:
     # rows ----------------------------------------------------------------------------------------------------
 
     def row(self, cohort: str, sample: str) -> Row:
-        """Return the sheet row of a section."""
         if sample in self._by_sample[cohort]:
             return self._by_sample[cohort][sample]
         where = str(self.config.sheet_paths.get(cohort, cohort))
@@ -83,7 +79,6 @@ class Sections:
         return rows
 
     def samples(self, cohort: str) -> list[str]:
-        """Return the names of the sections that take part."""
         return [row["sample"] for row in self.rows(cohort)]
 
     def pairs(self, cohorts: Iterable[str]) -> list[tuple[str, str]]:
@@ -102,11 +97,9 @@ class Sections:
     # raw files -----------------------------------------------------------------------------------------------
 
     def reader(self, cohort: str) -> Any:
-        """Return the reader class of a cohort's source."""
         return kinds.load("sources", self.entry(cohort)["source"])
 
     def root(self, cohort: str) -> str:
-        """Return the folder that a cohort's raw files lie in."""
         entry = self.entry(cohort)
         if self._kind(cohort).simulated:
             return f"{self.config.raw_dir}/simulated/{cohort}"
@@ -168,7 +161,6 @@ class Sections:
         return tables
 
     def slide(self, cohort: str, sample: str) -> str:
-        """Return the path of a section's slide."""
         files = self.files(cohort, sample)
         if "image" not in files:
             problem = "is read without slides (`images: false`), but tiles are asked of it."

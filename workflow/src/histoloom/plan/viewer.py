@@ -18,7 +18,6 @@ class Viewers:
         self.config, self.sections, self.experiments, self.models = config, sections, experiments, models
 
     def spec(self) -> dict[str, Any]:
-        """Return the config's key ``viewer``."""
         return dict(self.config.viewer)
 
     def files(self, experiment: str, model: str, cohort: str, sample: str) -> dict[str, str]:
@@ -40,7 +39,6 @@ class Viewers:
         }
 
     def slides(self) -> list[str]:
-        """Return the viewers of slides without expression."""
         return [path for name in self.experiments.named("apply") for path in self._of(name)]
 
     def evaluations(self) -> list[str]:
@@ -48,7 +46,6 @@ class Viewers:
         return [path for name in self.experiments.evaluations() for path in self._of(name)]
 
     def labels(self) -> list[str]:
-        """Return the viewers of the labels that experiments and checks use."""
         used = [
             (entry["labels"], cohort)
             for name in self.experiments.named("evaluate")
@@ -70,7 +67,6 @@ class Viewers:
         return {"none": [], "slides": self.slides(), "all": self.all_files()}[self.config.viewer["make"]]
 
     def all_files(self) -> list[str]:
-        """Return every viewer."""
         return [*self.slides(), *self.evaluations(), *self.labels()]
 
     def _of(self, experiment: str) -> list[str]:

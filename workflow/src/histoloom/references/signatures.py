@@ -5,7 +5,6 @@ Both return genes x types, types sorted: mean counts per cell at the average cel
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,6 @@ from histoloom.devices import lease_device
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-logger = logging.getLogger(__name__)
 
 
 def depth_factors(totals: np.ndarray, types: np.ndarray, batches: np.ndarray) -> np.ndarray:

@@ -70,7 +70,6 @@ def find_cases(predictions: Path, *, most: int = 6, each: int = 3) -> pd.DataFra
 
 
 def read_cases(path: Path) -> pd.DataFrame:
-    """Read the table of cases that `find_cases` made."""
     # "NA" and "nan" are names of sections; only an empty cell is missing.
     return pd.read_csv(path, dtype=dict.fromkeys(_KEYS, str), keep_default_na=False, na_values=[""])
 

@@ -31,11 +31,9 @@ class Page:
     parts: list[tuple[str, str | pd.DataFrame]] = field(default_factory=list)
 
     def heading(self, text: str) -> None:
-        """Add a heading."""
         self.parts.append(("h2", text))
 
     def text(self, text: str) -> None:
-        """Add a paragraph."""
         self.parts.append(("p", text))
 
     def table(self, frame: pd.DataFrame) -> None:
@@ -44,7 +42,6 @@ class Page:
             self.parts.append(("table", frame))
 
     def markdown(self) -> str:
-        """Return the page as markdown."""
         lines = [f"# {self.title}"]
         for kind, value in self.parts:
             if isinstance(value, pd.DataFrame):

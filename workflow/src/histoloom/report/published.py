@@ -56,11 +56,9 @@ class Published:
 
     @property
     def columns(self) -> list[dict[str, Any]]:
-        """Columns in the paper's order."""
         return list(self.content["columns"])
 
     def stamp(self, column: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the protocol of a column's cells."""
         own = {key: column[key] for key in ("source", "train_source", "split") if key in column}
         return {**self.content["stamp"], **own, **column["stamp"]}
 

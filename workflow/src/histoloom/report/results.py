@@ -139,5 +139,4 @@ def with_marks(title: str, rows: pd.DataFrame) -> str:
 
 
 def units(rows: pd.DataFrame) -> str:
-    """Return the units of the labels."""
     return str(json.loads(rows["protocol"].iloc[0]).get("units", "units of the labels")) if len(rows) else ""

@@ -43,7 +43,6 @@ class SectionView:
 
     @property
     def aspect(self) -> float:
-        """Height of the frame over its width."""
         left, right, top, bottom = self.frame
         return (bottom - top) / (right - left)
 

@@ -67,7 +67,6 @@ class Counts:
     other_features: Mapping[str, int] = field(default_factory=dict)
 
     def rows(self, kept: npt.NDArray[Any]) -> Counts:
-        """Return some of the observations, by mask or number."""
         return replace(self, matrix=self.matrix[kept], obs_ids=self.obs_ids[kept])
 
 

@@ -7,7 +7,6 @@ number of the id (x, runs along the image's columns) and ``array_col`` the secon
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +29,6 @@ from histoloom.text_tables import read_text_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-logger = logging.getLogger(__name__)
 
 
 class Her2stReader(Reader):

@@ -62,7 +62,6 @@ class Section:
 
     @cached_property
     def counts(self) -> csr_matrix:
-        """Raw counts, CSR (n, genes)."""
         from scipy.sparse import csr_matrix
 
         return csr_matrix(self._read("X"))
@@ -77,5 +76,4 @@ class Section:
 
 
 def open_section(path: str | Path) -> Section:
-    """Open a section artefact."""
     return Section(Path(path))

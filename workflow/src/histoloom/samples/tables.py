@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,6 @@ from histoloom.text_tables import delimiter_of, read_bytes, read_text, read_text
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-logger = logging.getLogger(__name__)
 
 SPACE_RANGER_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 _ALIASES = {
@@ -73,7 +71,6 @@ def number(value: Any) -> float | None:
 
 
 def read_json(path: Path, remedy: str, code: str) -> dict[str, Any]:
-    """Read a JSON object."""
     try:
         facts = json.loads(read_bytes(path))
     except ValueError as error:
@@ -84,7 +81,6 @@ def read_json(path: Path, remedy: str, code: str) -> dict[str, Any]:
 
 
 def need_columns(table: pd.DataFrame, columns: Iterable[str], path: Path, remedy: str, code: str) -> None:
-    """Check that a table has some columns."""
     missing = [column for column in columns if column not in table]
     if missing:
         problem = f"no column {', '.join(missing)}; found: {', '.join(map(str, table.columns))}."

@@ -60,7 +60,6 @@ class RasterSlide(Slide):
             return shrunk(image, self.reduced_size(max_px))
 
     def close(self) -> None:
-        """Forget the decoded pixels."""
         self._pixels = None
 
 
@@ -85,7 +84,6 @@ class WholeSlide(Slide):
         return self.read_level(0, x, y, w, h)
 
     def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
-        """Return a rectangle of a coarser level, (h, w, 3); all numbers in that level's px."""
         import openslide
 
         scale = self.level_downsamples[level]
@@ -102,7 +100,6 @@ class WholeSlide(Slide):
         return shrunk(self._reduced_level(level, reduce, _BAND), self.reduced_size(max_px))
 
     def close(self) -> None:
-        """Close the file."""
         self._slide.close()
 
 

@@ -48,7 +48,6 @@ class PatchSlide(Slide):
         self.width, self.height = (int(v) for v in np.ceil(self.corners.max(axis=0) + 2 * self._gap))
 
     def ready_tile(self, x: float, y: float, side: float, size_px: int) -> UInt8:
-        """Return the patch that is the tile around (x, y)."""
         if size_px != self.patch_px:
             problem = f"holds patches of {self.patch_px} px; tiles of {size_px} px are asked for."
             remedy = f"set `size_px: {self.patch_px}` and `um_per_px: 0.5` in the tile spec."
@@ -85,5 +84,4 @@ class PatchSlide(Slide):
         return np.asarray(canvas)
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()

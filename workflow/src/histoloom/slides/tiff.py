@@ -75,7 +75,6 @@ class TiffSlide(Slide):
         self.mpp = _physical_size(self._file.ome_metadata, path) if self._file.is_ome else _resolution(self._file)
 
     def read_level(self, level: int, x: int, y: int, w: int, h: int) -> UInt8:
-        """Return a rectangle of a coarser level, (h, w, 3); all numbers in that level's px."""
         where = {"X": slice(x, x + w), "Y": slice(y, y + h), "S": slice(None), "C": slice(None)}
         try:
             pixels = np.asarray(self._levels[level][tuple(where.get(axis, 0) for axis in self._axes)])
@@ -97,7 +96,6 @@ class TiffSlide(Slide):
         return shrunk(image, (width, height))
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

@@ -71,7 +71,6 @@ def registry_entry(source: str, file: str, lists: Path = LISTS) -> Entry:
 
 
 def checks_of(entry: Mapping[str, str]) -> Entry:
-    """Return the checksums of a row."""
     return {column: entry[column] for column in CHECKSUMS if entry.get(column)}
 
 

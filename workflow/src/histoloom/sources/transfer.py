@@ -39,7 +39,6 @@ class Download:
 
 
 def size_of(path: Path) -> int:
-    """Return a file's size; 0 without the file."""
     return path.stat().st_size if path.exists() else 0
 
 

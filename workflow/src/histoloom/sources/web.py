@@ -100,7 +100,6 @@ class Web(requests.Session):
         return answer
 
     def get_json(self, url: str) -> Any:
-        """Return the JSON that an API answers."""
         with self.ask(url, remedy="check the row in resources/files; the API may have changed.") as answer:
             try:
                 return answer.json()

@@ -38,7 +38,6 @@ class Abundance(Values):
     """Abundance of cell types: X float32 (n, types), layer ``ground_truth`` for simulated cohorts."""
 
     def build(self, *, spec: Mapping[str, Any], files: Files, out: Path) -> None:
-        """Write the target; see `histoloom.targets.base.TargetKind.build`."""
         recipe = spec["target"]
         labels = _by_cohort(files["labels"], recipe["statistic"])
         truth = _by_cohort(files.get("truth", []), "mean")

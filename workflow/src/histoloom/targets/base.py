@@ -94,7 +94,6 @@ class Target:
 
     @cached_property
     def position(self) -> dict[str, int]:
-        """Return the column of each output."""
         return {name: i for i, name in enumerate(self.outputs)}
 
     def labels(self, rows: npt.NDArray[np.intp], outputs: Sequence[str] | None = None) -> Labels:
@@ -114,7 +113,6 @@ def one_hot(codes: npt.NDArray[np.integer], n_classes: int) -> npt.NDArray[np.fl
 
 
 def kind_of(name: str) -> TargetKind:
-    """Return the kind of target of a name."""
     return load("targets", name)()
 
 

@@ -6,7 +6,6 @@ here looks at more than one section, but for the protocols of `histoloom.targets
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +22,6 @@ from histoloom.targets.correction import harmonise, smooth
 from histoloom.targets.hvg import hvg_union
 from histoloom.targets.recipes import Recipe
 from histoloom.targets.sections import common_facts, common_genes, join_sections
-
-logger = logging.getLogger(__name__)
 
 
 class Expression(Values):

@@ -42,7 +42,6 @@ PANELS: Mapping[str, str] = {
 
 
 def write_page(view: View, out: Path, most_points: int = MOST_POINTS, picture_px: int = PICTURE_PX) -> None:
-    """Write the viewer of a section."""
     from bokeh.embed import file_html
     from bokeh.resources import INLINE
     from jinja2 import Environment
