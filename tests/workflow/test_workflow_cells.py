@@ -33,7 +33,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     check = "results/metrics/checks/split.parquet"
     represented = "results/representations/blocks/align/block-0.h5ad"
-    run(folder, *scores, check, represented, "results/predictions/blocks/aligned/default.h5ad", config=CONFIG)
+    clusters = ("results/clusters/places/cells/T1.agreement.csv",)
+    run(
+        folder, *scores, check, represented, *clusters, "results/predictions/blocks/aligned/default.h5ad", config=CONFIG
+    )
     return folder
 
 
@@ -102,3 +105,25 @@ def test_a_random_split_flatters_the_neighbours_and_not_the_genes(folder: Path) 
     change = rows[(rows["variant"] == "difference") & (rows["target"] == "")].set_index(["model", "metric"])["value"]
     assert change["neighbours", "macro_f1_low"] > 0.05
     assert change["genes", "macro_f1_low"] < 0 < change["genes", "macro_f1_high"]
+
+
+def test_clusters_of_genes_follow_types_and_niches_follow_what_the_tissue_is_made_of(folder: Path) -> None:
+    agreed = pd.read_csv(folder / "results/clusters/places/cells/T1.agreement.csv", keep_default_na=False)
+    ari = agreed[agreed["measure"] == "ari"].set_index(["representation", "minus"])
+    assert ari.loc[("genes", ""), "value"].item() > 0.5
+    # Paired on the same cells, and the interval is above zero: genes say more of these classes than morphology.
+    assert ari.loc[("genes", "morphology"), "low"].item() > 0.2
+    cells = anndata.read_h5ad(folder / "results/clusters/places/cells/T1.h5ad")
+    tested = pd.read_parquet(folder / "results/folds/blocks.parquet").query("fold == 'block-0' and role == 'test'")
+    assert set(cells.obs_names[cells.obs["clustered"]]) == set(
+        "cells/" + tested[tested["sample"] == "T1"].obs_id.radd("T1/")
+    )
+    assert np.isfinite(cells.obsm["umap_genes"]).all(axis=1).tolist() == cells.obs["clustered"].tolist()
+    enriched = pd.read_csv(folder / "results/clusters/places/cells/T1.enrichment.csv")
+    niche = enriched[(enriched["grouping"] == "niches") & (enriched["low"] > 1)]
+    # Glands, aggregates of lymphocytes and tumour have a niche of their own.
+    assert (
+        niche.loc[niche["label"] == "epithelial", "cluster"].iloc[0]
+        != niche.loc[niche["label"] == "B_cell", "cluster"].iloc[0]
+    )
+    assert {"epithelial", "B_cell", "tumour"} <= set(niche["label"])

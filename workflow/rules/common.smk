@@ -40,6 +40,7 @@ wildcard_constraints:
     cell_labels=NAME,
     batch=r"b\d+-[0-9a-f]{8}",
     check=NAME,
+    clusters=NAME,
     cohort=NAME,
     encoder=NAME,
     experiment=NAME,

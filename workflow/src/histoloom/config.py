@@ -37,6 +37,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "encoder_groups": ("encoder_group", None),
     "models": ("model", "kind"),
     "experiments": ("experiment", "task"),
+    "clusters": ("clusters", None),
     "checks": ("check", "kind"),
 }
 Entry = dict[str, Any]
@@ -49,6 +50,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "models": {"inputs": "encoders", "encoder": "encoders"},
     "experiments": {"cohorts": "cohorts", "train_cohorts": "cohorts", "test_cohorts": "cohorts", "models": "models"}
     | {"tiles": "tiles", "labels": "labels", "truth": "labels", "from": "experiments"},
+    "clusters": {"experiment": "experiments"},
     "checks": {"labels": "labels", "against": "labels", "cohorts": "cohorts", "models": "models"}
     | {"experiment": "experiments", "other_experiment": "experiments", "tiles": "tiles"},
 }
@@ -275,10 +277,10 @@ def check_names(config: Config, named: Mapping[str, Mapping[str, Any]] | None = 
                 for wanted in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
                     if wanted not in named[target]:
                         faults.add(_unknown(f"{config.origin}: {section}.{name}.{key}", target, wanted, named[target]))
-    runnable = [*named["experiments"], *named["checks"]]
+    runnable = [*named["experiments"], *named["clusters"], *named["checks"]]
     for name in config.only or ():
         if name not in runnable:
-            problem = f"'{name}' is neither an experiment nor a check.{nearest(name, runnable)}"
+            problem = f"'{name}' is no experiment, clusters or check.{nearest(name, runnable)}"
             remedy = f"use some of: {', '.join(runnable)}."
             faults.add(InputError(f"{config.origin}: only", problem, remedy, "only-unknown"))
     for name, entry in config.entries["experiments"].items():

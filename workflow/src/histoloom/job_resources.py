@@ -39,6 +39,7 @@ NEEDS: Mapping[str, Memory] = {
     "embed_group": Memory(12000, picture_mb=50, file_mb=4, base_minutes=120, minutes_per_mb=9),  # a guess
     "build_reference": Memory(400, file_mb=40, base_minutes=60, minutes_per_mb=0.5),
     "predict_model": Memory(550, file_mb=4),
+    "cluster_cells": Memory(2000, file_mb=8, base_minutes=60, minutes_per_mb=1),  # a guess
     "apply_model": Memory(500, file_mb=4),
     "report_model": Memory(950, picture_mb=60, pictures_at_once=1, file_mb=4),
     "export_spatialdata": Memory(1500, file_mb=20, base_minutes=30, minutes_per_mb=0.5),  # a guess

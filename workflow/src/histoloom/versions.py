@@ -56,6 +56,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("efficiency", modules=("histoloom.efficiency",)),
         Stage("predictions"),
         Stage("representations"),
+        Stage("clusters"),
         Stage("training_range"),
         Stage("apply", version=2),
         Stage("metrics", version=2, modules=("histoloom.metrics",)),

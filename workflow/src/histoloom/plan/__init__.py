@@ -13,6 +13,7 @@ from histoloom.config import Config, load_config
 from histoloom.errors import Collected, InputError
 from histoloom.plan.cell_labels import CellLabels
 from histoloom.plan.checks import Checks
+from histoloom.plan.clusters import Clusters
 from histoloom.plan.embeddings import Embeddings
 from histoloom.plan.experiments import Experiments
 from histoloom.plan.labels import Labels
@@ -35,9 +36,10 @@ class Plan:
         self.experiments = Experiments(config, self.sections)
         self.embeddings = Embeddings(config, self.sections, self.experiments)
         self.models = Models(config, self.experiments, self.embeddings)
+        self.clusters = Clusters(config, self.experiments, self.models)
         self.checks = Checks(config, self.sections, self.labels, self.experiments, self.models)
         self.viewers = Viewers(config, self.sections, self.experiments, self.models)
-        self.report = Report(config, self.sections, self.experiments, self.models, self.checks)
+        self.report = Report(config, self.sections, self.experiments, self.models, self.checks, self.clusters)
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any], files: Iterable[str | Path]) -> Plan:

@@ -9,6 +9,7 @@ from typing import Any
 from histoloom import paths
 from histoloom.config import RESOURCES, Config
 from histoloom.plan.checks import Checks
+from histoloom.plan.clusters import Clusters
 from histoloom.plan.experiments import Experiments
 from histoloom.plan.models import Models
 from histoloom.plan.sections import Sections
@@ -20,6 +21,7 @@ CHAPTERS = (
     "How good is it",
     "Compared with baselines",
     "Where does it fail",
+    "Clusters and niches",
     "Leakage",
     "What depends on the labels",
     "Next to the papers",
@@ -33,10 +35,16 @@ class Report:
     """Tables, figures and the targets of a run."""
 
     def __init__(
-        self, config: Config, sections: Sections, experiments: Experiments, models: Models, checks: Checks
+        self,
+        config: Config,
+        sections: Sections,
+        experiments: Experiments,
+        models: Models,
+        checks: Checks,
+        clusters: Clusters,
     ) -> None:
         self.config, self.sections, self.experiments, self.models = config, sections, experiments, models
-        self.checks = checks
+        self.checks, self.clusters = checks, clusters
 
     def spec(self, experiment: str) -> dict[str, Any]:
         """Return an experiment's entry with the levels of its models and the comparison of their encoders."""
@@ -114,6 +122,8 @@ class Report:
             present |= {"In short", "How good is it", "Compared with baselines"}
         if any(map(self.models.mapped, evaluations)):
             present.add("Where does it fail")
+        if self.clusters.named():
+            present.add("Clusters and niches")
         leakage = self.experiments.leakage_tests()
         if leakage or any(self.experiments.audit_file(name) for name in evaluations):
             present.add("Leakage")
@@ -192,6 +202,7 @@ class Report:
                     yield paths.SLIDE_FIGURE.format(**names)
         for name in self.checks.named():
             yield from (paths.CHECK.format(check=name), paths.CHECK_FIGURE.format(check=name))
+        yield from self.clusters.targets()
         for paper in self.papers():
             for table in sorted((RESOURCES / "published").glob(f"{paper}_table*.yaml")):
                 number = table.stem.rpartition("_table")[2]

@@ -82,14 +82,16 @@ class SectionView:
         return [Rectangle((x - side / 2, y - side / 2), side, side) for x, y in xy * self.scale]
 
     def scale_bar(self, ax: Axes) -> None:
-        """Draw a bar of 1 mm at the lower left, where the scale is known."""
+        """Draw a bar at the lower left, where the scale is known: of 1 mm, or of 100 um in a small section."""
         if not self.um_per_px:
             return
         left, right, top, bottom = self.frame
-        length, x = 1000 / self.um_per_px, left + 0.03 * (right - left)
+        um = 1000 if 2000 / self.um_per_px <= right - left else 100
+        length, x = um / self.um_per_px, left + 0.03 * (right - left)
         y = bottom - 0.03 * (bottom - top)
         ax.plot([x, x + length], [y, y], color="black", linewidth=2, solid_capstyle="butt")
-        ax.text(x + length / 2, y - 0.015 * (bottom - top), "1 mm", ha="center", va="bottom", fontsize=7,
+        text = "1 mm" if um == 1000 else "100 µm"
+        ax.text(x + length / 2, y - 0.015 * (bottom - top), text, ha="center", va="bottom", fontsize=7,
                 bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
 
 
