@@ -116,7 +116,7 @@ def test_clusters_of_genes_follow_types_and_niches_follow_what_the_tissue_is_mad
     cells = anndata.read_h5ad(folder / "results/clusters/places/cells/T1.h5ad")
     tested = pd.read_parquet(folder / "results/folds/blocks.parquet").query("fold == 'block-0' and role == 'test'")
     assert set(cells.obs_names[cells.obs["clustered"]]) == set(
-        "cells/" + tested[tested["sample"] == "T1"].obs_id.radd("T1/")
+        "cells/" + tested[tested["sample"] == "T1"]["obs_id"].radd("T1/")
     )
     assert np.isfinite(cells.obsm["umap_genes"]).all(axis=1).tolist() == cells.obs["clustered"].tolist()
     enriched = pd.read_csv(folder / "results/clusters/places/cells/T1.enrichment.csv")
