@@ -52,7 +52,8 @@ def _read(path: Path) -> pd.DataFrame:
     text = dict.fromkeys(("cohort", "sample", "cluster", "label", "first", "second", "representation", "minus"), str)
     frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={})
     numbers = [name for name in frame if name not in text and name not in {"measure", "grouping"}]
-    return frame.assign(**{name: pd.to_numeric(frame[name]) for name in numbers})
+    frame[numbers] = frame[numbers].apply(pd.to_numeric)
+    return frame
 
 
 def describe(cells: Table, spec: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
@@ -73,8 +74,7 @@ def describe(cells: Table, spec: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
         interval = fold_interval(rows["label"], groups, rows["block"], spec["n_bootstrap"], seed)
         enriched.append(found.merge(interval, "left", ["cluster", "label"]).assign(grouping=grouping))
         counts = pd.crosstab(groups.to_numpy(), rows["label"].to_numpy())
-        counts = counts.rename_axis(index="cluster", columns="label")
-        long = counts.stack().rename("n").reset_index()
+        long = counts.rename_axis(index="cluster").reset_index().melt("cluster", var_name="label", value_name="n")
         size = long.groupby("cluster")["n"].transform("sum")
         composed.append(long.assign(share=long["n"] / size, grouping=grouping))
     agreed = agreement(

@@ -90,7 +90,7 @@ def _points(ax: Axes, xy: np.ndarray, names: pd.Series, order: Sequence[str], si
     values = names.to_numpy(object)
     for at, name in enumerate(order):
         own = values == name
-        ax.scatter(*xy[own].T, s=size, color=tone(at), linewidth=0, label=name, rasterized=True)
+        ax.scatter(xy[own, 0], xy[own, 1], s=size, color=tone(at), linewidth=0, label=name, rasterized=True)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -127,8 +127,8 @@ def _heat(
     fig: Figure,
     ax: Axes,
     found: pd.DataFrame,
-    rows: Sequence[str],
-    columns: Sequence[str],
+    rows: list[str],
+    columns: list[str],
     limits: tuple[float, float],
     colours: str,
     title: str,
