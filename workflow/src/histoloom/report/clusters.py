@@ -26,12 +26,12 @@ def describe_clusters(*, spec: Mapping[str, Any], cells: Path, sample: Path, out
     """Write the tables of a section (`describe`) as csv, and its ``figure``, from what `cluster_cells` wrote."""
     table = read_table(cells, obsm=["spatial", *(f"umap_{r['name']}" for r in spec["representations"])])
     section = open_section(sample)
-    found = describe(table, spec)
-    for name, frame in found.items():
+    tables = describe(table, spec)
+    for name, frame in tables.items():
         frame.insert(0, "cohort", section.cohort)
         frame.insert(1, "sample", section.sample)
         _write_csv(frame, out[name])
-    draw_clusters(cells=table, spec=spec, section=section, tables=found, out=out["figure"])
+    draw_clusters(cells=table, spec=spec, section=section, tables=tables, out=out["figure"])
 
 
 def report_clusters(*, spec: Mapping[str, Any], tables: Mapping[str, Sequence[Path]], out: Mapping[str, Path]) -> None:
@@ -51,8 +51,9 @@ def _read(path: Path) -> pd.DataFrame:
     # Clusters are called by numbers, and a class may be called "NA".
     text = dict.fromkeys(("cohort", "sample", "cluster", "label", "first", "second", "representation", "minus"), str)
     frame = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={})
-    numbers = [name for name in frame if name not in text and name not in {"measure", "grouping"}]
-    frame[numbers] = frame[numbers].apply(pd.to_numeric)
+    numbers = [str(name) for name in frame if name not in text and name not in {"measure", "grouping"}]
+    for name in numbers:
+        frame[name] = pd.to_numeric(frame[name])
     return frame
 
 
@@ -70,9 +71,9 @@ def describe(cells: Table, spec: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     groupings = {name: (own, own[f"cluster_{name}"]) for name in names} | {NICHES: (obs, obs["niche"])}
     enriched, composed = [], []
     for grouping, (rows, groups) in groupings.items():
-        found = enrichment(rows["label"], groups, spec["min_cells"])
+        folds = enrichment(rows["label"], groups, spec["min_cells"])
         interval = fold_interval(rows["label"], groups, rows["block"], spec["n_bootstrap"], seed)
-        enriched.append(found.merge(interval, "left", ["cluster", "label"]).assign(grouping=grouping))
+        enriched.append(folds.merge(interval, "left", ["cluster", "label"]).assign(grouping=grouping))
         counts = pd.crosstab(groups.to_numpy(), rows["label"].to_numpy())
         long = counts.rename_axis(index="cluster").reset_index().melt("cluster", var_name="label", value_name="n")
         size = long.groupby("cluster")["n"].transform("sum")

@@ -45,14 +45,14 @@ def draw_clusters(
             cluster = obs[f"cluster_{name}"][chosen]
             order = sorted(cluster.unique(), key=lambda text: (len(text), text))
             _tissue(axes[line, 0], xy[chosen], cluster, order, f"{name}: clusters")
-            found = tables["enrichment"]
-            found = found[found["grouping"] == name]
-            q = np.minimum(-np.log10(found["q"].clip(lower=1e-300)), CAP)
+            enriched = tables["enrichment"]
+            enriched = enriched[enriched["grouping"] == name]
+            q = np.minimum(-np.log10(enriched["q"].clip(lower=1e-300)), CAP)
             title = f"-log10 q (at most {CAP:g})"
-            _heat(fig, axes[line, 1], found.assign(value=q), order, labels, (0, CAP), "viridis", title)
-            fold = np.log2(found["fold"].where(found["fold"] > 0))
+            _heat(fig, axes[line, 1], enriched.assign(value=q), order, labels, (0, CAP), "viridis", title)
+            fold = np.log2(enriched["fold"].where(enriched["fold"] > 0))
             title = "log2 fold; ·: interval holds 1"
-            _heat(fig, axes[line, 2], found.assign(value=fold), order, labels, (-3, 3), DIVERGING, title)
+            _heat(fig, axes[line, 2], enriched.assign(value=fold), order, labels, (-3, 3), DIVERGING, title)
             _umap(
                 axes[line, 3], cells.obsm[f"umap_{name}"][chosen], obs["label"][chosen], labels, f"{name}: UMAP, labels"
             )
@@ -126,7 +126,7 @@ def _umap(ax: Axes, umap: np.ndarray, names: pd.Series, order: Sequence[str], ti
 def _heat(
     fig: Figure,
     ax: Axes,
-    found: pd.DataFrame,
+    enriched: pd.DataFrame,
     rows: list[str],
     columns: list[str],
     limits: tuple[float, float],
@@ -134,12 +134,12 @@ def _heat(
     title: str,
 ) -> None:
     """Draw clusters by labels; white: too few cells to test."""
-    grid = found.pivot_table(index="cluster", columns="label", values="value").reindex(index=rows, columns=columns)
+    grid = enriched.pivot_table(index="cluster", columns="label", values="value").reindex(index=rows, columns=columns)
     drawn = ax.imshow(grid.to_numpy(float), cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
     if limits[0] < 0:
-        unsure = found[(found["low"] <= 1) & (found["high"] >= 1)]
-        for row in unsure[["cluster", "label"]].itertuples(index=False):
-            ax.text(columns.index(row.label), rows.index(row.cluster), "·", ha="center", va="center", fontsize=12)
+        unsure = enriched[(enriched["low"] <= 1) & (enriched["high"] >= 1)]
+        for cluster, label in unsure[["cluster", "label"]].to_numpy(str):
+            ax.text(columns.index(label), rows.index(cluster), "·", ha="center", va="center", fontsize=12)
     fig.colorbar(drawn, ax=ax, shrink=0.8, pad=0.02).outline.set_visible(False)
     ax.set_xticks(
         range(len(columns)), short_names(columns), rotation=60, ha="right", rotation_mode="anchor", fontsize=7
