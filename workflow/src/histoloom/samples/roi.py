@@ -34,7 +34,8 @@ def read_roi(path: Path, offset: tuple[int, int] = (0, 0)) -> BaseGeometry:
     from shapely.errors import ShapelyError
     from shapely.geometry import shape
 
-    kept, ignored = [], []
+    kept: list[Any] = []
+    ignored: list[Any] = []
     try:
         content = json.loads(read_text(path))
         features: list[Any] = content.get("features", [content]) if isinstance(content, dict) else content
@@ -46,8 +47,8 @@ def read_roi(path: Path, offset: tuple[int, int] = (0, 0)) -> BaseGeometry:
         raise InputError(path, f"is no GeoJSON of annotations ({error!r}).", _REMEDY, code="roi-geojson") from error
     region = shapely.union_all(kept) - shapely.union_all(ignored)
     if not region.area > 0:
-        found = ", ".join(sorted({part.geom_type for part in kept})) or "nothing"
-        raise InputError(path, f"holds no area ({found}).", _REMEDY, code="roi-no-area")
+        types = ", ".join(sorted({part.geom_type for part in kept})) or "nothing"
+        raise InputError(path, f"holds no area ({types}).", _REMEDY, code="roi-no-area")
     return translate(region, *offset)
 
 
