@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from histoloom.jobs import job
+from histoloom.jobs import job, paths_by_role
 
 
 def main(snakemake):
@@ -12,7 +12,7 @@ def main(snakemake):
 
         cut_tiles(
             sample=Path(snakemake.input.sample),
-            slide=Path(snakemake.input.slide),
+            slide=next(iter(paths_by_role(snakemake.input.items())["slide"]), None),
             spec=json.loads(snakemake.params.spec),
             out=out["tiles"],
             picture=out["picture"],

@@ -19,6 +19,7 @@ from histoloom.cells.labels import label_cells
 from histoloom.cells.nuclei import read_nuclei
 from histoloom.cells.singler import prune_by_margin
 from histoloom.errors import InputError
+from histoloom.plan import Plan
 from histoloom.schemas import check, load_schema
 
 TYPES = ("T-cells", "B-cells", "Fibroblasts")
@@ -291,3 +292,23 @@ def test_the_papers_filters_are_steps_with_their_counts(world: dict[str, Any]) -
     assert left["with a label of 'other' too"] == 80
     assert left["of classes with more than 10 cells"] == 70
     assert set(table["label"]) == {"t"}
+
+
+def test_a_bundle_without_an_h_and_e_serves_models_of_counts_and_refuses_those_of_pixels(tmp_path: Path) -> None:
+    (tmp_path / "own.tsv").write_text("sample\tpatient\tbundle\nS1\tA\touts\n")
+    target = {"kind": "cell_class", "table": "labels/{sample}.csv"}
+    raw = {
+        "cohorts": {"own": {"source": "xenium", "sheet": "own.tsv", "images": False}},
+        "tiles": {"t": {"background": {"method": "none"}}},
+        "encoders": {n: {"card": c, "tiles": "t"} for n, c in {"g": "log_counts", "m": "stain_texture"}.items()},
+        "models": {n: {"kind": "logistic_regression", "inputs": [n]} for n in "gm"},
+        "experiments": {"e": {"task": "evaluate", "cohorts": ["own"], "tiles": "t", "models": ["g", "m"],
+                              "split": "random", "target": target}},
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text("{}")
+    plan = Plan.from_raw(raw, [tmp_path / "config.yaml"])
+    (batch,) = plan.embeddings.batches("g", "own")
+    assert plan.sections.slide_files("own", "S1") == []
+    assert plan.embeddings.batch_files("g", "own", batch)["slides"] == []
+    with pytest.raises(InputError, check=has_code("cohort-without-slides")):
+        plan.embeddings.batch_files("m", "own", batch)

@@ -161,3 +161,17 @@ def test_real_section_keeps_its_spots_and_drops_its_glass(
     assert frame["kept"][: len(centres)].all()
     assert not frame["kept"][len(centres) :].any()
     assert "kept 187 of 236 tiles" in caplog.text
+
+
+def test_cells_without_a_slide_have_tiles_for_models_that_read_no_pixel(tmp_path: Path) -> None:
+    centres = np.array([[50.0, 60.0], [400.0, 900.0], [30.0, 5.0]])
+    sample = write_sample(tmp_path / "S1.h5ad", centres, (430, 905), slide_width=None, slide_height=None)
+    out, picture = tmp_path / "t.parquet", tmp_path / "t.png"
+    spec = TileSpec.from_dict({"size_px": 32, "um_per_px": 0.5, "border": "pad", "background": {"method": "none"}})
+    cut_tiles(sample=sample, slide=None, spec=spec.as_dict(), out=out, picture=picture)
+    table = pd.read_parquet(out)
+    assert table["kept"].all()
+    np.testing.assert_array_equal(table[["x", "y"]], centres)
+    blind = TileSpec.from_dict({"size_px": 32, "um_per_px": 0.5, "border": "pad"})
+    with pytest.raises(InputError, check=has_code("tiles-no-slide")):
+        cut_tiles(sample=sample, slide=None, spec=blind.as_dict(), out=out, picture=picture)

@@ -6,7 +6,7 @@
 rule cut_tiles:
     input:
         sample=paths.SAMPLE,
-        slide=inputs(PLAN.sections.slide),
+        slide=inputs(PLAN.sections.slide_files),
     output:
         tiles=paths.TILES,
         picture=paths.TILES_PICTURE,

@@ -40,10 +40,11 @@ def embed_batch(
 ) -> None:
     """Embed the kept tiles of several sections with one encoder or a group of them; every tile is read once.
 
-    ``samples``, ``slides`` and ``tiles`` are sections (h5ad), slide images and tables of tiles (parquet), in the same
-    order. Each encoder has a spec (all on the same tile spec), an h5 to write, a JSON of its costs to write, and a
-    folder of finished sections, which a run after a kill takes over and which is removed at the end. ``genes`` is the
-    table that matches genes with the vocabulary of an encoder of counts (`histoloom.genes`); None: by name.
+    ``samples``, ``slides`` and ``tiles`` are sections (h5ad), slide images (none for an encoder of counts) and tables
+    of tiles (parquet), in the same order. Each encoder has a spec (all on the same tile spec), an h5 to write, a JSON
+    of its costs to write, and a folder of finished sections, which a run after a kill takes over and which is removed
+    at the end. ``genes`` is the table that matches genes with the vocabulary of an encoder of counts
+    (`histoloom.genes`); None: by name.
     """
     kinds = [spec.kind for spec in specs]
     _check_group(specs)

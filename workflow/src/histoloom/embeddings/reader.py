@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.embeddings.sections import Section
+from histoloom.errors import InputError
 from histoloom.slides import Slide, open_slide
 from histoloom.tiles.reading import read_tiles
 from histoloom.tiles.spec import TileSpec
@@ -182,6 +183,8 @@ class _Slides:
 
 
 def _open(section: Section) -> Slide:
+    if section.slide is None:
+        raise InputError(section.path, "has no slide to read tiles from.", "give the slide.", code="tiles-no-slide")
     slide = open_slide(section.slide)
     # A plain picture is decoded at its first read: here, where nothing waits, and once.
     slide.read(0, 0, 1, 1)

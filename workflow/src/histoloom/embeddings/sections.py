@@ -27,7 +27,7 @@ class Section:
     """One section to embed, with its kept tiles only."""
 
     sample: str
-    slide: Path
+    slide: Path | None  # None: an encoder of counts looks at no pixel
     facts: Mapping[str, Any]  # metadata of its table of tiles
     obs_id: npt.NDArray[np.object_]
     centres: npt.NDArray[np.float64]  # (n, 2), level-0 px
@@ -42,7 +42,8 @@ def open_sections(
     cohort: str, samples: Sequence[Path], slides: Sequence[Path], tiles: Sequence[Path], tiles_spec: Mapping[str, Any]
 ) -> list[Section]:
     """Read the tables of tiles and check that everything belongs together."""
-    sections = [_open(cohort, *paths, tiles_spec=tiles_spec) for paths in zip(samples, slides, tiles, strict=True)]
+    seen: Sequence[Path | None] = slides or [None] * len(samples)
+    sections = [_open(cohort, *paths, tiles_spec=tiles_spec) for paths in zip(samples, seen, tiles, strict=True)]
     names = [section.sample for section in sections]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -51,7 +52,7 @@ def open_sections(
     return sections
 
 
-def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Mapping[str, Any]) -> Section:
+def _open(cohort: str, sample: Path, slide: Path | None, tiles: Path, *, tiles_spec: Mapping[str, Any]) -> Section:
     facts, of_sample = read_metadata(tiles), read_metadata(sample)
     again = "cut the tiles again."
     if "spec" not in facts:
@@ -75,7 +76,7 @@ def _open(cohort: str, sample: Path, slide: Path, tiles: Path, *, tiles_spec: Ma
         raise InputError(tiles, problem, again, code="tiles-obs-twice")
     return Section(
         sample=facts["sample"],
-        slide=Path(slide),
+        slide=None if slide is None else Path(slide),
         facts=facts,
         obs_id=frame["obs_id"].to_numpy(dtype=object),
         centres=frame[["x", "y"]].to_numpy(dtype=np.float64),

@@ -130,7 +130,7 @@ class Embeddings:
         weights = entry["weights"]
         return {
             **common,
-            "slides": [self.sections.slide(cohort, s) for s in members],
+            "slides": [] if self.kind(encoder).reads == "counts" else [self.sections.slide(cohort, s) for s in members],
             "weights": [] if weights in _WEIGHTS_WITHOUT_FILE else [weights],
             "genes": self.genes(encoder, cohort),
         }

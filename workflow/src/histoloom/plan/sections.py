@@ -160,13 +160,17 @@ class Sections:
         tables: dict[str, str] = self.reader(cohort).tables(self.entry(cohort), self.root(cohort))
         return tables
 
-    def slide(self, cohort: str, sample: str) -> str:
+    def slide_files(self, cohort: str, sample: str) -> list[str]:
+        """Return the path of a section's slide; nothing where it is read without one."""
         files = self.files(cohort, sample)
-        if "image" not in files:
-            problem = "is read without slides (`images: false`), but tiles are asked of it."
-            remedy = "set `images: true`, or use the cohort in checks only."
+        return [files["image"]] if "image" in files else []
+
+    def slide(self, cohort: str, sample: str) -> str:
+        if not (slides := self.slide_files(cohort, sample)):
+            problem = f"section '{sample}' is read without a slide, but its pixels are asked for."
+            remedy = "set `images: true` and name the slide in the sheet, or use models of counts and places only."
             raise InputError(self._where(cohort), problem, remedy, "cohort-without-slides")
-        return files["image"]
+        return slides[0]
 
     def outlines(self, cohort: str, sample: str) -> dict[str, str]:
         """Return the files of a section's outlines by what they outline; none where its source has none."""

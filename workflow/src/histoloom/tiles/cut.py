@@ -15,7 +15,7 @@ from histoloom.artefacts import identity_of, write_parquet
 from histoloom.errors import InputError
 from histoloom.identity import make_identity, sha256_file
 from histoloom.samples.section import open_section
-from histoloom.slides import Slide, open_slide
+from histoloom.slides import BlankSlide, Slide, open_slide
 from histoloom.tiles.background import tissue_fraction
 from histoloom.tiles.picture import draw_tiles
 from histoloom.tiles.reading import corner, needs_scaling
@@ -30,19 +30,24 @@ REASONS = ("outside", "border", "background")
 """Why a tile is dropped; the first that holds is given."""
 
 
-def cut_tiles(*, sample: Path, slide: Path, spec: Mapping[str, Any], out: Path, picture: Path) -> None:
+def cut_tiles(*, sample: Path, slide: Path | None, spec: Mapping[str, Any], out: Path, picture: Path) -> None:
     """Decide for every observation of a section whether its tile counts.
 
+    Without a slide there is no tissue to see: tiles are squares around places, for models that read no pixel.
     `out`: parquet to write: obs_id, x, y (centre, level-0 px), tissue_fraction, kept, reason.
     """
     tiles, section = TileSpec.from_dict(spec), open_section(sample)
     facts = section.metadata
     mpp = float(facts["mpp"])
     side = tiles.size_level0_px(mpp)
-    with open_slide(slide) as image:
+    if slide is None and tiles.background.method != "none":
+        problem = f"has no slide that background.method {tiles.background.method} could look at."
+        raise InputError(sample, problem, "write `background: {method: none}`, or give the slide.", "tiles-no-slide")
+    with open_slide(slide) if slide else BlankSlide.around(section.spatial) as image:
         check_slide(image, facts, sample)
         frame = tile_table(image, section.obs.index, section.spatial, tiles, mpp)
-        inputs = {"sample": identity_of(sample), "slide": facts.get("slide_sha256") or sha256_file(slide)}
+        seen = facts.get("slide_sha256") or (sha256_file(slide) if slide else "none")
+        inputs = {"sample": identity_of(sample), "slide": seen}
         metadata = _metadata(frame, tiles, facts, side, inputs)
         dropped = ", ".join(f"{metadata[f'n_{reason}']} {reason}" for reason in REASONS)
         text = "%s: kept %d of %d tiles (dropped: %s); square of %.2f level-0 px = %.1f um"
