@@ -29,7 +29,7 @@ SWAPS: dict[type[ast.AST], str] = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
     ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.And: "or", ast.Or: "and",
 }  # fmt: skip
-NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "mean": "median", "sorted": "list", "std": "var"}
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "mean": "median", "std": "var"}
 SILENT = frozenset({"InputError", "info", "warning", "debug", "format", "TypeVar", "cast"})
 """Calls whose arguments are words for people or for mypy."""
 
