@@ -46,9 +46,18 @@ def tissue_fraction(
     of the square, level-0 px. `mpp`: um per level-0 px. Returns float32, (n,), 0 to 1. What lies outside the slide
     counts as glass.
     """
-    longest = max(slide.width, slide.height)
-    target = math.ceil(longest * mpp / rules.mask_um_per_px)
-    mask = tissue_px(slide.thumbnail(min(max(target, _MASK_PX[0]), _MASK_PX[1])), rules)
+    mask = tissue_px(overview(slide, mpp, rules.mask_um_per_px), rules)
+    return share_in_squares(mask, slide, centres, size_level0_px)
+
+
+def overview(slide: Slide, mpp: float, um_per_px: float) -> npt.NDArray[np.uint8]:
+    """Return a small picture of a slide, uint8 (h, w, 3), of about `um_per_px`."""
+    target = math.ceil(max(slide.width, slide.height) * mpp / um_per_px)
+    return slide.thumbnail(min(max(target, _MASK_PX[0]), _MASK_PX[1]))
+
+
+def share_in_squares(mask: Bool, slide: Slide, centres: Float, size_level0_px: float) -> npt.NDArray[np.float32]:
+    """Return the share of a mask of the whole slide in each square, as `tissue_fraction` describes them."""
     integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
     np.cumsum(np.cumsum(mask, axis=0), axis=1, out=integral[1:, 1:])
     scale = np.array([mask.shape[1] / slide.width, mask.shape[0] / slide.height])
@@ -56,17 +65,17 @@ def tissue_fraction(
     points = np.where(finite[:, None], centres, 0.0)
     low, high = (points - size_level0_px / 2) * scale, (points + size_level0_px / 2) * scale
     area = np.prod(size_level0_px * scale)
-    tissue = (
+    inside = (
         _area_below(integral, high[:, 0], high[:, 1])
         - _area_below(integral, low[:, 0], high[:, 1])
         - _area_below(integral, high[:, 0], low[:, 1])
         + _area_below(integral, low[:, 0], low[:, 1])
     )
-    share = np.clip(tissue / area, 0.0, 1.0)
+    share = np.clip(inside / area, 0.0, 1.0)
     # Sums of ones are exact; the division's last digit is not: a full square shall be 1.
     return np.where(finite, np.round(share, 6), 0.0).astype(np.float32)
 
 
 def _area_below(integral: Float, x: Float, y: Float) -> Float:
-    """Return the tissue left of x and above y; between whole px the integral image is bilinear, hence exact."""
+    """Return the mask left of x and above y; between whole px the integral image is bilinear, hence exact."""
     return np.asarray(map_coordinates(integral, [y, x], order=1, mode="nearest"))

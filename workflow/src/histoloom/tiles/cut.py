@@ -16,6 +16,7 @@ from histoloom.errors import InputError
 from histoloom.identity import make_identity, sha256_file
 from histoloom.samples.section import open_section
 from histoloom.slides import BlankSlide, Slide, open_slide
+from histoloom.tiles import artefacts
 from histoloom.tiles.background import tissue_fraction
 from histoloom.tiles.picture import draw_tiles
 from histoloom.tiles.reading import corner, needs_scaling
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
-REASONS = ("outside", "border", "background")
+REASONS = ("outside", "border", "background", *artefacts.KINDS)
 """Why a tile is dropped; the first that holds is given."""
 
 
@@ -57,7 +58,8 @@ def cut_tiles(*, sample: Path, slide: Path | None, spec: Mapping[str, Any], out:
             problem = f"no tile of sample '{facts['sample']}' is kept ({len(frame)} observations: {dropped}; {most})."
             remedy = (
                 "fix the coordinates (outside), use `border: pad` (border), lower background.min_tissue or choose "
-                "another background.method (background), or give the section a reason in the sheet's 'exclude' column."
+                "another background.method (background), shorten background.artefacts (pen, blur), or give the section "
+                "a reason in the sheet's 'exclude' column."
             )
             raise InputError(sample, problem, remedy, code="tiles-none-kept")
         draw_tiles(image, frame, tiles, side, metadata, picture)
@@ -83,6 +85,8 @@ def tile_table(
     side = tiles.size_level0_px(mpp)
     share = tissue_fraction(image, centres, side, mpp, tiles.background)
     reason = np.full(len(centres), "", dtype=object)
+    for kind, share_of_kind in artefacts.shares(image, centres, side, mpp, tiles.background, share).items():
+        reason[share_of_kind > tiles.background.max_artefact] = kind
     if tiles.background.method != "none":
         reason[share < np.float32(tiles.background.min_tissue)] = "background"
     if tiles.border == "drop":

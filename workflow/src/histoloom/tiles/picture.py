@@ -14,7 +14,8 @@ from histoloom.slides import Slide
 from histoloom.tiles.reading import read_tiles
 from histoloom.tiles.spec import TileSpec
 
-COLOURS = {"": (0, 114, 178), "border": (230, 159, 0), "background": (213, 94, 0), "outside": (0, 0, 0)}
+COLOURS = {"": (0, 114, 178), "border": (230, 159, 0), "background": (213, 94, 0), "outside": (0, 0, 0),
+           "pen": (0, 158, 115), "blur": (204, 121, 167)}  # fmt: skip
 """Outline by reason; Okabe and Ito's palette, distinct for colour-blind readers."""
 
 _SLIDE_PX, _EXAMPLE_PX, _EXAMPLES, _MARGIN, _LINE = 1000, 120, 6, 12, 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ class Background:
     min_saturation: float = 0.12
     min_optical_density: float = 0.12
     black_below: int = 15
+    artefacts: Sequence[Literal["pen", "blur"]] = ()
+    max_artefact: float = 0.25
     mask_um_per_px: float = 4.0
 
 
@@ -46,14 +48,18 @@ class TileSpec:
         if unknown:
             problem = f"unknown key {', '.join(unknown)}."
             raise InputError("tile spec", problem, f"allowed keys: {', '.join(sorted(known))}.", code="tiles-spec")
-        values = dict(spec)
+        values, background = dict(spec), dict(spec.get("background", {}))
+        # A tuple, so that specs with and without their defaults are equal.
+        background["artefacts"] = tuple(background.get("artefacts", ()))
         if values.get("um_per_px", "native") != "native":
             values["um_per_px"] = float(values["um_per_px"])
-        return cls(**{**values, "background": Background(**spec.get("background", {}))})
+        return cls(**{**values, "background": Background(**background)})
 
     def as_dict(self) -> dict[str, Any]:
         """Return the spec with every default, as JSON."""
-        return asdict(self)
+        spec = asdict(self)
+        spec["background"]["artefacts"] = list(self.background.artefacts)
+        return spec
 
     def size_level0_px(self, mpp: float) -> float:
         """Return the side of the square in level-0 px.
