@@ -104,3 +104,13 @@ def test_panel_is_chosen_as_the_benchmark_does() -> None:
     assert top_genes(csr_matrix(counts[back]), sections, list(back), 2, by="mean") == ["a", "d"]
     with pytest.raises(InputError, check=has_code("panel-too-few")):
         top_genes(counts, sections, list(genes), 4)
+
+
+def test_a_gene_must_be_expressed_in_each_section_and_not_in_the_others_only() -> None:
+    sections = ["a"] * 10 + ["b"] * 20 + ["c"] * 10
+    counts = np.ones((40, 2), int)
+    counts[:, 1] = [5] * 30 + [0] * 10
+    counts[::2, 0] = 3
+    assert top_genes(counts, sections, ["everywhere", "never in c"], 1) == ["everywhere"]
+    with pytest.raises(InputError, check=has_code("panel-too-few")):
+        top_genes(counts, sections, ["everywhere", "never in c"], 2)

@@ -172,3 +172,10 @@ def test_cohorts_with_different_types_share_what_they_have(tmp_path):
     two.types = ["x", "y", "z"]
     with pytest.raises(InputError, check=has_code("labels-types")):
         make_target(spec=spec, files=files | {"labels": [one.write_labels(), two.write_labels()]}, out=out)
+
+
+def test_labels_of_rows_are_of_all_outputs_or_of_those_named(world, tmp_path):
+    target, rows = build(world, tmp_path / "t.h5ad"), np.array([5, 2])
+    np.testing.assert_array_equal(target.labels(rows), target.values[[5, 2]])
+    first, last = target.outputs[0], target.outputs[-1]
+    np.testing.assert_array_equal(target.labels(rows, [last, first]), target.values[[5, 2]][:, [-1, 0]])
