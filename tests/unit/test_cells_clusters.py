@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.neighbors import NearestNeighbors
 
 from error_codes import has_code
 from histoloom.artefacts import Table
 from histoloom.cells.agreement import agreement
-from histoloom.cells.clustering import leiden_and_umap, read_representation
+from histoloom.cells.clustering import leiden_and_umap, neighbour_graph, read_representation
 from histoloom.config import load_config
 from histoloom.errors import InputError
 from histoloom.plan import Plan
@@ -75,6 +76,14 @@ def test_groups_far_apart_are_the_clusters_in_both_packages():
         sizes = pd.Series(clusters).value_counts().sort_index()
         assert list(sizes.index) == ["0", "1", "2", "3"]
         assert (np.diff(sizes) <= 0).all()
+
+
+def test_neighbours_of_many_cells_are_exact():
+    # Beyond 8,192 cells scanpy would look for neighbours in another way.
+    values = np.random.default_rng(4).random((8200, 3)).astype(np.float32)
+    distances = neighbour_graph(values, 6, 0).obsp["distances"]
+    wanted, _ = NearestNeighbors(n_neighbors=6).fit(values).kneighbors(values[:200])
+    np.testing.assert_allclose(np.sort(distances[:200].data.reshape(200, 5), axis=1), wanted[:, 1:], atol=1e-5)
 
 
 def test_tables_of_a_section_are_of_clustered_cells_and_niches_of_all():

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from histoloom.errors import InputError
 from histoloom.folds import read_folds, roles_of
 from histoloom.identity import make_identity
 from histoloom.targets import read_target
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 logger = logging.getLogger(__name__)
 Files = Mapping[str, Sequence[Path]]
@@ -96,16 +99,27 @@ def read_representation(source: Mapping[str, Any], obs: pd.DataFrame, files: Fil
     return values
 
 
-def leiden_and_umap(values: Floats, spec: Mapping[str, Any]) -> tuple[npt.NDArray[np.object_], Floats]:
-    """Return the clusters (n,) and the UMAP (n, 2) of cells, on one graph of neighbours.
+def neighbour_graph(values: Floats, n_neighbours: int, seed: int) -> AnnData:
+    """Return cells with scanpy's graph of their nearest neighbours, exact ones whatever the number of cells.
 
-    Euclidean distance on the values as they are, neither scaled nor reduced. Clusters are named "0", "1", ... by size.
+    scanpy's own choice beyond 8,192 cells, pynndescent, is approximate, and fails with pynndescent 0.7.
     """
     import anndata
     import scanpy
 
     table = anndata.AnnData(np.ascontiguousarray(values, np.float32))
-    scanpy.pp.neighbors(table, n_neighbors=spec["neighbours"], use_rep="X", random_state=spec["seed"])
+    scanpy.pp.neighbors(table, n_neighbors=n_neighbours, use_rep="X", random_state=seed, transformer="sklearn")
+    return table
+
+
+def leiden_and_umap(values: Floats, spec: Mapping[str, Any]) -> tuple[npt.NDArray[np.object_], Floats]:
+    """Return the clusters (n,) and the UMAP (n, 2) of cells, on one graph of neighbours.
+
+    Euclidean distance on the values as they are, neither scaled nor reduced. Clusters are named "0", "1", ... by size.
+    """
+    import scanpy
+
+    table = neighbour_graph(values, spec["neighbours"], spec["seed"])
     # igraph's Leiden knows undirected graphs only.
     way = {"flavor": "igraph", "directed": False} if spec["leiden"] == "igraph" else {"flavor": "leidenalg"}
     chosen = {"resolution": spec["resolution"], "n_iterations": spec["n_iterations"], "random_state": spec["seed"]}

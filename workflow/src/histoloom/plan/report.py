@@ -177,6 +177,8 @@ class Report:
         # Tasks of one benchmark are cohorts of their own.
         sources = {name: " ".join(filter(None, (c["source"], c.get("task")))) for name, c in cohorts.items()}
         labels = {"label_spec": self.config.get("labels", entry["labels"])} if entry["labels"] else {}
+        if method := entry["target"].get("cell_labels"):
+            labels = {"label_spec": self.config.get("cell_labels", method)}
         models = {name: self.models.spec(name) for name in entry["models"]}
         samples = {c: self.sections.samples(c) for c in cohorts}
         return {**entry, "sources": sources, "samples": samples, "model_specs": models, **labels}

@@ -264,7 +264,7 @@ def data_set_page(table: Published, cells: pd.DataFrame) -> Page:
                     published = f"{gene}{published}" if first["status"] == NOT_RUN else published
                 line |= {f"{column['title']}, ours": ours, f"{column['title']}, published": published}
             lines.append({**line, "status": "; ".join(dict.fromkeys(own["status"]))})
-        page.table(_without_empty(pd.DataFrame(lines)))
+        page.table(without_empty(pd.DataFrame(lines)))
     page.text(_LEGEND)
     for note in content.get("notes") or ():
         page.text(f"Note: {note}")
@@ -276,7 +276,7 @@ def data_set_page(table: Published, cells: pd.DataFrame) -> Page:
     return page
 
 
-def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
+def without_empty(frame: pd.DataFrame) -> pd.DataFrame:
     """Leave out columns that no row fills."""
     frame = frame.fillna("")
     return frame[[c for c in frame.columns if (frame[c] != "").any()]]

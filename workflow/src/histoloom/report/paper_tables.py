@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from histoloom.metrics.rows import read_metrics
+from histoloom.report.class_tables import class_cells, class_page
 from histoloom.report.data_set_tables import data_set_cells, data_set_page
 from histoloom.report.efficiency import efficiency_page, efficiency_table
 from histoloom.report.pages import Page, number
@@ -28,7 +29,6 @@ CELL_COLUMNS = [
     "table", "row", "ran", "experiment", "column", "metric", "form", "value", "n", "n_nan", "status", "details",
     "published", "difference",
 ]  # fmt: skip
-LISTED = "listed"
 _FORMS = {"diag1_row": "diagonal 1", "nodiag_row": "without diagonal"}
 WIDE = 6
 """Columns from which on a table is laid out as a leaderboard."""
@@ -94,8 +94,7 @@ def _cell(
 def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame) -> pd.DataFrame:
     """Return every cell of a published table's layout, `CELL_COLUMNS`: ours first, then the paper's that did not run.
 
-    A table has the layout ``cohort`` (experiments that train and test on the same cohorts), ``transfer``, or
-    ``listed``: no run of ours is such a row yet, and every cell stands as printed, with status ``not run``.
+    A table has the layout ``cohort`` (experiments that train and test on the same cohorts) or ``transfer``.
     """
     layout = table.content["layout"]
     wanted = list(dict.fromkeys(column["metric"] for column in table.columns))
@@ -103,7 +102,7 @@ def paper_cells(table: Published, spec: Mapping[str, Any], metrics: pd.DataFrame
     covered: set[tuple[str, str]] = set()
     for experiment, _, cohort, rows in _runs(metrics, spec):
         entry = spec["experiments"][experiment]
-        if layout == LISTED or (entry["split"] == "transfer") != (layout == "transfer"):
+        if (entry["split"] == "transfer") != (layout == "transfer"):
             continue
         for metric in wanted:
             for form in _FORMS if metric.startswith("coloc") else ("",):
@@ -184,6 +183,9 @@ def write_paper_table(
     elif table.content["layout"] == "data_sets":
         cells = data_set_cells(table, spec, rows)
         data_set_page(table, cells).write(cells, out)
+    elif table.content["layout"] == "classes":
+        cells = class_cells(table, spec, rows)
+        class_page(table, cells).write(cells, out)
     else:
         cells = paper_cells(table, spec, rows)
         paper_page(table, cells).write(cells, out)
