@@ -14,6 +14,7 @@ from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import fit_scaler, fit_scaler_of
+from histoloom.models import cell_transformer
 from histoloom.models.alignment import Alignment, AlignmentSpec, fit_aligned, in_batch_retrieval
 from histoloom.models.base import FoldData, JobContext, Part
 from histoloom.models.cell_transformer import CellTransformerModel, CellTransformerSpec
@@ -155,6 +156,19 @@ def test_transformers_take_projections_and_see_no_test_cell(architecture: str) -
     without = fitted.predict(inputs_of(read).take(np.arange(N - TEST)), {}, JobContext())
     with_both = fitted.predict(inputs_of(changed).take(np.arange(N - TEST)), {}, JobContext())
     assert np.array_equal(without, with_both) == (architecture == "unimodal")
+
+
+def test_features_that_are_held_give_the_model_that_reading_them_at_every_step_gives(monkeypatch: Any) -> None:
+    features, classes = cells()
+    entry = {"architecture": "multi", "width": 16, "heads": 2, "n_layers": 1, "hidden": 16, "epochs": 2}
+    model = CellTransformerModel(CellTransformerSpec.from_json(entry))
+    data, _ = fold(features, classes)
+    read = model.fit(data, JobContext())
+    asked: list[int] = []
+    monkeypatch.setattr(cell_transformer, "fits_on_gpu", lambda size, device: asked.append(size) or True)
+    held = model.fit(data, JobContext())
+    assert asked == [4 * (N - TEST) * 21]
+    assert all(np.array_equal(read.arrays[name], held.arrays[name]) for name in read.arrays)
 
 
 def test_alignments_that_cannot_be_made_are_refused() -> None:

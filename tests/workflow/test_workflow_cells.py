@@ -31,11 +31,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"results/metrics/blocks/{model}.parquet" for model in MODELS),
         "results/metrics/labelled/genes.parquet",
     )
-    check = "results/metrics/checks/split.parquet"
+    check, shuffled = "results/metrics/checks/split.parquet", "results/metrics/shuffled/both.parquet"
     represented = "results/representations/blocks/align/block-0.h5ad"
     clusters = ("results/clusters/places/cells/T1.agreement.csv",)
     run(
-        folder, *scores, check, represented, *clusters, "results/predictions/blocks/aligned/default.h5ad", config=CONFIG
+        folder,
+        *scores,
+        check,
+        shuffled,
+        represented,
+        *clusters,
+        "results/predictions/blocks/aligned/default.h5ad",
+        config=CONFIG,
     )
     return folder
 
@@ -127,3 +134,11 @@ def test_clusters_of_genes_follow_types_and_niches_follow_what_the_tissue_is_mad
         != niche.loc[niche["label"] == "B_cell", "cluster"].iloc[0]
     )
     assert {"epithelial", "B_cell", "tumour"} <= set(niche["label"])
+
+
+def test_shuffled_labels_teach_nothing(folder: Path) -> None:
+    rows = pd.read_parquet(folder / "results/metrics/shuffled/both.parquet")
+    whole = rows[(rows["aggregation"] == "cohort") & (rows["target"] == "")].set_index("metric")["value"]
+    # Thirteen classes: one in thirteen by chance.
+    assert whole["balanced_accuracy"] < 0.15
+    assert whole["macro_f1"] < 0.15

@@ -20,7 +20,7 @@ from histoloom.inputs import Inputs
 from histoloom.inputs.scaling import Scaler
 from histoloom.models.alignment import Aligned, AlignmentSpec, fit_aligned, restore_aligned
 from histoloom.models.base import Arrays, Fitted, FoldData, JobContext, Model, Predictions
-from histoloom.models.training import FittedNetwork, Task, TrainingSpec, cosine, fit_selected
+from histoloom.models.training import FittedNetwork, Task, TrainingSpec, cosine, fit_selected, fits_on_gpu
 from histoloom.networks.cell_transformers import CellTransformer, Kind
 
 _BLOCK = 8192
@@ -103,10 +103,13 @@ def place(inputs: Inputs, spec: CellTransformerSpec) -> npt.NDArray[np.float32]:
 class _Cells:
     """Features and coordinates of cells by block.
 
-    Features are embeddings, scaled as the fold's training ones, or their projections by contrastive heads.
+    Features are embeddings, scaled as the fold's training ones, or their projections by contrastive heads; those of
+    all cells lie on the GPU named by `held_on` where they fit.
     """
 
-    def __init__(self, inputs: Inputs, spec: CellTransformerSpec, prepare: Scaler | Aligned) -> None:
+    def __init__(
+        self, inputs: Inputs, spec: CellTransformerSpec, prepare: Scaler | Aligned, held_on: str = "cpu"
+    ) -> None:
         self.widths = inputs.feature_widths()
         if len(self.widths) != spec.n_modalities:
             problem = f"{spec.architecture} takes {spec.n_modalities} encoders, {len(self.widths)} are named."
@@ -121,12 +124,20 @@ class _Cells:
             self._read = projected.__getitem__
         else:
             self._read = lambda rows: prepare(inputs.features(rows))
+        self._held: Tensor | None = None
+        if fits_on_gpu(4 * len(inputs) * sum(self.widths), held_on):
+            self._held = torch.empty((len(inputs), sum(self.widths)), device=held_on)
+            for rows in inputs.blocks(_BLOCK):
+                self._held[rows[0] : rows[-1] + 1] = torch.from_numpy(self._read(rows))
         has_place = spec.architecture in ("spatial", "multi")
         self._place = torch.from_numpy(place(inputs, spec)) if has_place else None
 
     def batch(self, rows: Tensor, device: str) -> list[Tensor | None]:
         """Return genes, morphology and coordinates of some rows on the device."""
-        features = torch.from_numpy(self._read(rows.numpy())).to(device)
+        if self._held is not None:
+            features = self._held[rows.to(self._held.device)]
+        else:
+            features = torch.from_numpy(self._read(rows.numpy())).to(device)
         parts: list[Tensor | None] = list(features.split(self.widths, dim=1))
         parts += [None] * (2 - len(parts))
         return [*parts, None if self._place is None else self._place[rows].to(device)]
@@ -167,7 +178,7 @@ class CellTransformerTask(Task):
         else:
             self.prepare = fit_aligned(data, job, spec.alignment)
             torch.manual_seed(data.stream("network"))
-        self.cells = _Cells(data.train.inputs, spec, self.prepare)
+        self.cells = _Cells(data.train.inputs, spec, self.prepare, held_on=job.device)
         self.y = torch.from_numpy(np.asarray(data.train.y, np.int64))
         self.network = make_network(spec, len(data.outputs), self.cells.widths)
         counts = torch.bincount(self.y, minlength=len(data.outputs))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from histoloom.inputs import Inputs
 from histoloom.models.base import Arrays, FoldData, Part, Predictions
-from histoloom.models.training import FittedNetwork, Task, TrainingSpec
+from histoloom.models.training import FittedNetwork, Task, TrainingSpec, fits_on_gpu
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SCALES = {
@@ -27,8 +27,6 @@ SCALES = {
     "raw": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
 }
 """Mean and SD by colour, in units of 1 = 255, that an input's scale means; ``raw`` gives 0..255."""
-MEMORY_SHARE = 0.5
-"""Share of a GPU's free memory that tiles may take."""
 PREDICTION_BATCH = 256
 
 
@@ -50,8 +48,7 @@ class Tiles:
         self._all: Tensor | None = None
         if hold and len(inputs):
             size = inputs.pixels([0]).nbytes * len(inputs)
-            # On a CPU the packed file is memory already, shared with other jobs.
-            if device.startswith("cuda") and size < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
+            if fits_on_gpu(size, device):
                 self._all = torch.empty((len(inputs), *inputs.pixels([0]).shape[1:]), dtype=torch.uint8, device=device)
                 for rows in inputs.blocks(PREDICTION_BATCH):
                     self._all[rows[0] : rows[-1] + 1] = torch.from_numpy(inputs.pixels(rows))

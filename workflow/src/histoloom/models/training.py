@@ -82,6 +82,15 @@ class Task:
         return {}
 
 
+MEMORY_SHARE = 0.5
+"""Share of a GPU's free memory that training inputs may take."""
+
+
+def fits_on_gpu(n_bytes: int, device: str) -> bool:
+    """Whether a device is a GPU with room for inputs; on a CPU a mapped file is memory already, shared by jobs."""
+    return device.startswith("cuda") and n_bytes < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = rate
