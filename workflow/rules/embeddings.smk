@@ -82,9 +82,9 @@ for group in PLAN.embeddings.groups:
         resources:
             mem_mb=memory(PLAN.embeddings.group_memory(group)),
             runtime=runtime(PLAN.embeddings.group_memory(group)),
-            gpu=PLAN.embeddings.group_gpu(group),
+            gpu=max(PLAN.embeddings.kind(one).gpu for one in group.encoders),
         params:
-            specs=canonical_json(PLAN.embeddings.group_specs(group)),
+            specs=canonical_json([*map(PLAN.embeddings.spec, group.encoders)]),
             version=version_of("embeddings"),
         script:
             "../../scripts/embed_batch.py"

@@ -218,7 +218,7 @@ rule report_check:
         figure=report(
             paths.CHECK_FIGURE,
             caption="../report/check.rst",
-            category=inputs(PLAN.report.check_chapter),
+            category=inputs(PLAN.checks.chapter, then=chapter),
             labels=inputs(PLAN.checks.columns),
         ),
     log:

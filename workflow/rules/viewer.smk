@@ -28,7 +28,7 @@ rule write_viewer:
         mem_mb=memory(NEEDS["write_viewer"]),
         runtime=runtime(NEEDS["write_viewer"]),
     params:
-        spec=spec(PLAN.viewers.spec),
+        spec=canonical_json(PLAN.config.viewer),
         code=code_of("viewer"),
     script:
         "../../scripts/write_viewer.py"
@@ -61,7 +61,7 @@ rule write_labels_viewer:
         mem_mb=memory(NEEDS["write_viewer"]),
         runtime=runtime(NEEDS["write_viewer"]),
     params:
-        spec=spec(PLAN.viewers.spec),
+        spec=canonical_json(PLAN.config.viewer),
         code=code_of("viewer"),
     script:
         "../../scripts/write_viewer.py"

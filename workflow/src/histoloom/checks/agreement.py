@@ -9,12 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoloom.checks.base import Labels, Tables, check_files, draw_points, joined, legend_once, paired, where
+from histoloom.checks.base import (
+    Labels,
+    Tables,
+    check_files,
+    correlated,
+    draw_points,
+    joined,
+    legend_once,
+    paired,
+    where,
+)
 from histoloom.errors import InputError
-from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.rows import value_rows
 from histoloom.report.style import drawing, heading, short_names
-from histoloom.stats import pearson_columns
 
 inputs = check_files
 
@@ -31,11 +38,7 @@ def score_agreement(spec: Mapping[str, Any], labels: Labels, other: Labels) -> T
         raise InputError(place_of_map, problem, "say which type is which.", code="check-no-shared-type")
     own = np.column_stack([labels.sum_of(name, place_of_map) for name in pairs])
     expected = np.column_stack([other.sum_of(name, place_of_map) for name in pairs.values()])
-    parts = []
-    for place, index, position in labels.shared_sections(other):
-        value, n = pearson_columns(own[index], expected[position])
-        parts.append(value_rows(place, list(pairs), "cc", value, n).assign(target2=[joined(b) for b in pairs.values()]))
-    return [roll_up(pd.concat(parts, ignore_index=True), types=True)]
+    return [correlated(labels, other, list(pairs), (own, expected), target2=[joined(b) for b in pairs.values()])]
 
 
 score = paired(score_agreement)

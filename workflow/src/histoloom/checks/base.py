@@ -19,13 +19,14 @@ from histoloom import kinds, paths
 from histoloom.artefacts import dense, identities_of, read_table, write_parquet
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, make_identity
-from histoloom.metrics.rows import assemble, read_metrics
+from histoloom.metrics.aggregate import roll_up
+from histoloom.metrics.rows import assemble, read_metrics, value_rows
 from histoloom.metrics.scored import read_predictions
 from histoloom.obs_keys import obs_keys, observation_keys
 from histoloom.report.results import with_marks
 from histoloom.report.style import PALETTE, drawing, heading, jitter
 from histoloom.samples.section import Section, open_section
-from histoloom.stats import Floats
+from histoloom.stats import Floats, pearson_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -213,6 +214,10 @@ class Labels:
         total: Floats = self.values[:, [self.types.index(name) for name in names]].sum(axis=1)
         return total
 
+    def columns(self, names: Sequence[str]) -> Floats:
+        """Return (n, len(names)) abundance of types."""
+        return self.values[:, [self.types.index(name) for name in names]]
+
     def flagged(self, qc_flags: Mapping[str, str]) -> Labels:
         """Return the labels with the QC flags of their sections."""
         flags = self.obs["sample"].map(qc_flags).fillna(self.obs["qc_flag"])
@@ -222,6 +227,31 @@ class Labels:
 def place_of(cohort: str, sample: str, patient: str, qc_flag: str) -> dict[str, str]:
     """Return a section's place, as columns of a metrics table."""
     return {"fold": "", "cohort": cohort, "sample": sample, "patient": patient, "qc_flag": qc_flag}
+
+
+def common_types(spec: Mapping[str, Any], first: Labels, second: Labels) -> list[str]:
+    """Return the types that both labels have; none is an error."""
+    common = [name for name in first.types if name in second.types]
+    if not common:
+        problem = f"{first.path} and {second.path} share no type."
+        raise InputError(where(spec), problem, "compare labels of the same types.", code="check-no-shared-type")
+    return common
+
+
+def correlated(
+    first: Labels,
+    second: Labels,
+    types: Sequence[str],
+    values: tuple[Floats, Floats],
+    correlate: Callable[[Floats, Floats], tuple[Floats, Any]] = pearson_columns,
+    **columns: Any,
+) -> pd.DataFrame:
+    """Return ``cc`` of (n, types) values of two labels' observations, by type and over types, rolled up."""
+    parts = [
+        value_rows(place, types, "cc", *correlate(values[0][index], values[1][position])).assign(**columns)
+        for place, index, position in first.shared_sections(second)
+    ]
+    return roll_up(pd.concat(parts, ignore_index=True), types=True)
 
 
 def read_labels(path: str | Path) -> Labels:

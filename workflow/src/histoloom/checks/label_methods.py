@@ -13,11 +13,18 @@ import numpy as np
 import pandas as pd
 
 from histoloom import paths
-from histoloom.checks.base import Labels, Plan, Result, read_labels, read_regions, section_files, where
+from histoloom.checks.base import (
+    Labels,
+    Plan,
+    Result,
+    common_types,
+    correlated,
+    read_labels,
+    read_regions,
+    section_files,
+)
 from histoloom.checks.regions import score_regions
-from histoloom.errors import InputError
-from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.rows import value_row, value_rows
+from histoloom.metrics.rows import value_row
 from histoloom.report.style import PALETTE, SEQUENTIAL, drawing, heading
 from histoloom.stats import pearson_columns, score_columns
 
@@ -63,12 +70,12 @@ def score(spec: Mapping[str, Any], labels: Sequence[Path], against: Sequence[Pat
         by_cohort.setdefault(item.cohort, {})[Path(path).parent.name] = _shares(item)
     for cohort, items in sorted(by_cohort.items()):
         for (a, first), (b, second) in combinations(items.items(), 2):
-            rows = _agreement(spec, first, second).assign(gene_set=a, k=b)
+            rows = _agreement(spec, first, second, pearson_columns).assign(gene_set=a, k=b)
             yield f"{a}+{b}", [rows], first.metadata
         for name, item in items.items():
             parts = [_costs(records, name, cohort)]
             if cohort in truth:
-                parts.append(_against_truth(spec, item, truth[cohort]).assign(gene_set="truth"))
+                parts.append(_agreement(spec, item, truth[cohort], score_columns).assign(gene_set="truth"))
             if spec["pairs"]:
                 regions, flags = read_regions(sections, cohort)
                 parts += score_regions(spec, item.flagged(flags), regions)
@@ -80,28 +87,9 @@ def _shares(labels: Labels) -> Labels:
     return replace(labels, values=labels.values / np.where(total > 0, total, 1))
 
 
-def _common(spec: Mapping[str, Any], first: Labels, second: Labels) -> list[str]:
-    common = [name for name in first.types if name in second.types]
-    if not common:
-        problem = f"{first.path} and {second.path} share no type."
-        raise InputError(where(spec), problem, "compare labels of one reference.", code="check-no-shared-type")
-    return common
-
-
-def _agreement(spec: Mapping[str, Any], first: Labels, second: Labels) -> pd.DataFrame:
-    common, parts = _common(spec, first, second), []
-    x, y = (item.values[:, [item.types.index(name) for name in common]] for item in (first, second))
-    for place, index, position in first.shared_sections(second):
-        parts.append(value_rows(place, common, "cc", *pearson_columns(x[index], y[position])))
-    return roll_up(pd.concat(parts, ignore_index=True), types=True)
-
-
-def _against_truth(spec: Mapping[str, Any], labels: Labels, truth: Labels) -> pd.DataFrame:
-    common, parts = _common(spec, labels, truth), []
-    x, y = (item.values[:, [item.types.index(name) for name in common]] for item in (labels, truth))
-    for place, index, position in labels.shared_sections(truth):
-        parts.append(value_rows(place, common, "cc", score_columns(x[index], y[position])[0], len(index)))
-    return roll_up(pd.concat(parts, ignore_index=True), types=True)
+def _agreement(spec: Mapping[str, Any], first: Labels, second: Labels, correlate: Any) -> pd.DataFrame:
+    common = common_types(spec, first, second)
+    return correlated(first, second, common, (first.columns(common), second.columns(common)), correlate)
 
 
 def _costs(records: Sequence[Path], name: str, cohort: str) -> pd.DataFrame:

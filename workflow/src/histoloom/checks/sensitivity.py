@@ -13,13 +13,11 @@ import numpy as np
 import pandas as pd
 
 from histoloom import paths
-from histoloom.checks.base import Labels, Plan, Result, Tables, read_labels, where
-from histoloom.errors import InputError
+from histoloom.checks.base import Labels, Plan, Result, Tables, common_types, correlated, read_labels
 from histoloom.identity import canonical_json
 from histoloom.metrics.aggregate import roll_up
-from histoloom.metrics.rows import value_row, value_rows
+from histoloom.metrics.rows import value_row
 from histoloom.report.style import PALETTE, SEQUENTIAL, drawing, heading, short_names
-from histoloom.stats import pearson_columns
 
 
 def inputs(plan: Plan, entry: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -59,8 +57,9 @@ def _summed(labels: Labels, new: str, olds: Sequence[str]) -> Labels:
     if not present:
         return labels
     rest = [name for name in labels.types if name not in present]
-    other = labels.values[:, [labels.types.index(name) for name in rest]]
-    return replace(labels, types=[*rest, new], values=np.column_stack([other, labels.sum_of(present, new)]))
+    return replace(
+        labels, types=[*rest, new], values=np.column_stack([labels.columns(rest), labels.sum_of(present, new)])
+    )
 
 
 def differences(names: Sequence[str], variants: Sequence[Labels]) -> dict[str, dict[str, Any]]:
@@ -89,19 +88,14 @@ def score_sensitivity(spec: Mapping[str, Any], names: Sequence[str], variants: S
     parts: list[pd.DataFrame] = []
     for (a, first), (b, second) in combinations(list(zip(names, variants, strict=True)), 2):
         first, second = _at_one_level(first, second, spec.get("merge") or {})
-        common = [name for name in first.types if name in second.types]
-        if not common:
-            problem = f"labels '{a}' and '{b}' share no type."
-            raise InputError(where(spec), problem, "compare labels of the same types.", code="check-no-shared-type")
-        own = first.values[:, [first.types.index(name) for name in common]]
-        other = second.values[:, [second.types.index(name) for name in common]]
-        rows, ratios = [], []
+        common = common_types(spec, first, second)
+        own, other = first.columns(common), second.columns(common)
+        ratios = []
         for place, index, position in first.shared_sections(second):
             x, y = own[index], other[position]
-            rows.append(value_rows(place, common, "cc", *pearson_columns(x, y)))
             ratio = float(y.sum() / x.sum()) if x.sum() > 0 else np.nan
             ratios.append(value_row(place, "abundance_ratio", ratio, len(index)))
-        parts.append(roll_up(pd.concat(rows, ignore_index=True), types=True).assign(gene_set=a, k=b))
+        parts.append(correlated(first, second, common, (own, other)).assign(gene_set=a, k=b))
         parts.append(roll_up(pd.DataFrame(ratios), types=False).assign(gene_set=a, k=b))
     return parts
 

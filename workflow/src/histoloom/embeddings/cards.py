@@ -5,9 +5,10 @@ A new encoder is a class, an entry in `histoloom.kinds` and a card.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -74,36 +75,55 @@ class EncoderSpec:
         return kind
 
 
-class Encoder(Protocol):
-    """What all encoders have; those of tiles are `PixelEncoder`, those of expression `CountEncoder`."""
+class Encoder(ABC):
+    """What all encoders have; those of tiles are `PixelEncoder`, those of expression `CountEncoder`.
 
-    weights_sha256: str | None  # of the weights' content; None where there are none
-    revision: str | None  # where they are from
-    feature_names: list[str] | None
-    device: str
-    precision: str
-    batch_size: int  # tiles or cells of a forward pass
-    dim: int
+    `batch_size` is how many tiles or cells a forward pass takes.
+    """
 
-    def close(self) -> None:
+    weights_sha256: str | None = None  # of the weights' content
+    revision: str | None = None  # where they are from
+    feature_names: list[str] | None = None
+    device = "cpu"
+    precision = "float32"
+    batch_size = 0
+
+    @classmethod
+    @abstractmethod
+    def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Self:
+        """Build from an encoder's entry, weights loaded."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Length of the embedding."""
+
+    def close(self) -> None:  # noqa: B027 - nothing to free is a fair answer
         """Free what it holds."""
 
 
-class PixelEncoder(Encoder, Protocol):
+class PixelEncoder(Encoder):
     """An encoder of tiles."""
 
-    token_grid: int  # tokens along a tile's side, where it gives all of them (`histoloom.embeddings.tokens`); else 0
+    token_grid = 0  # tokens along a tile's side, where it gives all of them (`histoloom.embeddings.tokens`)
 
+    @abstractmethod
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:
         """Start encoding uint8 (n, size, size, 3) tiles; return a function that waits for the features, (n, dim)."""
 
+    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Features:
+        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles of `um_per_px` um per px, one for all or for each."""
+        return self.submit(tiles, um_per_px)()
+
     def allocate(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """Return memory for tiles; a GPU copies from some memory without waiting."""
+        return np.empty(shape, np.uint8)
 
 
-class CountEncoder(Encoder, Protocol):
+class CountEncoder(Encoder):
     """An encoder of expression."""
 
+    @abstractmethod
     def encode_counts(self, counts: Any, genes: Sequence[str], keys: Sequence[str], matcher: GeneMatcher) -> Features:
         """Return float32 (n, dim) for raw counts, CSR (n, G); see `histoloom.embeddings.scgpt.ScGPT`."""
 

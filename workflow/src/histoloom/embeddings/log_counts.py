@@ -7,24 +7,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from histoloom.embeddings.cards import EncoderSpec, Features
+from histoloom.embeddings.cards import CountEncoder, EncoderSpec, Features
 from histoloom.genes import GeneMatcher
 from histoloom.samples.tables import is_control
 
 _PER = 1e4
 
 
-class LogCounts:
+class LogCounts(CountEncoder):
     """Log1p of counts per 10,000, one feature per gene; control features are left out."""
-
-    weights_sha256: str | None = None
-    revision: str | None = None
-    device = "cpu"
-    precision = "float32"
-
-    def __init__(self) -> None:
-        self.feature_names: list[str] | None = None
-        self.batch_size = 0
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Self:
@@ -44,6 +35,3 @@ class LogCounts:
         chosen = np.asarray(counts[:, kept].toarray(), np.float64)
         total = chosen.sum(axis=1, keepdims=True)
         return np.log1p(chosen / np.where(total > 0, total, 1) * _PER).astype(np.float32)
-
-    def close(self) -> None:
-        """Free nothing."""

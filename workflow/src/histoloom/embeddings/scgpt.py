@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 import histoloom.torch_compat  # noqa: F401
-from histoloom.embeddings.cards import EncoderSpec, Features
+from histoloom.embeddings.cards import CountEncoder, EncoderSpec, Features
 from histoloom.embeddings.torch_encoder import CPU_BATCH, FrozenModel
 from histoloom.embeddings.weights import load_strictly, read_state
 from histoloom.errors import InputError
@@ -35,7 +35,7 @@ _MOST = 512.0
 _GPU_BATCH = 64
 
 
-class ScGPT(FrozenModel):
+class ScGPT(FrozenModel, CountEncoder):
     """A frozen scGPT; ``vocab`` gives the token of each symbol and of ``<cls>``, ``settings`` is its args.json."""
 
     def __init__(

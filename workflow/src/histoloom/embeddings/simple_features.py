@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, ClassVar, Self
@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from histoloom.embeddings.cards import EncoderSpec, Scales
+from histoloom.embeddings.cards import EncoderSpec, PixelEncoder, Scales
 from histoloom.nuclei.find import find_nuclei, reduced
 from histoloom.nuclei.stains import deconvolve
 
@@ -30,22 +30,17 @@ _PARTS, _TILES_PER_PART = 2, 8
 _WATCH_S = 2.0
 
 
-class TileFeatures(ABC):
+class TileFeatures(PixelEncoder):
     """An encoder whose features have names; the card's ``args`` go over `DEFAULTS`, `threads` are processes."""
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
-    weights_sha256: str | None = None
-    revision: str | None = None
-    device = "cpu"
-    precision = "float32"
-    token_grid = 0
 
     def __init__(self, card: Mapping[str, Any], *, threads: int = 1) -> None:
         self.args = {**self.DEFAULTS, **(card.get("args") or {})}
         self.threads = max(1, threads)
         self.batch_size = _TILES_PER_PART * _PARTS * self.threads
         self._pool = _worker_pool(self.threads)
-        self.feature_names: list[str] | None = list(self.tile_features(np.full((64, 64, 3), 240, np.uint8), 1.0))
+        self.feature_names = list(self.tile_features(np.full((64, 64, 3), 240, np.uint8), 1.0))
 
     @classmethod
     def from_spec(cls, spec: EncoderSpec, *, threads: int, device: str) -> Self:
@@ -61,7 +56,6 @@ class TileFeatures(ABC):
         return len(self.feature_names or ())
 
     def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Image:
-        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles of `um_per_px` um per px, one for all or for each."""
         if len(tiles) == 0:
             return np.zeros((0, self.dim), np.float32)
         scales = np.broadcast_to(np.asarray(um_per_px, np.float64), len(tiles))
@@ -73,9 +67,6 @@ class TileFeatures(ABC):
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Image]:
         features = self.encode(tiles, um_per_px)
         return lambda: features
-
-    def allocate(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        return np.empty(shape, np.uint8)
 
     def close(self) -> None:
         if self._pool is not None:

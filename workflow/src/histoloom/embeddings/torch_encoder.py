@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import histoloom.torch_compat  # noqa: F401 - before timm
 from histoloom.devices import find_batch_size
 from histoloom.embeddings import weights
 from histoloom.embeddings.architectures import conch_tower, conv_stem_swin, seeded
-from histoloom.embeddings.cards import EncoderSpec, Features, Scales
+from histoloom.embeddings.cards import Encoder, EncoderSpec, Features, PixelEncoder, Scales
 from histoloom.embeddings.tokens import token_block
 from histoloom.errors import InputError
 from histoloom.identity import sha256_file
@@ -29,10 +29,8 @@ COMPILE_FROM = 500_000
 images/s, DenseNet-121 3,615 and 6,581): a minute of compiling is won back after 440,000 and 480,000 tiles."""
 
 
-class FrozenModel:
+class FrozenModel(Encoder):
     """A torch model on a device, from the entry of its encoder; half precision on a GPU only."""
-
-    feature_names: ClassVar[list[str] | None] = None
 
     def __init__(
         self, model: Any, spec: EncoderSpec, *, device: str, weights_sha256: str | None, revision: str | None
@@ -51,7 +49,7 @@ class FrozenModel:
         self.model = None
 
 
-class TimmEncoder(FrozenModel):
+class TimmEncoder(FrozenModel, PixelEncoder):
     """A frozen timm model with its card's transform and pooling.
 
     Batches are padded to one shape where torch.compile is used. Where cells are wanted by their tokens
@@ -155,10 +153,6 @@ class TimmEncoder(FrozenModel):
     def dim(self) -> int:
         """Length of the embedding, or of a token."""
         return self.token_dim if self.tokens else super().dim
-
-    def encode(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Features:
-        """Return float32 (n, dim) for uint8 (n, h, w, 3) tiles; `um_per_px` is not used."""
-        return self.submit(tiles, um_per_px)()
 
     def submit(self, tiles: npt.NDArray[np.uint8], um_per_px: Scales) -> Callable[[], Features]:
         """Start encoding (`histoloom.embeddings.cards`); a GPU copies during the arithmetic of other batches."""

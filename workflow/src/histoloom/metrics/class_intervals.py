@@ -15,7 +15,7 @@ import pandas as pd
 
 from histoloom.folds.seeds import rng_for
 from histoloom.obs_keys import section_keys
-from histoloom.stats import Floats
+from histoloom.stats import Floats, mean_defined
 
 MIN_BLOCKS = 10
 """With fewer blocks in a cohort no interval is given."""
@@ -80,16 +80,7 @@ def scores_by_draw(drawn: BlockDraws, rows: Codes, label: Codes, guess: Codes, n
     recall = np.divide(right, true, out=nan, where=true > 0)
     total = confusion.sum(axis=(1, 2))
     accuracy = np.divide(right.sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0)
-    return np.column_stack([f1, _mean(f1, 1), _mean(recall, 1), accuracy])
-
-
-def _mean(values: Floats, axis: int) -> Floats:
-    """Return means of what is defined, NaN where nothing is, without a warning."""
-    defined = np.isfinite(values)
-    count = defined.sum(axis=axis)
-    return np.divide(
-        np.where(defined, values, 0).sum(axis=axis), count, out=np.full(count.shape, np.nan), where=count > 0
-    )
+    return np.column_stack([f1, mean_defined(f1, 1), mean_defined(recall, 1), accuracy])
 
 
 def cohort_scores(
@@ -110,9 +101,9 @@ def cohort_scores(
                     scores_by_draw(drawn, part["index"].to_numpy(np.intp), label, guess, n_classes)
                     for _, part in section.groupby("fold", observed=True, sort=True)
                 ]
-                sections.append(_mean(np.stack(folds), 0))
-            patients.append(_mean(np.stack(sections), 0))
-        by_cohort[str(cohort)] = _mean(np.stack(patients), 0)
+                sections.append(mean_defined(np.stack(folds)))
+            patients.append(mean_defined(np.stack(sections)))
+        by_cohort[str(cohort)] = mean_defined(np.stack(patients))
     return by_cohort
 
 

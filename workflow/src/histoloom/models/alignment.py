@@ -72,13 +72,12 @@ class Heads(nn.Module):
 class AlignmentTask(Task):
     """InfoNCE both ways, their mean, by Adam; every other cell of a batch is a negative, of the same class too."""
 
+    optimiser_type = torch.optim.Adam
+
     def __init__(self, spec: AlignmentSpec, data: FoldData, device: str) -> None:
         self.spec, self.device, self.inputs = spec, device, data.train.inputs
         self.scaler = data.scaler_of(self.inputs)
         self.network = Heads(self.inputs.feature_widths(), spec)
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.network.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay)
 
     def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         del generator  # nothing is drawn

@@ -75,10 +75,6 @@ class HeadsTask(Task):
         self._raw = Heads(self.x.shape[1], self.y.shape[1], spec)
         self.network = self._raw
 
-    def optimiser(self) -> torch.optim.Optimizer:
-        """Return AdamW on every parameter, as BLEEP's code has it."""
-        return torch.optim.AdamW(self.network.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay)
-
     def batches(self, n: int, generator: torch.Generator) -> list[Tensor]:
         """Return shuffled batches of nearly equal size: the loss of a small one has fewer negatives."""
         return even_batches(torch.randperm(n, generator=generator), self.batch_size)

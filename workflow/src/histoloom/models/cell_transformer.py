@@ -185,9 +185,6 @@ class CellTransformerTask(Task):
         self.weights = (1 / (counts + 1e-8)).float().to(job.device) if spec.class_weights else None
         self._total = -(-len(self.y) // spec.batch_size) * spec.epochs
 
-    def optimiser(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.network.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay)
-
     def start_step(self, optimiser: torch.optim.Optimizer, step: int) -> None:
         """Set rate and first moment of a step from 0: OneCycleLR's defaults, as a function of the step alone."""
         if not self.spec.one_cycle:

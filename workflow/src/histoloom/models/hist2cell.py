@@ -147,6 +147,8 @@ def predict_nodes(
 class Hist2CellTask(PixelTask):
     """Mean squared error over all nodes of a batch, Adam with coupled decay, cosine schedule by epoch."""
 
+    optimiser_type = torch.optim.Adam
+
     def __init__(self, spec: Hist2CellSpec, data: FoldData, device: str) -> None:
         super().__init__(spec, data, device)
         self.graph = SpotGraph(data.train.inputs)
@@ -154,10 +156,6 @@ class Hist2CellTask(PixelTask):
         self._raw = Hist2Cell(self.y.shape[1], spec.depth, spec.dropout, spec.rectify)
         self.network = self._raw
         pretrained_trunk(self._raw, spec.weights)
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        spec = self.spec
-        return torch.optim.Adam(self.network.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
 
     def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
         """Set the learning rate: it falls for `period` epochs and then rises again, as in the public code."""

@@ -99,10 +99,6 @@ class ContrastiveTask(PixelTask):
         self._raw = self.network
         self._keys: Tensor | None = None
 
-    def optimiser(self) -> torch.optim.Optimizer:
-        """Return AdamW on every parameter, biases and norms too, as the public codes have it."""
-        return torch.optim.AdamW(self.network.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay)
-
     def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
         """Set the learning rate; the public code steps its schedule before each epoch."""
         self._keys = None

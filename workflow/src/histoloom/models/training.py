@@ -48,12 +48,14 @@ class Task:
     """
 
     network: Any
+    spec: Any
+    optimiser_type: ClassVar[Any] = torch.optim.AdamW
     batch_size: int = 32
     memory_format: torch.memory_format | None = None
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """Return the optimiser of the network's parameters."""
-        raise NotImplementedError
+        """Return `optimiser_type` on every parameter, biases and norms too, with the settings' rate and decay."""
+        return self.optimiser_type(self.network.parameters(), lr=self.spec.lr, weight_decay=self.spec.weight_decay)
 
     def start_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
         """Set what changes by epoch (from 0), such as the learning rate."""

@@ -192,9 +192,6 @@ class Embeddings:
         """Return the specs of a job's encoders: the one of its name."""
         return [self.spec(encoder)]
 
-    def group_specs(self, group: EncoderGroup) -> list[dict[str, Any]]:
-        return [self.spec(encoder) for encoder in group.encoders]
-
     def group_files(self, cohort: str, batch: str, group: EncoderGroup) -> dict[str, list[str]]:
         """Return what a group of encoders reads, by role: the sections of a batch, and the weights of all."""
         files = [self.batch_files(encoder, cohort, batch) for encoder in group.encoders]
@@ -205,6 +202,3 @@ class Embeddings:
         """Return what a job of a group takes: several networks at once, or the heaviest of simple features."""
         heaviest = max((self.kind(encoder) for encoder in group.encoders), key=lambda kind: kind.memory.base_mb)
         return NEEDS["embed_group"] if heaviest.weights else heaviest.memory
-
-    def group_gpu(self, group: EncoderGroup) -> int:
-        return max(self.kind(encoder).gpu for encoder in group.encoders)

@@ -76,10 +76,8 @@ class Report:
 
     def expression_files(self, experiment: str) -> dict[str, list[str]]:
         """Return metrics, ceilings, sections, and predictions of the models that predict from morphology, by role."""
-        ceilings = [paths.CHECK.format(check=name) for name in self.checks.ceilings(experiment)]
         return {
-            "metrics": self.results(experiment)["metrics"],
-            "ceilings": ceilings,
+            **self.attainable_files(experiment),
             "predictions": [self.models.first_predictions(experiment, m) for m in self.models.mapped(experiment)],
             "samples": self.experiments.sample_files(experiment),
         }
@@ -110,9 +108,6 @@ class Report:
         """Return a chapter's title with its number among those that this run has."""
         chapters = self._chapters
         return f"{chapters.index(title) + 1}. {title}" if title in chapters else title
-
-    def check_chapter(self, check: str) -> str:
-        return self.chapter(self.checks.chapter(check))
 
     @cached_property
     def _chapters(self) -> list[str]:

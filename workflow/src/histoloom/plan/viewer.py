@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from histoloom import bundles, paths
 from histoloom.config import Config
 from histoloom.plan.experiments import Experiments
@@ -16,9 +14,6 @@ class Viewers:
 
     def __init__(self, config: Config, sections: Sections, experiments: Experiments, models: Models) -> None:
         self.config, self.sections, self.experiments, self.models = config, sections, experiments, models
-
-    def spec(self) -> dict[str, Any]:
-        return dict(self.config.viewer)
 
     def files(self, experiment: str, model: str, cohort: str, sample: str) -> dict[str, str]:
         """Return what the viewer of a section's predictions is made from, by role."""
