@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     check, shuffled = "results/metrics/checks/split.parquet", "results/metrics/shuffled/both.parquet"
     represented = "results/representations/blocks/align/block-0.h5ad"
-    clusters = ("results/clusters/places/cells/T1.agreement.csv",)
+    clusters = ("results/clusters/places/cells/T1.agreement.csv", "results/exports/blocks/genes/cells/T1.h5ad")
     run(
         folder,
         *scores,
@@ -142,3 +142,23 @@ def test_shuffled_labels_teach_nothing(folder: Path) -> None:
     # Thirteen classes: one in thirteen by chance.
     assert whole["balanced_accuracy"] < 0.15
     assert whole["macro_f1"] < 0.15
+
+
+def test_exported_cells_have_predictions_representations_and_clusters_by_their_ids(folder: Path) -> None:
+    place = folder / "results/exports/blocks/genes/cells"
+    cells = anndata.read_h5ad(place / "T1.h5ad")
+    predicted = anndata.read_h5ad(folder / "results/predictions/blocks/genes/default.h5ad")
+    own = predicted[predicted.obs["sample"] == "T1"]
+    best = pd.Series(own.var_names[np.asarray(own.X).argmax(axis=1)], own.obs["obs_id"].astype(str))
+    assert (cells.obs["class"].astype(str) == best.loc[cells.obs_names]).all()
+    truth = pd.read_csv(folder / "results/sources/simulated/cells/truth/T1_classes.csv", index_col="cell_id")
+    assert (cells.obs["label"].astype(str) == truth["label"].loc[cells.obs_names]).all()
+    clustered = anndata.read_h5ad(folder / "results/clusters/places/cells/T1.h5ad")
+    at = "cells/T1/" + cells.obs_names.to_series()
+    np.testing.assert_array_equal(cells.obsm["X_umap_places_genes"], clustered[at].obsm["umap_genes"])
+    assert {"X_genes", "X_morphology_projected", "spatial", "probabilities"} <= set(cells.obsm)
+    groups = pd.read_csv(place / "T1.groups.csv")
+    assert list(groups) == ["cell_id", "group", "color"]
+    features = json.loads((place / "T1.cells.geojson").read_text())["features"]
+    named = {f["properties"]["name"]: f["properties"]["classification"]["name"] for f in features}
+    assert named == dict(zip(groups["cell_id"], groups["group"], strict=True))

@@ -97,3 +97,43 @@ rule make_bundle:
         version=version_of("bundles"),
     script:
         "../../scripts/make_bundle.py"
+
+
+rule export_cells:
+    input:
+        unpack(inputs(PLAN.clusters.cell_files)),
+    output:
+        h5ad=paths.fill(paths.CELLS, ending="h5ad"),
+        groups=paths.fill(paths.CELLS, ending="groups.csv"),
+        geojson=paths.fill(paths.CELLS, ending="cells.geojson"),
+    log:
+        "logs/exports/export_cells/{experiment}/{model}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/exports/export_cells/{experiment}/{model}/{cohort}/{sample}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["export_spatialdata"]),
+        runtime=runtime(NEEDS["export_spatialdata"]),
+    params:
+        code=code_of("cell_exports"),
+        crop=PLAN.config.qupath_crop,
+    script:
+        "../../scripts/export_cells.py"
+
+
+use rule export_spatialdata as export_cells_spatialdata with:
+    input:
+        unpack(inputs(PLAN.sections.outlines)),
+        sample=rules.export_cells.output.h5ad,
+    output:
+        zarr=directory(paths.fill(paths.CELLS, ending="zarr")),
+    log:
+        "logs/exports/export_cells_spatialdata/{experiment}/{model}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/exports/export_cells_spatialdata/{experiment}/{model}/{cohort}/{sample}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,

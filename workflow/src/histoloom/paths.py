@@ -68,6 +68,7 @@ FRONT_PAGE = "results/tables/front.html"
 EXCLUSIONS = "results/tables/exclusions.csv"
 QUPATH = "results/exports/{cohort}/{sample}.geojson"
 BUNDLE = "results/bundles/{experiment}/{model}"
+CELLS = "results/exports/{experiment}/{model}/{cohort}/{sample}.{ending}"
 SPATIALDATA = "results/exports/{cohort}/{sample}.zarr"
 
 

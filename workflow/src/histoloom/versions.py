@@ -40,6 +40,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("samples", modules=("histoloom.samples",)),
         Stage("polygons", modules=("histoloom.samples.polygons",)),
         Stage("exports", modules=("histoloom.exports",)),
+        Stage("cell_exports", modules=("histoloom.cells.export",)),
         Stage("bundles"),
         Stage("tiles", modules=("histoloom.tiles",)),
         Stage("nuclei", version=2, modules=("histoloom.nuclei",)),

@@ -43,12 +43,14 @@ def write_section(
     nuclei: Path | None = None,
     in_tissue_only: bool = True,
     crop: bool = True,
+    column: str = "region",
 ) -> None:
     """Write a section's spots or cells, the counts of `genes` among their measurements.
 
     A spot is a disc of its true size, a pseudo-spot its square, a cell its outline with its nucleus (from
-    `histoloom.samples.polygons.write_polygons`; without `cells` a disc of the median size). A region annotated by the
-    publisher is the object's class. `crop`: in the frame of a slide cropped to its scanned area, else of all level 0.
+    `histoloom.samples.polygons.write_polygons`; without `cells` a disc of the median size). `column` of obs is the
+    object's class, by default the region that the publisher annotated. `crop`: in the frame of a slide cropped to its
+    scanned area, else of all level 0.
     """
     section = open_section(sample)
     offset = offset_of(section.metadata, crop)
@@ -56,7 +58,8 @@ def write_section(
     if unknown:
         raise InputError(sample, f"has no gene {', '.join(unknown)}.", "use names of var.", code="export-unknown-gene")
     inside = section.obs["in_tissue"].to_numpy(dtype=bool) if in_tissue_only else np.ones(len(section.obs), dtype=bool)
-    _write(_section_features(section, np.flatnonzero(inside), list(genes), cells, nuclei, offset), out, offset)
+    features = _section_features(section, np.flatnonzero(inside), list(genes), cells, nuclei, offset, column)
+    _write(features, out, offset)
 
 
 def offset_of(facts: Mapping[str, Any], crop: bool) -> np.ndarray:
@@ -81,7 +84,7 @@ def write_predictions(
 
     offset = np.zeros(2, dtype=np.int64) if offset is None else offset
     centres = centres - offset
-    colours = _class_colours([str(name) for name in values.columns])
+    colours = class_colours([str(name) for name in values.columns])
     squares = shapely.box(*np.round(np.hstack([centres - side / 2, centres + side / 2]), 2).T)
     rows = measured.to_dict("records")
     measurements = [{str(k): _short(v) for k, v in row.items() if np.isfinite(v)} for row in rows]
@@ -126,7 +129,8 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _class_colours(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+def class_colours(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """Return a colour for each class; beyond eight they repeat."""
     return {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
 
 
@@ -162,7 +166,13 @@ def _write(features: Iterable[Mapping[str, Any]], out: Path, offset: np.ndarray)
 
 
 def _section_features(
-    section: Section, rows: np.ndarray, genes: list[str], cells: Path | None, nuclei: Path | None, offset: np.ndarray
+    section: Section,
+    rows: np.ndarray,
+    genes: list[str],
+    cells: Path | None,
+    nuclei: Path | None,
+    offset: np.ndarray,
+    column: str,
 ) -> Iterator[dict[str, Any]]:
     """Yield features of observations in the section's order."""
     import shapely
@@ -177,8 +187,8 @@ def _section_features(
     radius = facts["spot_diameter_um"] / facts["mpp"] / 2
     ends = "square" if facts.get("source_facts", {}).get("st_technology") in _SQUARES else "round"
     is_cell = facts.get("unit") == "cell"
-    regions = obs["region"].astype(str).to_numpy() if "region" in obs else np.full(len(obs), "")
-    colours = _class_colours(sorted({str(region) for region in regions} - {""}))
+    regions = obs[column].fillna("").astype(str).to_numpy() if column in obs else np.full(len(obs), "")
+    colours = class_colours(sorted({str(region) for region in regions} - {""}))
     depth, number = obs["n_counts"].to_numpy(), obs["n_genes"].to_numpy()
     counts = section.counts[rows][:, section.var.index.get_indexer(pd.Index(genes))].tocsr() if genes else None
     for at, name in enumerate(map(str, obs.index)):

@@ -61,6 +61,21 @@ class Clusters:
             for table in paths.CLUSTERS_TABLES
         }
 
+    def cell_files(self, experiment: str, model: str, cohort: str, sample: str) -> dict[str, list[str]]:
+        """Return what a section's cells are exported with, by role: predictions, embeddings, projections, clusters."""
+        own, names = self.of(experiment), {"cohort": cohort, "sample": sample}
+        projected = {role: f for name in own for role, f in self.inputs(name).items() if role.startswith("projections")}
+        embedded = self.models.inputs(experiment, model)
+        return {
+            "sample": [paths.SAMPLE.format(**names)],
+            "target": [paths.TARGET.format(experiment=experiment)],
+            "predictions": [self.models.first_predictions(experiment, model)],
+            **{role: files for role, files in embedded.items() if role.startswith("embeddings_")},
+            **projected,
+            "clusters": [paths.CLUSTERS.format(**names, clusters=name) for name in own],
+            **{role: [path] for role, path in self.experiments.sections.outlines(cohort, sample).items()},
+        }
+
     def targets(self) -> Iterator[str]:
         """Yield the pages and figures of the entries that run."""
         for name in self.named():
