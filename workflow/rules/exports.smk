@@ -1,6 +1,6 @@
 # READS   results/samples/, results/tables/, results/models/, results/metrics/
 # WRITES  results/exports/{cohort}/{sample}.geojson and .zarr, results/slides/...errors.geojson,
-#         results/bundles/{experiment}/{model}                             by target, not part of `all`
+#         results/exports/{experiment}/{model}/{cohort}/{sample}.*, results/bundles/{experiment}/{model}                             by target, not part of `all`
 
 
 rule export_qupath:
@@ -125,10 +125,10 @@ rule export_cells:
         "../../scripts/export_cells.py"
 
 
-use rule export_spatialdata as export_cells_spatialdata with:
+rule export_cells_spatialdata:
     input:
         unpack(inputs(PLAN.sections.outlines)),
-        sample=rules.export_cells.output.h5ad,
+        sample=paths.fill(paths.CELLS, ending="h5ad"),
     output:
         zarr=directory(paths.fill(paths.CELLS, ending="zarr")),
     log:
@@ -137,3 +137,13 @@ use rule export_spatialdata as export_cells_spatialdata with:
         "benchmarks/exports/export_cells_spatialdata/{experiment}/{model}/{cohort}/{sample}.tsv"
     wildcard_constraints:
         experiment=EXPERIMENTS,
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["export_spatialdata"]),
+        runtime=runtime(NEEDS["export_spatialdata"]),
+    params:
+        code=code_of("exports"),
+    script:
+        "../../scripts/export_spatialdata.py"
