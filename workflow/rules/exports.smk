@@ -1,6 +1,6 @@
 # READS   results/samples/, results/tables/, results/models/, results/metrics/
 # WRITES  results/exports/{cohort}/{sample}.geojson and .zarr, results/slides/...errors.geojson,
-#         results/exports/{experiment}/{model}/{cohort}/{sample}.*, results/bundles/{experiment}/{model}                             by target, not part of `all`
+#         results/exports/{experiment}/{model}/{cohort}/{sample}.*, results/bundles/{experiment}/{model}   by target, not part of `all`
 
 
 rule export_qupath:
