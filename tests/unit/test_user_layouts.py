@@ -161,6 +161,43 @@ def test_symbols_of_several_genes_are_added_up_in_every_layout(tmp_path: Path, n
     assert read_metadata(tmp_path / "out.h5ad")["dropped"]["gene_merged_by_symbol"] == 1
 
 
+def free_h5ad(root: Path) -> dict[str, str]:
+    def change(data: ad.AnnData) -> None:
+        del data.obs["array_row"], data.obs["array_col"]
+
+    return write_h5ad(root, change)
+
+
+def free_table(root: Path) -> dict[str, str]:
+    row = write_table(root, "\t")
+    lines = [f"{name}\t{x}\t{y}" for name, (x, y) in zip(NAMES, CENTRES, strict=True)]
+    (root / "p.csv").write_text("\n".join(["obs_id\tpixel_x\tpixel_y", *lines]))
+    return row
+
+
+@pytest.mark.parametrize("write", [free_h5ad, free_table])
+def test_places_without_an_array(tmp_path: Path, write: Callable[[Path], dict[str, str]]) -> None:
+    """Cells have ids and pixels only; um per px is then the sheet's, and two may share a rounded place."""
+    section = read(tmp_path, {**write(tmp_path), "mpp": "0.5", "pitch_um": "", "spot_diameter_um": ""})
+    assert list(section.obs_names) == NAMES
+    np.testing.assert_array_equal(section.X.toarray(), COUNTS)
+    np.testing.assert_array_equal(section.obsm["spatial"], CENTRES)
+    facts = read_metadata(tmp_path / "out.h5ad")
+    assert (facts["mpp"], facts["pitch_um"], facts["spot_diameter_um"], facts["unit"]) == (0.5, 10, 10, "cell")
+
+
+def test_free_places_say_nothing_of_um_per_px(tmp_path: Path) -> None:
+    with pytest.raises(InputError, check=has_code("mpp-unknown")):
+        read(tmp_path, free_h5ad(tmp_path))
+
+
+def test_one_array_column_alone_is_a_mistake(tmp_path: Path) -> None:
+    row = free_table(tmp_path)
+    (tmp_path / "p.csv").write_text("obs_id\tarray_row\tpixel_x\tpixel_y\n0x0\t1\t2\t3\n")
+    with pytest.raises(InputError, check=has_code("positions-columns")):
+        read(tmp_path, row)
+
+
 def test_several_sections_in_a_file(tmp_path: Path) -> None:
     def twice(data: ad.AnnData) -> None:
         data.obs["library_id"] = np.where(np.arange(36) < 18, "A1", "B1")

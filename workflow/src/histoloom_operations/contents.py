@@ -47,7 +47,7 @@ def _open_section(plan: Plan, cohort: str, sample: str) -> None:
     where = f"{plan.config.sheet_paths[cohort]}: row of sample '{sample}'"
     if "positions" in files:
         with faults.each():
-            read_positions(Path(files["positions"]))
+            read_positions(Path(files["positions"]), array_optional=entry["source"] == "files")
     if "roi" in files:
         with faults.each():
             read_roi(Path(files["roi"]))

@@ -53,15 +53,17 @@ def build_sample(
     where = f"sheet row '{row['sample']}' of cohort '{cohort}'"
     section = reader.read(files, row, spec)
     stated: dict[str, Any] = section.uns.pop("stated", {})
+    free = bool(stated.get("free"))
+    on_grid, has_array = reader.on_grid and not free, reader.has_array and not free
     image = files.get("image")
     with open_slide(image) if image else BlankSlide.around(np.asarray(section.obsm["spatial"])) as slide:
         hires, lowres = slide.thumbnail(HIRES_PX), slide.thumbnail(LOWRES_PX)
         if image:
             _check_size(stated, slide, where)
-        section = _check(section, slide, lowres, where, reader)
+        section = _check(section, slide, lowres, where, on_grid, has_array)
         if "roi" in files:
-            section = _limit(section, files["roi"], slide, where, reader)
-        facts = _measure(section, slide, row, where, reader, stated)
+            section = _limit(section, files["roi"], slide, where, on_grid)
+        facts = _measure(section, slide, row, where, on_grid, has_array, stated)
     _complete(section)
     dropped_places = np.asarray(section.uns.pop("dropped_places", np.empty((0, 2))))
     # The ground truth is for checks: no part of the sample.
@@ -108,14 +110,14 @@ def _parts(path: Path) -> Path | list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else path
 
 
-def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, reader: type[Reader]) -> AnnData:
+def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, on_grid: bool, has_array: bool) -> AnnData:
     """Check ids, counts and places; return the section without the few spots that may lie beyond the slide's edge."""
     check_unique(section.obs_names, where, "spot")
     check_unique(section.var_names, where, "gene")
     check_counts(section.X, section.obs_names, section.var_names, where)
     if not section.obs["in_tissue"].any():
         raise InputError(where, "no spot is in tissue.", "check the in_tissue column.", code="no-spot-in-tissue")
-    if reader.on_grid:
+    if on_grid:
         _check_array(section, where)
     in_tissue = section.obs["in_tissue"].to_numpy(bool)
     places = np.asarray(section.obsm["spatial"])
@@ -128,14 +130,14 @@ def _check(section: AnnData, slide: Slide, lowres: UInt8, where: str, reader: ty
         section = section[~outside].copy()
         section.uns["dropped"] = dropped
         in_tissue, places = in_tissue[~outside], places[~outside]
-    if reader.has_array:
+    if has_array:
         _check_on_tissue(places[in_tissue], slide, lowres, where)
     return section
 
 
-def _limit(section: AnnData, roi: Path, slide: Slide, where: str, reader: type[Reader]) -> AnnData:
+def _limit(section: AnnData, roi: Path, slide: Slide, where: str, on_grid: bool) -> AnnData:
     """Return the observations in the region of interest; pitch and um/px still come from the whole array."""
-    if reader.on_grid and "array" not in section.uns:
+    if on_grid and "array" not in section.uns:
         section.uns["array"] = np.hstack([section.obs[["array_row", "array_col"]], section.obsm["spatial"]])
     inside = inside_roi(roi, np.asarray(section.obsm["spatial"]), slide, where)
     section.uns["dropped"] = {**section.uns["dropped"], "outside_roi": int((~inside).sum())}
@@ -198,14 +200,15 @@ def _check_size(stated: Mapping[str, Any], slide: Slide, where: str) -> None:
 
 
 def _measure(
-    section: AnnData, slide: Slide, row: Mapping[str, str], where: str, reader: type[Reader], stated: Mapping[str, Any]
-) -> dict[str, Any]:
+    section: AnnData, slide: Slide, row: Mapping[str, str], where: str, on_grid: bool, has_array: bool,
+    stated: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """Decide um/px, pitch and spot diameter."""
     given = {column: cell_number(row, column, where) for column in _MEASURES}
     for column in ("pitch_um", "spot_diameter_um"):
         given[column] = given[column] or stated.get(column)
     pitch = None
-    if reader.on_grid:
+    if on_grid:
         array = section.uns.pop("array", None)
         if array is None:
             array = np.hstack([section.obs[["array_row", "array_col"]].to_numpy(), section.obsm["spatial"]])
@@ -215,7 +218,7 @@ def _measure(
     by_files = stated.get("mpp", {})
     mpp, mpp_source = geometry.decide_mpp(
         sheet=given["mpp"],
-        pitch=pitch_um / pitch.px if reader.has_array and pitch_um and pitch else None,
+        pitch=pitch_um / pitch.px if has_array and pitch_um and pitch else None,
         embedded=slide.mpp,
         sheet_decides=row.get("mpp_decides", "") == "yes",
         where=where,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+CELL_UM = 10.0
+"""Pitch and diameter of free places, where the sheet gives none: about a cell's."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,30 +36,37 @@ class FilesReader(Reader):
     def read(cls, files: Mapping[str, Path], row: Mapping[str, str], spec: Mapping[str, Any]) -> AnnData:
         """Read counts and positions and join them by id.
 
-        An h5ad may hold the positions itself: obs array_row, array_col (in_tissue, region) and obsm["spatial"].
+        An h5ad may hold the positions itself: obs array_row, array_col (in_tissue, region) and obsm["spatial"]. Without
+        array coordinates the places are free, as those of cells are.
         """
         path, layer = Path(files["counts"]), row.get("counts_layer", "")
         places_file = Path(files.get("positions", path))
         if path.name.lower().endswith(".h5ad"):
             stored = read_h5ad(path, layer, row.get("library_id", ""))
             counts = stored.counts
-            places = read_positions(places_file) if "positions" in files else positions_of(stored, path)
+            given = "positions" in files
+            places = read_positions(places_file, array_optional=True) if given else positions_of(stored, path)
         else:
-            counts, places = read_counts(path, layer), read_positions(places_file)
+            counts, places = read_counts(path, layer), read_positions(places_file, array_optional=True)
         counts = as_spots_by_genes(counts, places, path)
         limit = spec.get("max_unmatched", MAX_UNMATCHED)
-        return join_counts_and_positions(counts, places, path, places_file, max_unmatched=limit)
+        section = join_counts_and_positions(counts, places, path, places_file, max_unmatched=limit)
+        if places.attrs["free"]:
+            section.uns["stated"] = {"free": True, "unit": "cell", "pitch_um": CELL_UM, "spot_diameter_um": CELL_UM}
+        return section
 
 
 def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:
     """Return the positions that an h5ad holds, as `histoloom.samples.tables.read_positions` does."""
-    if stored.spatial is None or not {"array_row", "array_col"} <= set(stored.obs):
-        problem = "no positions: obs array_row, array_col and obsm['spatial'] (full-resolution px) are needed."
+    if stored.spatial is None:
+        problem = (
+            "no positions: obsm['spatial'] (full-resolution px) is needed, and obs array_row, array_col of arrays."
+        )
         raise InputError(path, problem, "fill 'positions' in the sheet.", code="h5ad-positions")
     table = stored.obs[[c for c in ("array_row", "array_col", "in_tissue", "region") if c in stored.obs]].copy()
     table["pixel_x"], table["pixel_y"] = stored.spatial.T
     table["obs_id"] = stored.obs.index.astype(str)
-    return tidy_positions(table, path)
+    return tidy_positions(table, path, array_optional=True)
 
 
 def as_spots_by_genes(counts: Counts, places: pd.DataFrame, path: Path) -> Counts:

@@ -21,14 +21,13 @@ from histoloom.artefacts import KEY
 from histoloom.errors import InputError
 from histoloom.samples.counts import make_counts
 from histoloom.samples.reader import Reader, assemble, named_files, positions_at
+from histoloom.samples.tables import STEP_PX
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
 PITCH_UM = 10.0
-STEP_PX = 40.0
-"""Step of array_row and array_col where the table has none; px, since um per px is not known while reading."""
 INSTALL = "install it: pip install -r envs/requirements-spatialdata.txt -c envs/constraints.txt."
 _REMEDY = "fix the sheet."
 _OWN = ("mpp", "pitch_um", "spot_diameter_um", "unit")

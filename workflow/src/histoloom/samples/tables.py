@@ -34,6 +34,8 @@ _MISSING = {"", "NA", "NaN", "nan", "NULL", "null"}
 _CONTROL = re.compile(
     r"(NegControl|antisense_|BLANK|Blank-|Unassigned|Deprecated|Intergenic|DeprecatedCodeword|GenomicControl)", re.I
 )
+STEP_PX = 40.0
+"""Step of array_row and array_col where places are free; px, since um per px is not known while reading."""
 _PADDED = re.compile(r"[0-9]+x[0-9]+")
 _MAX_DIGITS = 9
 """int32 holds every number of nine digits."""
@@ -238,7 +240,7 @@ def check_unique(names: pd.Index, where: str | Path, what: str) -> None:
         raise InputError(where, problem, "keep one of each.", code=f"{what}-twice")
 
 
-def read_positions(path: Path) -> pd.DataFrame:
+def read_positions(path: Path, *, array_optional: bool = False) -> pd.DataFrame:
     """Read where the observations are.
 
     Space Ranger's ``tissue_positions_list.csv`` (no header), ``tissue_positions.csv`` and ``.parquet``, or any text
@@ -246,16 +248,22 @@ def read_positions(path: Path) -> pd.DataFrame:
     full-resolution pixels (``pixel_x`` = column, ``pixel_y`` = row); ids in a column ``obs_id`` or ``barcode``, else
     made of the array coordinates as ``<x>x<y>``. Optional: ``in_tissue`` (or ``selected``), ``region`` (or ``label``).
     Index obs_id; array_row, array_col int64; pixel_x, pixel_y float64, level-0 px; in_tissue bool; region (str, ""
-    where empty) when the table has one.
+    where empty) when the table has one. `array_optional`: ids and pixels alone are enough; array_row and array_col are
+    then pixel_y and pixel_x in steps of `STEP_PX`, and ``attrs["free"]`` is True.
     """
-    return tidy_positions(_read_table(path), path)
+    return tidy_positions(_read_table(path), path, array_optional=array_optional)
 
 
-def tidy_positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def tidy_positions(table: pd.DataFrame, path: Path, *, array_optional: bool = False) -> pd.DataFrame:
     """Choose and check the columns of a positions table; returns and raises as `read_positions`."""
     columns = {name: next((c for c in names if c in table), None) for name, names in _ALIASES.items()}
     missing = [n for n in ("array_row", "array_col", "pixel_x", "pixel_y") if columns[n] is None]
-    if missing:
+    free = array_optional and missing == ["array_row", "array_col"] and any(c in table for c in _ID_COLUMNS)
+    if free:
+        places = {f"array_{n}": _numbers(table[columns[f"pixel_{p}"]], path) for n, p in (("row", "y"), ("col", "x"))}
+        table = table.assign(**{name: np.floor(values / STEP_PX) for name, values in places.items()})
+        columns |= {name: name for name in places}
+    elif missing:
         problem = f"no column for {', '.join(missing)}; found: {', '.join(map(str, table.columns))}."
         remedy = "name them x, y (array), pixel_x, pixel_y (full-resolution column, row), or as Space Ranger does."
         raise InputError(path, problem, remedy, code="positions-columns")
@@ -280,6 +288,7 @@ def tidy_positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         ids = table[id_column].astype(str)
     positions.index = pd.Index(ids.to_numpy(), dtype=object)
     check_unique(positions.index, path, "spot")
+    positions.attrs["free"] = free
     return positions
 
 
