@@ -100,6 +100,20 @@ def test_a_file_that_is_no_geojson(tmp_path: Path) -> None:
         read(tmp_path, tmp_path / "r.geojson")
 
 
+def test_detections_of_an_export_of_all_objects_are_no_region(tmp_path: Path) -> None:
+    cell = box(200, 200, 210, 210, objectType="detection")
+    drawn = box(0, 0, 150, 400, objectType="annotation")
+    section, _ = read(tmp_path, write(tmp_path / "r.geojson", drawn, cell))
+    assert section.n_obs == (CENTRES[:, 0] < 150).sum()
+
+
+def test_a_file_of_another_encoding_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "r.geojson").write_bytes('{"features": [], "name": "Stück"}'.encode("utf-16"))
+    with pytest.raises(InputError) as error:
+        read(tmp_path, tmp_path / "r.geojson")
+    assert error.value.code != "roi-geojson"
+
+
 @pytest.mark.parametrize("source", ["files", "slides"])
 def test_the_sheet_names_it(tmp_path: Path, source: str) -> None:
     (tmp_path / "sheet.tsv").write_text("sample\tpatient\tcounts\timage\troi\nS1\tP\tc.h5ad\ts.png\tdrawn/r.geojson\n")

@@ -45,7 +45,7 @@ class FilesReader(Reader):
             stored = read_h5ad(path, layer, row.get("library_id", ""))
             counts = stored.counts
             given = "positions" in files
-            places = read_positions(places_file, array_optional=True) if given else positions_of(stored, path)
+            places = read_positions(places_file, array_optional=True) if given else positions_of(stored, path, array_optional=True)
         else:
             counts, places = read_counts(path, layer), read_positions(places_file, array_optional=True)
         counts = as_spots_by_genes(counts, places, path)
@@ -56,9 +56,9 @@ class FilesReader(Reader):
         return section
 
 
-def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:
+def positions_of(stored: StoredSection, path: Path, *, array_optional: bool = False) -> pd.DataFrame:
     """Return the positions that an h5ad holds, as `histoloom.samples.tables.read_positions` does."""
-    if stored.spatial is None:
+    if stored.spatial is None or not (array_optional or {"array_row", "array_col"} <= set(stored.obs)):
         problem = (
             "no positions: obsm['spatial'] (full-resolution px) is needed, and obs array_row, array_col of arrays."
         )
@@ -66,7 +66,7 @@ def positions_of(stored: StoredSection, path: Path) -> pd.DataFrame:
     table = stored.obs[[c for c in ("array_row", "array_col", "in_tissue", "region") if c in stored.obs]].copy()
     table["pixel_x"], table["pixel_y"] = stored.spatial.T
     table["obs_id"] = stored.obs.index.astype(str)
-    return tidy_positions(table, path, array_optional=True)
+    return tidy_positions(table, path, array_optional=array_optional)
 
 
 def as_spots_by_genes(counts: Counts, places: pd.DataFrame, path: Path) -> Counts:

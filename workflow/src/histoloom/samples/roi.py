@@ -34,12 +34,16 @@ def read_roi(path: Path, offset: tuple[int, int] = (0, 0)) -> BaseGeometry:
     from shapely.errors import ShapelyError
     from shapely.geometry import shape
 
+    text = read_text(path)
     kept: list[Any] = []
     ignored: list[Any] = []
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(text)
         features: list[Any] = content.get("features", [content]) if isinstance(content, dict) else content
         for feature in features:
+            # Cells and tiles in an export of all objects are detections and tiles, no annotations.
+            if feature.get("properties") and feature["properties"].get("objectType", "annotation") != "annotation":
+                continue
             drawn = shapely.make_valid(shape(feature.get("geometry", feature)))
             kind = (feature.get("properties") or {}).get("classification") or {}
             (ignored if kind.get("name") == IGNORED else kept).append(drawn)
