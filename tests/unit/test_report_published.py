@@ -10,7 +10,7 @@ import yaml
 
 from histoloom.metrics.rows import assemble
 from histoloom.report.paper_tables import paper_cells, paper_page
-from histoloom.report.published import load_published
+from histoloom.report.published import load_published, weights_of
 from histoloom.schemas import check, load_schema
 
 FOLDER = Path(__file__).resolve().parents[2] / "resources" / "published"
@@ -99,3 +99,19 @@ def test_tables_without_a_run_print_every_cell_as_not_run():
 def _first(paper: str):
     content = load_published(FOLDER, paper)[1]
     return content, paper_cells(content, {"experiments": {}}, assemble([]))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        ({"encoders": {}, "weights": "imagenet"}, "hub"),
+        ({"encoders": {}, "weights": "random"}, "random"),
+        ({"encoders": {}, "weights": "w/resnet18.pth"}, "local"),
+        ({"encoders": {}, "weights": None}, "none"),
+        ({"encoders": {"uni": {"card": "uni", "revision": "abc"}}, "weights": None}, "hub"),
+        ({"encoders": {"uni": {"card": "uni", "revision": "random:0"}}, "weights": None}, "random"),
+    ],
+)
+def test_weights_are_those_of_encoders_or_of_the_model_that_reads_pixels(protocol, expected):
+    """A pixel model on ImageNet weights stands next to its published row; one on random weights does not."""
+    assert weights_of(protocol) == expected

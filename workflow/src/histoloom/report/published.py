@@ -123,7 +123,10 @@ def encoder_cards(protocol: Mapping[str, Any]) -> list[str]:
 
 
 def weights_of(protocol: Mapping[str, Any]) -> str:
-    """Return where a run's encoder weights came from: hub, local, random or none."""
+    """Return where a run's weights came from, its encoders' or a pixel model's start: hub, local, random or none."""
+    if not _encoders(protocol) and protocol.get("weights"):
+        start = str(protocol["weights"])
+        return {"imagenet": "hub", "random": "random"}.get(start, "local")
     revisions = [str(item.get("revision") or "none") for item in _encoders(protocol)]
     for name in ("random", "local", "none"):
         if any(revision.startswith(name) for revision in revisions):

@@ -45,7 +45,11 @@ class FilesReader(Reader):
             stored = read_h5ad(path, layer, row.get("library_id", ""))
             counts = stored.counts
             given = "positions" in files
-            places = read_positions(places_file, array_optional=True) if given else positions_of(stored, path, array_optional=True)
+            places = (
+                read_positions(places_file, array_optional=True)
+                if given
+                else positions_of(stored, path, array_optional=True)
+            )
         else:
             counts, places = read_counts(path, layer), read_positions(places_file, array_optional=True)
         counts = as_spots_by_genes(counts, places, path)
