@@ -26,8 +26,20 @@ from histoloom.embeddings import open_embeddings
 pytestmark = pytest.mark.workflow
 
 
+# Files that a config asks of its user, since no publisher offers them for download.
+USERS_OWN = {
+    "cellsymphony.yaml": (
+        "refs/blueprint.csv.gz", "refs/blueprint_labels.csv",
+        "nuclei/breast.geojson", "nuclei/lung.geojson", "nuclei/prostate.geojson", "weights/scgpt",
+    )
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_config_has_a_graph_and_a_dry_run_writes_nothing(path: Path, tmp_path: Path) -> None:
+    for name in USERS_OWN.get(path.name, ()):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     result = run(tmp_path, "-n", "--config", f"mirror_dir={tmp_path}", config=path, check=False)
     assert "Traceback" not in result.stderr
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
