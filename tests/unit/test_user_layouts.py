@@ -237,6 +237,16 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, name: str, damage: st
     assert name in error.value.where
 
 
+@pytest.mark.parametrize(("name", "value"), [("indices", 5000), ("indices", -3), ("indptr", 9)])
+def test_places_of_counts_beyond_the_matrix_are_refused(tmp_path: Path, name: str, value: int) -> None:
+    """scipy reads beyond its arrays with them: the process ends, or other values come out."""
+    write_h5ad(tmp_path)
+    with h5py.File(tmp_path / "c.h5ad", "r+") as handle:
+        handle["X"][name][7] = value
+    with pytest.raises(InputError, check=has_code("counts-unreadable")):
+        read_counts(tmp_path / "c.h5ad")
+
+
 def pixels_of(path: Path) -> tuple[np.ndarray, float | None]:
     with open_slide(path) as image:
         return image.read(0, 0, image.width, image.height).copy(), image.mpp

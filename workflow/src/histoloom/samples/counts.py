@@ -137,6 +137,13 @@ def make_counts(
     if (columns == "").any():
         raise InputError(where, "a gene has no name.", "name every gene.", code="gene-without-name")
     values = matrix if issparse(matrix) else np.asarray(matrix)
+    if issparse(values) and values.format in ("csr", "csc"):
+        # scipy trusts them, and reads beyond its arrays where a damaged file holds others.
+        try:
+            values.check_format(full_check=True)
+        except ValueError as error:
+            problem = f"the places of its counts are damaged ({error})."
+            raise InputError(where, problem, _REMEDY, code="counts-unreadable") from error
     check_counts(values, rows, columns, where)
     counts = csr_matrix(values)
     if counts.dtype != np.int32:
