@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from histoloom.kinds import CHECKS
+
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = ROOT / "workflow" / "report"
 SNAKEFILE = """
 report: "{templates}/workflow.rst"
 rule all:
@@ -35,3 +39,11 @@ def test_the_front_page_holds_the_headline_and_names_the_chapters_of_this_run(tm
     assert "whether a section or a person is on both sides" in page
     assert "a difference is printed only where the protocol is the same" not in page  # no such chapter here
     assert "which regions the background filter removes" in page
+
+
+def test_every_check_has_a_caption_and_every_chapter_a_line() -> None:
+    captions, lines = ((TEMPLATES / name).read_text() for name in ("check.rst", "workflow.rst"))
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    chapters = {kind.chapter for kind in CHECKS.values()} | set(re.findall(r'chapter\("([^"]+)"\)', rules))
+    assert [kind for kind in CHECKS if f'"{kind}": "' not in captions] == []
+    assert [chapter for chapter in sorted(chapters) if f'"{chapter}": "' not in lines] == []

@@ -195,3 +195,15 @@ def test_labels_without_a_picture(tmp_path: Path) -> None:
         assert page.run("Bokeh.documents[0].roots().map(f => f.title.text)") == ["labels"]
         assert "Correlation" not in page.run("document.getElementById('summary').textContent")
         assert page.errors == []
+
+
+@in_chromium
+def test_places_on_a_wide_slide_keep_their_pixels(tmp_path: Path) -> None:
+    view = make_view(xy=make_view().xy + np.array([123_456.0, 98_765.0]), picture=None)
+    write_page(view, tmp_path / "v.html")
+    with Page(f"file://{tmp_path}/v.html") as page:
+        page.wait("document.body?.dataset.ready === 'yes'")
+        assert page.run("viewer.table()").splitlines()[2].split("\t")[1:3] == ["123756", "98865"]
+        ring = json.loads(page.run("viewer.geojson()"))["features"][1]["geometry"]["coordinates"][0]
+        assert ring[0] == [123656, 98765]
+        assert ring[2] == [123856, 98965]

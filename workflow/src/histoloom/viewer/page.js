@@ -152,12 +152,13 @@ function startViewer(source, mappers, figures, scales) {
   }
   const stem = document.title.replace(/[^A-Za-z0-9]+/g, "_");
   const short = v => Number.isFinite(v) ? Number(v.toPrecision(5)) : null;
+  const px = v => Number(v.toFixed(2));
   const facts = () => [["tissue_fraction", data.tissue], ["cells", data.cells], ...Object.entries(data.flag)].filter(([, v]) => v);
 
   function table() {
     const parts = data.layers.flatMap(layer => data.types.map((name, t) => [`${layer}: ${name} [${data.units}]`, data.values(layer, t)]));
     const head = ["obs_id", "x [px]", "y [px]", ...facts().map(([name]) => name), ...parts.map(([name]) => name)];
-    const lines = data.ids.map((id, i) => [id, short(data.x[i]), short(data.y[i]), ...facts().map(([, v]) => short(v[i])),
+    const lines = data.ids.map((id, i) => [id, px(data.x[i]), px(data.y[i]), ...facts().map(([, v]) => short(v[i])),
       ...parts.map(([, v]) => Number.isFinite(v[i]) ? short(v[i]) : "")].join("\t"));
     return [head.join("\t"), ...lines].join("\n") + "\n";
   }
@@ -174,7 +175,7 @@ function startViewer(source, mappers, figures, scales) {
       });
       for (const [name, values] of facts()) measurements[name] = short(values[i]);
       const [x, y] = [data.x[i] - data.corner[0], data.y[i] - data.corner[1]];
-      const ring = [[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]].map(([a, b]) => [short(x + a * half), short(y + b * half)]);
+      const ring = [[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]].map(([a, b]) => [px(x + a * half), px(y + b * half)]);
       const properties = {objectType: "detection", name: id, measurements};
       if (best[i] >= 0) properties.classification = {name: data.types[best[i]], color: rgb(best[i])};
       return {type: "Feature", geometry: {type: "Polygon", coordinates: [ring]}, properties};
