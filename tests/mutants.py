@@ -1,8 +1,9 @@
 """Change the science code in small ways, one at a time, and count how many changes the unit tests notice.
 
-``make mutants`` (MINUTES=15 SEED=0 ROOMS="metrics folds"). Each change is made in a copy of the repository; the unit tests that
-name the changed module run on it. Changes that nothing noticed are printed with their lines: some are equivalent, the
-others lack a test.
+``make mutants`` (MINUTES=15 SEED=0). Each change is made in a copy of the tracked files; the unit tests that name the changed
+module run on it. Noticed means that a test fails which passes without the change. A time limit, a command that could not
+run or a test that always fails says nothing: such changes are printed and not counted. Changes that nothing noticed are
+printed with their lines: some are equivalent, the others lack a test.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = Path("workflow/src/histoloom")
 ROOMS = ("folds", "inputs", "labels", "metrics", "models", "targets", "tiles")
-COPIED = ("config", "envs", "profiles", "resources", "scripts", "tests", "workflow", "Snakefile", "pyproject.toml")
+NOTICED, MISSED, UNKNOWN = "noticed", "NOT", "unknown"
 MOST_FILES, TEST_S = 8, 240
 SWAPS: dict[type[ast.AST], str] = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
@@ -114,23 +115,36 @@ def tests_of(path: Path, root: Path) -> list[str]:
     return [str(p.relative_to(root)) for p in found[:MOST_FILES]]
 
 
-def outcome(change: Change, copy: Path) -> str:
-    """Return which test noticed the change; empty: none did."""
+def outcome(change: Change, copy: Path) -> tuple[str, str]:
+    """Return whether the tests noticed a change, and which one did or why that is not known."""
     files = tests_of(change.path, copy)
     original = (copy / change.path).read_text()
     change.apply(copy)
     try:
         ast.parse((copy / change.path).read_text())
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files]
-        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=TEST_S, check=False)
+        code, failed = _run_tests(files, copy)
     except subprocess.TimeoutExpired:
-        return "time limit"
+        return UNKNOWN, "time limit"
     finally:
         (copy / change.path).write_text(original)
-    if done.returncode == 0:
-        return ""
-    told = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return told[0].split(" - ")[0].removeprefix("FAILED ").removeprefix("ERROR ") if told else f"exit {done.returncode}"
+    if code == 0:
+        return MISSED, ""
+    # 1: a test failed; 2: a module could not be imported. All else is about the command.
+    if code not in {1, 2} or not failed:
+        return UNKNOWN, f"pytest ended with {code}"
+    try:
+        always = _run_tests([failed], copy)[0] != 0
+    except subprocess.TimeoutExpired:
+        always = True
+    return (UNKNOWN, f"{failed} fails without the change") if always else (NOTICED, failed)
+
+
+def _run_tests(wanted: list[str], copy: Path) -> tuple[int, str]:
+    """Return pytest's exit status and the first test or file that failed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *wanted]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=TEST_S, check=False)
+    told = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return done.returncode, told[0].split(" - ")[0].split(" ", 1)[1] if told else ""
 
 
 def main() -> None:
@@ -150,25 +164,28 @@ def main() -> None:
     rng.shuffle(queues)
     # One of each file in turn: a long file is not looked at more than a short one.
     order = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
     end, results = time.monotonic() + 60 * options.minutes, []
 
     def work(part: list[Change]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            for name in COPIED:
-                source, place = ROOT / name, Path(folder) / name
-                shutil.copytree(source, place) if source.is_dir() else shutil.copy(source, place)
+            for name in tracked:
+                (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, Path(folder) / name)
             for change in part:
                 if time.monotonic() > end:
                     return
-                told = outcome(change, Path(folder))
-                results.append(told)
-                print(f"{'noticed ' if told else 'NOT     '} {change}   {told}", flush=True)
+                verdict, told = outcome(change, Path(folder))
+                results.append(verdict)
+                print(f"{verdict:8} {change}   {told}", flush=True)
 
     with ThreadPoolExecutor(options.processes) as pool:
         list(pool.map(work, [order[i :: options.processes] for i in range(options.processes)]))
-    noticed = sum(bool(told) for told in results)
+    noticed, counted = results.count(NOTICED), len(results) - results.count(UNKNOWN)
+    share = f"{noticed / counted:.0%}" if counted else "no share"
     print(
-        f"{noticed} of {len(results)} changes noticed ({noticed / max(1, len(results)):.0%}); {len(order)} are possible"
+        f"{noticed} of {counted} changes noticed ({share}), {len(results) - counted} not counted; {len(order)} are possible"
     )
 
 
