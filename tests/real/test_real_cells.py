@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
 from support import ROOT, run
 
-pytestmark = pytest.mark.real
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        os.environ.get("HISTOLOOM_REAL_RUNS") != "yes",
+        reason="a run of many minutes: HISTOLOOM_REAL_RUNS=yes asks for it",
+    ),
+]
 UM_PER_PX = 0.2125
 SHRUNK = 8
 
