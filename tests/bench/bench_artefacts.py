@@ -35,7 +35,7 @@ def stroke(tissue: np.ndarray, width_um: float, rng: np.random.Generator) -> np.
     return np.asarray(image)
 
 
-def plant(pixels: np.ndarray, tissue: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def draw(pixels: np.ndarray, tissue: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the picture with artefacts of a kind, and the mask of their px."""
     rng, made, where = np.random.default_rng(0), pixels.copy(), np.zeros(tissue.shape, bool)
     if kind == "pen":
@@ -59,13 +59,13 @@ def measure(pixels: np.ndarray, kind: str) -> tuple[int, int, int, int]:
     grid = np.indices((int(pixels.shape[0] // side), int(pixels.shape[1] // side))).reshape(2, -1).T[:, ::-1]
     centres = (grid + 0.5) * side
     tissue = pixels.min(axis=2) < 190
-    made, planted = plant(pixels, tissue, kind)
+    made, drawn = draw(pixels, tissue, kind)
 
     def share(mask: np.ndarray) -> np.ndarray:
         half = side / 2
         return np.array([mask[int(y - half) : int(y + half), int(x - half) : int(x + half)].mean() for x, y in centres])
 
-    on_tissue, shares = share(tissue) > 0.5, share(planted)
+    on_tissue, shares = share(tissue) > 0.5, share(drawn)
     tiles = TileSpec.from_dict({"size_px": 224, "um_per_px": 0.5, "background": {"artefacts": [kind]}})
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(made).save(Path(folder) / "s.png", compress_level=1)

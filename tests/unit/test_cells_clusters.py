@@ -1,4 +1,4 @@
-"""Clusters of cells: agreement with labels against scikit-learn, planted groups, tables of a section."""
+"""Clusters of cells: agreement with labels against scikit-learn, groups that were put there, tables of a section."""
 
 from __future__ import annotations
 

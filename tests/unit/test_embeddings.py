@@ -1,14 +1,10 @@
-"""The embedding stage: what stops it, what survives a kill, and that nothing but content decides the features."""
+"""The embedding stage: what stops it, what it takes up again, and that nothing but content decides the features."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
 import sys
-import textwrap
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -240,59 +236,6 @@ def test_grey_and_transparent_slides_are_read_as_colour_on_white(toy: Toy, mode:
     x, y = (facts.coords[0] - 16).round().astype(int)
     assert np.abs(tile.astype(int) - expected[y : y + 32, x : x + 32, :3]).max() <= 1
     assert np.isfinite(facts.rows()).all()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="worker processes are forked on Linux only")
-def test_kill_9_leaves_no_worker_and_resumes(tmp_path: Path, repo: Path) -> None:
-    toy = Toy(tmp_path, n=40)
-    whole = toy.embed("whole.h5").read_bytes()
-    script = tmp_path / "job.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import sys, time
-            sys.path[:0] = [{", ".join(repr(str(repo / name)) for name in ("workflow/src", "tests/unit", "tests"))}]
-            from pathlib import Path
-            import test_embeddings as t
-            from histoloom.embeddings.stain_texture import StainTexture
-            encode, calls = StainTexture.encode, []
-            def slow(*arguments):
-                calls.append(1)
-                if len(calls) == 3:
-                    print("third", flush=True)
-                    time.sleep(60)
-                return encode(*arguments)
-            StainTexture.encode = slow
-            toy = t.Toy.__new__(t.Toy)
-            toy.folder, toy.names = Path({str(tmp_path)!r}), ("S1", "S2", "S3")
-            toy.embed("broken.h5", threads=2)
-            """
-        )
-    )
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "third\n"
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    assert len(children) == 2
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(_alive(int(pid)) for pid in children):
-        time.sleep(0.2)
-    assert not any(_alive(int(pid)) for pid in children)
-    # Batches of 32: the second ends within S2, whose beginning stays under a temporary name.
-    assert [p.name.split(".")[0] for p in (tmp_path / "scratch").glob("*.npy")] == ["S1"]
-    assert toy.embed("broken.h5").read_bytes() == whole
-    assert json.loads((tmp_path / "broken.h5.eff.json").read_text())["items_resumed"] == 40
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_tiles_of_another_spec_stop(toy: Toy) -> None:

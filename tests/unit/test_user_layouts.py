@@ -184,6 +184,9 @@ def test_places_without_an_array(tmp_path: Path, write: Callable[[Path], dict[st
     np.testing.assert_array_equal(section.obsm["spatial"], CENTRES)
     facts = read_metadata(tmp_path / "out.h5ad")
     assert (facts["mpp"], facts["pitch_um"], facts["spot_diameter_um"], facts["unit"]) == (0.5, 10, 10, "cell")
+    # Distances come from the array's numbers times the pitch: right to a step, whatever um per px is.
+    um = section.obs[["array_col", "array_row"]].to_numpy() * facts["pitch_um"]
+    assert (np.abs(um - CENTRES * facts["mpp"]) <= facts["pitch_um"]).all()
 
 
 def test_free_places_say_nothing_of_um_per_px(tmp_path: Path) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from histoloom.cells.labels import CellLabelTask
@@ -85,39 +83,22 @@ def read_nuclei(path: Path) -> pd.DataFrame:
 
 
 def _features(path: Path) -> Iterator[tuple[float, float, str, str]]:
+    from shapely.errors import ShapelyError
+    from shapely.geometry import shape
+
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(text)
         features = content["features"] if isinstance(content, dict) else content
         for number, feature in enumerate(features):
-            properties, geometry = feature["properties"], feature["geometry"]
+            properties, geometry = feature["properties"], shape(feature["geometry"])
             kind = properties.get("classification") or {}
             label = str(kind.get("name", "") if isinstance(kind, dict) else kind)
-            name = str(feature.get("id", number))
-            for part, (x, y) in enumerate(_centres(geometry["type"], geometry["coordinates"])):
-                yield x, y, label, f"{name}.{part}" if geometry["type"].startswith("Multi") else name
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+            name, several = str(feature.get("id", number)), geometry.geom_type.startswith("Multi")
+            for part, nucleus in enumerate(geometry.geoms if several else [geometry]):
+                if nucleus.geom_type not in ("Point", "Polygon"):
+                    raise ValueError(f"geometry {nucleus.geom_type}")
+                centre = nucleus.centroid
+                yield centre.x, centre.y, label, f"{name}.{part}" if several else name
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError, ShapelyError) as error:
         raise InputError(path, f"is no GeoJSON of nuclei ({error!r}).", _FEATURES, code="nuclei-geojson") from error
-
-
-def _centres(kind: str, coordinates: Any) -> Iterator[tuple[float, float]]:
-    if kind == "Point":
-        yield float(coordinates[0]), float(coordinates[1])
-    elif kind == "Polygon":
-        yield _centroid(np.asarray(coordinates[0], np.float64))
-    elif kind in ("MultiPoint", "MultiPolygon"):
-        for part in coordinates:
-            yield from _centres(kind.removeprefix("Multi"), part)
-    else:
-        raise ValueError(f"geometry {kind}")
-
-
-def _centroid(ring: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the centre of a polygon's area; of its corners where it has none."""
-    origin = ring[0, :2]
-    x, y = (ring[:, :2] - origin).T
-    cross = x * np.roll(y, -1) - np.roll(x, -1) * y
-    if abs(area := cross.sum()) < 1e-9:
-        centre = ring[:, :2].mean(axis=0)
-        return float(centre[0]), float(centre[1])
-    centre = [((part + np.roll(part, -1)) * cross).sum() / (3 * area) for part in (x, y)]
-    return float(origin[0] + centre[0]), float(origin[1] + centre[1])

@@ -64,6 +64,10 @@ def build_sample(
         if "roi" in files:
             section = _limit(section, files["roi"], slide, where, on_grid)
         facts = _measure(section, slide, row, where, on_grid, has_array, stated)
+    if free:
+        # Distances are taken from these numbers times the pitch.
+        step = facts["pitch_um"] / facts["mpp"]
+        section.obs[["array_row", "array_col"]] = np.floor(np.asarray(section.obsm["spatial"])[:, ::-1] / step)
     _complete(section)
     dropped_places = np.asarray(section.uns.pop("dropped_places", np.empty((0, 2))))
     # The ground truth is for checks: no part of the sample.

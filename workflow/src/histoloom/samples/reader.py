@@ -80,8 +80,9 @@ class Reader(ABC):
         dropped lies. Optional: var["ensembl_id"]; obs columns of `histoloom.samples.canonical.OPTIONAL_OBS`;
         uns["stated"], a dict of what the files say about the section: "mpp" ({"alignment" or "estimated": um/px}),
         "pitch_um", "spot_diameter_um", "slide_size" (width, height in px; "slide_size_tolerance" where it is rounded),
-        "unit" (what an observation is, where the source holds several kinds), "free" (array_row and array_col only
-        round free places, whatever `on_grid` says) and "facts" (JSON, kept in the metadata).
+        "unit" (what an observation is, where the source holds several kinds), "free" (places have no array, whatever
+        `on_grid` says: array_row and array_col become places in steps of the pitch) and "facts" (JSON, kept in
+        the metadata).
         """
 
 

@@ -79,6 +79,7 @@ class SpatialDataReader(Reader):
         section.uns["stated"] = {
             "pitch_um": PITCH_UM,
             **known,
+            "free": not {"array_row", "array_col"} <= set(table.obs),
             "mpp": {"estimated": known["mpp"]} if "mpp" in known else {},
             **({"unit": row["unit"]} if row.get("unit") else {}),
             "facts": {"element": shapes, "coordinate_system": _system(row)},

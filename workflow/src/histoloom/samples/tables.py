@@ -35,7 +35,7 @@ _CONTROL = re.compile(
     r"(NegControl|antisense_|BLANK|Blank-|Unassigned|Deprecated|Intergenic|DeprecatedCodeword|GenomicControl)", re.I
 )
 STEP_PX = 40.0
-"""Step of array_row and array_col where places are free; px, since um per px is not known while reading."""
+"""Step of array_row and array_col where places are free, px, until um per px is known."""
 _PADDED = re.compile(r"[0-9]+x[0-9]+")
 _MAX_DIGITS = 9
 """int32 holds every number of nine digits."""

@@ -23,5 +23,5 @@ def test_the_baseline_comparison_stays(real_data: Path, repo: Path, tmp_path: Pa
     command += ["--configfile", str(repo / "tests/real/reviewer.yaml"), "--config", f"mirror_dir={real_data}"]
     subprocess.run(command, check=True, cwd=tmp_path)
     got = pd.read_csv(tmp_path / target).set_index("model")["cc"]
-    expected = pd.read_csv(Path(__file__).with_name("ladder.tsv"), sep="\t", comment="#").set_index("model")["cc"]
+    expected = pd.read_csv(Path(__file__).with_name("baselines.tsv"), sep="\t", comment="#").set_index("model")["cc"]
     pd.testing.assert_series_equal(got[expected.index], expected, rtol=0, atol=5e-5)
