@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,27 @@ def test_conda_files_hold_every_pin_and_are_up_to_date() -> None:
     assert {"sympy", "networkx"} <= pins((ROOT / "envs" / "models.yaml").read_text()).keys()
     script = ROOT / "scripts" / "tools" / "write_conda_envs.py"
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0, "run `make envs`"
+
+
+def test_every_package_that_is_imported_is_pinned_by_name() -> None:
+    """What comes with another package is gone when that one is: `make demo` on a fresh machine would end there."""
+    pinned = {
+        name.lower().replace("_", "-")
+        for f in ("", "-spatialdata")
+        for name in pins((ROOT / f"envs/requirements{f}.txt").read_text())
+    }
+    provided = packages_distributions()
+    # numba is only told its threads where another package has loaded it.
+    own = {"histoloom", "histoloom_simulation", "histoloom_operations", "snakemake_executor_plugin_slurm", "numba"}
+    unpinned = set()
+    for path in [*(ROOT / "workflow/src").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for package in {name.partition(".")[0] for name in names} - own - set(sys.stdlib_module_names):
+                known = {name.lower().replace("_", "-") for name in provided.get(package, [package])}
+                unpinned |= set() if known & pinned else {f"{path.name}: {package}"}
+    assert not unpinned
 
 
 def test_config_reference_is_up_to_date() -> None:
