@@ -143,6 +143,17 @@ def test_keys_values_and_profiles_are_the_labels_that_training_was_given(name):
         assert value.tobytes() == again.state()[key].tobytes(), key
 
 
+@pytest.mark.parametrize("method", ["average", "weighted"])
+def test_predictions_do_not_depend_on_how_many_neighbours_are_gathered_at_once(method, monkeypatch):
+    rng = np.random.default_rng(1)
+    queries, keys, values = (
+        torch.from_numpy(rng.normal(size=s).astype(np.float32)) for s in ((23, 8), (60, 8), (60, 5))
+    )
+    whole = retrieve(queries, keys, values, 7, method)
+    monkeypatch.setattr("histoloom.networks.retrieval._GATHERED", 100)
+    torch.testing.assert_close(retrieve(queries, keys, values, 7, method), whole, rtol=0, atol=1e-6)
+
+
 def test_retrieval_in_blocks_equals_a_loop_over_queries():
     rng = np.random.default_rng(0)
     queries, keys = (

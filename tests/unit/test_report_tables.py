@@ -201,7 +201,7 @@ def test_simulated_runs_stand_alone_and_the_papers_rows_stay(tmp_path, published
     assert ours["value"].notna().all()
     theirs = cells[cells["status"] == NOT_RUN]
     assert len(theirs) == 8
-    assert set(theirs["details"]) == {"gated weights", "not implemented"}
+    assert set(theirs["details"]) == {"gated weights", "not in this run"}
 
 
 def test_a_run_on_two_patients_deviates_and_prints_no_difference(tmp_path, published):

@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
+_GATHERED = 2**26
+"""Most numbers of neighbours that are gathered at once: 256 MB of float32."""
+
 
 def find_neighbours(
     queries: torch.Tensor, keys: torch.Tensor, k: int, query_block: int = 4096, key_block: int = 65536
@@ -48,8 +51,15 @@ def distance_weights(queries: torch.Tensor, keys: torch.Tensor, index: torch.Ten
     exp(-(d_j - d_0 + 1)) with squared distances d of embeddings as they are, d_0 that of the key nearest by cosine; the
     exponent is shifted by its largest value, which cancels in the sum and cannot overflow.
     """
-    distances = ((keys[index] - queries[:, None]) ** 2).sum(-1)
-    return F.softmax(-distances, dim=1)
+    block = _rows_at_once(index, keys)
+    parts = zip(index.split(block), queries.split(block), strict=True)
+    distances = [((keys[rows] - query[:, None]) ** 2).sum(-1) for rows, query in parts]
+    return F.softmax(-torch.cat(distances), dim=1)
+
+
+def _rows_at_once(index: torch.Tensor, values: torch.Tensor) -> int:
+    """Return for how many queries the rows of all k neighbours are gathered."""
+    return max(1, _GATHERED // max(1, index.shape[1] * values.shape[1]))
 
 
 def predict_from_neighbours(
@@ -57,7 +67,6 @@ def predict_from_neighbours(
     index: torch.Tensor,
     method: Literal["simple", "average", "weighted"] = "average",
     weights: torch.Tensor | None = None,
-    block: int = 1024,
 ) -> torch.Tensor:
     """Return values of neighbours combined, (n_queries, n_genes).
 
@@ -72,6 +81,7 @@ def predict_from_neighbours(
     """
     if method == "simple":
         return values[index[:, 0]]
+    block = _rows_at_once(index, values)
     if method == "average":
         return torch.cat([values[rows].mean(1) for rows in index.split(block)])
     if weights is None:
