@@ -57,7 +57,7 @@ def test_a_table_without_header(tmp_path: Path) -> None:
         (b"a\ta\n1\t2\n", "table-column-twice"),
         ("é\tb\n".encode("latin-1"), "text-encoding"),
         (b"a\tb\n1\t\x002\n", "text-encoding"),
-        (gzip.compress(b"a\tb\n" * 100)[:-9], "gzip-damaged"),
+        pytest.param(gzip.compress(b"a\tb\n" * 100, mtime=0)[:-9], "gzip-damaged", id="cut gzip"),
     ],
 )
 def test_what_is_no_table_is_named(tmp_path: Path, content: bytes, code: str) -> None:
