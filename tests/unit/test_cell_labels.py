@@ -11,6 +11,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 from scipy.sparse import csr_matrix
 
 from error_codes import has_code
@@ -233,6 +234,32 @@ def test_geojson_of_cellvit_and_qupath_is_read_nucleus_by_nucleus(tmp_path: Path
         np.testing.assert_allclose(table[["x", "y"]], [[12, 12], [22, 22], [5, 6]])
         assert table["label"].tolist() == ["Neoplastic", "Neoplastic", "Inflammatory"]
         assert table["nucleus"].tolist() == ["u1.0", "u1.1", "u2"]
+
+
+def outlines(path: Path, shapes: list[bytes | None], **columns: list[Any]) -> Path:
+    """HEST's layout: GeoDataFrame.to_parquet of the outlines, which holds them as WKB."""
+    pd.DataFrame({"geometry": shapes, **columns}).to_parquet(path)
+    return path
+
+
+def test_geoparquet_of_hest_is_read_as_its_geojson(tmp_path: Path) -> None:
+    square = shapely.Polygon([[10, 10], [14, 10], [14, 14], [10, 14]])
+    uneven = shapely.Polygon([[20, 20], [20, 21], [20, 22], [20, 23], [20, 24], [24, 24], [24, 20]])
+    shapes, classes = [square.wkb, uneven.wkb], ["Neoplastic", "Dead"]
+    table = read_nuclei(outlines(tmp_path / "a.parquet", shapes, cell_id=[7, 8], **{"class": classes}))
+    np.testing.assert_allclose(table[["x", "y"]], [[12, 12], [22, 22]])
+    assert table["label"].tolist() == classes
+    assert table["nucleus"].tolist() == ["7", "8"]
+    with pytest.raises(InputError, check=has_code("nuclei-columns")):
+        read_nuclei(outlines(tmp_path / "b.parquet", shapes, name=classes))
+    with pytest.raises(InputError, check=has_code("nuclei-parquet")):
+        read_nuclei(outlines(tmp_path / "c.parquet", [b"no shape", square.wkb], **{"class": classes}))
+    with pytest.raises(InputError, check=has_code("nuclei-place")):
+        read_nuclei(outlines(tmp_path / "d.parquet", [square.wkb, None], **{"class": classes}))
+    cut = tmp_path / "e.parquet"
+    cut.write_bytes((tmp_path / "a.parquet").read_bytes()[:300])
+    with pytest.raises(InputError, check=has_code("nuclei-parquet")):
+        read_nuclei(cut)
 
 
 def test_nuclei_that_cannot_be_used(world: dict[str, Any]) -> None:

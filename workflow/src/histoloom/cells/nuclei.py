@@ -14,6 +14,7 @@ from histoloom.cells.matching import match_greedy, match_optimal
 from histoloom.errors import InputError
 from histoloom.text_tables import read_text, read_text_table
 
+_OUTLINES = "give a GeoParquet with columns geometry (WKB) and class, as HEST's cellvit_seg folder has it."
 _FEATURES = "give features of nuclei with a class in properties.classification.name, as QuPath and CellViT write them."
 
 
@@ -53,9 +54,12 @@ def read_nuclei(path: Path) -> pd.DataFrame:
     """Read nuclei: x, y, label, nucleus and, where stated, confidence (0..1).
 
     A csv or tsv has columns x, y, label and may have nucleus_id and confidence. GeoJSON may be a list or a collection
-    of features; a feature of many points or polygons holds as many nuclei, as CellViT writes them.
+    of features; a feature of many points or polygons holds as many nuclei, as CellViT writes them. GeoParquet is that
+    of HEST's ``cellvit_seg`` (https://github.com/mahmoodlab/HEST, src/hest/io/seg_readers.py): geometry and class.
     """
-    if path.suffix in (".geojson", ".json"):
+    if path.suffix == ".parquet":
+        table = _outlines(path)
+    elif path.suffix in (".geojson", ".json"):
         table = pd.DataFrame(_features(path), columns=["x", "y", "label", "nucleus"])
     else:
         table = read_text_table(path)
@@ -80,6 +84,30 @@ def read_nuclei(path: Path) -> pd.DataFrame:
         problem = f"nucleus {row['nucleus']} has a confidence outside 0..1."
         raise InputError(path, problem, "give shares, or leave the column out.", code="nuclei-confidence")
     return table[table["label"] != ""]
+
+
+def _outlines(path: Path) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import shapely
+
+    try:
+        names = pq.read_schema(path).names
+        missing = [column for column in ("geometry", "class") if column not in names]
+        if missing:
+            problem = f"lacks the columns {', '.join(missing)}; it has {', '.join(names)}."
+            raise InputError(path, problem, _OUTLINES, code="nuclei-columns")
+        wanted = ["geometry", "class", *(["cell_id"] if "cell_id" in names else [])]
+        table = pd.DataFrame(pq.read_table(path, columns=wanted).to_pydict())
+        centres = shapely.get_coordinates(shapely.centroid(shapely.from_wkb(table["geometry"].to_numpy())))
+    except (OSError, TypeError, pa.ArrowException, shapely.errors.ShapelyError) as error:
+        raise InputError(path, f"is no GeoParquet of nuclei ({error}).", _OUTLINES, code="nuclei-parquet") from error
+    if len(centres) != len(table):
+        problem = f"{len(table) - len(centres)} nuclei have no outline."
+        raise InputError(path, problem, "leave them out.", code="nuclei-place")
+    nucleus = table["cell_id"].astype(str) if "cell_id" in table else table.index.astype(str)
+    label = table["class"].fillna("").astype(str)
+    return pd.DataFrame({"x": centres[:, 0], "y": centres[:, 1], "label": label, "nucleus": nucleus})
 
 
 def _features(path: Path) -> Iterator[tuple[float, float, str, str]]:
