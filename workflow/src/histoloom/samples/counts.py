@@ -127,7 +127,7 @@ def make_counts(
 
     `feature_types`: 10x's type of each feature; given, features that are no genes are left out and counted.
     """
-    from scipy.sparse import csr_matrix, issparse
+    from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix, issparse
 
     if matrix is None:
         remedy = "name the layer of raw counts in the sheet's 'counts_layer'."
@@ -137,7 +137,7 @@ def make_counts(
     if (columns == "").any():
         raise InputError(where, "a gene has no name.", "name every gene.", code="gene-without-name")
     values = matrix if issparse(matrix) else np.asarray(matrix)
-    if issparse(values) and values.format in ("csr", "csc"):
+    if isinstance(values, (csr_array, csc_array, csr_matrix, csc_matrix)):
         # scipy trusts them, and reads beyond its arrays where a damaged file holds others.
         try:
             values.check_format(full_check=True)
