@@ -18,10 +18,12 @@ from histoloom.errors import InputError
 from histoloom.identity import canonical_json
 from histoloom.metrics import score_predictions
 from histoloom.metrics.scored import read_predictions
+from histoloom.report.baselines import _skill
 from histoloom.report.coloc import cluster_order, draw_coloc
 from histoloom.report.errors import find_cases
 from histoloom.report.experiment import report_experiment
 from histoloom.report.maps import choose_types, draw_maps, draw_ranks, median_section, rank_types
+from histoloom.report.results import overall, read_results
 from histoloom.report.slides import report_slide
 
 SPEC_DRAWN = {**SPEC, "models": ["flat", "ridge"]}
@@ -100,6 +102,17 @@ def test_every_figure_is_drawn_without_warnings_and_twice_the_same(drawn, tmp_pa
         assert picture.startswith(b"\xff\xd8") == name.endswith(".jpg")
         assert picture == (tmp_path / "b" / name).read_bytes(), name
         assert b"Matplotlib" not in picture
+
+
+def test_the_skill_in_the_figure_is_that_of_the_table(drawn):
+    folder = drawn[0]
+    results = read_results("loo", SPEC_DRAWN, [folder / "flat.parquet", folder / "ridge.parquet"])
+    rows = results.measured()
+    patients = _skill(rows)
+    assert patients["value"].nunique() > 2
+    for model, part in patients.groupby("model"):
+        told = overall(rows[rows["model"] == model], "cohort", "l1_skill")["value"].item()
+        assert np.average(part["value"], weights=part["weight"]) == pytest.approx(told, abs=1e-12)
 
 
 def test_checks_are_drawn(drawn, tmp_path):

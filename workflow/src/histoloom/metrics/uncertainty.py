@@ -95,18 +95,29 @@ def compare_models(rows: pd.DataFrame, models: Sequence[str], *, metric: str = "
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
-def bootstrap_interval(values: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-    """Return a percentile bootstrap interval of the mean over patients; None with fewer than `MIN_PATIENTS` defined."""
+def bootstrap_interval(
+    values: npt.ArrayLike, weights: npt.ArrayLike | None = None, *, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return a percentile bootstrap interval of the mean over patients; None with fewer than `MIN_PATIENTS` defined.
+
+    A patient is drawn with its weight.
+    """
     from scipy.stats import bootstrap
 
     data = np.asarray(values, dtype=np.float64)
-    data = data[np.isfinite(data)]
+    heavy = np.ones(len(data)) if weights is None else np.asarray(weights, dtype=np.float64)
+    data, heavy = data[np.isfinite(data)], heavy[np.isfinite(data)]
     if len(data) < MIN_PATIENTS:
         return None
     if np.ptp(data) == 0:
         return float(data[0]), float(data[0])
     rng, options = np.random.default_rng(seed), {"n_resamples": _RESAMPLES, "method": "percentile"}
-    interval = bootstrap((data,), np.mean, confidence_level=confidence, rng=rng, **options).confidence_interval
+
+    def mean(drawn: npt.NDArray[np.float64], weight: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
+        return (drawn * weight).sum(axis=axis) / weight.sum(axis=axis)
+
+    result = bootstrap((data, heavy), mean, paired=True, confidence_level=confidence, rng=rng, **options)
+    interval = result.confidence_interval
     return float(interval.low), float(interval.high)
 
 

@@ -87,7 +87,8 @@ def write_baselines(results: Results, out: Mapping[str, Path]) -> None:
 def draw_baselines(results: Results, out: Path) -> None:
     """Draw every model of an experiment: its score, its amplitude, the score pooled over a patient, the skill in L1.
 
-    Points are patients, diamonds their mean; an interval (bootstrap over patients) from five patients on.
+    Points are patients, diamonds their mean (skill: of the mean errors, as in the tables); an interval (bootstrap over
+    patients) from five patients on.
     """
     rows, words, steps = results.measured(), results.words, results.levels()
     panels = [
@@ -98,7 +99,7 @@ def draw_baselines(results: Results, out: Path) -> None:
         panels += [
             (overall(rows, "patient", "sd_ratio"), "SD ratio, prediction / label (1: same spread)", "sections", 1.0),
             (pooled[pooled["patient"] != ""], "CC pooled over a patient's sections", "patients", 0.0),
-            (overall(rows, "patient", "l1_skill"), "skill in L1 (1 − L1 / L1 of training mean)", "training", 0.0),
+            (_skill(rows), "skill in L1 (1 − L1 / L1 of training mean)", "training", 0.0),
         ]
     else:
         panels.append((overall(rows, "patient", words.error), words.error_name, "sections", 0.0))
@@ -136,24 +137,33 @@ def draw_baselines(results: Results, out: Path) -> None:
         heading(fig, f"{results.title}: {len(n)} held-out patients, {count} sections{few}", 10)
 
 
+def _skill(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the skill by patient; weighted by the error of the training mean, its mean is that of the mean errors."""
+    keys = ["model", "variant", "cohort", "patient"]
+    error = overall(rows, "patient", "l1_mean_predictor").rename(columns={"value": "weight"})
+    return overall(rows, "patient", "l1_skill").merge(error[[*keys, "weight"]], on=keys, validate="1:1")
+
+
 def _panel(
     ax: Axes, rows: pd.DataFrame, faces: Mapping[str, str], models: Sequence[str], within: str, *, interval: bool
 ) -> None:
     for i, model in enumerate(models):
         y = len(models) - 1 - i
-        points = rows.loc[rows["model"] == model, "value"].dropna().to_numpy()
+        own = rows[(rows["model"] == model) & rows["value"].notna()]
+        points = own["value"].to_numpy()
+        weights = own["weight"].to_numpy() if "weight" in own else np.ones(len(own))
         if not len(points):
             ax.text(0.02, y, f"undefined: constant within {within}", va="center", color="#777777", fontsize=7.5,
                     transform=ax.get_yaxis_transform(), bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
             continue
-        bounds = bootstrap_interval(points) if interval else None
+        bounds = bootstrap_interval(points, weights) if interval else None
         if bounds:
             ax.plot(bounds, [y, y], color="black", lw=1.2, zorder=2)
         shift = jitter(len(points), 0.3)[: len(points)]
         ax.plot(points, y + shift, "o", ms=4, color=faces[model], alpha=0.65, mec="none", ls="none")
-        ax.plot([points.mean()], [y], "D", ms=6.5, mfc=faces[model], mec="black", mew=0.8, zorder=3)
-        where, mean = (0, 8), points.mean()
-        ax.annotate(number(mean, 2), (mean, y), where, textcoords="offset points", ha="center", fontsize=7.5)
+        mean = float(np.average(points, weights=weights))
+        ax.plot([mean], [y], "D", ms=6.5, mfc=faces[model], mec="black", mew=0.8, zorder=3)
+        ax.annotate(number(mean, 2), (mean, y), (0, 8), textcoords="offset points", ha="center", fontsize=7.5)
     ax.set_ylim(-0.6, len(models) - 0.2)
     ax.set_yticks(range(len(models)))
     ax.tick_params(axis="y", length=0)
