@@ -141,12 +141,19 @@ def _heat(
         for cluster, label in unsure[["cluster", "label"]].to_numpy(str):
             ax.text(columns.index(label), rows.index(cluster), "·", ha="center", va="center", fontsize=12)
     fig.colorbar(drawn, ax=ax, shrink=0.8, pad=0.02).outline.set_visible(False)
-    ax.set_xticks(
-        range(len(columns)), short_names(columns), rotation=60, ha="right", rotation_mode="anchor", fontsize=7
-    )
-    ax.set_yticks(range(len(rows)), rows, fontsize=7)
+    _ticks(ax, rows, short_names(columns))
     ax.spines[:].set_visible(False)
     ax.set_title(title)
+
+
+def _ticks(ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Name rows and columns in letters as small as their number asks for."""
+    window = ax.get_window_extent()
+    room_pt = np.array([window.height, window.width]) * 72 / ax.figure.dpi
+    tall, wide = (min(7.0, room / max(n, 1) / 1.1) for room, n in zip(room_pt, (len(rows), len(columns)), strict=True))
+    turned = {"rotation": 90, "va": "center"} if wide < 6 else {"rotation": 60}
+    ax.set_xticks(range(len(columns)), columns, ha="right", rotation_mode="anchor", fontsize=wide, **turned)
+    ax.set_yticks(range(len(rows)), rows, fontsize=tall)
 
 
 def _contacts(fig: Figure, ax: Axes, contacts: pd.DataFrame) -> None:
@@ -156,7 +163,6 @@ def _contacts(fig: Figure, ax: Axes, contacts: pd.DataFrame) -> None:
     most = float(np.clip(np.nanmax(np.abs(values)), 2, 20)) if np.isfinite(values).any() else 2.0
     drawn = ax.imshow(values, cmap=DIVERGING, vmin=-most, vmax=most, aspect="auto")
     fig.colorbar(drawn, ax=ax, shrink=0.8, pad=0.02).outline.set_visible(False)
-    ax.set_xticks(range(len(names)), short_names(names), rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
-    ax.set_yticks(range(len(names)), short_names(names), fontsize=7)
+    _ticks(ax, short_names(names), short_names(names))
     ax.spines[:].set_visible(False)
     ax.set_title("contacts, z within blocks")
