@@ -20,6 +20,7 @@ from histoloom.models.histogene import HisToGeneModel, HisToGeneSpec, array_posi
 from histoloom.models.pixel_training import IMAGENET, Preparation
 from histoloom.models.retrieval import retrieve
 from histoloom.networks.hist2cell import Hist2Cell
+from histoloom.networks.retrieval import find_neighbours
 from histoloom.targets import kind_of
 
 PX, SIDE = 32, 6
@@ -143,15 +144,26 @@ def test_keys_values_and_profiles_are_the_labels_that_training_was_given(name):
         assert value.tobytes() == again.state()[key].tobytes(), key
 
 
-@pytest.mark.parametrize("method", ["average", "weighted"])
-def test_predictions_do_not_depend_on_how_many_neighbours_are_gathered_at_once(method, monkeypatch):
+def test_weights_do_not_depend_on_how_many_neighbours_are_gathered_at_once(monkeypatch):
     rng = np.random.default_rng(1)
     queries, keys, values = (
         torch.from_numpy(rng.normal(size=s).astype(np.float32)) for s in ((23, 8), (60, 8), (60, 5))
     )
-    whole = retrieve(queries, keys, values, 7, method)
+    whole = retrieve(queries, keys, values, 7, "weighted")
     monkeypatch.setattr("histoloom.networks.retrieval._GATHERED", 100)
-    torch.testing.assert_close(retrieve(queries, keys, values, 7, method), whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(retrieve(queries, keys, values, 7, "weighted"), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_keys", [40, 61, 400, 403, 997])
+def test_neighbours_are_those_of_a_full_sort_whatever_the_blocks(n_keys):
+    rng = np.random.default_rng(n_keys)
+    queries, keys = (torch.from_numpy(rng.normal(size=(n, 8))).float() for n in (30, n_keys))
+    similarity = torch.nn.functional.normalize(queries) @ torch.nn.functional.normalize(keys).T
+    order = similarity.argsort(dim=1, descending=True)
+    for k in (1, 3, 40):
+        for key_block in (65536, 150):
+            found = find_neighbours(queries, keys, k, query_block=7, key_block=key_block)
+            np.testing.assert_array_equal(found, order[:, :k])
 
 
 def test_retrieval_in_blocks_equals_a_loop_over_queries():
