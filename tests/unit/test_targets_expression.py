@@ -17,7 +17,7 @@ from histoloom.folds.panel import panel_table
 from histoloom.metrics import expression as scores
 from histoloom.metrics.gene_sets import GeneSets, read_gene_sets
 from histoloom.metrics.protocol import short
-from histoloom.metrics.scored import Scored
+from histoloom.metrics.scored import Scored, training_side
 from histoloom.targets import make_target, read_target
 from histoloom.targets.base import write_target
 from histoloom.targets.correction import harmonise, smooth
@@ -204,7 +204,9 @@ def scored_sets(tmp_path, counts, obs, prediction, **entry) -> tuple[pd.DataFram
     write_parquet(folds.astype("string"), tmp_path / "f.parquet", identity)
     sets = read_gene_sets(entry, tmp_path / "t.h5ad", tmp_path / "f.parquet")
     tested = obs.assign(fold="patient-" + obs["patient"])
-    rows = scores.score(Scored(tested, GENES, prediction, {}, {"labels": np.log1p(counts)}, {}, gene_sets=sets))
+    constant = training_side(tmp_path / "t.h5ad", tmp_path / "f.parquet", GENES).constant
+    labels = {"labels": np.log1p(counts)}
+    rows = scores.score(Scored(tested, GENES, prediction, {}, labels, {}, gene_sets=sets, constant=constant))
     return rows, sets
 
 
@@ -254,3 +256,25 @@ def test_an_undefined_gene_is_left_out_in_ours_and_zero_in_the_published_way(tmp
     assert (ours["value"], ours["n"], ours["n_nan"]) == (pytest.approx(np.mean(cc)), 11, 1)
     published = value(rows, "pcc_published", "section", "heg", "12", sample="A1")
     assert (published["value"], published["n_nan"]) == (pytest.approx(np.sum(cc) / 12), 0)
+
+
+@pytest.mark.parametrize("predicts", ["a constant", "noise"])
+def test_a_gene_that_training_does_not_have_is_undefined_for_every_model(tmp_path, predicts):
+    obs, counts, prediction = three_sections()
+    at = (obs["sample"] == "A1").to_numpy()
+    counts[~at, 3] = 0
+    if predicts == "a constant":
+        prediction[at, 3] = 0
+    rows, _ = scored_sets(tmp_path, counts, obs, prediction, k=[12])
+    y = np.log1p(counts)
+    cc = [np.corrcoef(y[at, g], prediction[at, g])[0, 1] for g in range(12) if g != 3]
+    ours = value(rows, "pcc_panel", "section", "heg", "12", sample="A1")
+    assert (ours["value"], ours["n"], ours["n_nan"]) == (pytest.approx(np.mean(cc)), 11, 1)
+    gene = rows[(rows["target"] == GENES[3]) & rows["metric"].isin(["cc", "pcc_bench"])]
+    own = gene[(gene["patient"] == "A") | (gene["fold"] == "patient-A")]
+    assert own["value"].isna().all()
+    assert len(own) >= 4
+    # In the published way it is a zero, as every undefined gene is; folds that were trained on it keep their numbers.
+    published = value(rows, "pcc_published", "section", "heg", "12", sample="A1")
+    assert published["value"] == pytest.approx(np.sum(cc) / 12)
+    assert value(rows, "pcc_panel", "section", "heg", "12", sample="B1")["n_nan"] == 1  # constant in its own truth

@@ -60,7 +60,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("clusters"),
         Stage("training_range"),
         Stage("apply", version=2),
-        Stage("metrics", version=2, modules=("histoloom.metrics",)),
+        Stage("metrics", version=3, modules=("histoloom.metrics",)),
         Stage("checks", modules=("histoloom.checks", "histoloom.metrics")),
         Stage("report", modules=("histoloom.report",)),
         Stage("viewer", modules=("histoloom.viewer",)),

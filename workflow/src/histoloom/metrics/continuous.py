@@ -4,7 +4,8 @@
 metric                 what
 =====================  ==============================================================================================
 ``cc``                 Pearson's r over the observations of a section, per type. NaN where the labels are constant,
-                       whatever the model; 0 where the prediction is constant and the labels are not
+                       whatever the model, and of a gene that is constant in the fold's training; 0 where the
+                       prediction is constant and the labels are not
 ``sd_ratio``           SD of the prediction by SD of the labels in the section: ``cc`` does not see amplitude
 ``slope``              least-squares slope of the prediction on the labels, ``cc x sd_ratio``; undefined as ``cc`` is
 ``l1``                 mean absolute error
@@ -57,6 +58,8 @@ def section_rows(scored: Scored, prediction: Floats, reference: Floats, *, error
         x, y = prediction[np.ix_(index, columns)], reference[np.ix_(index, columns)]
         cc, n = score_columns(x, y)
         ratio, slope = amplitude_columns(x, y)
+        untrained = scored.untrained(index)[columns]
+        cc, ratio, slope = (np.where(untrained, np.nan, values) for values in (cc, ratio, slope))
         numbers = [("cc", cc, n), ("sd_ratio", ratio, n), ("slope", slope, n)]
         if errors:
             numbers.append(("l1", *_absolute_error(x, y)))
@@ -100,6 +103,8 @@ def pooled_rows(scored: Scored, prediction: Floats, reference: Floats) -> pd.Dat
         x, y = prediction[index], reference[index]
         cc, n = score_columns(x, y)
         between, of_means = between_part(x, y, section[index]), score_columns(flat[index], y)[0]
+        untrained = scored.untrained(index)
+        cc, between = (np.where(untrained, np.nan, values) for values in (cc, between))
         numbers = {"cc": cc, "cc_between": between, "cc_section_mean": of_means}
         parts += [value_rows(place, scored.types, metric, value, n) for metric, value in numbers.items()]
     if not parts:

@@ -15,9 +15,11 @@ metric              aggregation
 ==================  ==============================================================================================
 
 ``gene_set`` (heg, hvg, marker) and ``k`` say which genes; `n` counts those averaged, `n_nan` those undefined or, of
-markers, not predicted at all. HEST-bench puts spots of several sections together and so rewards knowing a section's
-level; CMRCNet's way chooses genes by the answer. They are never mixed with the first. HEST-bench averages an undefined
-gene into NaN; here it is counted and left out, and a row with any is not the same.
+markers, not predicted at all. A gene that does not vary over a fold's training observations was learnt by no model: it
+is undefined for all of them, and never the 0 of a constant prediction. HEST-bench puts spots of several sections
+together and so rewards knowing a section's level; CMRCNet's way chooses genes by the answer. They are never mixed with
+the first. HEST-bench averages an undefined gene into NaN; here it is counted and left out, and a row with any is not
+the same.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ def bench_rows(scored: Scored) -> pd.DataFrame:
         asked = np.flatnonzero(np.isfinite(labels[rows]).any(axis=0))
         names = [scored.types[i] for i in asked]
         value, n = score_columns(scored.prediction[np.ix_(rows, asked)], labels[np.ix_(rows, asked)])
+        value = np.where(scored.untrained(rows)[asked], np.nan, value)
         parts.append(value_rows(place, names, "pcc_bench", value, n))
         if scored.gene_sets is not None:
             known = dict(zip(names, value, strict=True))
@@ -96,7 +99,10 @@ def set_rows(scored: Scored) -> tuple[pd.DataFrame, pd.DataFrame]:
     for place, index in scored.sections():
         asked = np.flatnonzero(np.isfinite(labels[index]).all(axis=0))
         names, y = [scored.types[i] for i in asked], labels[np.ix_(index, asked)]
-        known = dict(zip(names, score_columns(scored.prediction[np.ix_(index, asked)], y)[0], strict=True))
+        r = np.where(
+            scored.untrained(index)[asked], np.nan, score_columns(scored.prediction[np.ix_(index, asked)], y)[0]
+        )
+        known = dict(zip(names, r, strict=True))
         if place["fold"] in sets.train:
             chosen = sets.on_train(names, place["fold"])
             own += [_set_row(place, "pcc_panel", name, k, genes, known) for name, k, genes in chosen]

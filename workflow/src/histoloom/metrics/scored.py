@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from histoloom.artefacts import dense, read_metadata, read_table
@@ -40,6 +41,14 @@ class Scored:
     target: Mapping[str, Any] = field(default_factory=dict)  # metadata of the target
     target_obs: pd.DataFrame = field(default_factory=pd.DataFrame)  # of the whole target, trained on or not
     gene_sets: GeneSets | None = None  # of expression
+    constant: pd.DataFrame = field(default_factory=pd.DataFrame)  # (folds, genes) no variation in training; expression
+
+    def untrained(self, index: np.ndarray) -> npt.NDArray[np.bool_]:
+        """Say which types, (types,), are constant in the training of every fold that some observations are of."""
+        if self.constant.empty:
+            return np.zeros(len(self.types), bool)
+        folds = self.obs["fold"].iloc[index].unique()
+        return np.asarray(self.constant.loc[folds, self.types].to_numpy(bool).all(axis=0))
 
     def sections(self) -> Iterator[tuple[dict[str, str], np.ndarray]]:
         """Yield each tested section of each fold with the positions of its observations."""
@@ -90,8 +99,17 @@ def read_predictions(path: str | Path) -> Scored:
     return Scored(obs, types, prediction, seeds if len(seeds) > 1 else {}, reference, table.metadata)
 
 
-def train_means(target: Path, folds: Path, types: Sequence[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return each fold's mean target over its training observations (folds, types), and the target's obs.
+@dataclass(frozen=True)
+class TrainingSide:
+    """Of each fold's training observations, (folds, types): means, and which do not vary; `obs` of the whole target."""
+
+    means: pd.DataFrame
+    constant: pd.DataFrame
+    obs: pd.DataFrame
+
+
+def training_side(target: Path, folds: Path, types: Sequence[str] | None = None) -> TrainingSide:
+    """Read what a target's values are like on the training side of each fold.
 
     `types` that the target lacks are left out; None: all. The X of a class target says who is of which class: its means
     are shares. The index of obs is ``cohort/sample/obs_id``.
@@ -102,13 +120,17 @@ def train_means(target: Path, folds: Path, types: Sequence[str] | None = None) -
     if chosen != table.var_names:
         values = values[:, [position[name] for name in chosen]]
     roles = roles_of(read_folds(folds)[0], obs)
-    means = {}
+    means, constant = {}, {}
     for fold in sorted(roles):
         rows = np.flatnonzero(roles[fold] == "train")
         if len(rows):
-            mean = np.nanmean(values[rows], axis=0) if isinstance(values, np.ndarray) else values[rows].mean(axis=0)
+            own = values[rows]
+            mean = np.nanmean(own, axis=0) if isinstance(own, np.ndarray) else own.mean(axis=0)
             means[fold] = np.asarray(mean).ravel()
-    return pd.DataFrame.from_dict(means, orient="index", columns=chosen), obs.set_axis(observation_keys(obs))
+            low, high = (dense(extreme(axis=0)).ravel() for extreme in (own.min, own.max))
+            constant[fold] = low == high
+    mean, flat = (pd.DataFrame.from_dict(by_fold, orient="index", columns=chosen) for by_fold in (means, constant))
+    return TrainingSide(mean, flat, obs.set_axis(observation_keys(obs)))
 
 
 def with_positions(scored: Scored, target_obs: pd.DataFrame) -> Scored:
@@ -135,17 +157,20 @@ def with_positions(scored: Scored, target_obs: pd.DataFrame) -> Scored:
 def read_scored(spec: Mapping[str, Any], predictions: Path, target: Path, folds: Path) -> Scored:
     """Read predictions with the target and the folds that they are of."""
     scored = read_predictions(predictions)
-    means, target_obs = train_means(target, folds, scored.types)
-    scored = with_positions(scored, target_obs)
-    absent = sorted(set(scored.obs["fold"]) - set(means.index))
-    if absent or list(means.columns) != scored.types:
+    side = training_side(target, folds, scored.types)
+    scored = with_positions(scored, side.obs)
+    absent = sorted(set(scored.obs["fold"]) - set(side.means.index))
+    if absent or list(side.means.columns) != scored.types:
         reason = f"folds without training observations: {', '.join(absent)}." if absent else "other cell types."
         problem = f"does not fit {folds} and {target}: {reason}"
         raise InputError(predictions, problem, "remove it and run again.", code="predictions-other-run")
     facts = read_metadata(target)
     expression = facts.get("kind") == "expression"
     sets = read_gene_sets(spec.get("gene_sets") or {}, target, folds) if expression else None
-    return replace(scored, means=means, spec=spec, target=facts, target_obs=target_obs, gene_sets=sets)
+    constant = side.constant if expression else pd.DataFrame()
+    return replace(
+        scored, means=side.means, spec=spec, target=facts, target_obs=side.obs, gene_sets=sets, constant=constant
+    )
 
 
 def merge_types(scored: Scored) -> Scored:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histoloom.metrics.scored import Scored, read_predictions, train_means
+from histoloom.metrics.scored import Scored, read_predictions, training_side
 from histoloom.report.pages import number, spread_ratio
 from histoloom.report.results import words_of
 from histoloom.report.section_view import find_section, view_section
@@ -125,7 +125,7 @@ def rank_types(scored: Scored, fold: str, target: Path, folds: Path) -> pd.DataF
     at = np.flatnonzero(scored.obs["fold"] == fold)
     panel = labelled(scored, at)
     names = [scored.types[i] for i in panel]
-    means, _ = train_means(target, folds, names)
+    means = training_side(target, folds, names).means
     test, predicted = (m[np.ix_(at, panel)] for m in (scored.reference["labels"], scored.prediction))
     values = {"training": means.loc[[fold], names].to_numpy(dtype=float), "test": test, "prediction": predicted}
     return pd.DataFrame({name: _ranks(matrix) for name, matrix in values.items()}, index=names)
