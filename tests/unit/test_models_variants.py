@@ -210,5 +210,5 @@ def test_a_loss_that_is_no_number_names_epoch_and_batch():
     inputs, y, _ = world()
     y = y.copy()
     y[3] = np.nan
-    with pytest.raises(FloatingPointError, match=r"toy: the loss is nan in epoch 1, batch \d"):
+    with pytest.raises(InputError, check=has_code("loss-not-finite"), match=r"epoch 1, batch \d"):
         FineTuned(tuned(epochs=1)).fit(fold(inputs, y), JobContext())

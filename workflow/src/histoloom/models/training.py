@@ -184,8 +184,8 @@ def train(
 ) -> TrainedNetwork:
     """Train for a number of epochs; with validation observations the epoch with the best score is kept.
 
-    A loss that is not finite is a FloatingPointError with epoch and batch, at the end of its epoch or when the next
-    checkpoint is due; the last checkpoint stays.
+    A loss that is not finite is an InputError with epoch and batch, at the end of its epoch or when the next checkpoint
+    is due; the last checkpoint stays.
     """
     stream = data.stream(word)
     torch.manual_seed(stream)
@@ -272,13 +272,15 @@ class _Progress:
         self._losses.append(loss.detach())
 
     def check_losses(self) -> None:
-        """Raise FloatingPointError for the first loss since the last look that is not finite."""
+        """Raise InputError for the first loss since the last look that is not finite."""
         losses, self._losses = torch.stack(self._losses).float().cpu(), []
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
             first = int(bad[0])
             where = f"epoch {self.epoch + 1}, batch {self.batch - len(losses) + first + 1}"
-            raise FloatingPointError(f"{self._fold}: the loss is {float(losses[first])} in {where}; lower `lr`")
+            problem = f"the loss is {float(losses[first])} in {where}."
+            remedy = "lower `lr`; `precision: 32-true` where it is less."
+            raise InputError(self._fold, problem, remedy, code="loss-not-finite")
 
     def _state(self) -> dict[str, Any]:
         if self._losses:
