@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import queue
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from test_user_layouts import CENTRES, COUNTS, LAYOUTS, NAMES, read
 
 from histoloom.errors import InputError
+from histoloom.plan import Plan
 
 RUNS = int(os.environ.get("HISTOLOOM_FUZZ", "22"))
 LIMIT_S = 20
@@ -106,3 +109,33 @@ def test_damage_is_refused_or_harmless(whole: dict, tmp_path: Path, seed: int) -
     if told == "never returned" and chosen.suffix in {".h5ad", ".h5"}:
         pytest.xfail(f"HDF5 itself never returns: {kind} of {chosen.name}")
     assert told in {"refused", "harmless"}, f"{kind} of {chosen.name} in layout {name}: {told}"
+
+
+CONFIG = Path(__file__).resolve().parents[1] / "workflow" / "cells.yaml"
+VALUES = (3, -1, 1e12, "x", "", [], ["x"], {}, {"x": 1}, None, True, [None], [{}], float("nan"))
+
+
+def places_of(node: object, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the way to every key and item of a config."""
+    below = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in below:
+        yield (*above, key)
+        yield from places_of(value, (*above, key))
+
+
+def test_a_value_of_another_type_in_a_config_is_refused_or_harmless() -> None:
+    raw, rng = yaml.safe_load(CONFIG.read_text()), np.random.default_rng(0)
+    places, refused = list(places_of(raw)), 0
+    for _ in range(10 * RUNS):
+        changed, place = copy.deepcopy(raw), places[rng.integers(len(places))]
+        node = changed
+        for key in place[:-1]:
+            node = node[key]
+        node[place[-1]] = value = VALUES[rng.integers(len(VALUES))]
+        try:
+            Plan.from_raw(changed, [CONFIG])
+        except InputError:
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"{'.'.join(map(str, place))}: {value!r}") from error
+    assert refused > 5 * RUNS

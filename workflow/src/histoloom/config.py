@@ -113,7 +113,8 @@ def refuse_old_keys(raw: Mapping[str, Any], origin: str) -> None:
     faults = Collected()
     for section, key, value, instead in OLD_KEYS:
         entries = (raw.get(section) or {}) if section else {"": raw}
-        for name, entry in entries.items():
+        # What is no mapping at all is the schema's to refuse.
+        for name, entry in entries.items() if isinstance(entries, Mapping) else ():
             if isinstance(entry, Mapping) and key in entry and value in (None, entry[key]):
                 where = f"{origin}: " + ".".join(filter(None, (section, str(name), key)))
                 problem = f"`{key}{f': {value}' if value else ''}` is of an earlier version."
@@ -274,8 +275,9 @@ def check_names(config: Config, named: Mapping[str, Mapping[str, Any]] | None = 
         for name, entry in named[section].items():
             for key, target in keys.items():
                 value = entry.get(key) if isinstance(entry, Mapping) else None
-                for wanted in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
-                    if wanted not in named[target]:
+                # What is no name is the schema's to refuse.
+                for wanted in value if isinstance(value, list) else [value]:
+                    if isinstance(wanted, str) and wanted not in named[target]:
                         faults.add(_unknown(f"{config.origin}: {section}.{name}.{key}", target, wanted, named[target]))
     runnable = [*named["experiments"], *named["clusters"], *named["checks"]]
     for name in config.only or ():
