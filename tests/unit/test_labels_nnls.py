@@ -66,7 +66,7 @@ def test_spots_are_dropped_flagged_and_counted(tmp_path: Path, reference: Path) 
     }  # fmt: skip
     assert list(out.obs["obs_id"]) == ["0x1", *(f"{i // 8}x{i % 8}" for i in range(4, 10))]
     assert list(out.obs["flag_low_umi"]) == [True] + [False] * 6
-    assert list(out.obs_names) == ["S1/" + i for i in out.obs["obs_id"]]
+    assert list(out.obs_names) == ["c/S1/" + i for i in out.obs["obs_id"]]
     assert set(out.obs["patient"]) == {"P1"}
     assert facts["units"] == "proportion"
     np.testing.assert_allclose(np.asarray(out.X).sum(axis=1), 1)

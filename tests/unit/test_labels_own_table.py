@@ -58,7 +58,7 @@ def write(path: Path, frame: pd.DataFrame) -> Path:
 def assert_is_the_table(out: Path) -> None:
     labels = ad.read_h5ad(out)
     assert list(labels.var_names) == sorted(TYPES)
-    assert list(labels.obs_names) == [f"{s}/{i}" for s in ("S1", "S2") for i in ("0x0", "0x2", "0x3")]
+    assert list(labels.obs_names) == [f"c/{s}/{i}" for s in ("S1", "S2") for i in ("0x0", "0x2", "0x3")]
     for sample in ("S1", "S2"):
         part = labels[labels.obs["sample"] == sample].to_df().set_axis(["0x0", "0x2", "0x3"])
         pd.testing.assert_frame_equal(

@@ -45,9 +45,9 @@ def test_published_tables_are_joined_by_id_and_names_are_cut(tmp_path: Path) -> 
     path = run_labels(PUBLISHED, _sections(tmp_path), tmp_path, tables=[archive])
     out, facts = ad.read_h5ad(path), metadata(path)
     assert list(out.var_names) == ["B-cells", "CAFs MSC/iCAF-like", "NK cells"]
-    assert list(out.obs_names) == [f"S1/{i}" for i in ids] + [f"S2/{i}" for i in ids[:5]]
-    np.testing.assert_array_equal(out["S1/0x4"].X.ravel(), one.loc["0x4"].to_numpy()[[2, 1, 0]])
-    np.testing.assert_array_equal(out["S2/0x4"].X.ravel(), two.loc["0x4"].to_numpy()[[2, 1, 0]])
+    assert list(out.obs_names) == [f"c/S1/{i}" for i in ids] + [f"c/S2/{i}" for i in ids[:5]]
+    np.testing.assert_array_equal(out["c/S1/0x4"].X.ravel(), one.loc["0x4"].to_numpy()[[2, 1, 0]])
+    np.testing.assert_array_equal(out["c/S2/0x4"].X.ravel(), two.loc["0x4"].to_numpy()[[2, 1, 0]])
     assert facts["dropped"]["S2"]["not in the table"] == 1
     assert facts["qc"]["table_rows_without_spot"] == {"S1": 0, "S2": 1}
     assert facts["units"] == "proportion"
@@ -98,7 +98,7 @@ def _group(path: Path, group: str, seed: int, values: np.ndarray, types: list[st
         "sample": group, "obs_id": [f"0x{i}" for i in range(len(values))], "patient": "P", "flag_low_umi": False,
     })  # fmt: skip
     facts = {
-        "group": group, "seed": seed, "units": units, "dropped": {}, "qc": {"demo_fit": True, "passed": seed == 0},
+        "cohort": "c", "group": group, "seed": seed, "units": units, "dropped": {}, "qc": {"demo_fit": True, "passed": seed == 0},
         "identity": {"sha256": f"{group}{seed}"},
     }  # fmt: skip
     layers = {"q05": values / 2, "std": values / 10}

@@ -102,7 +102,7 @@ def test_nnls_labels_of_halves_give_a_ceiling_that_falls_with_depth(tmp_path):
         found = rows[(rows["metric"] == "ceiling") & (rows["aggregation"] == "section")].set_index("target")["value"]
         whole = anndata.read_h5ad(inputs.run_labels(spec, [section], folder, reference=reference, group="whole"))
         share = cells / cells.sum(axis=1, keepdims=True)
-        place = [int(a) * 8 + int(b) for a, b in (name.split("/")[1].split("x") for name in whole.obs_names)]
+        place = [int(a) * 8 + int(b) for a, b in (name.split("/")[-1].split("x") for name in whole.obs_names)]
         for name in inputs.TYPES:
             truth = share[place, inputs.TYPES.index(name)]
             value = np.asarray(whole[:, name].X, dtype=float).ravel()

@@ -38,17 +38,11 @@ def test_predictions_artefact(bench):
     target = read_target(bench.target)
     assert set(predictions.obs["fold"]) == {"patient-A", "patient-B", "patient-C", "patient-D"}
     assert len(predictions) == len(target.obs)  # each observation is tested once, and "all" never
-    key = (
-        predictions.obs["fold"].astype(str)
-        + "/demo/"
-        + predictions.obs["sample"].astype(str)
-        + "/"
-        + predictions.obs["obs_id"].astype(str)
-    )
+    key = "demo/" + predictions.obs["sample"].astype(str) + "/" + predictions.obs["obs_id"].astype(str)
     assert (predictions.obs_names == key).all()
     assert (predictions.obs["fold"].astype(str) == "patient-" + predictions.obs["patient"].astype(str)).all()
     assert list(predictions.var_names) == target.outputs
-    at = target.obs.index.get_indexer([name.split("/", 1)[1] for name in predictions.obs_names])
+    at = target.obs.index.get_indexer(predictions.obs_names)
     np.testing.assert_array_equal(predictions.layers["labels"], target.values[at])
     np.testing.assert_array_equal(predictions.obsm["spatial"], target.spatial[at])
     seeds = np.stack([predictions.layers[f"seed_{s}"] for s in (0, 1, 2)])

@@ -179,10 +179,10 @@ def test_geojson_is_closed_squares_around_the_centres_with_their_values(drawn, t
     assert types["held_out_r"][2:].isna().all()
     assert types["share_most_abundant"].sum() == pytest.approx(1, abs=1e-3)
     table = pd.read_csv(out["table"], sep="\t")
-    assert table.columns.tolist() == ["obs_id", "x", "y", *TYPES]
+    assert table.columns.tolist() == ["obs_id", "x [px]", "y [px]", *TYPES]
     part = obs[obs["sample"] == "B1"]
     assert table["obs_id"].tolist() == part["obs_id"].tolist()
-    assert table[["x", "y"]].to_numpy() == pytest.approx(part[["x", "y"]].to_numpy())
+    assert table[["x [px]", "y [px]"]].to_numpy() == pytest.approx(part[["x", "y"]].to_numpy())
     content = json.loads(out["geojson"].read_text())
     assert content["type"] == "FeatureCollection"
     part = obs[obs["sample"] == "B1"].set_index("obs_id")

@@ -15,9 +15,9 @@ TEMPLATES = ROOT / "workflow" / "report"
 SNAKEFILE = """
 report: "{templates}/workflow.rst"
 rule all:
-    input: "results/tables/front.html", "results/figures/checks/c.png"
+    input: "results/tables/front.c.html", "results/figures/checks/c.png"
 rule report_front:
-    output: report("results/tables/front.html", caption="{templates}/front.rst", category="1. In short")
+    output: report("results/tables/front.c.html", caption="{templates}/front.rst", category="1. In short")
     shell: "echo '<div>HEADLINE &amp; VERDICT</div>' > {{output}}"
 rule report_check:
     output: report("results/figures/checks/{{check}}.png", caption="{templates}/check.rst", category="2. Leakage")

@@ -15,7 +15,7 @@ from support import ROOT, TINY, command, run
 
 pytestmark = pytest.mark.workflow
 # A job that needs no input.
-ANY = "results/tables/exclusions.csv"
+ANY = "results/tables/exclusions.tiny.csv"
 TINY_RAW = "results/sources/simulated/tiny"
 
 

@@ -73,7 +73,7 @@ def test_a_run_ends_in_tables_figures_and_a_report(finished: Path) -> None:
         assert (finished / f"results/figures/tiny/{name}").stat().st_size > 5000
     run(finished, "--report", "report.html")
     assert (finished / "report.html").stat().st_size > 100_000
-    assert "exclusions.csv" in (finished / "report.html").read_text()
+    assert "exclusions.tiny.csv" in (finished / "report.html").read_text()
 
 
 def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
@@ -97,7 +97,7 @@ def test_every_job_left_a_log_and_no_half_written_file(finished: Path) -> None:
 
 
 def test_excluded_sections_are_listed_and_take_no_part(finished: Path) -> None:
-    listed = pd.read_csv(finished / "results/tables/exclusions.csv")
+    listed = pd.read_csv(finished / "results/tables/exclusions.tiny.csv")
     assert listed.to_dict("records") == [
         {"cohort": "tiny", "sample": "S9", "patient": "R", "reason": "torn in the middle"}
     ]

@@ -34,6 +34,7 @@ LEAKS = one_of(PLAN.experiments.leakage_tests())
 TOGETHER = one_of(PLAN.models.by_job("experiment"))
 BY_FOLD = one_of(PLAN.models.by_job("fold"))
 APPLICATIONS = one_of(PLAN.experiments.named("apply"))
+CLASSES = one_of(PLAN.experiments.of_classes())
 
 
 wildcard_constraints:

@@ -1,4 +1,4 @@
-# READS   results/samples/, results/tables/, results/models/, results/metrics/
+# READS   results/samples/, results/tables/, results/models/, results/metrics/, results/predictions/, results/labels/
 # WRITES  results/exports/{cohort}/{sample}.geojson and .zarr, results/slides/...errors.geojson,
 #         results/exports/{experiment}/{model}/{cohort}/{sample}.*, results/bundles/{experiment}/{model}   by target, not part of `all`
 
@@ -99,19 +99,64 @@ rule make_bundle:
         "../../scripts/make_bundle.py"
 
 
+rule export_predictions:
+    input:
+        unpack(inputs(PLAN.viewers.files)),
+    output:
+        h5ad=paths.fill(paths.EXPORT, ending="h5ad"),
+    log:
+        "logs/exports/export_predictions/{experiment}/{model}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/exports/export_predictions/{experiment}/{model}/{cohort}/{sample}.tsv"
+    wildcard_constraints:
+        experiment=f"(?!({CLASSES})/)({EXPERIMENTS}|{APPLICATIONS})",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["write_viewer"]),
+        runtime=runtime(NEEDS["write_viewer"]),
+    params:
+        code=code_of("viewer"),
+    script:
+        "../../scripts/export_view.py"
+
+
+rule export_labels:
+    input:
+        labels=paths.LABELS,
+        sample=paths.SAMPLE,
+    output:
+        h5ad=paths.fill(paths.LABELS_EXPORT, ending="h5ad"),
+    log:
+        "logs/exports/export_labels/{labels}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/exports/export_labels/{labels}/{cohort}/{sample}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["write_viewer"]),
+        runtime=runtime(NEEDS["write_viewer"]),
+    params:
+        code=code_of("viewer"),
+    script:
+        "../../scripts/export_view.py"
+
+
 rule export_cells:
     input:
         unpack(inputs(PLAN.clusters.cell_files)),
     output:
-        h5ad=paths.fill(paths.CELLS, ending="h5ad"),
-        groups=paths.fill(paths.CELLS, ending="groups.csv"),
-        geojson=paths.fill(paths.CELLS, ending="cells.geojson"),
+        h5ad=paths.fill(paths.EXPORT, ending="h5ad"),
+        groups=paths.fill(paths.EXPORT, ending="groups.csv"),
+        geojson=paths.fill(paths.EXPORT, ending="cells.geojson"),
     log:
         "logs/exports/export_cells/{experiment}/{model}/{cohort}/{sample}.log",
     benchmark:
         "benchmarks/exports/export_cells/{experiment}/{model}/{cohort}/{sample}.tsv"
     wildcard_constraints:
-        experiment=EXPERIMENTS,
+        experiment=CLASSES,
     conda:
         "../../envs/core.yaml"
     threads: 1
@@ -125,18 +170,39 @@ rule export_cells:
         "../../scripts/export_cells.py"
 
 
-rule export_cells_spatialdata:
+rule export_model_spatialdata:
     input:
         unpack(inputs(PLAN.sections.outlines)),
-        sample=paths.fill(paths.CELLS, ending="h5ad"),
+        sample=paths.fill(paths.EXPORT, ending="h5ad"),
     output:
-        zarr=directory(paths.fill(paths.CELLS, ending="zarr")),
+        zarr=directory(paths.fill(paths.EXPORT, ending="zarr")),
     log:
-        "logs/exports/export_cells_spatialdata/{experiment}/{model}/{cohort}/{sample}.log",
+        "logs/exports/export_model_spatialdata/{experiment}/{model}/{cohort}/{sample}.log",
     benchmark:
-        "benchmarks/exports/export_cells_spatialdata/{experiment}/{model}/{cohort}/{sample}.tsv"
+        "benchmarks/exports/export_model_spatialdata/{experiment}/{model}/{cohort}/{sample}.tsv"
     wildcard_constraints:
-        experiment=EXPERIMENTS,
+        experiment=f"{EXPERIMENTS}|{APPLICATIONS}",
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["export_spatialdata"]),
+        runtime=runtime(NEEDS["export_spatialdata"]),
+    params:
+        code=code_of("exports"),
+    script:
+        "../../scripts/export_spatialdata.py"
+
+
+rule export_labels_spatialdata:
+    input:
+        sample=paths.fill(paths.LABELS_EXPORT, ending="h5ad"),
+    output:
+        zarr=directory(paths.fill(paths.LABELS_EXPORT, ending="zarr")),
+    log:
+        "logs/exports/export_labels_spatialdata/{labels}/{cohort}/{sample}.log",
+    benchmark:
+        "benchmarks/exports/export_labels_spatialdata/{labels}/{cohort}/{sample}.tsv"
     conda:
         "../../envs/core.yaml"
     threads: 1

@@ -272,7 +272,7 @@ rule report_front:
         unpack(inputs(PLAN.report.front_files)),
     output:
         html=report(
-            paths.FRONT_PAGE,
+            PLAN.report.own(paths.FRONT_PAGE),
             caption="../report/front.rst",
             category=chapter("In short"),
             labels={"what": "front page"},

@@ -32,7 +32,7 @@ rule write_paper_table:
 rule list_exclusions:
     output:
         csv=report(
-            paths.EXCLUSIONS,
+            PLAN.report.own(paths.EXCLUSIONS),
             caption="../report/exclusions.rst",
             category=chapter("What was measured"),
             labels={"cohort": "all", "section": "excluded sections"},

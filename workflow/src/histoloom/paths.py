@@ -64,11 +64,12 @@ CLUSTERS_TABLE = "results/tables/clusters/{clusters}/{table}.{ending}"
 TABLE_ENDINGS = ("csv", "md", "html")
 CASES = "results/tables/{experiment}/{model}/errors.csv"
 PAPER_TABLE = "results/tables/{paper}/table{number}.{ending}"
-FRONT_PAGE = "results/tables/front.html"
-EXCLUSIONS = "results/tables/exclusions.csv"
+FRONT_PAGE = "results/tables/front.{config}.html"
+EXCLUSIONS = "results/tables/exclusions.{config}.csv"
 QUPATH = "results/exports/{cohort}/{sample}.geojson"
 BUNDLE = "results/bundles/{experiment}/{model}"
-CELLS = "results/exports/{experiment}/{model}/{cohort}/{sample}.{ending}"
+EXPORT = "results/exports/{experiment}/{model}/{cohort}/{sample}.{ending}"
+LABELS_EXPORT = "results/exports/labels.{labels}/{cohort}/{sample}.{ending}"
 SPATIALDATA = "results/exports/{cohort}/{sample}.zarr"
 
 

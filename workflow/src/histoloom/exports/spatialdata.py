@@ -1,8 +1,9 @@
 """A sample as SpatialData zarr, where the package spatialdata is installed.
 
-The zarr holds the table (counts, obs), the spots or cells as circles or outlines, and the two thumbnails as images, all
-in one coordinate system ``global``: level-0 px of the slide. A slide that states a scanned area (MRXS, SCN) has a
-second one, ``cropped``, which begins at that area's corner, as QuPath shows it. The slide itself stays where it is.
+The zarr holds the table (counts or predictions, obs), the spots or cells as circles or outlines, and the thumbnails as
+images, all in one coordinate system ``global``: level-0 px of the slide. A slide that states a scanned area (MRXS,
+SCN) has a second one, ``cropped``, which begins at that area's corner, as QuPath shows it. The slide itself stays where
+it is.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def write_spatialdata(*, sample: Path, out: Path, cells: Path | None = None, nuc
     more = {f"{name}_nuclei": _outlines(section, nuclei, geopandas, ShapesModel, frames)} if nuclei else {}
     images = {}
     thumbnails = section.uns["spatial"][name]
-    for level in ("hires", "lowres"):
+    for level in thumbnails["images"]:
         scale = float(thumbnails["scalefactors"][f"tissue_{level}_scalef"])
         to_slide = Scale([1 / scale, 1 / scale], axes=("x", "y"))
         placed = {system: Sequence([to_slide, frame]) for system, frame in frames.items()}

@@ -14,7 +14,7 @@ import pandas as pd
 from histoloom import kinds
 from histoloom.artefacts import Table, identities_of, write_table
 from histoloom.identity import make_identity
-from histoloom.obs_keys import obs_keys
+from histoloom.obs_keys import observation_keys
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,14 @@ class GroupLabels:
 
 
 def write_labels(labels: GroupLabels, metadata: Mapping[str, Any], out: Path) -> None:
-    """Write labels as h5ad: index ``sample/obs_id``, types in alphabetical order, X = mean, metadata in uns."""
+    """Write labels as h5ad: index ``cohort/sample/obs_id``, types in alphabetical order, X = mean, metadata in uns."""
     types, obs = labels.types, labels.obs
     order = np.argsort(np.array(types, dtype=object))
     columns = ["sample", "obs_id", "patient", "flag_low_umi", *obs.columns.intersection(["excess_residual"])]
     obs = obs[columns].astype({"sample": str, "obs_id": str, "patient": str, "flag_low_umi": bool})
+    obs.insert(0, "cohort", str(metadata["cohort"]))
     table = Table(
-        obs=obs.set_axis(obs_keys(obs["sample"], obs["obs_id"]), axis=0),
+        obs=obs.set_axis(observation_keys(obs), axis=0),
         var=pd.DataFrame(index=pd.Index([types[i] for i in order], dtype=object)),
         X=np.asarray(labels.mean, dtype=np.float64)[:, order],
         layers={name: np.asarray(value, dtype=np.float64)[:, order] for name, value in labels.layers.items()},

@@ -15,6 +15,7 @@ from histoloom.artefacts import Table, identities_of, read_table
 from histoloom.errors import InputError
 from histoloom.identity import make_identity
 from histoloom.labels.artefact import GroupLabels, science, write_labels
+from histoloom.obs_keys import obs_keys
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ def _concatenate(parts: list[tuple[Path, Table]]) -> Table:
             problem = f"its layers differ from those of {first_path}."
             raise InputError(path, problem, "label all groups with one method.", code="labels-layers-differ")
     obs = pd.concat([part.obs for _, part in parts])
+    obs = obs.set_axis(obs_keys(obs["sample"], obs["obs_id"]))
     if obs.index.has_duplicates:
         problem = f"observation '{obs.index[obs.index.duplicated()][0]}' is in two groups."
         raise InputError(first_path, problem, "put each section in one group.", code="labels-observation-twice")

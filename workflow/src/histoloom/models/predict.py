@@ -49,7 +49,8 @@ def predict_models(
     """Predict every fold's test observations, with models made from just this spec, experiment and files.
 
     X float32 is the mean over training seeds; layers are ``labels``, ``seed_<s>`` and, where simulated,
-    ``ground_truth``. An output that is not in a fold's panel is NaN there. The variant `LEAKS` holds a comparison's
+    ``ground_truth``. The index is ``cohort/sample/obs_id``, after the fold where several test an observation. An output
+    that is not in a fold's panel is NaN there. The variant `LEAKS` holds a comparison's
     folds, which every other variant leaves out.
     """
     setup = Setup(spec, experiment, files)
@@ -85,7 +86,8 @@ def predict_models(
     choices = {k: v for m in {id(m): m for m in by_key.values()}.values() for k, v in m.metadata["choices"].items()}
     obs = setup.target.obs.iloc[index].copy()
     obs.insert(0, "fold", [fold.name for fold in folds for _ in fold.test])
-    obs.index = pd.Index(obs["fold"] + "/" + obs.index)
+    if obs.index.has_duplicates:  # several folds test an observation
+        obs.index = pd.Index(obs["fold"] + "/" + obs.index)
     layers["labels"] = labels
     if setup.target.ground_truth is not None:
         layers["ground_truth"] = setup.target.ground_truth[index]

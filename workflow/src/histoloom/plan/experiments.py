@@ -28,6 +28,10 @@ class Experiments:
         """Return the experiments that are evaluations; the others leak on purpose, to measure the leakage effect."""
         return [name for name in self.named("evaluate") if not kinds.SPLITS[self.entry(name)["split"]].paired]
 
+    def of_classes(self) -> list[str]:
+        """Return the evaluations that predict classes of single cells."""
+        return [name for name in self.evaluations() if self.entry(name)["target"]["kind"] == "cell_class"]
+
     def leakage_tests(self) -> list[str]:
         return [name for name in self.named("evaluate") if is_compared(self.entry(name), self.rows(name))]
 

@@ -54,6 +54,10 @@ class Report:
         compared = {"baselines": self.models.baselines(experiment), "ablation": self.models.ablation(experiment)}
         return {**entry, "name": experiment, **compared}
 
+    def own(self, pattern: str) -> str:
+        """Return a file of the whole run, named after its config: several configs may run in one folder."""
+        return paths.fill(pattern, config=self.config.name)
+
     def title(self, experiment: str) -> str:
         return str(self.experiments.entry(experiment).get("title") or "")
 
@@ -205,8 +209,8 @@ class Report:
                 number = table.stem.rpartition("_table")[2]
                 yield from (paths.PAPER_TABLE.format(paper=paper, number=number, ending=e) for e in paths.TABLE_ENDINGS)
         if self.experiments.evaluations():
-            yield paths.FRONT_PAGE
-        yield paths.EXCLUSIONS
+            yield self.own(paths.FRONT_PAGE)
+        yield self.own(paths.EXCLUSIONS)
 
     def _tables(self, experiment: str, table: str) -> list[str]:
         return [paths.TABLE.format(experiment=experiment, table=table, ending=ending) for ending in paths.TABLE_ENDINGS]

@@ -34,13 +34,13 @@ class Viewers:
         }
 
     def slides(self) -> list[str]:
-        return [path for name in self.experiments.named("apply") for path in self._of(name)]
+        return self._of(self.experiments.named("apply"), paths.VIEWER)
 
     def evaluations(self) -> list[str]:
         """Return the viewers of held-out sections, of models that predict from morphology."""
-        return [path for name in self.experiments.evaluations() for path in self._of(name)]
+        return self._of(self.experiments.evaluations(), paths.VIEWER)
 
-    def labels(self) -> list[str]:
+    def labels(self, pattern: str = paths.VIEWER_LABELS) -> list[str]:
         used = [
             (entry["labels"], cohort)
             for name in self.experiments.named("evaluate")
@@ -52,9 +52,9 @@ class Viewers:
             if self.config.runs(name) and isinstance(check.get("labels"), str):
                 used += [(check["labels"], cohort) for cohort in check.get("cohorts") or []]
         return [
-            paths.VIEWER_LABELS.format(labels=labels, cohort=cohort, sample=sample)
+            path
             for labels, cohort in dict.fromkeys(used)
-            for sample in self.sections.samples(cohort)
+            for path in paths.each(pattern, self.sections.pairs([cohort]), labels=labels)
         ]
 
     def shown(self) -> list[str]:
@@ -64,10 +64,16 @@ class Viewers:
     def all_files(self) -> list[str]:
         return [*self.slides(), *self.evaluations(), *self.labels()]
 
-    def _of(self, experiment: str) -> list[str]:
-        sections = self.experiments.samples(experiment)
+    def exports(self) -> list[str]:
+        """Return the same sections' predictions and labels for scanpy and squidpy."""
+        experiments = [*self.experiments.named("apply"), *self.experiments.evaluations()]
+        predicted = self._of(experiments, paths.fill(paths.EXPORT, ending="h5ad"))
+        return [*predicted, *self.labels(paths.fill(paths.LABELS_EXPORT, ending="h5ad"))]
+
+    def _of(self, experiments: list[str], pattern: str) -> list[str]:
         return [
             path
-            for model in self.models.mapped(experiment)
-            for path in paths.each(paths.VIEWER, sections, experiment=experiment, model=model)
+            for name in experiments
+            for model in self.models.mapped(name)
+            for path in paths.each(pattern, self.experiments.samples(name), experiment=name, model=model)
         ]

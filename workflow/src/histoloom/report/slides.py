@@ -73,10 +73,10 @@ def report_slide(
 ) -> None:
     """Write a section's predictions as ``table`` and as squares for QuPath, ``geojson``, and draw them as ``figure``.
 
-    The tsv has obs_id, x, y (centre, level-0 px), a column per type with its units, ``<type> sd`` (over the models of
-    all folds and seeds) and, where known, tissue_fraction, edge and unlike_training (0 or 1); squares have the side of
-    the grid, else of a tile, and the same numbers. ``types`` is a table of the types with their correlation on held-out
-    sections (`held_out`). `crop`: see `histoloom.exports.geojson`.
+    The tsv has obs_id, ``x [px]``, ``y [px]`` (centre, level-0 px), a column per type with its units, ``<type> sd``
+    (over the models of all folds and seeds) and, where known, tissue_fraction, edge and unlike_training (0 or 1);
+    squares have the side of the grid, else of a tile, and the same numbers. ``types`` is a table of the types with
+    their correlation on held-out sections (`held_out`). `crop`: see `histoloom.exports.geojson`.
     """
     values, xy, facts = read_slide_predictions(predictions, cohort, sample)
     unit = f" [{facts['units']}]" if facts["units"] else ""
@@ -89,8 +89,8 @@ def report_slide(
     if "unlike" in facts:
         numbers["unlike_training"] = facts["unlike"].astype(int)
     table = numbers.reset_index()
-    table.insert(1, "x", xy[:, 0])
-    table.insert(2, "y", xy[:, 1])
+    table.insert(1, "x [px]", xy[:, 0])
+    table.insert(2, "y [px]", xy[:, 1])
     table.to_csv(out["table"], sep="\t", index=False, float_format="%.6g", lineterminator="\n")
     if "types" in out:
         describe_types(values, facts["units"], held_out or {}).to_csv(

@@ -176,7 +176,7 @@ function startViewer(source, mappers, figures, scales) {
       for (const [name, values] of facts()) measurements[name] = short(values[i]);
       const [x, y] = [data.x[i] - data.corner[0], data.y[i] - data.corner[1]];
       const ring = [[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]].map(([a, b]) => [px(x + a * half), px(y + b * half)]);
-      const properties = {objectType: "detection", name: id, measurements};
+      const properties = {objectType: data.round ? "detection" : "tile", name: id, measurements};
       if (best[i] >= 0) properties.classification = {name: data.types[best[i]], color: rgb(best[i])};
       return {type: "Feature", geometry: {type: "Polygon", coordinates: [ring]}, properties};
     });
