@@ -33,6 +33,7 @@ $(VENV)/.docs: $(VENV)/.run envs/requirements-docs.txt
 demo: $(VENV)/.run ## everything on a small simulated cohort, and its report
 	$(BIN)/snakemake --workflow-profile profiles/ci --cores $(CORES)
 	$(BIN)/snakemake --workflow-profile profiles/ci --cores 1 --report report.html
+	@$(BIN)/python scripts/tools/finish_report.py report.html
 	@echo
 	@cat results/tables/demo/summary.md
 	@echo
@@ -50,6 +51,7 @@ run: $(VENV)/.run ## the config, after a look at whether it can succeed
 
 report: $(VENV)/.run ## report.html of a finished run
 	$(SNAKEMAKE) --report report.html
+	@$(BIN)/python scripts/tools/finish_report.py report.html
 
 viewer: $(VENV)/.run ## results/viewer: a page per section, with slide, predictions and labels
 	$(SNAKEMAKE) -- viewer

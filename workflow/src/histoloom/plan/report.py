@@ -109,9 +109,10 @@ class Report:
     # chapters ------------------------------------------------------------------------------------------------
 
     def chapter(self, title: str) -> str:
-        """Return a chapter's title with its number among those that this run has."""
+        """Return a chapter's title with its number among those that this run has; the report sorts by name."""
         chapters = self._chapters
-        return f"{chapters.index(title) + 1}. {title}" if title in chapters else title
+        width = len(str(len(chapters)))
+        return f"{chapters.index(title) + 1:0{width}d}. {title}" if title in chapters else title
 
     @cached_property
     def _chapters(self) -> list[str]:
