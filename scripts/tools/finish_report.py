@@ -1,4 +1,4 @@
-"""Let Snakemake's report show captions beside figures and tables. `make report` calls this on the page it wrote."""
+"""Let Snakemake's report show captions next to figures and tables. `make report` calls this on the page it wrote."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 // Put into Snakemake's report by scripts/tools/finish_report.py: a chapter shows its figures and tables with their captions
-// beside them, where Snakemake lists icons; what is too tall for the window starts at its top.
+// next to them, where Snakemake lists icons; what is too tall for the window starts at its top.
 {
   const style = document.createElement("style");
   style.textContent = `
