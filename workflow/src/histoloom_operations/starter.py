@@ -30,6 +30,15 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "slides": {"sample": "N1", "patient": "P9", "mpp": "0.5", "image": "N1.svs"},
 }  # fmt: skip
 """The example row of a sheet, by source."""
+CELLS = {
+    "sample": "S1",
+    "patient": "P1",
+    "counts": "S1/cells.h5ad",
+    "positions": "",
+    "image": "S1/HE.tif",
+    "mpp": "0.5",
+}
+"""The example row of cells of one's own: their places lie in the h5ad, and no array has a pitch."""
 _LAST = {"exclude": "", "qc_flag": ""}
 
 
@@ -46,7 +55,7 @@ def start(name: str, source: str, task: str, folder: Path) -> list[Path]:
     if (task == "slides") != (source == "slides"):
         problem = f"'{source}' does not go with TASK={task}: slides without expression are mapped, not trained on."
         raise InputError("SOURCE", problem, "use SOURCE=slides with TASK=slides.", code="start-choice")
-    row = {**ROWS[source], **_LAST}
+    row = {**(CELLS if (task, source) == ("cells", "files") else ROWS[source]), **_LAST}
     # Bundles of 10x are looked for among the downloads, unless a folder is named.
     place = f"{source}, root: ." if source == "xenium" else source
     config = (STARTERS / f"{task}.yaml").read_text().replace("NAME", name).replace("SOURCE", place)
