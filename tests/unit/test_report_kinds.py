@@ -17,6 +17,7 @@ from histoloom.metrics import cell_class
 from histoloom.metrics.rows import read_metrics
 from histoloom.metrics.score import score_predictions
 from histoloom.metrics.scored import Scored
+from histoloom.plan import Plan
 from histoloom.report.coloc import draw_coloc
 from histoloom.report.experiment import report_experiment
 from histoloom.report.front import doubts, verdict, write_front
@@ -158,3 +159,15 @@ def test_doubts_are_named() -> None:
         assert word in notes
     good = {"protocol": "{}", "n_patients": 9, "sd_ratio": 0.8, "l1_skill": 0.2, "n_nan": 0}
     assert doubts(good, pd.DataFrame({"qc_flag": [""]}), WORDS["abundance"]) == []
+
+
+def test_configs_in_one_folder_have_front_pages_of_their_own(tmp_path: Path) -> None:
+    names = set()
+    for files in (["mine.yaml"], ["other one.yaml"], ["mine.yaml", "more.yaml"], []):
+        plan = Plan.from_raw({"experiments": {}}, [tmp_path / name for name in files])
+        own = [path for path in plan.report.targets() if "exclusions" in path]
+        assert len(own) == 1
+        assert "{" not in own[0]
+        assert " " not in own[0]
+        names.add(own[0])
+    assert len(names) == 4

@@ -85,11 +85,6 @@ class Config:
     qupath_crop: bool = True
     verify_content: bool = True
 
-    @property
-    def name(self) -> str:
-        """The config files' names without folder and ending, fit for a file name."""
-        return re.sub("[^A-Za-z0-9_-]+", "_", "_".join(Path(part).stem for part in self.origin.split(" + ")))
-
     def get(self, section: str, name: str) -> Entry:
         """Return an entry; a missing name is an `InputError` that lists those that exist."""
         known = self.entries[section]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from histoloom import paths
@@ -56,7 +58,8 @@ class Report:
 
     def own(self, pattern: str) -> str:
         """Return a file of the whole run, named after its config: several configs may run in one folder."""
-        return paths.fill(pattern, config=self.config.name)
+        names = "_".join(Path(name).stem for name in self.config.origin.split(" + "))
+        return paths.fill(pattern, config=re.sub("[^A-Za-z0-9_-]+", "_", names))
 
     def title(self, experiment: str) -> str:
         return str(self.experiments.entry(experiment).get("title") or "")
