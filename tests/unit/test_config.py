@@ -119,6 +119,21 @@ def test_duplicate_sample_and_empty_patient_name_the_row(tmp_path: Path) -> None
         own(tmp_path, [row("S1"), row("S2", patient=" ")])
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"mpp": "0"}, {"mpp": "1e400"}, {"mpp": "353"}, {"pitch_um": "0"}, {"spot_diameter_um": "10000000"},
+        {"pitch_um": "55", "spot_diameter_um": "100"},
+    ],
+)  # fmt: skip
+def test_lengths_that_no_slide_or_array_has_are_refused_before_anything_is_read(
+    tmp_path: Path, cells: dict[str, str]
+) -> None:
+    assert own(tmp_path, [row("S1", pitch_um="2", spot_diameter_um="2", mpp="0.25")])
+    with pytest.raises(InputError, check=has_code("sheet-measure"), match=r"row 2 \(sample 'S1'\)"):
+        own(tmp_path, [row("S1", **cells)])
+
+
 def test_unknown_column_is_an_error_but_own_columns_are_not(tmp_path: Path) -> None:
     assert own(tmp_path, [row("S1", x_note="hello")]).sections.samples("mine") == ["S1"]
     with pytest.raises(InputError, check=has_code("sheet-column"), match=r"'pitch'.*'pitch_um'"):

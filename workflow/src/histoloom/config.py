@@ -17,6 +17,7 @@ from typing import Any
 from histoloom import kinds
 from histoloom.bundles import add_entries
 from histoloom.errors import Collected, InputError
+from histoloom.limits import PLAUSIBLE_MPP, PLAUSIBLE_UM
 from histoloom.patients import warn_of_similar_patients
 from histoloom.schemas import SCHEMAS, check, load_schema, nearest, read_yaml
 from histoloom.text_tables import read_text_table
@@ -65,6 +66,7 @@ OLD_KEYS: Sequence[tuple[str, str, str | None, str]] = (
     ("experiments", "split", "leak_price", "`split: paired_leakage`"),
     ("experiments", "sisters", None, "`other_sections`"),
 )
+_MEASURES = {"mpp": PLAUSIBLE_MPP, "pitch_um": PLAUSIBLE_UM, "spot_diameter_um": PLAUSIBLE_UM}
 OLD_COLUMNS: Mapping[str, str] = {"badge": "qc_flag"}
 """Columns of sheets of earlier versions."""
 
@@ -173,12 +175,29 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
                 remedy = "give every section its patient's id; folds depend on it."
                 raise InputError(where, "the patient is empty.", remedy, "sheet-patient")
             check(row, schema, where)
+            _check_measures(row, where)
             if row["sample"] in seen:
                 problem = f"the sample is already in row {seen[row['sample']]}."
                 raise InputError(where, problem, "give each section one row.", "sheet-twice")
         seen.setdefault(row["sample"], number)
     faults.stop()
     return rows
+
+
+def _check_measures(row: Mapping[str, str], where: str) -> None:
+    """Refuse lengths that no slide or array could have, before anything is read."""
+    for column, (low, high) in _MEASURES.items():
+        cell = row.get(column) or ""
+        if cell and not low <= float(cell) <= high:
+            problem = f"{column} is {cell}; {low:g} to {high:g} um expected."
+            raise InputError(
+                where, problem, "correct it; an empty cell is allowed where the files state it.", "sheet-measure"
+            )
+    pitch, diameter = row.get("pitch_um"), row.get("spot_diameter_um")
+    if pitch and diameter and float(diameter) > float(pitch):
+        problem = f"spots of {diameter} um are larger than their distance of {pitch} um."
+        remedy = "pitch_um is the distance of neighbouring centres, spot_diameter_um the size; were they exchanged?"
+        raise InputError(where, problem, remedy, "sheet-measure")
 
 
 def _check_columns(path: Path, columns: Sequence[str], schema: Mapping[str, Any]) -> None:

@@ -14,3 +14,7 @@ MAX_TABLE_RATIO = 500
 """Unpacked bytes per byte of a packed table above `FREE_TABLE_BYTES`; counts that are nearly all 0 reach 200."""
 FREE_PICTURE_BYTES, FREE_TABLE_BYTES = 2**30, 2**28
 """What is decoded or unpacked without looking at its ratio."""
+PLAUSIBLE_MPP = (0.02, 20.0)
+"""um/px that a slide may have. The 72 or 300 dpi that editors write (353, 85 um/px) lie outside."""
+PLAUSIBLE_UM = (0.1, 1e4)
+"""um that spots or bins may measure, and lie apart."""

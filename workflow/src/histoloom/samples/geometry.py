@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histoloom.errors import InputError
-from histoloom.slides import PLAUSIBLE_MPP
+from histoloom.limits import PLAUSIBLE_MPP
 
 FloatArray = npt.NDArray[np.float64]
 MppSource = Literal["sheet", "alignment", "pitch", "estimated", "embedded"]

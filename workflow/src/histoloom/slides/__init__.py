@@ -7,12 +7,12 @@ from pathlib import Path
 
 from histoloom.errors import InputError
 from histoloom.limits import MAX_SIDE, MAX_SLIDE_PIXELS
-from histoloom.slides.base import DAMAGED, PLAUSIBLE_MPP, BlankSlide, Slide, UInt8
+from histoloom.slides.base import DAMAGED, BlankSlide, Slide, UInt8
 from histoloom.slides.files import RasterSlide, WholeSlide
 from histoloom.slides.patches import PatchSlide
 from histoloom.slides.tiff import TiffSlide, needs_tifffile
 
-__all__ = ["PLAUSIBLE_MPP", "BlankSlide", "PatchSlide", "Slide", "UInt8", "open_slide"]
+__all__ = ["BlankSlide", "PatchSlide", "Slide", "UInt8", "open_slide"]
 
 
 def open_slide(path: str | Path) -> Slide:

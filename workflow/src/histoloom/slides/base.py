@@ -14,10 +14,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-UInt8 = npt.NDArray[np.uint8]
+from histoloom.limits import PLAUSIBLE_MPP
 
-PLAUSIBLE_MPP = (0.02, 20.0)
-"""um/px that a slide may have. The 72 or 300 dpi that editors write (353, 85 um/px) lie outside."""
+UInt8 = npt.NDArray[np.uint8]
 
 CM_UM, INCH_UM = 1e4, 25400.0
 
