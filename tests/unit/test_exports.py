@@ -9,13 +9,14 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from error_codes import has_code
 from histoloom.artefacts import read_metadata
 from histoloom.errors import InputError
-from histoloom.exports.geojson import write_cases, write_predictions, write_section
+from histoloom.exports.geojson import class_colours, write_cases, write_predictions, write_section
 from histoloom.exports.spatialdata import write_spatialdata
 from histoloom.samples import read_section
 from histoloom.samples.hest import HestReader
@@ -351,3 +352,16 @@ class TestStoresAsInput:
         # Without the image's transformation the cells lie in another frame, outside the slide.
         with pytest.raises(InputError, check=has_code("spots-outside")):
             self.read(tmp_path, {**row, "image_element": ""})
+
+
+def test_colours_of_classes_differ_and_go_to_the_most_frequent_first(tmp_path: Path) -> None:
+    names = [f"type {i:02d}" for i in range(24)]
+    colours = class_colours(names)
+    assert len(set(colours.values())) == 24
+    assert all(0 <= part <= 255 for colour in colours.values() for part in colour)
+    values = pd.DataFrame(np.zeros((5, 24)), index=list("abcde"), columns=names)
+    values.iloc[:4, 20] = values.iloc[4, 3] = 1.0
+    write_predictions(values=values, measured=values, centres=np.zeros((5, 2)), side=10, out=tmp_path / "p.geojson")
+    kinds = [f["properties"]["classification"] for f in json.loads((tmp_path / "p.geojson").read_text())["features"]]
+    assert [kind["name"] for kind in kinds] == ["type 20"] * 4 + ["type 03"]
+    assert [kind["color"] for kind in kinds[::4]] == [list(colours["type 00"]), list(colours["type 01"])]

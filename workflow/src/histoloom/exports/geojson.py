@@ -78,17 +78,18 @@ def write_predictions(
 ) -> None:
     """Write predictions (n, types) as squares around `centres` (n, 2), level-0 px, of the class of the highest type.
 
+    The types that are highest in most tiles have the colours that differ most.
     `measured` (n, columns) are the measurements; what is NaN is left out. `offset`: as `offset_of` returns.
     """
     import shapely
 
     offset = np.zeros(2, dtype=np.int64) if offset is None else offset
     centres = centres - offset
-    colours = class_colours([str(name) for name in values.columns])
     squares = shapely.box(*np.round(np.hstack([centres - side / 2, centres + side / 2]), 2).T)
     rows = measured.to_dict("records")
     measurements = [{str(k): _short(v) for k, v in row.items() if np.isfinite(v)} for row in rows]
     classes = values.idxmax(axis=1).astype(str)
+    colours = class_colours(list(classes.value_counts().index))
     _write(
         (
             _feature(shape, "tile", str(name), row, (kind, colours[kind]), isLocked=True)
@@ -130,8 +131,10 @@ def _short(value: float) -> float:
 
 
 def class_colours(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """Return a colour for each class; beyond eight they repeat."""
-    return {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
+    """Return a colour for each class: eight, the same paler, then darker; beyond 24 they repeat."""
+    base = np.array(_COLOURS)
+    tones = np.concatenate([base, (base + 2 * 255) // 3, base // 2]).tolist()
+    return {name: tuple(tones[i % len(tones)]) for i, name in enumerate(names)}
 
 
 def _feature(

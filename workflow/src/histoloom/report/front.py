@@ -137,8 +137,8 @@ def experiment_block(
         protocol = json.loads(row["protocol"])
         split = str(protocol.get("split", "")).replace("_", " ")
         parts.append(
-            f"<p>Predicted: {words.target} per {words.observation} from H&amp;E, labels "
-            f"{html.escape(_labels(protocol))}, {html.escape(split)}. Measured on cohort {html.escape(str(cohort))}: "
+            f"<p>Predicted: {words.target} per {words.observation} from H&amp;E, "
+            f"{html.escape(_labels(protocol))}{html.escape(split)}. Measured on cohort {html.escape(str(cohort))}: "
             f"{row['n_patients']} held-out patients, {row['n_sections']} sections, {row['n_types']} {words.items}.</p>"
         )
         headline = with_interval(row[words.score], row[f"{words.score}_low"], row[f"{words.score}_high"])
@@ -164,7 +164,8 @@ def experiment_block(
 
 def _labels(protocol: Mapping[str, Any]) -> str:
     labels = protocol.get("labels")
-    return str(labels.get("name", "")) if isinstance(labels, dict) else str(labels)
+    name = labels.get("name") if isinstance(labels, dict) else labels
+    return f"labels {name}, " if name else ""
 
 
 def _ceiling(attainable: Path | None, cohort: str) -> float | None:
