@@ -187,12 +187,10 @@ def read_sheet(path: Path, source: str) -> list[dict[str, str]]:
 def _check_measures(row: Mapping[str, str], where: str) -> None:
     """Refuse lengths that no slide or array could have, before anything is read."""
     for column, (low, high) in _MEASURES.items():
-        cell = row.get(column) or ""
-        if cell and not low <= float(cell) <= high:
+        if (cell := row.get(column)) and not low <= float(cell) <= high:
             problem = f"{column} is {cell}; {low:g} to {high:g} um expected."
-            raise InputError(
-                where, problem, "correct it; an empty cell is allowed where the files state it.", "sheet-measure"
-            )
+            remedy = "correct it; an empty cell is allowed where the files state it."
+            raise InputError(where, problem, remedy, "sheet-measure")
     pitch, diameter = row.get("pitch_um"), row.get("spot_diameter_um")
     if pitch and diameter and float(diameter) > float(pitch):
         problem = f"spots of {diameter} um are larger than their distance of {pitch} um."
