@@ -201,6 +201,58 @@ def test_one_array_column_alone_is_a_mistake(tmp_path: Path) -> None:
         read(tmp_path, row)
 
 
+def change_lines(path: Path, change: Callable[[list[str]], list[str]]) -> None:
+    path.write_text("\n".join(change(path.read_text().split("\n"))))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("c.tsv", lambda lines: ["# exported on a Monday", "# by hand", *lines]),
+        ("c.tsv", lambda lines: [f"{line}\t" for line in lines]),
+        ("p.csv", lambda lines: [f"#{lines[0]}", *lines[1:]]),
+        ("p.csv", lambda lines: ["# exported on a Monday", *lines]),
+        ("p.csv", lambda lines: [f"#{lines[0]}", *lines]),
+    ],
+    ids=["comments above counts", "a delimiter too many", "a header with #", "a comment", "a header twice"],
+)
+def test_comments_and_empty_columns_change_nothing(tmp_path: Path, name: str, change: Callable) -> None:
+    row = write_table(tmp_path, "\t" if name == "c.tsv" else ",")
+    change_lines(tmp_path / name, change)
+    section = read(tmp_path, row)
+    np.testing.assert_array_equal(section.X.toarray(), COUNTS)
+    np.testing.assert_array_equal(section.obsm["spatial"], CENTRES)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "code", "remedy"),
+    [
+        ("barcodes.tsv", lambda lines: ["barcode", *lines], "mtx-shape", "barcodes.tsv"),
+        ("features.tsv", lambda lines: ["id\tname", *lines], "mtx-shape", "features.tsv"),
+        ("matrix.mtx", lambda lines: [lines[0].replace("integer", "pattern"), *lines[1:]], "mtx-pattern", ""),
+    ],
+)
+def test_a_matrix_folder_with_one_fault_is_told_which(
+    tmp_path: Path, name: str, change: Callable, code: str, remedy: str
+) -> None:
+    row = write_mtx(tmp_path, "features", False)
+    change_lines(tmp_path / "m" / name, change)
+    with pytest.raises(InputError, check=has_code(code), match=f"Remedy: .*{remedy}"):
+        read(tmp_path, row)
+
+
+def test_counts_of_half_precision_and_counts_in_a_layer_alone(tmp_path: Path) -> None:
+    def half(data: ad.AnnData) -> None:
+        data.X = data.X.toarray().astype(np.float16)
+
+    def without(data: ad.AnnData) -> None:
+        data.layers["raw_counts"], data.X = data.X.copy(), None
+
+    np.testing.assert_array_equal(read(tmp_path, write_h5ad(tmp_path, half)).X.toarray(), COUNTS)
+    with pytest.raises(InputError, check=has_code("counts-no-x"), match=r"Remedy: .*raw_counts"):
+        read(tmp_path, write_h5ad(tmp_path, without))
+
+
 def test_several_sections_in_a_file(tmp_path: Path) -> None:
     def twice(data: ad.AnnData) -> None:
         data.obs["library_id"] = np.where(np.arange(36) < 18, "A1", "B1")

@@ -72,13 +72,32 @@ def delimiter_of(line: str) -> str:
     return max(DELIMITERS, key=lambda sign: (sign == "\t" and sign in line, line.count(sign)))
 
 
+def _is_header(line: str, below: str) -> bool:
+    """Whether a line with # at its start is the header of the table below: as many cells, and none is a number."""
+    delimiter = delimiter_of(below)
+    names, cells = line.split(delimiter), below.split(delimiter)
+    numbers = [any(map(_is_number, row)) for row in (names, cells)]
+    return line[0] == "#" and len(names) == len(cells) > 1 and numbers == [False, True]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.strip(' "'))
+    except ValueError:
+        return False
+    return True
+
+
 def read_text_table(path: str | Path, header: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a table; all columns are text, and the index is the line of each row in the file, from 1.
 
     ``header`` names the columns of a table without a header line. A header one name short, as R writes it, gets ``""``
-    as its first name.
+    as its first name. Lines that begin with # are comments, but for a header over cells of which some are numbers.
     """
-    lines = [(n, line) for n, line in enumerate(read_text(path).split("\n"), 1) if line.strip() and line[0] != "#"]
+    every = [(n, line) for n, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+    lines = [(n, line) for n, line in every if line[0] != "#"]
+    if header is None and every and lines and _is_header(every[0][1], lines[0][1]):
+        lines.insert(0, (every[0][0], every[0][1][1:]))
     delimiter = delimiter_of(lines[0][1]) if lines else "\t"
     try:
         reader = csv.reader((line for _, line in lines), delimiter=delimiter, strict=True)

@@ -137,6 +137,8 @@ def make_counts(
     if (columns == "").any():
         raise InputError(where, "a gene has no name.", "name every gene.", code="gene-without-name")
     values = matrix if issparse(matrix) else np.asarray(matrix)
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
     if isinstance(values, (csr_array, csc_array, csr_matrix, csc_matrix)):
         # scipy trusts them, and reads beyond its arrays where a damaged file holds others.
         try:
@@ -185,9 +187,12 @@ def read_h5ad(path: Path, layer: str = "", library: str = "") -> StoredSection:
             place = "raw/X"
         if place not in handle:
             stored = ", ".join(layers)
-            problem = f"no layer '{layer}'; the file has: {stored or 'none'}." if layer else "X is empty."
-            remedy = "correct 'counts_layer' in the sheet, or leave it empty for X."
-            raise InputError(path, problem, remedy, code="counts-layer")
+            if layer:
+                problem = f"no layer '{layer}'; the file has: {stored or 'none'}."
+                remedy = "correct 'counts_layer' in the sheet, or leave it empty for X."
+                raise InputError(path, problem, remedy, code="counts-layer")
+            remedy = f"name the layer of raw counts in the sheet's 'counts_layer'; there are: {stored}."
+            raise InputError(path, "X is empty.", remedy if layers else "write the counts into X.", code="counts-no-x")
         matrix, obs = read_elem(handle[place]), read_elem(handle["obs"])
         var = read_elem(handle["raw/var" if place == "raw/X" else "var"])
         spatial = read_elem(handle["obsm/spatial"]) if "obsm/spatial" in handle else None
@@ -338,7 +343,11 @@ def mtx_files(folder: Path) -> dict[str, Path]:
 def _check_numbers(path: Path) -> None:
     """Refuse a matrix market file that holds more than numbers: the parser takes ``0x1`` for 0, and 1.5 for 1."""
     lines = io.BytesIO(read_bytes(path))
-    whole = b"integer" in lines.getvalue()[:200].split(b"\n")[0]
+    head = lines.getvalue()[:200].split(b"\n")[0]
+    if b"pattern" in head:
+        problem = "says which entries are not 0, and no counts ('pattern' in its first line)."
+        raise InputError(path, problem, "export the matrix with its counts.", code="mtx-pattern")
+    whole = b"integer" in head
     for line in lines:
         if not line.startswith(b"%"):
             odd = (line + lines.read()).translate(None, b"0123456789+- \t\r\n" + (b"" if whole else b"eE."))
@@ -364,7 +373,13 @@ def read_mtx(folder: Path) -> tuple[csr_matrix, npt.NDArray[np.object_], pd.Data
     if matrix.shape != (len(barcodes), len(features)):
         size = f"{matrix.shape[1]} x {matrix.shape[0]}"
         problem = f"matrix.mtx has {size} entries for {len(features)} features and {len(barcodes)} barcodes."
-        raise InputError(folder, problem, "give matrix.mtx, barcodes and features of one run.", code="mtx-shape")
+        remedy, more = "give matrix.mtx, barcodes and features of one run.", (len(barcodes), len(features))
+        if matrix.shape == more[::-1]:
+            remedy = "export the matrix with features as rows and barcodes as columns."
+        for name, own, other in (("barcodes", (1, 0), more), ("features", (0, 1), more)):
+            if matrix.shape == tuple(np.subtract(other, own)):
+                remedy = f"remove the header line of {files[name].name}: it has one line more than the matrix."
+        raise InputError(folder, problem, remedy, code="mtx-shape")
     features["name"] = features["name"].where(features["name"] != "", features["id"])
     features["type"] = features["type"].replace("", GENES)
     return matrix, barcodes, features

@@ -98,11 +98,14 @@ def read_count_table(path: Path) -> tuple[csr_matrix, pd.Index, pd.Index]:
     raw = read_bytes(path)
     if b"\r" in raw:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    first, _, body = raw.partition(b"\n")
+    line, body, number = _header_of(raw)
     del raw
-    line = first.decode("utf-8", errors="replace")
     delimiter = delimiter_of(line)
     header = [_bare(cell) for cell in line.split(delimiter)]
+    end = delimiter.encode() + b"\n"
+    if len(header) > 2 and not header[-1] and (body + b"\n").count(end) == len([*filter(None, body.split(b"\n"))]):
+        # A column without a name and without a cell.
+        header, body = header[:-1], (body + b"\n").replace(end, b"\n")
     n_cells = body.partition(b"\n")[0].count(delimiter.encode()) + 1
     if len(header) == n_cells - 1:
         header = ["", *header]
@@ -111,13 +114,31 @@ def read_count_table(path: Path) -> tuple[csr_matrix, pd.Index, pd.Index]:
         raise InputError(path, problem, "write it as tab or comma separated text.", code="counts-header")
     genes = pd.Index(header[1:], dtype=object)
     check_unique(genes, path, "gene")
-    parsed = _parse_integers(body, delimiter, n_cells) or _parse_numbers(body, delimiter, genes, path)
+    parsed = _parse_integers(body, delimiter, n_cells) or _parse_numbers(body, delimiter, genes, path, number)
     matrix, obs_ids = parsed
     check_unique(obs_ids, path, "row")
     if matrix.dtype != np.int32:
         check_counts(matrix, obs_ids, genes, path)
         matrix = matrix.astype(np.int32)
     return matrix, obs_ids, genes
+
+
+def _header_of(raw: bytes) -> tuple[str, bytes, int]:
+    """Return the header line, what is below it, and its number; lines of a comment above it are left out.
+
+    The last of several first lines with # is the header where it has about as many cells as the line below.
+    """
+    marked: list[str] = []
+    while True:
+        first, _, body = raw.partition(b"\n")
+        line = first.decode("utf-8", errors="replace")
+        if line.startswith("#") and body:
+            marked, raw = [*marked, line], body
+            continue
+        delimiter = delimiter_of(line)
+        if marked and marked[-1].count(delimiter) + 1 >= line.count(delimiter):
+            return marked[-1], raw, len(marked)
+        return line, body, len(marked) + 1
 
 
 def _bare(cell: str) -> str:
@@ -161,12 +182,14 @@ def _parse_integers(body: bytes, delimiter: str, n_cells: int) -> tuple[csr_matr
     return matrix, pd.Index(ids, dtype=object)
 
 
-def _parse_numbers(body: bytes, delimiter: str, genes: pd.Index, path: Path) -> tuple[csr_matrix, pd.Index]:
+def _parse_numbers(
+    body: bytes, delimiter: str, genes: pd.Index, path: Path, header: int
+) -> tuple[csr_matrix, pd.Index]:
     """Parse rows cell by cell: decimals, missing values, quotation marks; names the cell that is no number."""
     from scipy.sparse import csr_matrix, vstack
 
     ids, rows = [], []
-    for number, line in enumerate(body.decode("utf-8", errors="replace").split("\n"), 2):
+    for number, line in enumerate(body.decode("utf-8", errors="replace").split("\n"), header + 1):
         if not line.strip():
             continue
         name, *cells = map(_bare, line.split(delimiter))
