@@ -89,6 +89,11 @@ def test_a_file_for_each_section_with_ids_in_the_first_column(tmp_path: Path, se
     assert_is_the_table(run_labels({**SPEC, "path": "{sample}.csv"}, sections, tmp_path, tables=tables))
 
 
+def test_row_numbers_that_pandas_writes_are_no_type(tmp_path: Path, sections: list[Path]) -> None:
+    cohort_table().to_csv(tmp_path / "t.csv")
+    assert_is_the_table(run_labels(SPEC, sections, tmp_path, tables=[tmp_path / "t.csv"]))
+
+
 def test_where_a_file_lies_is_not_part_of_the_labels(tmp_path: Path, sections: list[Path]) -> None:
     (tmp_path / "moved").mkdir()
     files = [write(tmp_path / "t.csv", cohort_table()), write(tmp_path / "moved" / "u.csv", cohort_table())]
@@ -114,6 +119,7 @@ def broken(**changes: Any) -> pd.DataFrame:
         (cohort_table().query("sample == 'S1'"), {}, "table-section"),
         (cohort_table(), {"units": "proportion"}, "table-proportions"),
         (broken(Stroma="n/a"), {}, "published-number"),
+        (broken(Stroma=np.inf), {}, "published-number"),
         (broken(Stroma=-1.0), {}, "labels-negative"),
         (broken(obs_id="0x0"), {}, "published-twice"),
         (broken(obs_id=[f"spot{i}" for i in range(8)]), {}, "published-ids"),

@@ -82,7 +82,7 @@ def check_table(frame: pd.DataFrame, where: str) -> pd.DataFrame:
             problem = f"{kind} '{labels[labels.duplicated()][0]}' occurs twice."
             raise InputError(where, problem, "keep one of them.", code="published-twice")
     numbers = frame.apply(pd.to_numeric, errors="coerce")
-    bad = numbers.isna().to_numpy()
+    bad = ~np.isfinite(numbers.to_numpy(np.float64))
     if bad.any():
         row, column = np.argwhere(bad)[0]
         cell, value = f"row '{frame.index[row]}', column '{frame.columns[column]}'", frame.iloc[row, column]
@@ -178,6 +178,9 @@ def _read(path: Path, obs_id_key: str, sample_key: str) -> pd.DataFrame:
         frame = frame.join(table.obs[[key for key in keys if key in table.obs.columns and key not in frame.columns]])
     elif suffix in _TEXT:
         frame = read_text_table(path)
+        if obs_id_key in frame.columns:
+            # Row numbers, which pandas writes into a first column without a name.
+            frame = frame.drop(columns="", errors="ignore")
         frame = frame.set_index(obs_id_key if obs_id_key in frame.columns else frame.columns[0])
         frame = frame.apply(lambda column: column if column.name == sample_key else _numbers(column))
     else:
