@@ -327,6 +327,33 @@ def test_every_tiff_shows_the_same_picture(tmp_path: Path, options: dict) -> Non
     np.testing.assert_array_equal(pixels_of(tmp_path / "s.tif")[0], pixels)
 
 
+def test_pixels_of_a_tiff_are_those_stored_and_of_its_largest_picture(tmp_path: Path) -> None:
+    turned = tmp_path / "turned.tif"
+    tifffile.imwrite(turned, slide(), extratags=[(274, "H", 1, 6, True)])
+    with open_slide(turned) as opened:
+        np.testing.assert_array_equal(opened.read(0, 0, opened.width, opened.height), slide())
+    small_first = tmp_path / "small.tif"
+    tifffile.imwrite(small_first, slide()[::2, ::2])
+    tifffile.imwrite(small_first, slide(), append=True)
+    with pytest.raises(InputError, check=has_code("tiff-larger-page")):
+        open_slide(small_first)
+    large_first = tmp_path / "large.tif"
+    tifffile.imwrite(large_first, slide())
+    tifffile.imwrite(large_first, slide()[::2, ::2], append=True)
+    with open_slide(large_first) as opened:
+        assert (opened.width, opened.height) == (330, 320)
+
+
+@pytest.mark.parametrize("content", ["version https://git-lfs.github.com/spec/v1\nsize 3\n", "<!DOCTYPE html><html>"])
+@pytest.mark.parametrize("name", ["c.h5ad", "s.png"])
+def test_what_a_server_or_git_put_in_the_place_of_a_file_is_named(tmp_path: Path, name: str, content: str) -> None:
+    row = write_h5ad(tmp_path)
+    Image.fromarray(slide()).save(tmp_path / "s.png")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, check=has_code("file-page"), match=name):
+        read(tmp_path, row)
+
+
 @pytest.mark.parametrize(("unit", "mpp"), [("µm", 0.5), ("μm", 0.5), ("um", 0.5), ("nm", None), ("pixel", None)])
 def test_units_of_length(tmp_path: Path, unit: str, mpp: float | None) -> None:
     sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": unit, "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": unit}

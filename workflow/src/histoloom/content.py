@@ -20,6 +20,12 @@ from histoloom.identity import sha256_file
 
 logger = logging.getLogger(__name__)
 
+_PAGES: Mapping[str, tuple[str, ...]] = {
+    "a web page": (".html", ".htm"),
+    "an XML message": (".svg", ".xml"),
+    "a JSON message": (".geojson", ".json", ".xenium"),
+}
+
 SWITCH = "HISTOLOOM_VERIFY_CONTENT"
 """Environment variable that is ``off`` where the config says ``verify_content: false``."""
 
@@ -132,3 +138,31 @@ _READERS: Mapping[str, Callable[[Path], object]] = {
     ".pt": _read_zip,
     ".json": lambda path: json.loads(path.read_text()),
 }
+
+
+def refuse_pages(paths: Iterable[Path]) -> None:
+    """Refuse files of the user that are what a server or Git put in the place of data."""
+    for path in paths:
+        kind = unexpected_page(path, path.name.removesuffix(".gz")) if path.is_file() else ""
+        if kind:
+            remedy = "run `git lfs pull`" if "git-lfs" in kind else "download the file again and look at what came"
+            raise InputError(path, f"is {kind} and not the file itself.", f"{remedy}.", code="file-page")
+
+
+def unexpected_page(path: Path, name: str) -> str:
+    """Return `page_kind` of a file whose name promises something else; empty for data."""
+    kind = page_kind(path)
+    return "" if name.endswith(_PAGES.get(kind, ())) else kind
+
+
+def page_kind(path: Path) -> str:
+    """Return which kind of page or message the bytes are; empty for data. Some hosts send errors with status 200."""
+    with path.open("rb") as handle:
+        head = handle.read(300).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<svg", b"<?xml")):
+        # A storage service's refusal is XML with the root <Error>: no file of any name.
+        page = any(mark in head for mark in (b"<!doctype html", b"<html", b"<error>"))
+        return "a web page" if page else "an XML message"
+    if head.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer"
+    return "a JSON message" if head.startswith(b"{") else ""

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from histoloom.artefacts import dense, read_table
+from histoloom.content import refuse_pages
 from histoloom.errors import InputError
 from histoloom.labels.artefact import GroupLabels, LabelTask
 from histoloom.labels.prepare import Section, read_section
@@ -170,6 +171,7 @@ def _read(path: Path, obs_id_key: str, sample_key: str) -> pd.DataFrame:
     """Return a file's rows, index = obs_id; columns are types, and the sections' names where it has them."""
     if not path.is_file():
         raise InputError(path, "the table does not exist.", "fix `path` of the labels.", code="table-missing")
+    refuse_pages([path])
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
     if suffix == ".h5ad":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from histoloom.content import refuse_pages
 from histoloom.errors import InputError
 from histoloom.genes import ENSEMBL_GENE
 from histoloom.samples.counts import GENES, read_mtx
@@ -72,6 +73,7 @@ def read_h5ad_reference(files: Files, spec: Mapping[str, Any]) -> ReferenceCells
     (path,) = paths_of(files, "h5ad")
     if not path.is_file():
         raise InputError(path, "the reference does not exist.", "fix the reference's `path`.", code="reference-missing")
+    refuse_pages([path])
     try:
         with h5py.File(path, "r") as handle:
             obs = ad.io.read_elem(handle["obs"])
@@ -184,6 +186,7 @@ def _read_annotation(
     """Read an annotation table; index = cell id, columns cell_type, donor, assay."""
     if not path.is_file():
         raise InputError(path, "does not exist.", "fix the reference's `samples`.", code="reference-annotation-missing")
+    refuse_pages([path])
     frame = read_text_table(path)
     where = str(path)
     ids = text_column(frame, spec["cell_id_key"], where, "cell_id_key", "")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from histoloom.content import refuse_pages
 from histoloom.errors import InputError
 from histoloom.samples.section import Section, open_section
 
@@ -36,6 +37,7 @@ def read_section(
 
     paths = {role: Path(path) for role, path in files.items()}
     try:
+        refuse_pages(paths.values())
         section, dropped_places = build_sample(source, cohort, row, spec, paths)
     except InputError as error:
         if "exclude" in error.remedy:

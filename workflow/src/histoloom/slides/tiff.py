@@ -26,6 +26,8 @@ _UM = {**_METRIC, "inch": INCH_UM, "in": INCH_UM}
 _READ_ELSEWHERE = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946})
 """TIFF compressions that OpenSlide and Pillow decode: none, fax, LZW, JPEG, deflate, PackBits."""
 _SEPARATE = 2
+_ORIENTATION = 274
+"""Tag of how a viewer should turn a page; Pillow turns it, OpenSlide and tifffile give pixels as stored."""
 _BAND = 2048
 
 
@@ -39,9 +41,24 @@ def needs_tifffile(path: Path) -> bool:
         with tifffile.TiffFile(path) as handle:
             series, page = handle.series[0], handle.pages[0]
             planes = len(series.pages) > 1 or getattr(page, "planarconfig", 1) == _SEPARATE
-            return bool(handle.is_ome or planes or int(page.compression) not in _READ_ELSEWHERE)
+            turned = _is_turned(page)
+            plain = not planes and not turned and int(page.compression) in _READ_ELSEWHERE
+            return bool(handle.is_ome or not plain or _larger(handle))
     except (tifffile.TiffFileError, OSError, ValueError, IndexError):
         return False
+
+
+def _is_turned(page: Any) -> bool:
+    tag = getattr(page, "tags", {}).get(_ORIENTATION)
+    return tag is not None and int(tag.value) != 1
+
+
+def _larger(file: Any) -> tuple[int, int] | None:
+    """Return (width, height) of a picture in colour that is larger than the first, where a TIFF holds one."""
+    first, *others = file.series
+    sides = [(s.sizes.get("width", 0), s.sizes.get("height", 0)) for s in others if s.sizes.get("sample", 1) in (3, 4)]
+    most = max(sides, key=lambda side: side[0] * side[1], default=(0, 0))
+    return most if most[0] * most[1] > first.sizes.get("width", 0) * first.sizes.get("height", 0) else None
 
 
 class TiffSlide(Slide):
@@ -60,6 +77,12 @@ class TiffSlide(Slide):
             self._levels: list[Any] = [zarr.open_array(store, mode="r") for store in stores]
         except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError) as error:
             raise InputError(path, f"not a readable TIFF ({error}).", DAMAGED, code="tiff-unreadable") from error
+        if larger := _larger(self._file):
+            problem = f"holds a larger picture, {larger[0]} x {larger[1]} px, behind the first."
+            remedy = "save the picture that the positions were made on as a file of its own."
+            raise InputError(path, problem, remedy, code="tiff-larger-page")
+        if _is_turned(self._file.pages[0]):
+            logger.warning("%s: the TIFF's orientation is not applied, pixels are used as stored", path)
         self._axes = axes
         shape = dict(zip(axes, self._levels[0].shape, strict=True))
         colours = shape.get("S", shape.get("C", 1))

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from histoloom.artefacts import write_sidecar
+from histoloom.content import page_kind, unexpected_page
 from histoloom.errors import InputError
 from histoloom.identity import canonical_json, sha256_file
 from histoloom.kinds import load_attribute
@@ -39,11 +40,6 @@ _MAGIC_BYTES: Mapping[str, tuple[bytes, ...]] = {
 
 
 # What a file may begin as, by how its name ends; from another file it is a message in place of the data.
-_PAGES: Mapping[str, tuple[str, ...]] = {
-    "a web page": (".html", ".htm"),
-    "an XML message": (".svg", ".xml"),
-    "a JSON message": (".geojson", ".json", ".xenium"),
-}
 
 
 def fetch_file(
@@ -250,25 +246,6 @@ def check_magic_bytes(path: Path, name: str) -> str | None:
     with path.open("rb") as handle:
         right = handle.read(8).startswith(expected)
     return None if right else f"it does not begin as a {Path(name).suffix} file does."
-
-
-def unexpected_page(path: Path, name: str) -> str:
-    """Return `page_kind` of a file whose name promises something else; empty for data."""
-    kind = page_kind(path)
-    return "" if name.endswith(_PAGES.get(kind, ())) else kind
-
-
-def page_kind(path: Path) -> str:
-    """Return which kind of page or message the bytes are; empty for data. Some hosts send errors with status 200."""
-    with path.open("rb") as handle:
-        head = handle.read(300).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<svg", b"<?xml")):
-        # A storage service's refusal is XML with the root <Error>: no file of any name.
-        page = any(mark in head for mark in (b"<!doctype html", b"<html", b"<error>"))
-        return "a web page" if page else "an XML message"
-    if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer"
-    return "a JSON message" if head.startswith(b"{") else ""
 
 
 def _hash(*words: str) -> str:
