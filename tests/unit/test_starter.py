@@ -85,6 +85,16 @@ def test_all_that_is_wrong_with_a_config_is_in_one_list(tmp_path: Path) -> None:
     assert text.count("\n") == len(codes)
 
 
+def test_a_key_that_is_misspelt_is_all_that_is_wrong_with_it(tmp_path: Path) -> None:
+    config, _ = start("mine", "files", "cell_types", tmp_path)
+    raw = yaml.safe_load(config.read_text())
+    raw["experiments"]["mine"]["spilt"] = raw["experiments"]["mine"].pop("split")
+    with pytest.raises(InputErrors) as caught:
+        load_config(raw, [config])
+    # The key that is not known, and the one that is missing.
+    assert len(caught.value.errors) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [

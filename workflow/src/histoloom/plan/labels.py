@@ -117,10 +117,9 @@ class Labels:
         if reads == "table":
             tables, name = self.sections.tables(cohort), self.entry(labels)["table"]
             if name not in tables:
-                where, remedy = (
-                    f"{self.config.origin}: labels.{labels}.table",
-                    f"tables: {', '.join(tables) or 'none'}.",
-                )
+                where = f"{self.config.origin}: labels.{labels}.table"
+                own = "for a table of your own use `method: table` with its `path`."
+                remedy = f"tables: {', '.join(tables)}; {own}" if tables else own
                 problem = f"source '{source}' of cohort '{cohort}' publishes no table '{name}'."
                 raise InputError(where, problem, remedy, "labels-no-table")
             return [tables[name]]
