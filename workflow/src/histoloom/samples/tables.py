@@ -128,17 +128,17 @@ def _header_of(raw: bytes) -> tuple[str, bytes, int]:
 
     The last of several first lines with # is the header where it has about as many cells as the line below.
     """
-    marked: list[str] = []
+    comments: list[str] = []
     while True:
         first, _, body = raw.partition(b"\n")
         line = first.decode("utf-8", errors="replace")
         if line.startswith("#") and body:
-            marked, raw = [*marked, line], body
+            comments, raw = [*comments, line], body
             continue
         delimiter = delimiter_of(line)
-        if marked and marked[-1].count(delimiter) + 1 >= line.count(delimiter):
-            return marked[-1], raw, len(marked)
-        return line, body, len(marked) + 1
+        if comments and comments[-1].count(delimiter) + 1 >= line.count(delimiter):
+            return comments[-1], raw, len(comments)
+        return line, body, len(comments) + 1
 
 
 def _bare(cell: str) -> str:
