@@ -137,7 +137,7 @@ def test_gene_filter_is_cell2locations(monkeypatch: pytest.MonkeyPatch) -> None:
     filtering.plt.close("all")
 
 
-@pytest.mark.parametrize("place", ["X", "raw", "layer", "csc", "dense"])
+@pytest.mark.parametrize("place", ["X", "raw", "layer", "csc", "dense", "half precision"])
 def test_raw_counts_are_found_wherever_they_lie(tmp_path: Path, place: str) -> None:
     data = _cells()
     expected = ad.read_h5ad(_build(data.copy(), tmp_path, "plain"))
@@ -153,6 +153,8 @@ def test_raw_counts_are_found_wherever_they_lie(tmp_path: Path, place: str) -> N
         moved.X = csc_matrix(data.X)
     elif place == "dense":
         moved.X = data.X.toarray()
+    elif place == "half precision":
+        moved.X = data.X.toarray().astype(np.float16)
     path = _build(moved, tmp_path, place)
     found = ad.read_h5ad(path)
     assert (found.X != expected.X).nnz == 0

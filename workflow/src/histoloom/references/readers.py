@@ -140,7 +140,9 @@ def _rows(node: Any, rows: np.ndarray) -> csr_matrix:
     from scipy.sparse import csr_matrix
 
     if not hasattr(node, "keys"):
-        return csr_matrix(node[rows])
+        read = node[rows]
+        # scipy has no sparse matrices of half precision.
+        return csr_matrix(read.astype(np.float32) if read.dtype == np.float16 else read)
     stored = ad.io.sparse_dataset(node)
     # Rows of a CSC file cannot be read alone; a slice over half the file is no cheaper than all of it.
     if stored.format == "csc" or len(rows) > stored.shape[0] / 2:
