@@ -204,4 +204,4 @@ def changed_profile(tmp_path: Path, edits: dict[str, tuple[str, str]]) -> Path:
 def tables(folder: Path) -> dict[str, bytes]:
     """Return the bytes of a folder's labels, metrics and tables."""
     found = [p for part in ("metrics", "tables") for p in sorted((folder / "results" / part).rglob("*"))]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in found if p.is_file() and p.stem != "table3"}
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found if p.is_file() and "table3" not in p.name}
