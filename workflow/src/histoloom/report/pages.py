@@ -16,10 +16,11 @@ from histoloom.metrics.continuous import SMALL_SPREAD
 
 UNDEFINED = "–"
 _CSS = """
-body{font:15px/1.45 system-ui,sans-serif;margin:1.5em;color:#222;max-width:75em}
+body{font:14px/1.4 system-ui,sans-serif;margin:1.2em;color:#222;max-width:75em}h1{font-size:1.5em}h2{font-size:1.2em}
 table{border-collapse:collapse;margin:.6em 0 1.2em}
-th,td{padding:.25em .6em;border-bottom:1px solid #ddd;vertical-align:top;max-width:28em}
+th,td{padding:.25em .5em;border-bottom:1px solid #ddd;vertical-align:top;max-width:28em}
 th{border-bottom:2px solid #888}td b{background:#e3f1e8}p{max-width:60em}
+table:has(th:nth-child(7)){font-size:.87em}table:has(th:nth-child(7)) :is(th,td){padding:.25em .3em}
 """
 
 
@@ -86,7 +87,7 @@ def _alignment(frame: pd.DataFrame) -> list[str]:
 def _html_cell(cell: Any) -> str:
     text = html.escape(str(cell))
     if len(text) < 28:
-        text = text.replace(" ", "&nbsp;")
+        text = re.sub("([;:])&nbsp;", r"\1 ", text.replace(" ", "&nbsp;"))
     return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
 
 
