@@ -150,6 +150,7 @@ def _figure(
     if mapper is not None:
         bar = ColorBar(color_mapper=mapper, height=size[1] - 40, width=12, title=view.units, name="scale")
         plot.add_layout(bar, "right")
+        plot.min_border_right = 75  # numbers of another type may be longer than those that were measured at first
     if view.mpp:
         plot.add_layout(
             ScaleBar(range=ranges[0], unit="µm", dimensional=Metric(base_unit="m"), orientation="horizontal",
