@@ -109,6 +109,12 @@ class HisToGeneTask(PixelTask):
         order = torch.randperm(len(self.sections), generator=generator).tolist()
         return [self.sections[number] for number in order]
 
+    def images(self, rows: Tensor, codes: Tensor | None) -> Tensor:
+        """Return prepared images of a section; some at a time are held at the tiles' own size."""
+        prepare, parts = super().images, rows.split(_BLOCK)
+        turned = [None] * len(parts) if codes is None else codes.split(_BLOCK)
+        return torch.cat([prepare(part, own) for part, own in zip(parts, turned, strict=True)])
+
     def image_loss(self, images: Tensor, rows: Tensor) -> Tensor:
         predicted = self.network(flatten_patches(images), self.positions[rows][None].to(images.device))
         return torch.nn.functional.mse_loss(predicted[0], self.y[rows].to(images.device))
