@@ -3,7 +3,7 @@
 Each model trains on the same random tiles in two ways in one process: our loop (uint8 tiles on the device, symmetries and
 normalisation there, full precision and bf16), and the public codes' way (one PIL image per observation, transforms and
 normalisation on the CPU, a loader without workers, float32 batches). Peak GPU memory is torch's, allocated.
-Retrieval: one blockwise search for k = 500 against a loop over queries.
+`bench_retrieval.py` has the search of the retrieval models, `bench_pixel_inputs.py` what a step waits for its pixels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from histoloom.models.cmrcnet import CMRCNet, CmrcnetSpec
 from histoloom.models.hist2cell import Hist2CellModel, Hist2CellSpec
 from histoloom.models.pixel_training import IMAGENET
 from histoloom.models.stnet import STNet, STNetSpec
-from histoloom.networks.retrieval import find_neighbours
 from histoloom.targets import kind_of
 
 RANDOM = {"weights": "random", "epochs": 1}
@@ -113,29 +112,6 @@ def public_way(name: str, data: FoldData, pixels: np.ndarray, device: str, batch
     return seen / (time.perf_counter() - start)
 
 
-def retrieval(device: str, n_keys: int, n_queries: int, k: int = 500) -> None:
-    """Print the seconds of one search and of a loop over queries, and whether the neighbours are the same."""
-    torch.manual_seed(0)
-    keys, queries = torch.randn(n_keys, 256, device=device), torch.randn(n_queries, 256, device=device)
-    find_neighbours(queries[:64], keys, k)
-    start = time.perf_counter()
-    found = find_neighbours(queries, keys, k).cpu().numpy()
-    once = time.perf_counter() - start
-    host_keys, host_queries = keys.cpu().numpy(), queries.cpu().numpy()
-    host_keys = host_keys / np.linalg.norm(host_keys, axis=1, keepdims=True)
-    host_queries = host_queries / np.linalg.norm(host_queries, axis=1, keepdims=True)
-    start = time.perf_counter()
-    tried = min(n_queries, 100)
-    loop = [np.argsort(-(host_keys @ host_queries[q]), kind="stable")[:k] for q in range(tried)]
-    each = (time.perf_counter() - start) / tried
-    same = np.mean([len(set(a) & set(b)) / k for a, b in zip(found, loop, strict=False)])
-    ratio = each * n_queries / once
-    print(
-        f"retrieval {n_keys} keys x {n_queries} queries, k {k}: {once:.2f} s, loop {each * n_queries:.1f} s (from {tried}),"
-    )
-    print(f"  ratio {ratio:.0f}, same neighbours {same:.4f}")
-
-
 def main() -> None:
     """Run all."""
     logging.disable(logging.INFO)
@@ -157,7 +133,6 @@ def main() -> None:
             f"{full / plain:.1f}, {half / plain:.1f}",
             flush=True,
         )
-    retrieval(device, 45_000 if device != "cpu" else 20_000, 5_000 if device != "cpu" else 1_000)
 
 
 if __name__ == "__main__":
