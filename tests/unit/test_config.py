@@ -50,6 +50,16 @@ def test_shipped_configs_are_valid(name: str) -> None:
     assert plan.report.targets()
 
 
+def test_batches_of_a_cohort_are_cut_once_however_many_jobs_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, counted = load(demo()), []
+    monkeypatch.setattr(
+        plan.sections, "samples", lambda cohort, ask=plan.sections.samples: counted.append(1) or ask(cohort)
+    )
+    for batch in plan.embeddings.batches("texture", "demo"):
+        plan.embeddings.batch_files("texture", "demo", batch)
+    assert len(counted) <= 1
+
+
 def test_defaults_are_filled_in_and_do_not_leak_between_entries() -> None:
     plan = load(demo())
     first = plan.config.get("experiments", "demo")

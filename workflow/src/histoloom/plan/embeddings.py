@@ -60,6 +60,7 @@ class Embeddings:
 
     def __init__(self, config: Config, sections: Sections, experiments: Experiments) -> None:
         self.config, self.sections, self.experiments = config, sections, experiments
+        self._batches: dict[tuple[int, str], dict[str, list[str]]] = {}
         check_encoder_groups(config)
 
     @cached_property
@@ -95,14 +96,17 @@ class Embeddings:
         A name holds a hash of the members: a run over a subset shares every batch whose members all take part.
         """
         size = self.config.get("encoders", encoder)["sections_per_batch"]
-        order = [row["sample"] for row in self.config.sheets[cohort]]
-        chosen = set(self.sections.samples(cohort))
-        batches = {}
-        for index in range(0, len(order), size):
-            members = [s for s in order[index : index + size] if s in chosen]
-            if members:
-                batches[f"b{index // size}-{sha256_text(canonical_json(members))[:8]}"] = members
-        return batches
+        # Every batch's job asks, so that without memory a plan takes the square of the sections.
+        if (size, cohort) not in self._batches:
+            order = [row["sample"] for row in self.config.sheets[cohort]]
+            chosen = set(self.sections.samples(cohort))
+            cut = ([s for s in order[i : i + size] if s in chosen] for i in range(0, len(order), size))
+            self._batches[size, cohort] = {
+                f"b{number}-{sha256_text(canonical_json(members))[:8]}": members
+                for number, members in enumerate(cut)
+                if members
+            }
+        return self._batches[size, cohort]
 
     def files(self, encoder: str, cohorts: Iterable[str]) -> list[str]:
         tiles = self.config.get("encoders", encoder)["tiles"]
