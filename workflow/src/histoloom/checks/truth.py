@@ -21,8 +21,8 @@ inputs = check_files
 def score_truth(spec: Mapping[str, Any], labels: Labels, truth: Labels) -> Tables:
     """Correlate every label type (target) with every type of the ground truth (target2), section by section.
 
-    ``diagonal_is_max`` (1 or 0), for each label type whose namesake is in the ground truth, says whether its largest
-    cohort mean lies with its namesake.
+    ``diagonal_is_max`` (1 or 0), for each label type that is in the ground truth too, says whether its largest
+    cohort mean lies with itself.
     """
     first = [name for name in labels.types for _ in truth.types]
     second = truth.types * len(labels.types)
@@ -46,7 +46,7 @@ score = paired(score_truth)
 
 
 def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
-    """Draw the correlations of label types with simulated types as a heatmap, namesakes first, on the diagonal."""
+    """Draw the correlations of label types with simulated types as a heatmap, types of the same name first, on the diagonal."""
     mean = rows[(rows["metric"] == "cc") & (rows["aggregation"] == "cohort")]
     wide = mean.groupby(["target", "target2"])["value"].mean().unstack()
     common = [name for name in wide.index if name in wide.columns]
@@ -72,7 +72,7 @@ def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> 
         mean_own = float(np.nanmean(own)) if np.isfinite(own).any() else np.nan
         fig.colorbar(image, ax=ax, shrink=0.7, pad=0.02).set_label("Pearson's r, mean over patients")
         text = (
-            f"{n['patient'].nunique()} patients, {len(n)} sections; namesakes: mean {mean_own:.2f},\n"
+            f"{n['patient'].nunique()} patients, {len(n)} sections; same type: mean {mean_own:.2f},\n"
             f"largest in row and column: {int(check.sum())} of {len(check)}"
         )
         heading(fig, f"{title}\n{text}")
