@@ -46,7 +46,7 @@ score = paired(score_truth)
 
 
 def draw(spec: Mapping[str, Any], rows: pd.DataFrame, title: str, out: Path) -> None:
-    """Draw the correlations of label types with simulated types as a heatmap, types of the same name first, on the diagonal."""
+    """Draw the correlations of label types with simulated types as a heatmap, those of one name on the diagonal."""
     mean = rows[(rows["metric"] == "cc") & (rows["aggregation"] == "cohort")]
     wide = mean.groupby(["target", "target2"])["value"].mean().unstack()
     common = [name for name in wide.index if name in wide.columns]
