@@ -95,7 +95,8 @@ def waiting(name: str, data: FoldData, steps: int = 1) -> None:
     optimiser = task.optimiser()
     task.network.train()
     reading = preparing = whole = 0.0
-    for number, rows in enumerate(task.batches(len(data.train), generator)[: steps + 1]):
+    batches = task.batches(len(data.train), generator) * 2  # HisToGene has one
+    for number, rows in enumerate(batches[: steps + 1]):
         start = time.perf_counter()
         task.tiles.batch(rows)
         read = time.perf_counter() - start
