@@ -14,6 +14,7 @@ def main(snakemake):
             experiment=snakemake.wildcards.experiment,
             spec=json.loads(snakemake.params.spec),
             metrics=files["metrics"],
+            efficiency=files["efficiency"],
             out={role: out[role] for role in out.final},
         )
 

@@ -85,7 +85,8 @@ class SimulatedWorld:
         if out.exists():
             return
         raw = ready(plan.labels.reference_files(reference)["h5ad"][0])
-        write_reference(spec=plan.sections.simulation_spec(plan.config.get("references", reference)["cohort"]), out=raw)
+        if cohort := plan.config.get("references", reference).get("cohort"):
+            write_reference(spec=plan.sections.simulation_spec(cohort), out=raw)
         build_reference(
             spec=plan.labels.reference_spec(reference),
             files={"h5ad": [raw]},
@@ -112,6 +113,7 @@ class SimulatedWorld:
                     LabelTask(
                         plan.labels.spec(labels), cohort, group, seed, files["samples"], Path("scratch") / labels / cohort,
                         reference=next(iter(files["reference"]), None), tables=files["tables"], nuclei=files["nuclei"],
+                        genes=next(iter(files["genes"]), None),
                     )
                 )  # fmt: skip
                 made.append(folder / f"{group}.{seed}.h5ad")

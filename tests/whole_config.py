@@ -8,6 +8,7 @@ from typing import Any
 
 from histoloom import paths as patterns
 from histoloom.config import RESOURCES
+from histoloom.efficiency import gather
 from histoloom.folds import make_folds
 from histoloom.folds.panel import select_panel
 from histoloom.inputs.pixels import pack_tiles
@@ -55,12 +56,14 @@ class WholeConfig(SimulatedWorld):
                     pack_tiles(**given, tiles=table, out=packed, index=Path(f"{packed}.json"))
 
     def evaluate(self, experiment: str) -> None:
-        """Train, predict and score all models of an experiment, and draw what an expression experiment shows."""
+        """Train, predict and score all models of an experiment, and draw what it shows."""
         plan, entry = self.plan, self.plan.config.get("experiments", experiment)
-        for cohort in entry["cohorts"]:
+        for cohort in plan.experiments.cohorts(experiment):
             self.sections(cohort)
             for encoder in dict.fromkeys(e for m in entry["models"] for e in plan.embeddings.of_model(m)):
                 self.embeddings(encoder, cohort)
+            if entry["labels"]:
+                self.labels(entry["labels"], cohort)
         target, folds, panel = (
             ready(p.format(experiment=experiment)) for p in (patterns.TARGET, patterns.FOLDS, patterns.PANEL)
         )
@@ -68,11 +71,17 @@ class WholeConfig(SimulatedWorld):
         spec = plan.experiments.spec(experiment, "target")
         make_target(spec=spec, files=files, out=target)
         make_folds(spec=plan.experiments.spec(experiment, "folds"), target=target, seed=entry["seed"], out=folds)
-        select_panel(spec=spec, target=target, folds=folds, out=panel)
+        if plan.models.panel_files(experiment):
+            select_panel(spec=spec, target=target, folds=folds, out=panel)
         for model in entry["models"]:
             self.model(experiment, model, target, folds)
         for check in plan.checks.ceilings(experiment):
             self.check_rows(check)
+        self.report(experiment, target, folds)
+
+    def report(self, experiment: str, target: Path, folds: Path) -> None:
+        """Write what an expression experiment shows of its genes."""
+        plan = self.plan
         given = plan.report.expression_files(experiment)
         out = {e: ready(patterns.TABLE.format(experiment=experiment, table="protocols", ending=e)) for e in ENDINGS}
         out |= {role: ready(f"results/figures/{experiment}/{name}") for role, name in FIGURES.items()}
@@ -93,18 +102,28 @@ class WholeConfig(SimulatedWorld):
             "files": {**reads, "target": [target], "folds": [folds]}, "device": "cpu",
         }  # fmt: skip
         files = paths(plan.models.files(experiment, model))
-        for path in files:
-            by_fold = len(files) > 1 or plan.models.kind(model).job == "fold"
-            fold, _, seed = path.stem.rpartition(".")
-            which = {"fold": fold, "seed": int(seed)} if by_fold else {}
-            fit_models(**given, **which, out=ready(path), efficiency=path.with_suffix(".json"))
+        efficiency = ready(patterns.MODEL_EFFICIENCY.format(experiment=experiment, model=model))
+        if plan.models.kind(model).job == "experiment":
+            fit_models(**given, out=ready(files[0]), efficiency=efficiency)
+        else:
+            records = [ready(path) for path in plan.models.fold_efficiencies(experiment, model)]
+            for path, record in zip(files, records, strict=True):
+                fold, _, seed = path.stem.rpartition(".")
+                fit_models(**given, fold=fold, seed=int(seed), out=ready(path), efficiency=record)
+            gather(records, efficiency)
         predictions = paths(plan.models.predictions(experiment, model))
         for path in predictions:
             predict_models(**given, models=files, variant=path.stem, out=ready(path))
-        score_predictions(
-            spec=plan.experiments.spec(experiment, "scoring"), experiment=experiment, model=model, predictions=predictions,
-            target=target, folds=folds, out=metrics,
-        )  # fmt: skip
+        scored: dict[str, Any] = {
+            "spec": plan.experiments.spec(experiment, "scoring"), "experiment": experiment, "model": model,
+            "target": target, "folds": folds,
+        }  # fmt: skip
+        if experiment in plan.experiments.leakage_tests():
+            names = {"experiment": experiment, "model": model}
+            leaks, out = (ready(p.format(**names)) for p in (patterns.LEAKAGE_PREDICTIONS, patterns.LEAKAGE_METRICS))
+            predict_models(**given, models=files, variant="leaks", out=leaks)
+            score_predictions(**scored, predictions=[leaks], out=out, leakage=True)
+        score_predictions(**scored, predictions=predictions, out=metrics)
 
     def paper(self, paper: str) -> list[Path]:
         """Write all tables of a paper; return the markdown files."""
@@ -114,8 +133,8 @@ class WholeConfig(SimulatedWorld):
             out = {e: ready(patterns.PAPER_TABLE.format(paper=paper, number=number, ending=e)) for e in ENDINGS}
             write_paper_table(
                 spec=json.loads(json.dumps(self.plan.report.paper_spec(paper))), number_of_table=int(number),
-                metrics=paths(self.plan.report.paper_results(paper)["metrics"]), efficiency=[], published_dir=table.parent,
-                out=out,
+                **{role: paths(names) for role, names in self.plan.report.paper_results(paper).items()},
+                published_dir=table.parent, out=out,
             )  # fmt: skip
             written.append(out["md"])
         return written

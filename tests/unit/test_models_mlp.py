@@ -116,11 +116,14 @@ class Data:
         return [(fold.name, seed) for fold in self.folds for seed in self.seeds]
 
 
-def fit(data, spec, checkpoints=None):
+def fit(data, spec, checkpoints=None, record=None):
     """Fit all folds and seeds; by (fold, seed)."""
-    model = MLP(MLPSpec.from_json(spec))
+    model, job = (
+        MLP(MLPSpec.from_json(spec)),
+        JobContext(checkpoints=checkpoints, record={} if record is None else record),
+    )
     together = [data.fold_data(fold, seed) for fold in data.folds for seed in data.seeds]
-    return dict(zip(data.keys(), model.fit_many(together, JobContext(checkpoints=checkpoints)), strict=True))
+    return dict(zip(data.keys(), model.fit_many(together, job), strict=True))
 
 
 def predict(fitted, data):
@@ -172,15 +175,21 @@ def plain_loop(data, fold, seed, spec):
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: min(1, (done + 1) / warmup))
     train = torch.from_numpy(fold.train)
     batches = int(np.ceil(len(train) / spec["batch_size"]))
-    curve, best = [], None
+    curve, best, losses_of = [], None, {"train_loss": [], "val_loss": []}
     for _ in range(max(spec["epochs"], int(np.ceil(spec["min_steps"] / batches)))):
+        steps = []
         for rows in torch.tensor_split(train[torch.randperm(len(train), generator=generator)], batches):
             optimiser.zero_grad()
-            formula(net(xs[rows]), ys[rows], spec).backward()
+            loss = formula(net(xs[rows]), ys[rows], spec)
+            loss.backward()
+            steps.append(float(loss.detach()))
             optimiser.step()
             schedule.step()
+        losses_of["train_loss"].append(np.mean(steps))
         with torch.no_grad():
             out = net(xs).numpy() * y_std + y_mean
+            if len(fold.val):
+                losses_of["val_loss"].append(float(formula(net(xs[fold.val]), ys[fold.val], spec)))
         if len(fold.val):
             curve.append(
                 np.mean([np.corrcoef(out[fold.val][:, t], y[fold.val][:, t])[0, 1] for t in range(y.shape[1])])
@@ -191,6 +200,7 @@ def plain_loop(data, fold, seed, spec):
         (best if len(fold.val) else out),
         curve,
         [m.weight.detach().numpy().T for m in modules if isinstance(m, torch.nn.Linear)],
+        losses_of,
     )
 
 
@@ -211,7 +221,7 @@ def test_stacked_equals_one_by_one(given, double):
     fitted = fit(data, spec)
     for fold in data.folds:
         for seed in data.seeds:
-            expected, _, weights = plain_loop(data, fold, seed, spec)
+            expected, _, weights, _ = plain_loop(data, fold, seed, spec)
             model = fitted[fold.name, seed]
             for i, weight in enumerate(weights):
                 np.testing.assert_allclose(model.state()[f"w{i}"], weight, atol=1e-7)
@@ -226,7 +236,7 @@ def test_stacked_equals_one_by_one_in_single_precision():
     data, spec = make_data(), spec_of(epochs=1)
     fitted = fit(data, spec)
     for fold in data.folds:
-        expected, _, _ = plain_loop(data, fold, 7, spec)
+        expected, _, _, _ = plain_loop(data, fold, 7, spec)
         np.testing.assert_allclose(predict(fitted[fold.name, 7], data), expected, atol=1e-5)
 
 
@@ -256,13 +266,30 @@ def test_val_patient_keeps_the_epoch_with_the_best_cc():
         for seed in data.seeds:
             model = fitted[fold.name, seed]
             assert model.choices["how"] == f"val_patient {data.patients[fold.val[0]]}"
-            expected, curve, _ = plain_loop(data, fold, seed, spec)
+            expected, curve, _, _ = plain_loop(data, fold, seed, spec)
             np.testing.assert_allclose(predict(model, data), expected, atol=2e-2)
             assert model.choices["epochs"] == int(np.argmax(curve)) + 1
             picked.append(int(np.argmax(curve)) + 1)
     assert len(set(picked)) > 2
     middle = {"epochs": sorted(picked)[(len(picked) - 1) // 2], "how": "median of the folds' choices"}
     assert [fitted["all", seed].choices for seed in data.seeds] == [middle] * 2
+
+
+def test_recorded_losses_are_those_of_training_one_by_one(double):
+    """Folds of other sizes end their epochs at other steps."""
+    data, spec, record = make_data(selection="val_patient", val=True), spec_of(epochs=3, batch_size=20), {}
+    fit(data, spec, record=record)
+    curves = {(c["fold"], c["seed"]): c for c in record["curves"] if c["part"] == "fit"}
+    assert curves
+    for fold in data.folds[:-1]:
+        for seed in data.seeds:
+            _, scores, _, losses_of = plain_loop(data, fold, seed, spec)
+            for name, expected in {**losses_of, "val_score": scores}.items():
+                np.testing.assert_allclose(curves[fold.name, seed][name], expected, atol=2e-5)
+    # The model of everyone comes last and holds nobody out.
+    last = [c for c in record["curves"] if c["part"] == "last"]
+    assert {c["fold"] for c in last} == {data.folds[-1].name}
+    assert all("val_loss" not in c for c in last)
 
 
 def test_inner_cv_averages_curves_over_held_out_training_patients():

@@ -73,6 +73,22 @@ def test_a_loss_is_not_read_at_every_step(monkeypatch):
     assert counts[0] == counts[1] > 0
 
 
+def test_the_loss_of_an_epoch_is_the_mean_of_its_steps_also_after_an_interruption(tmp_path, monkeypatch):
+    steps = []
+    own = Toy.loss
+    monkeypatch.setattr(Toy, "loss", lambda self, *a: steps.append(own(self, *a)) or steps[-1])
+    whole, resumed = {}, {}
+    fit(None, record=whole)
+    (curve,) = whole["curves"]
+    expected = np.reshape([float(loss.detach()) for loss in steps], (3, N // BATCH)).mean(axis=1)
+    np.testing.assert_allclose(curve["train_loss"], expected, atol=1e-5)
+    monkeypatch.setenv("HISTOLOOM_CHECKPOINT_SECONDS", "0")
+    with pytest.raises(FloatingPointError):
+        fit(8, checkpoints=Checkpoints(tmp_path, "a"))
+    fit(None, checkpoints=Checkpoints(tmp_path, "a"), record=resumed)
+    assert resumed["curves"] == whole["curves"]
+
+
 def test_weights_that_are_not_numbers_are_never_kept(tmp_path, monkeypatch):
     """A try that goes on from a checkpoint counts the epoch's batches from its start."""
     monkeypatch.setenv("HISTOLOOM_CHECKPOINT_SECONDS", "0")

@@ -20,10 +20,12 @@ from histoloom.metrics import score_predictions
 from histoloom.metrics.scored import read_predictions
 from histoloom.report.baselines import _skill
 from histoloom.report.coloc import cluster_order, draw_coloc
+from histoloom.report.curves import draw_curves, read_curves
 from histoloom.report.errors import find_cases
 from histoloom.report.experiment import report_experiment
 from histoloom.report.maps import choose_types, draw_maps, draw_ranks, median_section, rank_types
 from histoloom.report.results import overall, read_results
+from histoloom.report.side_by_side import draw_coloc_models, draw_models, shown_types
 from histoloom.report.slides import report_slide
 
 SPEC_DRAWN = {**SPEC, "models": ["flat", "ridge"]}
@@ -72,13 +74,19 @@ def draw_all(folder, files, samples, out, models=("ridge", "flat")):
     tables = {
         f"{name}_{end}": out / f"{name}.{end}" for name in ("summary", "baselines") for end in ("csv", "md", "html")
     }
-    pictures = {name: out / f"{name}.png" for name in ("bars", "baselines", "between")}
-    report_experiment(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, out=tables | pictures)
+    pictures = {name: out / f"{name}.png" for name in ("bars", "baselines", "between", "curves")}
+    report_experiment(experiment="loo", spec=SPEC_DRAWN, metrics=metrics, efficiency=[], out=tables | pictures)
     for model in models:
         names, paths = {"experiment": "loo", "model": model}, files[model]
         draw_maps(**names, predictions=paths["predictions"], samples=samples, out=out / f"maps-{model}.jpg")
         draw_ranks(**names, **paths, out=out / f"ranks-{model}.png")
         draw_coloc(**names, metrics=folder / f"{model}.parquet", out=out / f"coloc-{model}.png")
+    both = {model: files[model] for model in ("ridge", "flat")}
+    draw_models(
+        experiment="loo", models={m: f["predictions"] for m, f in both.items()}, samples=samples,
+        target=files["ridge"]["target"], folds=files["ridge"]["folds"], out=out / "models.jpg",
+    )  # fmt: skip
+    draw_coloc_models(experiment="loo", models={m: folder / f"{m}.parquet" for m in both}, out=out / "models_coloc.png")
     report_slide(
         predictions=files["ridge"]["predictions"],
         cohort="demo",
@@ -95,7 +103,7 @@ def test_every_figure_is_drawn_without_warnings_and_twice_the_same(drawn, tmp_pa
         warnings.simplefilter("error")
         names = draw_all(folder, files, samples, tmp_path / "a")
     again = draw_all(folder, files, samples, tmp_path / "b", models=("ridge",))
-    assert (len(names), len(again)) == (19, 16)
+    assert (len(names), len(again)) == (22, 19)
     for name in again:
         picture = (tmp_path / "a" / name).read_bytes()
         assert picture.startswith(b"\x89PNG") == name.endswith(".png")
@@ -151,6 +159,36 @@ def test_types_drawn_span_best_to_worst_and_skip_undefined():
     assert choose_types(r, most=3) == [2, 3, 4]
     assert choose_types(r, most=4)[0] == 2
     assert choose_types(np.array([np.nan])) == [0]
+
+
+def test_types_side_by_side_are_chosen_by_ranks_of_labels_alone():
+    ranks = pd.DataFrame({"training": [3, 1, 5, 2, 4], "test": [3, 2, 4, 5, 1], "prediction": [5, 4, 3, 2, 1]},
+                         index=list("abcde"))  # fmt: skip
+    chosen = shown_types(ranks)
+    # d and e move by 3 ranks; e is among the least abundant already.
+    assert list(chosen) == ["b", "d", "e", "c"]
+    assert shown_types(ranks.assign(prediction=[1, 2, 3, 4, 5])) == chosen
+    assert list(shown_types(ranks.loc[["b"]])) == ["b"]
+    assert list(shown_types(ranks.loc[["b", "d"]])) == ["b", "d"]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_curves_of_folds_with_other_numbers_of_epochs_are_drawn(tmp_path, held_out):
+    rng, trainings = np.random.default_rng(0), []
+    for fold, epochs in (("a", 9), ("b", 9), ("all", 12)):
+        more = {"val_loss": rng.random(epochs).tolist(), "val_score": rng.random(epochs).tolist()}
+        trainings.append({"fold": fold, "seed": 0, "part": "fit", "train_loss": rng.random(epochs).tolist()}
+                         | (more if held_out and fold != "all" else {}))  # fmt: skip
+    records = {"mlp": {"curves": trainings}, "ridge": {}, "hist2cell": {"curves": trainings[:1]}}
+    for model, record in records.items():
+        (tmp_path / f"{model}.json").write_text(json.dumps(record))
+    paths = [tmp_path / f"{model}.json" for model in records]
+    assert list(read_curves(paths)) == ["mlp", "hist2cell"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_curves(title="t", efficiency=paths, out=tmp_path / "curves.png")
+        draw_curves(title="t", efficiency=[], out=tmp_path / "none.png")
+    assert (tmp_path / "curves.png").stat().st_size > 2 * (tmp_path / "none.png").stat().st_size
 
 
 def test_clusters_are_put_together():

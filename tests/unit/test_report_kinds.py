@@ -31,7 +31,7 @@ TABLES = [f"{name}_{ending}" for name in ("summary", "baselines") for ending in 
 def outputs(folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     tables = {role: folder / role.replace("_", ".") for role in TABLES}
-    return tables | {name: folder / f"{name}.png" for name in ("bars", "baselines", "between")}
+    return tables | {name: folder / f"{name}.png" for name in ("bars", "baselines", "between", "curves")}
 
 
 def class_metrics(path: Path, model: str, noise: float) -> Path:
@@ -60,7 +60,7 @@ def test_classes_are_tabled_and_drawn_by_their_own_scores(tmp_path: Path) -> Non
     }
     spec["baselines"] = [{"model": "bad", "level": "majority", "baseline": True}]
     out = outputs(tmp_path / "cells")
-    report_experiment(experiment="cells", spec=spec, metrics=files, out=out)
+    report_experiment(experiment="cells", spec=spec, metrics=files, efficiency=[], out=out)
     table = pd.read_csv(out["summary_csv"]).set_index("model")
     truth = read_metrics(files[:1])
     row = truth.query("metric == 'macro_f1' and aggregation == 'cohort' and target == ''")
@@ -111,7 +111,7 @@ def test_variants_are_models_of_their_own_and_flat_ones_are_marked(variants: tup
     assert table.loc["bleep (k500)", "sd_ratio"] < 0.1 < table.loc["bleep (k50)", "sd_ratio"]
     assert table.loc["bleep (k50)", "cc"] == pytest.approx(table.loc["bleep (k500)", "cc"], abs=1e-3)
     out = outputs(tmp_path / "loo")
-    report_experiment(experiment="loo", spec=spec, metrics=variants, out=out)
+    report_experiment(experiment="loo", spec=spec, metrics=variants, efficiency=[], out=out)
     text = out["summary_md"].read_text()
     flat = next(line for line in text.splitlines() if "bleep (k500)" in line)
     assert "⚠" in flat

@@ -28,6 +28,7 @@ rule report_experiment:
             "between or within sections",
             figure="between",
         ),
+        curves=shown(paths.FIGURE, "How good is it", "losses by epoch", figure="curves"),
     log:
         "logs/report/report_experiment/{experiment}.log",
     benchmark:
@@ -209,6 +210,38 @@ rule report_model:
         code=code_of("report"),
     script:
         "../../scripts/report_model.py"
+
+
+rule report_models:
+    input:
+        unpack(inputs(PLAN.report.compared_files)),
+        target=paths.TARGET,
+        folds=paths.FOLDS,
+    output:
+        maps=shown(paths.MODELS_FIGURE, "Where does it fail", "models side by side"),
+        colocalization=shown(
+            paths.FIGURE,
+            "Where does it fail",
+            "colocalization by all models",
+            figure="models_colocalization",
+        ),
+    log:
+        "logs/report/report_models/{experiment}.log",
+    benchmark:
+        "benchmarks/report/report_models/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENTS,
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(NEEDS["report_model"]),
+        runtime=runtime(NEEDS["report_model"]),
+    params:
+        models=spec(PLAN.report.compared),
+        code=code_of("report"),
+    script:
+        "../../scripts/report_models.py"
 
 
 rule report_check:

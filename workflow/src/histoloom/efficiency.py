@@ -74,6 +74,8 @@ def gather(paths: Sequence[Path], out: Path) -> None:
     for key in ("seconds", "items", "epochs", "examples"):
         if all(key in record for record in records):
             gathered[key] = round(sum(record[key] for record in records), 3)
+    if "curves" in gathered:
+        gathered["curves"] = [curve for record in records for curve in record["curves"]]
     for key in ("peak_rss_mb", "peak_gpu_mb"):
         gathered[key] = max((record[key] for record in records if record[key] is not None), default=None)
     gathered["items_per_s"] = round(gathered["items"] / max(gathered["seconds"], 1e-9), 4)

@@ -8,7 +8,7 @@ and tests.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self
@@ -154,6 +154,11 @@ class JobContext:
     def checkpoint(self, name: str, facts: Json = None) -> AbstractContextManager[Checkpoint | None]:
         """Return the checkpoint of one fit, as a context; of None where nothing is kept."""
         return nullcontext() if self.checkpoints is None else self.checkpoints.of(name, facts)
+
+    def record_curves(self, fold: str, seed: int, part: str, **curves: Sequence[float]) -> None:
+        """Record losses and scores by epoch; `part` is ``fit``, ``last`` or that of an inner fold."""
+        rounded = {name: [round(float(value), 5) for value in curve] for name, curve in curves.items() if len(curve)}
+        self.record.setdefault("curves", []).append({"fold": fold, "seed": seed, "part": part, **rounded})
 
 
 @dataclass(frozen=True)

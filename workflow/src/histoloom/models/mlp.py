@@ -88,7 +88,13 @@ class MLP(Model):
     def _train(self, name: str, members: Sequence[Member], table: _Table, job: JobContext) -> list[Trained]:
         """Train a round; one that an earlier try has begun goes on from its checkpoint."""
         checkpoint = None if job.checkpoints is None else job.checkpoints.of(name, member_facts(members))
-        return train_stack(table.features, table.values, members, self.spec, job.device, checkpoint=checkpoint)
+        results = train_stack(table.features, table.values, members, self.spec, job.device, checkpoint=checkpoint)
+        for member, trained in zip(members, results, strict=True):
+            job.record_curves(
+                member.fold, member.seed, name, train_loss=trained.train_loss, val_loss=trained.val_loss,
+                val_score=trained.curve,
+            )  # fmt: skip
+        return results
 
     def _member(
         self, fold: FoldData, table: _Table, epochs: int, word: str, inner: tuple[Any, Any] | None = None

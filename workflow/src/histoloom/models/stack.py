@@ -61,11 +61,16 @@ class Member:
 
 @dataclass
 class Trained:
-    """A trained model: ``layers`` of (in, out) weights and (out,) biases, ``epochs`` kept, scores by epoch."""
+    """A trained model: ``layers`` of (in, out) weights and (out,) biases, ``epochs`` kept, scores and losses by epoch.
+
+    `train_loss` is the mean over an epoch's batches, `curve` and `val_loss` are of the validation rows after it.
+    """
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
     epochs: int
     curve: list[float] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
 
 
 class Runner:
@@ -82,6 +87,8 @@ class Runner:
         self.batches: list[torch.Tensor] = []
         self.best: Trained | None = None
         self.curve: list[float] = []
+        self.train_loss: list[float] = []
+        self.val_loss: list[float] = []
 
     def next_batch(self) -> torch.Tensor:
         """Return the next batch's positions; shuffled, in equal batches, so that none is too small to correlate."""
@@ -131,6 +138,7 @@ class Stack:
         self.runners = runners
         tensors = [tensor.to(self.device, self.dtype) for tensor in tensors]
         self.parameters = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+        self.epoch_loss = torch.zeros(len(runners), dtype=self.dtype, device=self.device)
         # Fused: one pass over weights, gradients and memory instead of one for each operation.
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=self.spec.lr, weight_decay=self.spec.weight_decay, fused=True
@@ -158,7 +166,9 @@ class Stack:
         index = torch.tensor(positions, device=self.device)
         # The count of steps is one number for all members.
         memory = [{name: value[index] if value.ndim else value for name, value in state.items()} for state in old]
+        losses = self.epoch_loss[index]
         self.take([self.runners[i] for i in positions], [p[index] for p in self.parameters], memory)
+        self.epoch_loss = losses
 
     def step(self, step: int) -> None:
         """Train every member on its next batch; `step` counts from 1."""
@@ -183,23 +193,29 @@ class Stack:
         for group in self.optimiser.param_groups:
             group["lr"] = self.spec.lr * min(1.0, step / max(self.spec.warmup_steps, 1))
         self.optimiser.zero_grad(set_to_none=True)
-        losses(prediction, y, mask, self.spec).sum().backward()
+        loss = losses(prediction, y, mask, self.spec)
+        loss.sum().backward()
         self.optimiser.step()
+        # Read at the end of an epoch only: to look at every step would make a GPU wait.
+        self.epoch_loss += loss.detach()
 
     def end_epochs(self, step: int) -> None:
         """Validate members at the end of their epoch; those that have done all leave the stack."""
-        leaving = []
-        for position, runner in enumerate(self.runners):
-            if runner.batches:  # of this epoch
-                continue
+        ending = [position for position, runner in enumerate(self.runners) if not runner.batches]
+        sums, leaving = self.epoch_loss[ending].tolist() if ending else [], []
+        for position, total in zip(ending, sums, strict=True):
+            runner = self.runners[position]
+            runner.train_loss.append(total / runner.per_epoch)
+            self.epoch_loss[position] = 0
             if runner.member.val is not None:
-                score = self.validate(position)
+                score, loss = self.validate(position)
                 if runner.best is None or score > max(runner.curve):
                     runner.best = Trained(self.member_layers(position), step // runner.per_epoch)
                 runner.curve.append(score)
+                runner.val_loss.append(loss)
             if step >= runner.steps:
                 trained = runner.best or Trained(self.member_layers(position), runner.member.epochs)
-                trained.curve = runner.curve
+                trained.curve, trained.train_loss, trained.val_loss = runner.curve, runner.train_loss, runner.val_loss
                 self.done[self.everyone.index(runner)] = trained
                 leaving.append(position)
         if leaving:
@@ -209,15 +225,18 @@ class Stack:
         """Return a copy of one member's (in, out) weights and (out,) biases."""
         return [(w[position].detach().clone(), b[position, 0].detach().clone()) for w, b in self.layers]
 
-    def validate(self, position: int) -> float:
-        """Return the member's validation score, a correlation, which needs no scaling back."""
+    def validate(self, position: int) -> tuple[float, float]:
+        """Return the member's validation score, a correlation, which needs no scaling back, and its loss."""
         val = self.runners[position].member.val
         assert val is not None
         x = (self.features[torch.from_numpy(val.x)] - self.mean[position]) / self.scale[position]
         with torch.no_grad():
             one = [(w[position : position + 1], b[position : position + 1]) for w, b in self.layers]
-            prediction = forward(x[None], one, norm=self.spec.norm)[0].double().cpu().numpy()
-        return section_score(prediction, self.raw_values[val.y], val.section)
+            prediction = forward(x[None], one, norm=self.spec.norm)
+            y = (self.values[torch.from_numpy(val.y)] - self.y_mean[position]) / self.y_scale[position]
+            loss = float(losses(prediction, y[None], torch.ones_like(prediction[..., 0]), self.spec))
+        plain = prediction[0].double().cpu().numpy()
+        return section_score(plain, self.raw_values[val.y], val.section), loss
 
     def state(self, step: int) -> dict[str, Any]:
         """Return all that the rest of the training depends on."""
@@ -226,12 +245,13 @@ class Stack:
             "alive": [self.everyone.index(runner) for runner in self.runners],
             "parameters": [p.detach() for p in self.parameters],
             "optimiser": [dict(self.optimiser.state[p]) for p in self.parameters],
+            "epoch_loss": self.epoch_loss,
             "runners": [
                 {
                     "generator": runner.generator.get_state(),
                     "batches": list(runner.batches),
                     "best": None if runner.best is None else asdict(runner.best),
-                    "curve": list(runner.curve),
+                    "curves": [list(curve) for curve in (runner.curve, runner.train_loss, runner.val_loss)],
                 }
                 for runner in self.everyone
             ],
@@ -242,16 +262,19 @@ class Stack:
         """Put a training where `state` found it; return the steps that its members have done."""
         for runner, saved in zip(self.everyone, state["runners"], strict=True):
             runner.generator.set_state(saved["generator"])
-            runner.batches, runner.curve = list(saved["batches"]), list(saved["curve"])
+            runner.batches = list(saved["batches"])
+            runner.curve, runner.train_loss, runner.val_loss = map(list, saved["curves"])
             runner.best = None if saved["best"] is None else self._trained(saved["best"])
         self.done = {number: self._trained(trained) for number, trained in state["done"].items()}
         if state["alive"]:
             self.take([self.everyone[i] for i in state["alive"]], state["parameters"], state["optimiser"])
+            self.epoch_loss = state["epoch_loss"].to(self.device)
         return int(state["step"])
 
     def _trained(self, saved: Mapping[str, Any]) -> Trained:
         layers = [(weight.to(self.device), bias.to(self.device)) for weight, bias in saved["layers"]]
-        return Trained(layers, int(saved["epochs"]), list(saved["curve"]))
+        curves = (list(saved[name]) for name in ("curve", "train_loss", "val_loss"))
+        return Trained(layers, int(saved["epochs"]), *curves)
 
 
 def train_stack(

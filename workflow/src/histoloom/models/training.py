@@ -221,7 +221,7 @@ def train(
                 seen += len(rows)
                 if state.batches:
                     state.tick(checkpoint, epochs)
-            state.check_losses()
+            state.end_losses()
             state.epoch += 1
             _end_epoch(state, task, data, job, epochs, spec.select_by)
             state.tick(checkpoint, epochs)
@@ -230,6 +230,8 @@ def train(
     job.record["examples"] = job.record.get("examples", 0) + seen
     job.record["examples_per_s"] = round(seen / seconds, 2)
     job.log.info("%s: %d epochs, %.1f examples/s", data.name, state.epoch, seen / seconds)
+    scored = {"val_loss": [-v for v in state.curve]} if spec.select_by == "loss" else {"val_score": state.curve}
+    job.record_curves(data.name, data.seed, word, train_loss=state.train_loss, **scored)
     return TrainedNetwork(state.best or _weights(network), state.best_epoch or state.epoch, state.curve, task)
 
 
@@ -262,6 +264,8 @@ class _Progress:
         self.batch = 0
         self.batches: list[Tensor] = []
         self.curve: list[float] = []
+        self.train_loss: list[float] = []
+        self.loss_sum = 0.0
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0
 
@@ -274,6 +278,7 @@ class _Progress:
     def check_losses(self) -> None:
         """Raise InputError for the first loss since the last look that is not finite."""
         losses, self._losses = torch.stack(self._losses).float().cpu(), []
+        self.loss_sum += float(losses.sum())
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
             first = int(bad[0])
@@ -281,6 +286,12 @@ class _Progress:
             problem = f"the loss is {float(losses[first])} in {where}."
             remedy = "lower `lr`; `precision: 32-true` where it is less."
             raise InputError(self._fold, problem, remedy, code="loss-not-finite")
+
+    def end_losses(self) -> None:
+        """Note an epoch's mean loss over its batches."""
+        self.check_losses()
+        self.train_loss.append(self.loss_sum / self.batch)
+        self.loss_sum = 0.0
 
     def _state(self) -> dict[str, Any]:
         if self._losses:

@@ -97,6 +97,21 @@ class Report:
             shown.append(model if variant == "default" else f"{model} ({variant})")
         return {**self.spec(experiment), "shown": shown}
 
+    def compared(self, experiment: str) -> list[str]:
+        """Return the models that are drawn side by side: several that predict abundance from morphology."""
+        models = self.models.mapped(experiment)
+        kind = self.experiments.entry(experiment)["target"]["kind"]
+        return models if kind == "abundance" and len(models) > 1 else []
+
+    def compared_files(self, experiment: str) -> dict[str, list[str]]:
+        """Return predictions and metrics of the models that are drawn side by side, in order, and the sections."""
+        models = self.compared(experiment)
+        return {
+            "predictions": [self.models.first_predictions(experiment, model) for model in models],
+            "metrics": [paths.METRICS.format(experiment=experiment, model=model) for model in models],
+            "samples": self.experiments.sample_files(experiment),
+        }
+
     def predicts_genes(self, experiment: str) -> bool:
         """Whether an experiment is on expression, with a model that predicts from morphology."""
         kind = self.experiments.entry(experiment)["target"]["kind"]
@@ -225,8 +240,11 @@ class Report:
         tables = ["summary", "baselines", *["ablation"] * ablation, *["attainable"] * attainable]
         for table in tables:
             yield from self._tables(name, table)
-        for figure in ("bars", "baselines", "between", *["ablation"] * ablation):
+        for figure in ("bars", "baselines", "between", "curves", *["ablation"] * ablation):
             yield paths.FIGURE.format(experiment=name, figure=figure)
+        if self.compared(name):
+            yield paths.MODELS_FIGURE.format(experiment=name)
+            yield paths.FIGURE.format(experiment=name, figure="models_colocalization")
         if self.predicts_genes(name):
             yield from self._tables(name, "protocols")
             for figure in ("gene_pcc", "gene_profiles", "gene_gene"):

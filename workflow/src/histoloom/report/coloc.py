@@ -14,6 +14,7 @@ from histoloom.report.style import DIVERGING, PALETTE, drawing, heading, note, s
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def as_matrix(rows: pd.DataFrame, types: list[str]) -> np.ndarray:
@@ -63,22 +64,14 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
             note(fig.subplots(), "fewer than two types are defined in both maps")
             return
         order = np.flatnonzero(keep)[cluster_order(both[0][np.ix_(keep, keep)])]
-        off = ~np.eye(len(names), dtype=bool)
-        shown = [np.where(off, matrix[np.ix_(order, order)], np.nan) for matrix in both]
-        limits = [max(float(np.nanmax(np.abs(matrix))), 1e-6) for matrix in shown]
+        shown = [matrix[np.ix_(order, order)] for matrix in both]
+        limits = [largest(matrix) for matrix in shown]
         if max(limits) < 2 * min(limits):
             limits = [max(limits)] * 2
-        size = float(np.clip(180 / len(names), 5, 8))
         labels = short_names([types[i] for i in order])
         axes = fig.subplots(1, 2, sharey=True)
         for ax, matrix, limit, title in zip(axes, shown, limits, ("labels", f"prediction of {model}"), strict=True):
-            image = ax.imshow(matrix, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-            ax.set_facecolor("#D9D9D9")
-            ax.set_title(title)
-            ax.set_xticks(range(len(names)), labels, rotation=90, fontsize=size)
-            ax.set_yticks(range(len(names)), labels, fontsize=size)
-            ax.tick_params(length=0)
-            fig.colorbar(image, ax=ax, shrink=0.7, pad=0.01)
+            draw_matrix(fig, ax, matrix, labels, title, limit)
         same = "" if limits[0] != limits[1] else ", one scale"
         heading(
             fig,
@@ -87,6 +80,27 @@ def draw_coloc(*, experiment: str, model: str, metrics: Path, out: Path, cohort:
             + (f"\nundefined: {', '.join(dropped)}" if dropped else ""),
         )
         fig.supxlabel(_similarity(rows[rows["cohort"] == cohort]), fontsize=8.5)
+
+
+def largest(matrix: np.ndarray) -> float:
+    """Return the largest absolute value off the diagonal: the end of a map's scale."""
+    off = np.abs(matrix[~np.eye(len(matrix), dtype=bool)])
+    return max(float(np.nanmax(off)), 1e-6) if np.isfinite(off).any() else 1.0
+
+
+def draw_matrix(
+    fig: Figure, ax: Axes, matrix: np.ndarray, names: list[str], title: str, limit: float | None = None
+) -> None:
+    """Draw a map without its diagonal, with its scale; what is undefined is grey."""
+    limit, size = limit or largest(matrix), float(np.clip(180 / len(names), 5, 8))
+    shown = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
+    image = ax.imshow(shown, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+    ax.set_facecolor("#D9D9D9")
+    ax.set_title(title)
+    ax.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    ax.set_yticks(range(len(names)), names, fontsize=size)
+    ax.tick_params(length=0)
+    fig.colorbar(image, ax=ax, shrink=0.7, pad=0.01)
 
 
 def _draw_confusion(rows: pd.DataFrame, title: str, out: Path) -> None:

@@ -10,6 +10,7 @@ from histoloom.report.bars import draw_bars
 from histoloom.report.baselines import draw_baselines, write_baselines
 from histoloom.report.between import draw_between
 from histoloom.report.coloc import draw_coloc
+from histoloom.report.curves import draw_curves
 from histoloom.report.errors import draw_errors, find_cases
 from histoloom.report.maps import draw_maps, draw_ranks
 from histoloom.report.pages import write_csv
@@ -18,12 +19,17 @@ from histoloom.report.summary import write_summary
 
 
 def report_experiment(
-    *, experiment: str, spec: Mapping[str, Any], metrics: Sequence[Path], out: Mapping[str, Path]
+    *,
+    experiment: str,
+    spec: Mapping[str, Any],
+    metrics: Sequence[Path],
+    efficiency: Sequence[Path],
+    out: Mapping[str, Path],
 ) -> None:
     """Write summary and baseline comparison, and draw them.
 
-    `out` by role: ``summary_csv``, ``summary_md``, ``summary_html``, ``baselines_csv`` and so on, and the figures
-    ``bars``, ``baselines`` and ``between``.
+    `efficiency` are the models' training records. `out` by role: ``summary_csv``, ``summary_md``, ``summary_html``,
+    ``baselines_csv`` and so on, and the figures ``bars``, ``baselines``, ``between`` and ``curves``.
     """
     results = read_results(experiment, spec, metrics)
     endings = ("csv", "md", "html")
@@ -32,6 +38,7 @@ def report_experiment(
     draw_bars(results, out["bars"])
     draw_baselines(results, out["baselines"])
     draw_between(results, out["between"])
+    draw_curves(title=results.title, efficiency=efficiency, out=out["curves"])
 
 
 def report_model(
