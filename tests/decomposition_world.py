@@ -136,25 +136,23 @@ def _records(sheet: Sheet) -> list[dict[str, str]]:
     return [{str(k): str(v) for k, v in row.items()} for row in sheet.to_dict("records")]
 
 
-def chosen_rows(sheet: Sheet, per_patient: int, patients: Sequence[str] | None) -> Sheet:
-    """Return the first sections of patients, of all of them where none are named."""
+def chosen_rows(sheet: Sheet, patients: Sequence[str] | None) -> Sheet:
+    """Return the first section of patients, of all of them where none are named."""
     kept = sheet if patients is None else sheet[sheet["patient"].isin(patients)]
-    return kept.groupby("patient", sort=False).head(per_patient)
+    return kept.groupby("patient", sort=False).head(1)
 
 
 def small_config(
-    folder: Path, patients: Mapping[str, Sequence[str]] | None = None, per_patient: Mapping[str, int] | None = None,
-    seed: int = 7,
-) -> tuple[dict[str, Any], Path]:  # fmt: skip
+    folder: Path, patients: Mapping[str, Sequence[str]] | None = None, seed: int = 7
+) -> tuple[dict[str, Any], Path]:
     """Return ``config/decomposition.yaml`` cut down, written to a folder with its sheets and raw files, and its path.
 
-    The same experiments and models: tiles, networks, epochs and fits are small, and the encoders in place of the gated
+    One section of each patient (of those named by cohort), four patients of both cohorts with the same one. The same experiments and models: tiles, networks, epochs and fits are small, and the encoders in place of the gated
     ones are small networks with weights of their own.
     """
     config = yaml.safe_load((ROOT / "config/decomposition.yaml").read_text())
-    most = per_patient or {"her2st": 2, "stnet": 1}
     sheets = {
-        name: chosen_rows(read_sheet(entry["sheet"]), most[name], (patients or {}).get(name))
+        name: chosen_rows(read_sheet(entry["sheet"]), (patients or {}).get(name))
         for name, entry in config["cohorts"].items()
     }
     # A shared section of STNet is that of her2st, of which the first are taken.
@@ -173,7 +171,7 @@ def small_config(
     config["references"]["hbca"] |= {
         "path": str(reference), "signatures": {"method": "regression", "max_epochs": 20, "posterior_samples": 10},
     }  # fmt: skip
-    config["labels"]["c2l"] |= {"max_epochs": 300, "posterior_samples": 20}
+    config["labels"]["c2l"] |= {"max_epochs": 100, "posterior_samples": 20}
     config["tiles"]["native224"] |= {"size_px": 64}
     config["tiles"]["um112"] |= {"size_px": 32, "um_per_px": 3.5}
     config["cards"] = {}
@@ -185,6 +183,8 @@ def small_config(
         }  # fmt: skip
         config["encoders"][name] |= {"card": f"small_{name}", "weights": str(_weights(folder, name, number))}
     shrink(config["models"])
+    for entry in config["experiments"].values():
+        entry["train_seeds"] = [0, 1]
     path = folder / "decomposition.yaml"
     path.write_text(yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
     return copy.deepcopy(config), path
@@ -206,7 +206,7 @@ def shrink(models: Mapping[str, dict[str, Any]]) -> None:
     """Make the models of the config small: what they cost, not what they are."""
     small = {
         "mlp": {"width": 64, "epochs": 10, "min_steps": 150, "batch_size": 64},
-        "hist2cell": {"weights": "random", "input_px": 32, "batch_size": 128, "epochs": 2},
+        "hist2cell": {"weights": "random", "input_px": 32, "batch_size": 512, "epochs": 1},
     }  # fmt: skip
     for entry in models.values():
         entry.update(small.get(entry["kind"], {}))

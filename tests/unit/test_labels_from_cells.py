@@ -131,3 +131,20 @@ def test_what_cannot_be_fitted(world: tuple[Path, Path, pd.DataFrame], tmp_path:
     silent = write_cells(tmp_path / "silent.h5ad", drop="Stroma")
     with pytest.raises(InputError, check=has_code("labels-type-without-counts")):
         run_labels(spec, [section], tmp_path, reference=silent)
+
+
+@pytest.mark.parametrize("method", SPECS)
+def test_a_section_of_another_gene_set_is_refused_before_any_fit(
+    method: str, world: tuple[Path, Path, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_fit(*given: object, **more: object) -> None:
+        raise AssertionError("a fit was begun")
+
+    monkeypatch.setattr("histoloom.labels.fits.trained", no_fit)
+    reference, section, _ = world
+    other = ad.read_h5ad(section)
+    other.var_names = [name if i < 5 else f"other{i}" for i, name in enumerate(other.var_names)]
+    other.write_h5ad(tmp_path / "S1.h5ad")
+    with pytest.raises(InputError, check=has_code("labels-genes-shared")):
+        run_labels({"method": method, "reference": "r"}, [tmp_path / "S1.h5ad"], tmp_path, reference=reference)
+    assert not list(tmp_path.rglob("*.0.h5ad"))

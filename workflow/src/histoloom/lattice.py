@@ -30,7 +30,8 @@ SQUARE, HEXAGONAL, FREE = "square", "hexagonal", "free"
 KINDS = (SQUARE, HEXAGONAL, FREE)
 ON_THE_EDGE = 1 + 1e-9
 """A neighbour exactly at a distance belongs to it, whatever the rounding."""
-_MIN_HEXAGONAL = 10
+MIN_HEXAGONAL = 10
+"""Spots from which on one parity of ``row + column`` is no chance."""
 
 
 def lattice_of(array_row: npt.ArrayLike, array_col: npt.ArrayLike) -> str:
@@ -41,7 +42,7 @@ def lattice_of(array_row: npt.ArrayLike, array_col: npt.ArrayLike) -> str:
     """
     array = np.rint(np.column_stack([np.asarray(v, dtype=np.float64) for v in (array_row, array_col)]))
     array = array[np.isfinite(array).all(axis=1)]
-    if len(array) < _MIN_HEXAGONAL:
+    if len(array) < MIN_HEXAGONAL:
         return SQUARE
     one_parity = np.unique(array.sum(axis=1) % 2).size == 1
     return HEXAGONAL if one_parity and all(np.unique(axis % 2).size == 2 for axis in array.T) else SQUARE

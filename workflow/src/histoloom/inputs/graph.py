@@ -19,7 +19,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from histoloom.errors import InputError
-from histoloom.lattice import HEXAGONAL, SQUARE, lattice_of, neighbours, positions_um
+from histoloom.lattice import HEXAGONAL, MIN_HEXAGONAL, SQUARE, lattice_of, neighbours, positions_um
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,11 @@ def section_graph(obs: pd.DataFrame, rule: str | float) -> csr_array:
         raise InputError("graph", f"'{rule}' is no rule.", known, code="graph-rule")
     lattice, radius = RULES[rule]
     detected = lattice_of(row, column)
-    if detected != lattice and len(np.unique(row)) > 1:
+    # Of few spots the kind cannot be told: they may be hexagonal where row + column is of one parity.
+    hexagonal = len(row) < MIN_HEXAGONAL and np.unique(np.rint(row + column) % 2).size == 1
+    if detected != lattice and len(np.unique(row)) > 1 and not (lattice == HEXAGONAL and hexagonal):
         problem = f"is a {detected} array; {rule} is for {lattice} ones."
-        raise InputError(where, problem, "use another rule.", code="graph-lattice")
+        fitting = [name for name, (kind, _) in RULES.items() if kind == detected]
+        remedy = f"use {' or '.join(fitting)}, published or a radius in um."
+        raise InputError(where, problem, remedy, code="graph-lattice")
     return neighbours(positions_um(row, column, 1.0, lattice), radius)

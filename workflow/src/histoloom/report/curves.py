@@ -24,8 +24,8 @@ def read_curves(efficiency: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     A training has ``fold``, ``seed``, ``part`` (``fit``, ``last`` or an inner fold) and lists by epoch: ``train_loss``
     and, where observations were held out of it, ``val_loss`` or ``val_score``.
     """
-    found = {path.stem: json.loads(path.read_text()).get("curves") or [] for path in efficiency}
-    return {model: curves for model, curves in found.items() if curves}
+    by_model = {path.stem: json.loads(path.read_text()).get("curves") or [] for path in efficiency}
+    return {model: curves for model, curves in by_model.items() if curves}
 
 
 def draw_curves(*, title: str, efficiency: Sequence[Path], out: Path) -> None:
