@@ -33,8 +33,8 @@ FIGURES = {
 class WholeConfig(SimulatedWorld):
     """Runs every stage in the working directory, each file once."""
 
-    def sections(self, cohort: str) -> None:
-        """Read the sections of a cohort, cut and pack their tiles."""
+    def read(self, cohort: str) -> None:
+        """Read the sections of a cohort."""
         plan = self.plan
         for sample in plan.sections.samples(cohort):
             out = ready(patterns.SAMPLE.format(cohort=cohort, sample=sample))
@@ -44,6 +44,13 @@ class WholeConfig(SimulatedWorld):
                     source=plan.sections.entry(cohort)["source"], cohort=cohort, row=plan.sections.row(cohort, sample),
                     spec=plan.sections.spec(cohort), files=files, out=out, picture=out.with_suffix(".png"),
                 )  # fmt: skip
+
+    def sections(self, cohort: str) -> None:
+        """Read the sections of a cohort, cut and pack their tiles."""
+        plan = self.plan
+        self.read(cohort)
+        for sample in plan.sections.samples(cohort):
+            out = Path(patterns.SAMPLE.format(cohort=cohort, sample=sample))
             for tiles in plan.config.entries["tiles"]:
                 names = {"tiles": tiles, "cohort": cohort, "sample": sample}
                 table, packed = (ready(p.format(**names)) for p in (patterns.TILES, patterns.PIXELS))

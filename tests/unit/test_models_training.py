@@ -83,7 +83,7 @@ def test_the_loss_of_an_epoch_is_the_mean_of_its_steps_also_after_an_interruptio
     expected = np.reshape([float(loss.detach()) for loss in steps], (3, N // BATCH)).mean(axis=1)
     np.testing.assert_allclose(curve["train_loss"], expected, atol=1e-5)
     monkeypatch.setenv("HISTOLOOM_CHECKPOINT_SECONDS", "0")
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(InputError, check=has_code("loss-not-finite")):
         fit(8, checkpoints=Checkpoints(tmp_path, "a"))
     fit(None, checkpoints=Checkpoints(tmp_path, "a"), record=resumed)
     assert resumed["curves"] == whole["curves"]

@@ -47,7 +47,7 @@ def section_graph(obs: pd.DataFrame, rule: str | float) -> csr_array:
         raise InputError("graph", f"'{rule}' is no rule.", known, code="graph-rule")
     lattice, radius = RULES[rule]
     detected = lattice_of(row, column)
-    # Of few spots the kind cannot be told: they may be hexagonal where row + column is of one parity.
+    # Few spots do not show their kind: they may be hexagonal where row + column is of one parity.
     hexagonal = len(row) < MIN_HEXAGONAL and np.unique(np.rint(row + column) % 2).size == 1
     if detected != lattice and len(np.unique(row)) > 1 and not (lattice == HEXAGONAL and hexagonal):
         problem = f"is a {detected} array; {rule} is for {lattice} ones."

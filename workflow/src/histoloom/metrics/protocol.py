@@ -77,6 +77,8 @@ def short(protocol: Mapping[str, Any]) -> str:
         f"selection {protocol.get('selection', UNSTATED)}",
         f"standardise {protocol.get('standardise', UNSTATED)}",
     ]
+    if digits := protocol.get("digits"):
+        parts += [f"{key.replace('_', ' ')} {str(value).lower()}" for key, value in digits.items()]
     if protocol.get("standardise") in {"per_cohort", "per_section"} or protocol.get("transductive"):
         parts.append("transductive")
     if protocol.get("split") in DELIBERATE:

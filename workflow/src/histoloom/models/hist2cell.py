@@ -8,7 +8,7 @@ part of the protocol: section, array_row, array_col.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,7 +39,8 @@ _CODE = {"batch_size": 16, "epochs": 5, "augment": False, "normalise": "imagenet
 class Hist2CellSpec(PixelSpec):
     """Keys of ``model.hist2cell``; a named setting (``settings``) gives the values that the config leaves out.
 
-    `batch_size` counts centres.
+    `batch_size` counts centres. `checkpoint_activations` and `channels_last` are about memory and speed; the latter
+    changes digits, as `precision` does.
     """
 
     weights: str = "imagenet"
@@ -50,6 +51,8 @@ class Hist2CellSpec(PixelSpec):
     weight_decay: float = 1e-4
     period: int = 20
     rectify: bool = True
+    checkpoint_activations: bool = False
+    channels_last: bool = True
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {**_CODE, "epochs": 20},
@@ -152,8 +155,10 @@ class Hist2CellTask(PixelTask):
     def __init__(self, spec: Hist2CellSpec, data: FoldData, device: str) -> None:
         super().__init__(spec, data, device)
         self.graph = SpotGraph(data.train.inputs)
+        self.preparation = replace(self.preparation, channels_last=spec.channels_last)
+        self.memory_format = torch.channels_last if spec.channels_last else None
         # The loop wraps `network`; image features alone are the module's own affair.
-        self._raw = Hist2Cell(self.y.shape[1], spec.depth, spec.dropout, spec.rectify)
+        self._raw = Hist2Cell(self.y.shape[1], spec.depth, spec.dropout, spec.rectify, spec.checkpoint_activations)
         self.network = self._raw
         pretrained_trunk(self._raw, spec.weights)
 
@@ -190,6 +195,10 @@ class FittedHist2Cell(FittedPixels):
     """A trained network."""
 
     last_bias = "network/spot_head.fc2.bias"
+
+    @property
+    def preparation(self) -> Preparation:
+        return replace(super().preparation, channels_last=self.spec.channels_last)
 
     def predict(self, inputs: Inputs, variant: Mapping[str, Any], job: JobContext) -> Predictions:
         """Return (n, T), in batches of consecutive nodes in the fixed order."""

@@ -103,6 +103,7 @@ class Preparation:
     sd: tuple[float, ...]
     input_px: int | None = None
     channel_order: Literal["rgb", "bgr"] = "rgb"
+    channels_last: bool = True
 
     def __call__(self, images: Tensor, codes: Tensor | None = None) -> Tensor:
         """Return (b, 3, h, w) float32."""
@@ -117,7 +118,8 @@ class Preparation:
         pixels = x.permute(0, 2, 3, 1).contiguous()
         mean, sd = (torch.tensor(v, device=x.device).repeat(pixels.shape[2]) for v in (self.mean, self.sd))
         pixels.flatten(2).sub_(mean).div_(sd)
-        return pixels.permute(0, 3, 1, 2)
+        images = pixels.permute(0, 3, 1, 2)
+        return images if self.channels_last else images.contiguous()
 
 
 def preparation_of(data: FoldData, spec: PixelSpec) -> Preparation:
@@ -138,7 +140,7 @@ class FittedPixels(FittedNetwork):
 class PixelTask(Task):
     """A task on the tiles of a training part: what `Task` asks, with a loss of prepared images."""
 
-    memory_format = torch.channels_last
+    memory_format: torch.memory_format | None = torch.channels_last
     summed: ClassVar[bool] = False  # whether the loss is a sum over the batch, and not a mean
 
     def __init__(self, spec: Any, data: FoldData, device: str) -> None:

@@ -208,13 +208,21 @@ class Setup:
             **({"reads": self.inputs.modalities()} if self.target.is_class else {}),
             "settings": self.spec.get("settings", "default"),
             "changed": changed_settings(self.spec, self.model),
+            **digits_of(self.spec),
             "weights": self.spec["encoder"]["weights"] if "encoder" in self.spec else self.spec.get("weights"),
             "train_seeds": self.seeds if self.kind.stochastic else [],
         }
 
 
-NOT_SETTINGS = frozenset({"k", "method", "variants", "precision", "encoder", "weights"})
-"""Fields of a spec that a number's stamp holds elsewhere, or that change digits only."""
+_PLAIN = {"precision": "32-true", "channels_last": True}
+NOT_SETTINGS = frozenset({"k", "method", "variants", "encoder", "weights", "checkpoint_activations", *_PLAIN})
+"""Fields of a spec that a number's stamp holds elsewhere, or that change digits at most."""
+
+
+def digits_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, as ``digits`` of the stamp, the settings about speed that change digits, where they are not the plain."""
+    chosen = {key: spec[key] for key, plain in _PLAIN.items() if spec.get(key, plain) != plain}
+    return {"digits": chosen} if chosen else {}
 
 
 def changed_settings(spec: Mapping[str, Any], model: Any) -> dict[str, Any]:

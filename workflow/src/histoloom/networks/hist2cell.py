@@ -5,13 +5,17 @@ Zhao et al., Cell Genomics 2025 (bioRxiv 2024, doi:10.1101/2024.02.17.580852); p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 WIDTH = 256
 
@@ -67,6 +71,27 @@ class GraphNorm(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         centred = features - features.mean()
         return centred / (centred.std(correction=0) + self.eps) * self.weight + self.bias
+
+
+@contextmanager
+def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Leave the running mean and variance as they are: a second pass over the same batch must not count twice."""
+    norms = [part for part in block.modules() if isinstance(part, nn.BatchNorm2d)]
+    before = [
+        (norm.momentum, norm.num_batches_tracked.clone()) for norm in norms if norm.num_batches_tracked is not None
+    ]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the contexts of a block's first pass and of its second one."""
+    return nullcontext(), _running_statistics_kept(block)
 
 
 class _Mlp(nn.Module):
@@ -155,9 +180,19 @@ class Hist2Cell(nn.Module):
     ----------
     rectify
         Whether predictions end in a ReLU. The training notebook of 2024 trains without it.
+    checkpoint_activations
+        Whether training keeps only what each block of the image network is given and computes the rest again: a
+        sixth of the memory for a forward pass more. The image network holds nearly all of it.
     """
 
-    def __init__(self, n_types: int, depth: int = 3, dropout: float = 0.3, rectify: bool = True) -> None:
+    def __init__(
+        self,
+        n_types: int,
+        depth: int = 3,
+        dropout: float = 0.3,
+        rectify: bool = True,
+        checkpoint_activations: bool = False,
+    ) -> None:
         super().__init__()
         trunk: Any = timm.create_model("resnet18", pretrained=False)
         self.resnet18 = nn.Sequential(
@@ -178,10 +213,16 @@ class Hist2Cell(nn.Module):
         self.local_head = _Mlp(WIDTH, 4 * WIDTH, n_types)
         self.fused_head = _Mlp(WIDTH, 4 * WIDTH, n_types)
         self.rectify = rectify
+        self.checkpoint_activations = checkpoint_activations
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return (n, 512) of images (n, 3, h, w); in eval mode they do not depend on the batch."""
-        return self.resnet18(images).mean((-2, -1))
+        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+            return self.resnet18(images).mean((-2, -1))
+        layers = list(self.resnet18.children())
+        for block in (nn.Sequential(*layers[:4]), *(block for layer in layers[4:] for block in layer.children())):
+            images = checkpoint(block, images, use_reentrant=False, context_fn=partial(_contexts, block))
+        return images.mean((-2, -1))
 
     def branches(self, features: torch.Tensor, edges: torch.Tensor) -> Branches:
         """Return all branches from image features (n, 512) and edges (2, E), source over target."""

@@ -28,6 +28,7 @@ _READING = (
     f"{MIN_PATIENTS} patients on, Holm-corrected over the rows of a cohort."
 )
 _COLOURS = PALETTE[:5]
+_MARKS = "osD^vPX*"
 
 
 def ablation_table(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -155,8 +156,9 @@ def _draw(table: pd.DataFrame, patients: pd.DataFrame, results: Results, out: Pa
                 ax.set_xlabel(label)
             if "sd_ratio" in panels:
                 row[2].axvspan(0, SMALL_SPREAD, color="#D55E00", alpha=0.15, lw=0)
-            row[1].set_title(f"{cohort}: {of_cohort['n_patients'].max()} held-out patients", loc="left")
-        legend(fig, [axes[0][1]], loc="outside lower right", ncols=8, title="held-out patient", frameon=True)
+            row[1].set_title(f"{cohort}: {of_cohort['n_patients'].max()} held-out patients, points", loc="left")
+        if axes[0][1].get_legend_handles_labels()[1]:
+            legend(fig, [axes[0][1]], loc="outside lower right", ncols=8, title="held-out patient", frameon=True)
         heading(fig, results.title, 10)
 
 
@@ -186,13 +188,17 @@ def _values(ax: Axes, table: pd.DataFrame, patients: pd.DataFrame, metric: str) 
         ax.barh(y, row[metric], height=0.68, color=face, alpha=0.55, zorder=1)
         values = patients[patients["model"] == row["model"]].set_index("patient")[metric].reindex(known)
         for at, (patient, value) in enumerate(values.items()):
-            label = str(patient) if i == 0 else None
-            style: dict[str, Any] = {"marker": "osD^vPX*"[at % 8], "ms": 4.5, "mew": 0.8, "ls": "none"}
+            # More patients than shapes: one shape for all, and no legend.
+            alike = len(known) > len(_MARKS)
+            label = str(patient) if i == 0 and not alike else None
+            shape: dict[str, Any] = {"marker": "o", "ms": 3} if alike else {"marker": _MARKS[at], "ms": 4.5}
+            style: dict[str, Any] = {**shape, "mew": 0.8 if not alike else 0.6, "ls": "none"}
             ax.plot([value], [y + spread[at]], mfc="white", mec="black", label=label, zorder=3, **style)
         if not np.isfinite(row[metric]):
             ax.text(0, y, " undefined", va="center", fontsize=7.5, color="#777777")
         # Outside the panel: in a bar, points would lie over it.
-        ax.text(1.01, y, number(row[metric], 2), va="center", fontsize=7.5, transform=ax.get_yaxis_transform())
+        digits = 2 if metric == "sd_ratio" else 3
+        ax.text(1.01, y, number(row[metric], digits), va="center", fontsize=7.5, transform=ax.get_yaxis_transform())
     ax.axvline(0, color="black", lw=0.6)
     grid(ax, "x")
     ax.tick_params(axis="y", length=0)

@@ -46,11 +46,11 @@ def draw_bars(results: Results, out: Path) -> None:
             heights = base.reindex(pd.MultiIndex.from_frame(places[["cohort", "patient"]]))
             x = np.arange(len(places))
             axes[-1].hlines(heights, x - 0.42, x + 0.42, color="black", ls="--", lw=1, label="mean of training labels")
+        sizes = [int(counts.get((place["cohort"], place["patient"]), 0)) for place in places.to_dict("records")]
         names = [
             f"{place['patient']}{' · ' + place['cohort'] if several else ''}\n"
-            f"{counts.get((place['cohort'], place['patient']), 0)} sections"
-            + (f"\n[{place['qc_flag']}]" if place["qc_flag"] else "")
-            for place in places.to_dict("records")
+            f"{size} section{'s' * (size != 1)}" + (f"\n[{place['qc_flag']}]" if place["qc_flag"] else "")
+            for place, size in zip(places.to_dict("records"), sizes, strict=True)
         ]
         axes[-1].set_xticklabels(names)
         shaded = "\nshaded: flat predictions (SD ratio below 0.1)" if words.correlates else ""
