@@ -15,9 +15,11 @@ from metrics_inputs import SPEC, make_obs, make_values, write_inputs
 from error_codes import has_code
 from histoloom.errors import InputError
 from histoloom.metrics import score_predictions
+from histoloom.metrics.moran import FORMS
 from histoloom.metrics.rows import read_metrics
+from histoloom.report.coloc import FORM_NAMES
 from histoloom.report.efficiency import add_ratios, read_records
-from histoloom.report.paper_tables import paper_cells, write_paper_table
+from histoloom.report.paper_tables import map_similarity, paper_cells, write_paper_table
 from histoloom.report.published import DEVIATES, NOT_COMPARABLE, NOT_RUN, SAME, compare, load_published, run_stamp
 from histoloom.report.results import read_results
 from histoloom.report.summary import write_summary
@@ -202,6 +204,20 @@ def test_simulated_runs_stand_alone_and_the_papers_rows_stay(tmp_path, published
     theirs = cells[cells["status"] == NOT_RUN]
     assert len(theirs) == 8
     assert set(theirs["details"]) == {"gated weights", "not in this run"}
+
+
+def test_maps_are_compared_in_every_form(tmp_path):
+    rows = read_metrics([run(tmp_path, "mlp_cu", protocol=MLP)])
+    shown = map_similarity(paper_spec(), rows)
+    assert shown[["model", "experiment", "cohort"]].to_numpy().tolist() == [["mlp_cu", "loo", "demo"]]
+    measured = rows.query("aggregation == 'cohort' and against == 'labels' and train_seed == -1")
+    measured = measured.set_index(["metric", "gene_set"])["value"]
+    for form, name in FORM_NAMES.items():
+        for metric in ("cosine", "correlation"):
+            assert float(shown[f"{metric}, {name}"].iloc[0]) == pytest.approx(
+                measured[f"coloc_{metric}", form], abs=1e-3
+            )
+    assert set(FORM_NAMES) == set(FORMS)
 
 
 def test_a_run_on_two_patients_deviates_and_prints_no_difference(tmp_path, published):

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FORM_NAMES = {
+    "diag1_row": "diagonal 1, by row", "diag1_flat": "diagonal 1, all cells", "nodiag_row": "without diagonal, by row",
+    "nodiag_flat": "without diagonal, all cells",
+}  # fmt: skip
+"""What the forms of `histoloom.metrics.moran.FORMS` are."""
+
 
 def as_matrix(rows: pd.DataFrame, types: list[str]) -> np.ndarray:
     """Return the symmetric map of rows with target <= target2."""
@@ -158,11 +164,11 @@ def _draw_reliability(ax: Axes, rows: pd.DataFrame) -> None:
 
 def _similarity(rows: pd.DataFrame) -> str:
     """Return the forms of similarity of the two maps, a line each for cosine and correlation."""
-    forms = {"diag1_row": "diagonal 1, by row", "diag1_flat": "diagonal 1, all cells",
-             "nodiag_row": "without diagonal, by row", "nodiag_flat": "without diagonal, all cells"}  # fmt: skip
     value = rows[rows["metric"].str.startswith("coloc_")].set_index(["metric", "gene_set"])["value"]
     lines = []
     for metric, name in (("coloc_cosine", "cosine"), ("coloc_correlation", "correlation")):
-        parts = [f"{forms[f]} {value[metric, f]:.2f}" for f in FORMS if np.isfinite(value.get((metric, f), np.nan))]
+        parts = [
+            f"{FORM_NAMES[f]} {value[metric, f]:.2f}" for f in FORMS if np.isfinite(value.get((metric, f), np.nan))
+        ]
         lines.append(f"{name} of the two maps: " + ("; ".join(parts) or "undefined"))
     return "\n".join(lines)

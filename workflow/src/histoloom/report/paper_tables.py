@@ -11,6 +11,7 @@ import pandas as pd
 
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.class_tables import class_cells, class_page
+from histoloom.report.coloc import FORM_NAMES
 from histoloom.report.data_set_tables import data_set_cells, data_set_page
 from histoloom.report.efficiency import efficiency_page, efficiency_table
 from histoloom.report.pages import Page, number
@@ -129,8 +130,25 @@ def _shown(cell: Mapping[str, Any], digits: int = 2, *, wide: bool = False) -> s
     return text
 
 
-def paper_page(table: Published, cells: pd.DataFrame) -> Page:
-    """Lay cells out as the paper does: models by columns."""
+def map_similarity(spec: Mapping[str, Any], metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return how alike the colocalization maps of runs and of labels are in every form, a row per run and cohort.
+
+    The paper says "row-wise" and not what the diagonal is, and the forms differ.
+    """
+    rows = []
+    for experiment, _, cohort, part in _runs(metrics, spec):
+        value = part[part["metric"].str.startswith("coloc_")].set_index(["metric", "gene_set"])["value"]
+        if len(value):
+            shown = {"model": display_names(part).iloc[0], "experiment": experiment, "cohort": cohort}
+            for metric in ("cosine", "correlation"):
+                for form, name in FORM_NAMES.items():
+                    shown[f"{metric}, {name}"] = number(value.get((f"coloc_{metric}", form), float("nan")))
+            rows.append(shown)
+    return pd.DataFrame(rows)
+
+
+def paper_page(table: Published, cells: pd.DataFrame, similarity: pd.DataFrame | None = None) -> Page:
+    """Lay cells out as the paper does: models by columns; `similarity` of maps in every form comes after them."""
     content = table.content
     page = Page(f"Table {content['table']} of {content['paper']}: {content['title']}")
     page.text(content["citation"] + ".")
@@ -152,6 +170,9 @@ def paper_page(table: Published, cells: pd.DataFrame) -> Page:
         rows.append(head | {column: shown.get(column, "") for column in columns})
     page.table(pd.DataFrame(rows))
     page.text(_LEGEND)
+    if similarity is not None and len(similarity):
+        page.heading("Similarity of the colocalization maps in all forms")
+        page.table(similarity)
     explained = cells[(cells["status"] != NOT_RUN) & (cells["details"] != "")]
     if len(explained):
         page.heading("Why")
@@ -188,4 +209,5 @@ def write_paper_table(
         class_page(table, cells).write(cells, out)
     else:
         cells = paper_cells(table, spec, rows)
-        paper_page(table, cells).write(cells, out)
+        maps = any(column["metric"].startswith("coloc") for column in table.columns)
+        paper_page(table, cells, map_similarity(spec, rows) if maps else None).write(cells, out)
