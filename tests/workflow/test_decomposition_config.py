@@ -31,14 +31,16 @@ def test_a_patient_of_both_cohorts_is_one_by_name_and_by_content(
     world = PaperRun(config, path)
     for cohort in config["cohorts"]:
         world.read(cohort)
-    sections = {p: anndata.read_h5ad(p) for p in paths(world.plan.experiments.sample_files("her2st_to_stnet"))}
-    (ours, theirs) = (s for s in sections.values() if set(s.obs["patient"]) == {SHARED[0]})
+    sections = {p.stem: anndata.read_h5ad(p) for p in paths(world.plan.experiments.sample_files("her2st_to_stnet"))}
+    assert list(sections) == ["B1", "E1", "BC23287_C1", "BC23567_D2"]
+    ours, theirs = sections["E1"], sections["BC23567_D2"]
     assert list(ours.obs_names.sort_values()) == list(theirs.obs_names.sort_values())
     ids = pd.read_csv(config["genes"]["table"], sep="\t").set_index("symbol")["ensembl_gene_id"]
     assert list(theirs.var_names) == list(ids[ours.var_names])
     np.testing.assert_array_equal(ours[theirs.obs_names].X.toarray(), theirs.X.toarray())
     out = tmp_path / "audit.parquet"
-    audit_sections(spec={}, samples=list(sections), genes=Path(config["genes"]["table"]), out=out)
+    files = paths(world.plan.experiments.sample_files("her2st_to_stnet"))
+    audit_sections(spec={}, samples=files, genes=Path(config["genes"]["table"]), out=out)
     assert (pd.read_parquet(out)["verdict"] == "same").sum() == 1
 
 
