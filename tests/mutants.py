@@ -65,7 +65,8 @@ def changes(path: Path) -> Iterator[Change]:
         if isinstance(node, ast.Raise | ast.AnnAssign | ast.arg) or _is_silent(node):
             stack += [node.value] if isinstance(node, ast.AnnAssign) and node.value else []
             continue
-        stack += [n for n in ast.iter_child_nodes(node) if not (isinstance(n, ast.Expr) and _is_text(n.value))]
+        below = [n for n in ast.iter_child_nodes(node) if n not in getattr(node, "decorator_list", ())]
+        stack += [n for n in below if not (isinstance(n, ast.Expr) and _is_text(n.value))]
         if isinstance(node, ast.BinOp | ast.Compare | ast.BoolOp):
             left, operators = _operators(node)
             for before, operator, after in zip(left[:-1], operators, left[1:], strict=True):
