@@ -98,8 +98,11 @@ def test_max_genes_keeps_the_genes_that_differ_between_types(tmp_path: Path, ref
     section = write_section(tmp_path / "S1.h5ad", np.full((9, 120), 3), signatures().index)
     spec = label_spec({**SPEC, "max_genes": 60})
     task = LabelTask(spec, "c", "g", 0, [section], tmp_path, reference=reference)
-    chosen = prepare(task).signatures.index
+    prepared = prepare(task)
+    chosen = prepared.signatures.index
     assert len(chosen) == 60
+    every = prepare(LabelTask(label_spec(SPEC), "c", "g", 0, [section], tmp_path, reference=reference))
+    assert [p.genes["chosen_by"][:8] for p in (prepared, every)] == ["variance", "all"]
     assert sum(int(g[4:]) < 80 for g in chosen) > 55  # markers are GENE0 .. GENE79
     assert list(chosen) == sorted(chosen, key=lambda g: int(g[4:]))
 

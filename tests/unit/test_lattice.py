@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -200,6 +202,10 @@ def test_weights_formed_by_blocks_are_those_that_are_stored(
     blocks = spatial_weights(cells, section, **options)
     assert isinstance(blocks, BlockWeights)
     assert len(list(blocks.blocks())) > 5
+    # A row with more weights than a block may hold is a block of its own.
+    monkeypatch.setattr(block_weights, "_MOST_IN_BLOCK", 0)
+    assert list(islice(blocks.blocks(), 401)) == [slice(i, i + 1) for i in range(400)]
+    monkeypatch.setattr(block_weights, "_MOST_IN_BLOCK", 700)
     np.testing.assert_allclose(blocks[0:400].toarray(), stored.toarray(), atol=1e-12)
     np.testing.assert_allclose(moran.morans_r(values, blocks), moran.morans_r(values, stored), atol=1e-12)
     told, expected = moran.weight_diagnostics(blocks), moran.weight_diagnostics(stored)
