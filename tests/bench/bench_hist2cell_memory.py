@@ -65,7 +65,7 @@ def measure(batch: tuple[torch.Tensor, ...], steps: int, device: str, **chosen: 
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        return float(loss)
+        return float(loss.detach())
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         step()
@@ -75,7 +75,9 @@ def measure(batch: tuple[torch.Tensor, ...], steps: int, device: str, **chosen: 
     losses = [step() for _ in range(steps)]
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if cuda else float("nan")
-    return {"kept": sum(kept.values()), "peak": peak, "rate": steps / seconds, "loss": losses[-1]}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    bytes_kept = sum(size for place, size in kept.items() if place not in weights)
+    return {"kept": bytes_kept, "peak": peak, "rate": steps / seconds, "loss": losses[-1]}
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def _draw_panel(ax: Axes, curves: Sequence[dict[str, Any]], panel: str) -> None:
     for number, length in enumerate(lengths):
         same = np.array([training[panel] for training in curves if len(training[panel]) == length])
         epochs = np.arange(1, length + 1)
-        ax.plot(epochs, same.T, color="#BBBBBB", lw=0.6, zorder=1)
+        ax.plot(epochs, same.T, "." if length == 1 else "-", color="#BBBBBB", lw=0.6, zorder=1)
         ax.plot([], [], color="#BBBBBB", lw=0.6, label="one fold and training seed")
         # Folds of other sizes take other numbers of epochs for the same steps.
         mark: dict[str, Any] = {"marker": "o", "ms": 2.5} if length < 12 else {}
@@ -76,5 +76,5 @@ def _draw_panel(ax: Axes, curves: Sequence[dict[str, Any]], panel: str) -> None:
             ax.plot(epochs[best], same[np.arange(len(same)), best], "o", ms=3, mfc="none", mec=PALETTE[5], mew=0.7,
                     zorder=3, ls="none", label="best epoch" if not number else "_")  # fmt: skip
     ax.margins(x=0.02)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
     grid(ax, "y")
