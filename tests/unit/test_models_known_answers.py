@@ -24,6 +24,7 @@ from histoloom.models.artefact import load_models
 from histoloom.models.base import FoldData, JobContext, Part
 from histoloom.models.histogene import HisToGeneSpec, array_positions
 from histoloom.models.setup import Setup
+from histoloom.networks import histogene
 from histoloom.targets.sections import common_genes
 
 __all__ = ["one_thread", "pixels"]
@@ -143,6 +144,21 @@ def test_constant_genes_stay_finite_and_do_not_change_the_rows(name):
     if name == "cmrcnet":  # a retrieval cannot say but what it has seen
         np.testing.assert_array_equal(predicted[:, 3], 0)
         np.testing.assert_allclose(predicted[:, 4], 2.5, rtol=1e-6)
+
+
+def test_activations_that_are_computed_anew_change_no_gradient(monkeypatch):
+    gradients, calls = [], []
+    whole = histogene.checkpoint
+    monkeypatch.setattr(histogene, "checkpoint", lambda *args, **kw: (calls.append(1), whole(*args, **kw))[1])
+    for longest in (2048, 8):
+        monkeypatch.setattr(histogene, "_LONG", longest)
+        torch.manual_seed(0)
+        network = histogene.HisToGene(3, patch_size=4, dim=32, n_layers=2, heads=2).train()
+        network(torch.rand(1, 9, 48), torch.randint(0, 8, (1, 9, 2))).square().mean().backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters()})
+    assert len(calls) == 2  # a layer each
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
 
 
 def test_input_that_cannot_be_used_is_refused():
