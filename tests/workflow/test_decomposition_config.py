@@ -42,6 +42,9 @@ def test_a_patient_of_both_cohorts_is_one_by_name_and_by_content(
     files = paths(world.plan.experiments.sample_files("her2st_to_stnet"))
     audit_sections(spec={}, samples=files, genes=Path(config["genes"]["table"]), out=out)
     assert (pd.read_parquet(out)["verdict"] == "same").sum() == 1
+    # A transfer with shared patients would stop at the guard, which knows them again.
+    guards = {(e["on_overlap"], e.get("content_guard")) for e in config["experiments"].values() if "on_overlap" in e}
+    assert guards == {("allow", "report"), ("drop", "stop")}
 
 
 @pytest.fixture(scope="module")
