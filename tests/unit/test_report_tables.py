@@ -19,7 +19,7 @@ from histoloom.metrics.moran import FORMS
 from histoloom.metrics.rows import read_metrics
 from histoloom.report.coloc import FORM_NAMES
 from histoloom.report.efficiency import add_ratios, read_records
-from histoloom.report.paper_tables import map_similarity, paper_cells, write_paper_table
+from histoloom.report.paper_tables import map_similarity, paper_cells, paper_page, write_paper_table
 from histoloom.report.published import DEVIATES, NOT_COMPARABLE, NOT_RUN, SAME, compare, load_published, run_stamp
 from histoloom.report.results import read_results
 from histoloom.report.summary import write_summary
@@ -204,6 +204,16 @@ def test_simulated_runs_stand_alone_and_the_papers_rows_stay(tmp_path, published
     theirs = cells[cells["status"] == NOT_RUN]
     assert len(theirs) == 8
     assert set(theirs["details"]) == {"gated weights", "not in this run"}
+
+
+def test_a_run_with_the_name_of_a_row_of_the_paper_has_a_line_of_its_own(tmp_path, published):
+    cells = paper_cells(published[1], paper_spec(), read_metrics([run(tmp_path, "mlp_cu", protocol=MLP)]))
+    named = cells.assign(row=cells["row"].replace("mlp_cu", "Hist2Cell"))
+    paper_page(published[1], named).write(named, {e: tmp_path / f"t.{e}" for e in ("csv", "md", "html")})
+    lines = [line for line in (tmp_path / "t.md").read_text().splitlines() if line.startswith("| Hist2Cell (")]
+    ours, theirs = (next(line for line in lines if word in line.split("|")[1]) for word in ("mlp on", "paper; not run"))
+    assert "0.81" not in ours
+    assert "0.81" in theirs
 
 
 def test_maps_are_compared_in_every_form(tmp_path):

@@ -160,7 +160,9 @@ def paper_page(table: Published, cells: pd.DataFrame, similarity: pd.DataFrame |
     if wide:
         place = {column["title"]: i for i, column in enumerate(table.columns)}
         columns = sorted(columns, key=lambda title: place.get(title, len(place)))
-    for key, part in cells.groupby(["row"] if wide else ["row", "experiment"], sort=False):
+    # A run may have the name of a row of the paper, whose values are none of its own.
+    printed = (cells["status"] == NOT_RUN).rename("printed")
+    for key, part in cells.groupby(["row", printed] if wide else ["row", "experiment"], sort=False):
         ran = next(filter(None, part["ran"]), "")
         records = [dict(zip(part.columns, cell, strict=True)) for cell in part.itertuples(index=False)]
         cells_shown = [_shown(cell, decimals.get(cell["column"], 2), wide=wide) for cell in records]
