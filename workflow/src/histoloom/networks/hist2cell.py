@@ -182,7 +182,7 @@ class Hist2Cell(nn.Module):
         Whether predictions end in a ReLU. The training notebook of 2024 trains without it.
     checkpoint_activations
         Whether training keeps only what each block of the image network is given and computes the rest again: a
-        sixth of the memory for a forward pass more. The image network holds nearly all of it.
+        fifth of the memory for a forward pass more. The image network holds nearly all of it.
     """
 
     def __init__(
