@@ -160,8 +160,8 @@ def test_cells_of_an_h5ad_become_a_table_after_the_sheet_alone_is_filled_in(
     metrics = paths(world.plan.report.results("mine")["metrics"])
     out = {f"summary_{ending}": tmp_path / f"summary.{ending}" for ending in ("csv", "md", "html")}
     out |= {f"baselines_{ending}": tmp_path / f"baselines.{ending}" for ending in ("csv", "md", "html")}
-    out |= {name: tmp_path / f"{name}.png" for name in ("bars", "baselines", "between")}
-    report_experiment(experiment="mine", spec=world.plan.report.spec("mine"), metrics=metrics, out=out)
+    out |= {name: tmp_path / f"{name}.png" for name in ("bars", "baselines", "between", "curves")}
+    report_experiment(experiment="mine", spec=world.plan.report.spec("mine"), metrics=metrics, efficiency=[], out=out)
     table = pd.read_csv(tmp_path / "summary.csv").set_index("model")
     assert table.loc["logistic", "n_patients"] == 3
     # Colour tells the classes apart, the most frequent class and the place do not.
