@@ -72,7 +72,7 @@ def write_picture(image: Image.Image, out: IO[bytes], *, photograph: bool) -> No
     from PIL import Image as pillow
 
     if photograph:
-        image.save(out, format="jpeg", quality=72, optimize=True, progressive=True)
+        image.save(out, format="jpeg", quality=60, optimize=True, progressive=True)
     else:
         # The method with the smallest largest error: rare colours (a point, the end of a scale) stay what they are.
         palette = image.quantize(256, method=pillow.Quantize.MAXCOVERAGE, dither=pillow.Dither.NONE)

@@ -53,7 +53,7 @@ def draw_section(section: AnnData, out: Path, dropped_places: np.ndarray | None 
     _draw_scale_bar(slide, width, height, metadata["mpp"] / scale)
     _draw_spots(figure, spots, section, metadata, scale, np.empty((0, 2)) if dropped_places is None else dropped_places)
     figure.suptitle(_title(section, metadata), fontsize=10)
-    figure.savefig(out, format="jpeg", pil_kwargs={"quality": 72, "optimize": True, "progressive": True})
+    figure.savefig(out, format="jpeg", pil_kwargs={"quality": 60, "optimize": True, "progressive": True})
 
 
 def _draw_spots(
